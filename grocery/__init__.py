@@ -1,0 +1,29 @@
+"""The library that the pipeline's stages are written with.
+
+Importing it first pins the numeric kernels (see :mod:`grocery._pin`), so that the same inputs give
+the same bytes on every x86-64 processor with AVX2. Everything heavy is imported on first use:
+``import grocery`` alone loads neither numpy nor scikit-learn, DVC or W&B.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from grocery import _pin
+
+_pin.pin()
+
+__version__ = "0.1.0"
+
+# Looked up by name, not imported: a stage that imports the package does not thereby depend on
+# every module that serves a name here.
+_LAZY = {"load_model": "grocery.model"}
+
+__all__ = ["__version__", "load_model"]  # noqa: F822 (served by __getattr__)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'grocery' has no attribute '{name}'")

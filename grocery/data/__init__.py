@@ -1,0 +1,1 @@
+"""Raw images in, clean shards out."""

@@ -1,0 +1,63 @@
+"""Errors that a person can act on: one sentence that says what, where and what is allowed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class GroceryError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ParamsError(GroceryError):
+    """params.yaml holds a value or a key that is not allowed."""
+
+
+class DataError(GroceryError):
+    """A raw dataset, a shard or another data file cannot be used."""
+
+
+class ModelError(GroceryError):
+    """A model file is damaged, of another version, or does not fit the data."""
+
+
+@contextmanager
+def one_sentence(command: str) -> Iterator[None]:
+    """Turn the errors a user can cause into one line on standard error and a non-zero exit.
+
+    Parameters
+    ----------
+    command
+        Name put before the sentence, such as ``prepare``.
+
+    Raises
+    ------
+    SystemExit
+        1 for an error of the user's or the machine's making, 130 after an interrupt. Anything else
+        is a defect of this project and keeps its traceback.
+    """
+    try:
+        yield
+    except GroceryError as error:
+        _exit(f"{command}: {error}", 1, error)
+    except KeyboardInterrupt as error:
+        _exit(f"{command}: interrupted; earlier outputs are as they were", 130, error)
+    except MemoryError as error:
+        _exit(f"{command}: not enough memory; try a smaller compute.workers", 1, error)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f" {os.fspath(error.filename)!r}" if isinstance(error.filename, str) else ""
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hint = "; free some space and run again, earlier outputs are as they were"
+        _exit(f"{command}: {os.strerror(error.errno)}{where}{hint}", 1, error)
+
+
+def _exit(sentence: str, code: int, cause: BaseException) -> None:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    raise SystemExit(code) from cause

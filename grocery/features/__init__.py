@@ -1,0 +1,1 @@
+"""Descriptors and encoders: images in, vectors out."""

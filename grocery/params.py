@@ -1,0 +1,211 @@
+"""params.yaml as typed, validated sections.
+
+Each section is a frozen pydantic model whose fields carry their bounds; `load` reads the file,
+checks all of it and says in one sentence what is not allowed. Values are never converted from
+another type, so ``"0.2"`` is not a ratio.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from grocery.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and wrong types are errors, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Which raw dataset is used."""
+
+    source: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+
+
+class PrepareParams(Section):
+    """Raw images to clean, de-duplicated, split shards."""
+
+    image_size: int = Field(ge=32, le=1024)
+    jpeg_quality: int = Field(ge=50, le=100)
+    shards: int = Field(ge=1, le=65536)
+    val_ratio: float = Field(ge=0.02, le=0.5)
+    test_ratio: float = Field(ge=0.02, le=0.5)
+    near_duplicate_bits: int = Field(ge=0, le=16)
+    max_bad_ratio: Ratio
+    max_pixels: int = Field(ge=10_000, le=1_000_000_000)
+
+    @field_validator("shards")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("must be a power of two")
+        return value
+
+
+class VersionParams(Section):
+    """The dataset card."""
+
+    suspect_neighbors: int = Field(ge=3, le=50)
+    suspect_agreement: float = Field(ge=0.5, le=1)
+    contact_sheet_images: int = Field(ge=1, le=50)
+
+
+class FisherParams(Section):
+    """The Fisher-vector encoder."""
+
+    cell: int = Field(ge=2, le=32)
+    scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1, max_length=8)
+    descriptor_dimensions: int = Field(ge=4, le=96)
+    components: int = Field(ge=2, le=1024)
+
+
+class FeaturizeParams(Section):
+    """Images to feature vectors."""
+
+    encoder: Literal["fisher", "colour"]
+    dimensions: int = Field(ge=2, le=4096)
+    fit_images: int = Field(ge=50, le=100_000)
+    seed: Seed
+    fisher: FisherParams
+
+
+class TrainParams(Section):
+    """Few labels and all features to a classifier."""
+
+    algorithm: Literal["supervised", "label_propagation", "label_spreading", "self_training"]
+    labeled_ratio: float = Field(gt=0, le=1)
+    label_seed: Seed
+    n_neighbors: int = Field(ge=1, le=1000)
+    weight_power: float = Field(gt=0, le=20)
+    alpha: float = Field(gt=0, lt=1)
+    threshold: float = Field(gt=0, le=1)
+    max_iter: int = Field(ge=1, le=10_000)
+    tol: Ratio
+    C: float = Field(gt=0, le=10_000)
+
+
+class EvaluateParams(Section):
+    """The classifier on test."""
+
+    calibration_bins: int = Field(ge=2, le=100)
+    worst_images: int = Field(ge=1, le=200)
+
+
+class RegisterParams(Section):
+    """What a release candidate must keep."""
+
+    min_accuracy: Ratio
+    min_macro_f1: Ratio
+    max_calibration_error: Ratio
+    min_class_recall: Ratio
+    min_class_images: int = Field(ge=1, le=1000)
+
+
+class MonitorParams(Section):
+    """When a batch of incoming images is said to have drifted."""
+
+    significance: float = Field(gt=0, le=0.2)
+    min_confidence_shift: Ratio
+    min_class_shift: Ratio
+    min_batch: int = Field(ge=5, le=100_000)
+    sample_images: int = Field(ge=0, le=100)
+
+
+class ComputeParams(Section):
+    """How the work is shared out; changes no output."""
+
+    workers: int = Field(ge=0, le=1024)
+
+
+class TrackingParams(Section):
+    """Where W&B runs go; changes no output."""
+
+    project: str = Field(min_length=1)
+    entity: str
+    timeout: float = Field(ge=1, le=600)
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    data: DataParams
+    prepare: PrepareParams
+    version: VersionParams
+    featurize: FeaturizeParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    register_: RegisterParams = Field(alias="register")
+    monitor: MonitorParams
+    compute: ComputeParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> Self:
+        if self.prepare.val_ratio + self.prepare.test_ratio > 0.8:
+            raise ValueError(
+                "prepare.val_ratio + prepare.test_ratio must be at most 0.8, "
+                "so that images are left to train on"
+            )
+        return self
+
+
+def load(path: Path = PARAMS_FILE) -> Params:
+    """Read and check a params file.
+
+    Raises
+    ------
+    ParamsError
+        One sentence that names the file, the key, its value and what is allowed.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing; run from the folder that holds it") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {error}") from error
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        sentences = [_sentence(detail, document) for detail in error.errors()]
+        raise ParamsError(f"{path}: " + "; ".join(sentences)) from None
+
+
+def _sentence(detail: Any, document: Any) -> str:
+    """Say in words what pydantic found."""
+    location = detail["loc"]
+    key = ".".join(str(part) for part in location) or "the file"
+    kind, reason = detail["type"], detail["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        siblings = _keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), siblings, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(siblings)}"
+        return f"{key} is not a known key ({hint})"
+    if kind == "missing":
+        return f"{key} is missing"
+    if not location:
+        return str(reason)
+    # pydantic writes "Input should be less than or equal to 1".
+    return f"{key} is {detail['input']!r}, but {reason.replace('Input should', 'it should')}"
+
+
+def _keys(location: tuple[Any, ...]) -> list[str]:
+    """The known keys of the section at `location`."""
+    model: type[BaseModel] = Params
+    for part in location:
+        names = {field.alias or name: field for name, field in model.model_fields.items()}
+        annotation = names[part].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
