@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 # every module that serves a name here.
 _LAZY = {"load_model": "grocery.model"}
 
-__all__ = ["__version__", "load_model"]  # noqa: F822 (served by __getattr__)
+__all__ = ["__version__", "load_model"]
 
 
 def __getattr__(name: str) -> Any:

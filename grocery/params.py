@@ -67,6 +67,7 @@ class FisherParams(Section):
 
     cell: int = Field(ge=2, le=32)
     scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1, max_length=8)
+    chroma: float = Field(ge=0.1, le=10)
     descriptor_dimensions: int = Field(ge=4, le=96)
     components: int = Field(ge=2, le=1024)
 
@@ -119,6 +120,7 @@ class MonitorParams(Section):
     significance: float = Field(gt=0, le=0.2)
     min_confidence_shift: Ratio
     min_class_shift: Ratio
+    max_unreadable: Ratio
     min_batch: int = Field(ge=5, le=100_000)
     sample_images: int = Field(ge=0, le=100)
 

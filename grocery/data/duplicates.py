@@ -1,0 +1,145 @@
+"""Near duplicates: images that show the same photograph, re-encoded, resized or slightly retouched.
+
+A perceptual hash is one string of 128 hex digits (64 bytes):
+
+====== =========================================================================================
+bytes  content
+====== =========================================================================================
+0-7    is the luminance of an 8 x 8 grid's cell higher than that of the cell to its right?
+8-15   ... than that of the cell below it? (both: Krawetz's difference hash, row by row)
+16-63  mean red, green and blue of the cells of a 4 x 4 grid, row by row
+====== =========================================================================================
+
+Two images are near duplicates when few of the first 128 bits differ *and* no mean colour differs by
+more than `COLOUR_TOLERANCE`. The bits see edges and no colour: a red and a green apple in the same
+place agree in all of them, and so do any two plain images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from grocery.errors import DataError
+
+BITS = 128
+# Largest difference of a mean colour, in levels of 256.
+COLOUR_TOLERANCE = 12
+# Neighbouring cells whose luminances differ by no more count as equal, so that noise in a plain
+# area sets no bits.
+EDGE_LEVELS = 1
+
+_BYTES = 64
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """Hash an RGB image; see the module for the layout. Whole-number arithmetic only."""
+    grey = image.convert("L")
+    wide = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    high = np.asarray(grey.resize((8, 9), Image.Resampling.BOX), dtype=np.int16)
+    right = wide[:, :-1] - wide[:, 1:] > EDGE_LEVELS
+    below = high[:-1] - high[1:] > EDGE_LEVELS
+    colours = np.asarray(image.resize((4, 4), Image.Resampling.BOX), dtype=np.uint8)
+    return np.packbits(np.stack([right, below])).tobytes().hex() + colours.tobytes().hex()
+
+
+def near_duplicate_groups(hashes: Sequence[str], *, max_bits: int) -> list[list[int]]:
+    """Group images by near duplication, carried on from neighbour to neighbour.
+
+    The search is exact. Hashes that differ in at most `max_bits` bits agree wholly in at least one
+    of ``max_bits + 1`` bands, so only images that share a band are compared.
+
+    Parameters
+    ----------
+    hashes
+        Perceptual hashes of n images.
+    max_bits
+        Most bits, of the 128, in which near duplicates differ.
+
+    Returns
+    -------
+    list of list of int
+        Groups of two or more positions in `hashes`, each ascending, in order of their first.
+    """
+    table, members = np.unique(_table(hashes), axis=0, return_inverse=True)
+    parent = np.arange(len(table))
+    for left, right in _candidates(table, max_bits):
+        # Most pairs of a large group are connected already by the time they come up.
+        new = _root(parent, left) != _root(parent, right)
+        left, right = left[new], right[new]
+        for a, b in zip(*_check(table, left, right, max_bits), strict=True):
+            low, high = sorted((_find(parent, a), _find(parent, b)))
+            parent[high] = low
+    root = _root(parent, members.reshape(-1))
+    order = np.argsort(root, kind="stable")
+    starts = np.flatnonzero(np.diff(root[order], prepend=-1))
+    groups = [group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1]
+    return sorted(groups)
+
+
+def _table(hashes: Sequence[str]) -> NDArray[np.uint8]:
+    """Hashes as bytes, shape (n, 64)."""
+    try:
+        flat = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8)
+        return flat.reshape(len(hashes), _BYTES)
+    except ValueError as error:
+        raise DataError(f"a perceptual hash is not {2 * _BYTES} hex digits") from error
+
+
+def _candidates(
+    table: NDArray[np.uint8], max_bits: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield pairs that share a band and are about equally bright, as two arrays of positions.
+
+    Within a bucket (equal bands) images are sorted by brightness, and the k-th step pairs each
+    with the k-th after it for as long as their brightness allows them to agree in colour. So a
+    bucket of many plain images costs no more memory than any other, and seldom much time.
+    """
+    bits = np.unpackbits(table[:, : BITS // 8], axis=1)
+    brightness = table[:, BITS // 8 :].sum(axis=1, dtype=np.int64)
+    reach = COLOUR_TOLERANCE * (_BYTES - BITS // 8)
+    for band in np.array_split(np.arange(BITS), max_bits + 1):
+        bucket = np.unique(np.packbits(bits[:, band], axis=1), axis=0, return_inverse=True)[1]
+        bucket = bucket.reshape(-1)
+        order = np.lexsort((brightness, bucket))
+        bucket, bright = bucket[order], brightness[order]
+        first = np.arange(len(order))
+        step = 0
+        while len(first):
+            step += 1
+            first = first[first < len(order) - step]
+            second = first + step
+            near = (bucket[first] == bucket[second]) & (bright[second] - bright[first] <= reach)
+            first = first[near]
+            yield order[first], order[first + step]
+
+
+def _check(
+    table: NDArray[np.uint8], left: NDArray[np.intp], right: NDArray[np.intp], max_bits: int
+) -> tuple[list[int], list[int]]:
+    """Keep the pairs that are near duplicates."""
+    edges = table[:, : BITS // 8]
+    near = np.bitwise_count(edges[left] ^ edges[right]).sum(axis=1) <= max_bits
+    left, right = left[near], right[near]
+    colours = table[:, BITS // 8 :].astype(np.int16)
+    alike = np.abs(colours[left] - colours[right]).max(axis=1, initial=0) <= COLOUR_TOLERANCE
+    return left[alike].tolist(), right[alike].tolist()
+
+
+def _find(parent: NDArray[np.intp], item: int) -> int:
+    """Root of one item (union-find with path halving)."""
+    while parent[item] != item:
+        parent[item] = parent[parent[item]]
+        item = int(parent[item])
+    return item
+
+
+def _root(parent: NDArray[np.intp], items: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Roots of many items at once."""
+    root = parent[items]
+    while not np.array_equal(parent[root], root):
+        root = parent[root]
+    return root

@@ -1,0 +1,91 @@
+"""Encoders: an image in, a unit vector out.
+
+An encoder is a descriptor (an image to a long raw vector) followed by PCA with whitening and
+L2 normalisation. Using one needs numpy and Pillow only; `grocery.features.fit_encoder` fits one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.arrays import Arrays
+from grocery.features.colour import colour_descriptor
+from grocery.features.fisher import FisherVector, Grid
+from grocery.features.projection import Projection, unit_length
+
+KIND = "grocery-encoder"
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+class Descriptor(Protocol):
+    """An image (h, w, 3) to a raw vector, and what to store to rebuild it."""
+
+    def __call__(self, pixels: Pixels) -> Floats:
+        """Describe one image."""
+
+    def arrays(self) -> Arrays:
+        """What was fitted."""
+
+
+class ColourDescriptor:
+    """The colour and edge histogram; it has nothing to fit."""
+
+    def __call__(self, pixels: Pixels) -> Floats:
+        """Describe one image."""
+        return colour_descriptor(pixels)
+
+    def arrays(self) -> Arrays:
+        """Nothing was fitted."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A fitted encoder.
+
+    Attributes
+    ----------
+    settings
+        What the descriptor is and its fixed settings, as JSON.
+    describe
+        The descriptor.
+    projection
+        PCA with whitening of the raw vectors.
+    """
+
+    settings: dict[str, Any]
+    describe: Descriptor
+    projection: Projection
+
+    def __call__(self, images: Sequence[Pixels]) -> Floats:
+        """Encode images, each (h, w, 3), to unit vectors (n, d)."""
+        return self.project(np.stack([self.describe(image) for image in images]))
+
+    def project(self, raw: Floats) -> Floats:
+        """Raw vectors (n, r) to unit vectors (n, d)."""
+        return unit_length(self.projection(raw))
+
+    @property
+    def dimensions(self) -> int:
+        """Entries of a vector."""
+        return int(self.projection.components.shape[1])
+
+    def arrays(self) -> Arrays:
+        """Everything that was fitted, by name."""
+        fitted = {"mean": self.projection.mean, "components": self.projection.components}
+        return fitted | self.describe.arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, settings: dict[str, Any]) -> Encoder:
+        """Rebuild from what `arrays` and `settings` gave."""
+        describe: Descriptor = ColourDescriptor()
+        if settings["encoder"] == "fisher":
+            describe = FisherVector.from_arrays(arrays, Grid(**settings["grid"]))
+        return cls(settings, describe, Projection(arrays["mean"], arrays["components"]))

@@ -1,0 +1,140 @@
+"""Fitting an encoder on a sample of the training images, and encoding shards with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.compute import parallel_map
+from grocery.data.images import pixels
+from grocery.data.shards import feature_table, read_columns, read_table, write_table
+from grocery.errors import DataError
+from grocery.features.encoder import ColourDescriptor, Descriptor, Encoder
+from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_descriptors
+from grocery.features.projection import fit_projection
+from grocery.params import FeaturizeParams
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+_BATCH = 64  # images whose raw vectors are held at once
+_SAMPLED_DESCRIPTORS = 240_000  # local descriptors that the vocabulary is fitted on, in all
+_SAMPLED_PER_IMAGE = 200
+
+
+def fit_encoder(
+    shards: Sequence[Path], params: FeaturizeParams, *, scratch: Path, workers: int
+) -> Encoder:
+    """Fit the encoder that `params` name on a sample of the training images.
+
+    The sample is the `fit_images` images with the smallest hash of seed and id, so a new image
+    rarely changes it. Their raw vectors are left in `scratch`, for `encode_shard` to use again.
+
+    Raises
+    ------
+    DataError
+        When there are fewer than two training images.
+    """
+    sample = _fit_sample(shards, params)
+    if len(sample) < 2:
+        raise DataError(f"{shards[0].parent} holds {len(sample)} training images; 2 are needed")
+    describe: Descriptor = ColourDescriptor()
+    settings: dict[str, Any] = {"encoder": params.encoder}
+    if params.encoder == "fisher":
+        grid = Grid(params.fisher.cell, list(params.fisher.scales), params.fisher.chroma)
+        settings["grid"] = asdict(grid)
+        per_image = max(1, min(_SAMPLED_PER_IMAGE, _SAMPLED_DESCRIPTORS // len(sample)))
+        draw = partial(
+            _sample_shard, sample=sample, per_image=per_image, grid=grid, seed=params.seed
+        )
+        drawn = parallel_map(draw, shards, workers=workers, title="sample")
+        describe = fit_fisher(
+            np.concatenate(list(drawn)),
+            grid,
+            dimensions=params.fisher.descriptor_dimensions,
+            components=params.fisher.components,
+            rng=np.random.default_rng(params.seed),
+        )
+    scratch.mkdir(parents=True, exist_ok=True)
+    keep = partial(_describe_shard, sample=sample, describe=describe, scratch=scratch)
+    kept = list(parallel_map(keep, shards, workers=workers, title="describe"))
+    raw = np.concatenate([np.load(path, allow_pickle=False) for path in kept])
+    projection = fit_projection(raw, dimensions=params.dimensions, whiten=True)
+    return Encoder(settings, describe, projection)
+
+
+def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) -> None:
+    """Write the feature shard of an image shard to the folder `output`.
+
+    Raw vectors that `fit_encoder` left in `scratch` are used as they are.
+    """
+    known = _load_raw(shard, scratch)
+    table = read_table(shard, ["image_id", "image"])
+    ids = table.column("image_id").to_pylist()
+    jpegs = table.column("image")
+    features = np.empty((len(ids), encoder.dimensions), np.float32)
+    for start in range(0, len(ids), _BATCH):
+        stop = min(start + _BATCH, len(ids))
+        raw = [
+            known[ids[row]] if ids[row] in known else encoder.describe(pixels(jpegs[row].as_py()))
+            for row in range(start, stop)
+        ]
+        features[start:stop] = encoder.project(np.stack(raw))
+    write_table(output / shard.name, feature_table(ids, features))
+
+
+def _fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str]:
+    table = read_columns(shards[0].parent, ["image_id", "split"])
+    pairs = zip(
+        table.column("image_id").to_pylist(), table.column("split").to_pylist(), strict=True
+    )
+    training = [image_id for image_id, split in pairs if split == "train"]
+    place = {i: hashlib.sha256(f"{params.seed}:{i}".encode()).digest() for i in training}
+    return frozenset(sorted(training, key=place.__getitem__)[: params.fit_images])
+
+
+def _sampled_images(shard: Path, sample: frozenset[str]) -> list[tuple[str, Pixels]]:
+    table = read_table(shard, ["image_id", "image"])
+    ids = table.column("image_id").to_pylist()
+    jpegs = table.column("image")
+    return [(i, pixels(jpegs[row].as_py())) for row, i in enumerate(ids) if i in sample]
+
+
+def _sample_shard(
+    shard: Path, *, sample: frozenset[str], per_image: int, grid: Grid, seed: int
+) -> Floats:
+    """Some local descriptors of a shard's sampled images, each image with its own generator."""
+    drawn = [np.empty((0, LOCAL_DIMENSIONS), np.float32)]
+    for image_id, image in _sampled_images(shard, sample):
+        found = local_descriptors(image, grid)
+        rng = np.random.default_rng([seed, int(image_id[:16], 16)])
+        drawn.append(found[rng.choice(len(found), min(per_image, len(found)), replace=False)])
+    return np.concatenate(drawn)
+
+
+def _describe_shard(
+    shard: Path, *, sample: frozenset[str], describe: Descriptor, scratch: Path
+) -> Path:
+    """Leave the raw vectors of a shard's sampled images in `scratch`."""
+    images = _sampled_images(shard, sample)
+    ids = np.array([image_id for image_id, _ in images], dtype="S64")
+    length = len(describe(np.zeros((32, 32, 3), np.uint8)))
+    raw = np.empty((len(images), length), np.float32)
+    for row, (_, image) in enumerate(images):
+        raw[row] = describe(image)
+    np.save(scratch / f"{shard.stem}.ids.npy", ids, allow_pickle=False)
+    np.save(scratch / f"{shard.stem}.raw.npy", raw, allow_pickle=False)
+    return scratch / f"{shard.stem}.raw.npy"
+
+
+def _load_raw(shard: Path, scratch: Path) -> dict[str, Floats]:
+    ids = np.load(scratch / f"{shard.stem}.ids.npy", allow_pickle=False)
+    raw = np.load(scratch / f"{shard.stem}.raw.npy", allow_pickle=False, mmap_mode="r")
+    return {image_id.decode(): vector for image_id, vector in zip(ids, raw, strict=True)}

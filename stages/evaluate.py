@@ -1,0 +1,149 @@
+"""Measure the classifier and its labelled-only baseline on test, once."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from grocery.arrays import load_arrays
+from grocery.data.pictures import captioned_grid
+from grocery.data.shards import read_columns, read_table, write_table
+from grocery.errors import DataError, ModelError
+from grocery.files import replacing, write_json
+from grocery.learning.dataset import Split, load_splits
+from grocery.learning.head import KIND, Head
+from grocery.learning.metrics import class_scores, reliability, summary
+from grocery.monitoring.reference import Reference
+from grocery.params import EvaluateParams
+
+SHARDS = Path("data/prepared/shards")
+INCOMING = Path("data/prepared/incoming")
+FEATURES = Path("data/features")
+CLASSIFIER = Path("models/classifier")
+REFERENCE = Path("models/reference")
+EVALUATION = Path("metrics/evaluation")
+METRICS = Path("metrics/evaluate.json")
+
+
+def run(
+    params: EvaluateParams,
+    *,
+    shards: Path,
+    incoming: Path,
+    features: Path,
+    classifier: Path,
+    reference: Path,
+    evaluation: Path,
+    metrics: Path,
+) -> dict[str, Any]:
+    """Write test metrics, plots and predictions, and the reference for monitoring."""
+    splits, classes, coarse = load_splits(shards, features)
+    test = splits["test"]
+    if not len(test.labels):
+        raise DataError(f"{shards} holds no test images, so nothing can be measured")
+    arrays, description = load_arrays(classifier, KIND)
+    if description["classes"] != classes:
+        raise ModelError(f"{classifier} knows other classes than {shards}; run train again")
+    model, baseline = (
+        Head.from_arrays(arrays, prefix).predict_proba(test.features)
+        for prefix in ("head_", "baseline_")
+    )
+
+    coarse_names = [coarse.get(name) for name in classes]
+    bins = params.calibration_bins
+    result: dict[str, Any] = {
+        **summary(model, test.labels, coarse=coarse_names, bins=bins),
+        "baseline": summary(baseline, test.labels, coarse=coarse_names, bins=bins),
+        "images": len(test.labels),
+    }
+    result["gain"] = result["accuracy"] - result["baseline"]["accuracy"]
+    scores = class_scores(model, test.labels, names=classes)
+
+    with replacing(evaluation) as folder:
+        write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
+        write_csv(folder / "confusion.csv", confusion(test, classes, model))
+        write_csv(folder / "per_class.csv", [asdict(score) for score in scores])
+        diagram = [asdict(b) for b in reliability(model, test.labels, bins=bins)]
+        write_csv(folder / "reliability.csv", diagram)
+        (folder / "worst.jpg").write_bytes(worst(shards, test, classes, model, params.worst_images))
+
+    # What an incoming batch holds must not be in what it is compared with.
+    seen = incoming_ids(incoming)
+    fresh = np.array([image_id not in seen for image_id in test.image_ids])
+    with replacing(reference) as folder:
+        labels = [name for name, kept in zip(test.names, fresh, strict=True) if kept]
+        Reference.from_predictions(model[fresh], labels, classes, description["sha256"]).save(
+            folder
+        )
+    write_json(metrics, result)
+    return result
+
+
+def predictions(
+    test: Split,
+    classes: list[str],
+    model: NDArray[np.float32],
+    baseline: NDArray[np.float32],
+) -> pa.Table:
+    """What was predicted for each test image, for a person to look at and for later comparison."""
+    names = np.array(classes)
+    columns = {
+        "image_id": test.image_ids,
+        "path": test.paths,
+        "label": test.names,
+        "predicted": names[model.argmax(axis=1)].tolist(),
+        "confidence": model.max(axis=1),
+        "baseline": names[baseline.argmax(axis=1)].tolist(),
+    }
+    return pa.table(columns).sort_by("image_id")
+
+
+def confusion(test: Split, classes: list[str], model: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """One row a test image: its class and the predicted one."""
+    predicted = [classes[index] for index in model.argmax(axis=1)]
+    return [{"actual": a, "predicted": p} for a, p in zip(test.names, predicted, strict=True)]
+
+
+def worst(
+    shards: Path, test: Split, classes: list[str], model: NDArray[np.float32], most: int
+) -> bytes:
+    """Picture (JPEG) of the most confident mistakes, each with what it is and was taken for."""
+    confidence, predicted = model.max(axis=1), model.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != test.labels)
+    order = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+    wanted = {test.image_ids[row] for row in order}
+    table = read_columns(shards, ["image_id", "image"])
+    ids = table.column("image_id").to_pylist()
+    images = {i: table.column("image")[row].as_py() for row, i in enumerate(ids) if i in wanted}
+    return captioned_grid(
+        [
+            (
+                images[test.image_ids[row]],
+                f"{test.names[row]}\nnot {classes[predicted[row]]} ({confidence[row]:.2f})",
+            )
+            for row in order
+        ]
+    )
+
+
+def incoming_ids(incoming: Path) -> set[str]:
+    """Ids of all images in the incoming batches."""
+    batches = [read_table(path, ["image_id"]) for path in sorted(incoming.glob("*.parquet"))]
+    return {image_id for batch in batches for image_id in batch.column("image_id").to_pylist()}
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of equal keys as CSV, floats to 6 decimals."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+    path.write_text(text.getvalue(), encoding="utf-8")

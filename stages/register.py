@@ -1,0 +1,80 @@
+"""Judge the evaluated classifier, and package it as a self-contained release candidate.
+
+Registering a version is not done here: that changes shared state, and a stage only makes bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grocery.arrays import load_arrays
+from grocery.errors import ModelError
+from grocery.features.encoder import KIND as ENCODER_KIND
+from grocery.features.encoder import Encoder
+from grocery.files import replacing, write_bytes, write_json
+from grocery.learning.head import KIND as CLASSIFIER_KIND
+from grocery.learning.head import Head
+from grocery.model import Canonical, Model
+from grocery.model_card import model_card
+from grocery.monitoring.reference import Reference
+from grocery.params import Params
+from grocery.verdict import judge
+
+CARD = Path("data/card/card.json")
+EVALUATION = Path("metrics/evaluate.json")
+PER_CLASS = Path("metrics/evaluation/per_class.csv")
+ENCODER = Path("models/encoder")
+CLASSIFIER = Path("models/classifier")
+REFERENCE = Path("models/reference")
+RELEASE = Path("models/release")
+METRICS = Path("metrics/register.json")
+
+
+def run(
+    params: Params,
+    *,
+    card: Path,
+    evaluation: Path,
+    per_class: Path,
+    encoder: Path,
+    classifier: Path,
+    reference: Path,
+    release: Path,
+    metrics: Path,
+) -> dict[str, Any]:
+    """Write the release candidate with its verdict; a rejected one is written all the same."""
+    dataset = json.loads(card.read_bytes())
+    measured = json.loads(evaluation.read_bytes())
+    verdict = judge(params.register_, measured, dataset, per_class)
+
+    encoder_arrays, settings = load_arrays(encoder, ENCODER_KIND)
+    head_arrays, description = load_arrays(classifier, CLASSIFIER_KIND)
+    statistics = Reference.load(reference)
+    if statistics.model_digest != description["sha256"]:
+        raise ModelError(f"{reference} was not made with {classifier}; run evaluate again")
+    how = params.prepare
+    model = Model(
+        Encoder.from_arrays(encoder_arrays, settings),
+        Head.from_arrays(head_arrays, "head_"),
+        description["classes"],
+        description["coarse"],
+        Canonical(how.image_size, how.jpeg_quality, how.max_pixels),
+    )
+
+    with replacing(release) as folder:
+        model.save(folder)
+        replace(statistics, model_digest=model.digest).save(folder / "reference")
+        write_json(folder / "verdict.json", verdict)
+        text = model_card(params, dataset, measured, verdict, model.digest)
+        write_bytes(folder / "README.md", text.encode())
+    result = {
+        "accepted": verdict["accepted"],
+        "checks_failed": sum(not check["passed"] for check in verdict["checks"]),
+        "model_digest": model.digest,
+        "dataset_digest": dataset["digest"],
+    }
+    write_json(metrics, result)
+    return result

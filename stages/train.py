@@ -1,0 +1,89 @@
+"""Turn the features and a few labels into a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.arrays import save_arrays
+from grocery.files import replacing, write_json
+from grocery.learning.algorithms import steps
+from grocery.learning.dataset import UNLABELED, Split, load_splits
+from grocery.learning.fit_head import calibrate, fit_head
+from grocery.learning.head import KIND
+from grocery.learning.labels import choose_labeled
+from grocery.params import TrainParams
+
+SHARDS = Path("data/prepared/shards")
+FEATURES = Path("data/features")
+CLASSIFIER = Path("models/classifier")
+CURVES = Path("metrics/curves")
+METRICS = Path("metrics/train.json")
+
+
+def run(
+    params: TrainParams,
+    *,
+    shards: Path,
+    features: Path,
+    classifier: Path,
+    metrics: Path,
+    on_step: Callable[[dict[str, float]], None],
+) -> dict[str, Any]:
+    """Train the head and its labelled-only baseline, calling `on_step` at each iteration."""
+    splits, classes, coarse = load_splits(shards, features)
+    train, val = splits["train"], splits["val"]
+    chosen = choose_labeled(
+        train.image_ids, train.names, ratio=params.labeled_ratio, seed=params.label_seed
+    )
+    known = np.where(chosen, train.labels, UNLABELED)
+
+    for number, step in enumerate(
+        steps(train.features, known, val.features, classes=len(classes), params=params), start=1
+    ):
+        on_step(
+            {
+                "residual": step.residual,
+                "val_accuracy": accuracy(step.validation, val),
+                "pseudo_labels": int(((step.labels != UNLABELED) & ~chosen).sum()),
+            }
+        )
+
+    head = fit_head(
+        train.features, step.labels, classes=len(classes), C=params.C, weights=step.weights
+    )
+    baseline = fit_head(train.features[chosen], known[chosen], classes=len(classes), C=params.C)
+    head, baseline = (calibrate(h, val.features, val.labels) for h in (head, baseline))
+
+    hidden = ~chosen & (train.labels != UNLABELED)
+    result = {
+        "labeled": int(chosen.sum()),
+        "unlabeled": int((~chosen).sum()),
+        "iterations": number,
+        "val_accuracy": accuracy(head.predict_proba(val.features), val),
+        "baseline_val_accuracy": accuracy(baseline.predict_proba(val.features), val),
+        "temperature": head.temperature,
+    }
+    if hidden.any():
+        # Known to us, not to the learner: how many of the labels it adopted are right.
+        result["pseudo_label_accuracy"] = float((step.labels == train.labels)[hidden].mean())
+    with replacing(classifier) as partial:
+        save_arrays(
+            partial,
+            KIND,
+            head.arrays("head_") | baseline.arrays("baseline_"),
+            {"classes": classes, "coarse": coarse, "algorithm": params.algorithm},
+        )
+    write_json(metrics, result)
+    return result
+
+
+def accuracy(scores: NDArray[Any], split: Split) -> float:
+    """Share of a split's images whose highest score is their class; 0 for an empty split."""
+    if not len(split.labels):
+        return 0.0
+    return float((scores.argmax(axis=1) == split.labels).mean())

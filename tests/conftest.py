@@ -1,0 +1,142 @@
+"""What the tests share: a small copy of the project, and the commands run in it for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import grocery  # noqa: F401  (pins the numeric kernels before anything loads numpy)
+
+ROOT = Path(__file__).parent.parent
+
+# The pipeline as it is, on a dataset and with a vocabulary that take seconds.
+TINY_PARAMS: dict[str, dict[str, Any]] = {
+    "prepare": {"shards": 4, "image_size": 64},
+    "featurize": {
+        "dimensions": 32,
+        "fit_images": 60,
+        "fisher": {
+            "cell": 4,
+            "scales": [1.0, 0.5],
+            "chroma": 3.0,
+            "descriptor_dimensions": 16,
+            "components": 8,
+        },
+    },
+    "train": {"labeled_ratio": 0.3, "n_neighbors": 5},
+    "register": {"min_accuracy": 0.3, "min_macro_f1": 0.2, "max_calibration_error": 0.5},
+    "compute": {"workers": 1},
+}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a command: this interpreter first, W&B off, git with a name."""
+    bin_folder = Path(sys.executable).parent
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "DVC_", "GIT_"))},
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "WANDB_MODE": "disabled",
+        "GIT_AUTHOR_NAME": "Test",
+        "GIT_AUTHOR_EMAIL": "test@example.invalid",
+        "GIT_COMMITTER_NAME": "Test",
+        "GIT_COMMITTER_EMAIL": "test@example.invalid",
+        **changes,
+    }
+
+
+@dataclass
+class Project:
+    """A checkout of this project somewhere else."""
+
+    path: Path
+
+    def run(
+        self, *command: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout; when it must succeed and does not, show what it said."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=environment(**(env or {})),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def edit_params(self, changes: dict[str, dict[str, Any]]) -> None:
+        """Change values in params.yaml."""
+        file = self.path / "params.yaml"
+        params = yaml.safe_load(file.read_text())
+        for section, values in changes.items():
+            params[section] |= values
+        file.write_text(yaml.safe_dump(params))
+
+    def lock(self) -> dict[str, Any]:
+        """What dvc.lock holds."""
+        stages: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
+        return stages
+
+    def commit(self, message: str) -> None:
+        """Commit everything."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "-m", message)
+
+    def copy(self, target: Path) -> Project:
+        """The same checkout, with its cache, in another folder."""
+        shutil.copytree(self.path, target, symlinks=True)
+        return Project(target)
+
+
+def tracked_files() -> Sequence[str]:
+    """The project's files: what git tracks and what is new and not ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def checkout(target: Path) -> Project:
+    """The project as it stands, uncommitted changes and all, as a new repository at `target`."""
+    for name in tracked_files():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
+    project = Project(target)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    project.commit("The project")
+    return project
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A tiny pipeline that has been built once and committed. Copy it; do not change it."""
+    project = checkout(tmp_path_factory.mktemp("built") / "project")
+    recipe = project.path / "data/raw/synthetic/recipe.yaml"
+    shutil.copy2(ROOT / "tests/tiny_recipe.yaml", recipe)
+    project.edit_params(TINY_PARAMS)
+    (project.path / "dvc.lock").unlink(missing_ok=True)
+    project.run("dvc", "repro")
+    project.commit("A first build")
+    return project
+
+
+@pytest.fixture
+def project(built: Project, tmp_path: Path) -> Project:
+    """A copy of the built tiny pipeline, free to change."""
+    return built.copy(tmp_path / "project")

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+
+from grocery.features.fisher import FisherVector, Grid, fit_fisher, local_descriptors
+from grocery.features.mixture import fit_mixture
+from grocery.features.projection import fit_projection, unit_length
+
+TWO_SCALES = Grid(4, [1.0, 0.5], 2.0)
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+
+
+def fitted() -> FisherVector:
+    samples = local_descriptors(IMAGE, Grid(4, [1.0], 1.0))
+    rng = np.random.default_rng(0)
+    return fit_fisher(samples, TWO_SCALES, dimensions=12, components=4, rng=rng)
+
+
+class TestLocalDescriptors:
+    def test_one_window_by_hand(self) -> None:
+        image = IMAGE[:8, :8]
+        (found,) = local_descriptors(image, Grid(2, [1.0], 3.0))
+        rgb = image.astype(np.float64) / 255
+        brightness = rgb.sum(axis=2) / np.sqrt(3)
+        cells = brightness.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
+        values = found.reshape(6, 16)
+        np.testing.assert_allclose(values[2], cells.mean(axis=1), atol=1e-5)
+        np.testing.assert_allclose(values[5], cells.std(axis=1), atol=1e-4)
+        red_green = 3 * (rgb[..., 0] - rgb[..., 1]) / np.sqrt(2)
+        cells = red_green.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
+        np.testing.assert_allclose(values[0], cells.mean(axis=1), atol=1e-5)
+
+    def test_number_of_windows(self) -> None:
+        assert len(local_descriptors(IMAGE, Grid(4, [1.0], 1.0))) == (12 - 3) * (16 - 3)
+
+    @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (33, 17, 3)])
+    def test_any_shape_of_image(self, shape: tuple[int, ...]) -> None:
+        found = local_descriptors(np.zeros(shape, np.uint8), TWO_SCALES)
+        assert len(found) >= 2
+        assert np.isfinite(found).all()
+
+
+class TestFisher:
+    def test_the_vector_is_the_gradient_of_the_likelihood(self) -> None:
+        """Against the definition, computed the slow way in double precision."""
+        fisher = fitted()
+        points = fisher.projection(local_descriptors(IMAGE, TWO_SCALES)).astype(float)
+        weights, means, variances = (
+            a.astype(float)
+            for a in (fisher.mixture.weights, fisher.mixture.means, fisher.mixture.variances)
+        )
+        log = np.log(weights) - 0.5 * (
+            ((points[:, None] - means) ** 2 / variances) + np.log(2 * np.pi * variances)
+        ).sum(axis=2)
+        gamma = np.exp(log - log.max(axis=1, keepdims=True))
+        gamma /= gamma.sum(axis=1, keepdims=True)
+        z = (points[:, None] - means) / np.sqrt(variances)
+        n = len(points)
+        by_mean = (gamma[..., None] * z).sum(axis=0) / (n * np.sqrt(weights)[:, None])
+        by_variance = (gamma[..., None] * (z**2 - 1)).sum(axis=0) / (
+            n * np.sqrt(2 * weights)[:, None]
+        )
+        expected = np.concatenate([by_mean, by_variance]).ravel()
+        expected = np.sign(expected) * np.sqrt(np.abs(expected))
+        expected /= np.linalg.norm(expected)
+        np.testing.assert_allclose(fisher(IMAGE), expected, atol=2e-3)
+
+    def test_a_rebuilt_one_says_the_same(self) -> None:
+        fisher = fitted()
+        again = FisherVector.from_arrays(fisher.arrays(), TWO_SCALES)
+        assert (again(IMAGE) == fisher(IMAGE)).all()
+
+
+class TestMixture:
+    def test_as_likely_as_scikit_learns(self) -> None:
+        points = np.concatenate([RNG.normal(m, s, (300, 2)) for m, s in ((0, 1), (6, 0.5))])
+        points = points.astype(np.float32)
+        ours = fit_mixture(points, components=2, iterations=50, rng=np.random.default_rng(0))
+        theirs = GaussianMixture(2, covariance_type="diag", random_state=0).fit(points)
+        order, their_order = np.argsort(ours.means[:, 0]), np.argsort(theirs.means_[:, 0])
+        np.testing.assert_allclose(ours.means[order], theirs.means_[their_order], atol=0.05)
+        np.testing.assert_allclose(
+            ours.variances[order], theirs.covariances_[their_order], rtol=0.05
+        )
+        np.testing.assert_allclose(ours.weights[order], theirs.weights_[their_order], atol=0.01)
+
+    def test_equal_points_do_not_collapse(self) -> None:
+        points = np.ones((50, 3), np.float32)
+        mixture = fit_mixture(points, components=4, iterations=5, rng=np.random.default_rng(0))
+        assert np.isfinite(mixture.responsibilities(points)).all()
+
+
+class TestProjection:
+    @pytest.mark.parametrize("shape", [(200, 30), (30, 200)])
+    def test_as_scikit_learns_pca(self, shape: tuple[int, int]) -> None:
+        points = RNG.normal(size=shape).astype(np.float32) * np.linspace(1, 5, shape[1])
+        points = points.astype(np.float32)
+        ours = fit_projection(points, dimensions=10, whiten=True)(points)
+        theirs = PCA(10, whiten=True, svd_solver="full").fit_transform(points)
+        theirs *= np.sqrt(len(points) / (len(points) - 1))  # they divide by n - 1
+        np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
+
+    def test_no_more_components_than_the_data_have(self) -> None:
+        points = np.outer(np.arange(20), [1, 2, 3]).astype(np.float32)
+        assert fit_projection(points, dimensions=3, whiten=True).components.shape == (3, 1)
+
+    def test_unit_length_keeps_a_zero_row(self) -> None:
+        assert unit_length(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [
+            [pytest.approx(0.6), pytest.approx(0.8)],
+            [0, 0],
+        ]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from grocery.errors import ParamsError
+from grocery.params import load
+
+
+def changed(tmp_path: Path, **changes: Any) -> Path:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        place = document
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def test_the_committed_file_is_valid() -> None:
+    load(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"train__labeled_ratio": 1.5}, "train.labeled_ratio is 1.5, but it should be less than"),
+        ({"train__labeled_ratio": 0}, "train.labeled_ratio is 0, but it should be greater than 0"),
+        ({"train__labeled_ratio": "0.2"}, "train.labeled_ratio is '0.2', but it should be a valid"),
+        ({"train__labeled_ratio": float("nan")}, "train.labeled_ratio is nan"),
+        ({"train__algorithm": "svm"}, "train.algorithm is 'svm', but it should be 'supervised'"),
+        ({"train__max_iter": True}, "train.max_iter is True"),
+        ({"train__alhpa": 1}, "train.alhpa is not a known key (did you mean alpha?)"),
+        ({"monitr": {}}, "monitr is not a known key (did you mean monitor?)"),
+        ({"prepare__shards": 12}, "prepare.shards is 12, but must be a power of two"),
+        ({"prepare__val_ratio": 0.5, "prepare__test_ratio": 0.5}, "must be at most 0.8"),
+        ({"data__source": "../secrets"}, "data.source is '../secrets'"),
+        ({"featurize__fisher__cel": 4}, "featurize.fisher.cel is not a known key"),
+        ({"featurize__fisher__scales": []}, "featurize.fisher.scales"),
+        ({"train": None}, "train"),
+    ],
+)
+def test_one_sentence_says_what_is_wrong(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ParamsError) as error:
+        load(changed(tmp_path, **changes))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del document["train"]["alpha"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(ParamsError, match=r"train\.alpha is missing"):
+        load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "\0"])
+def test_what_is_not_a_params_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError):
+        load(tmp_path / "params.yaml")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="is missing"):
+        load(tmp_path / "params.yaml")
+
+
+def test_every_knob_is_commented() -> None:
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("  ") and ":" in line and not line.strip().startswith("#"):
+            block = [text for text in lines[max(0, number - 4) : number] if "#" in text]
+            assert block, f"params.yaml line {number + 1} has no comment above it: {line}"
