@@ -42,9 +42,9 @@ def run(
     )
     known = np.where(chosen, train.labels, UNLABELED)
 
-    for number, step in enumerate(
-        steps(train.features, known, val.features, classes=len(classes), params=params), start=1
-    ):
+    iterations = 0
+    for step in steps(train.features, known, val.features, classes=len(classes), params=params):
+        iterations += 1
         on_step(
             {
                 "residual": step.residual,
@@ -63,7 +63,7 @@ def run(
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
-        "iterations": number,
+        "iterations": iterations,
         "val_accuracy": accuracy(head.predict_proba(val.features), val),
         "baseline_val_accuracy": accuracy(baseline.predict_proba(val.features), val),
         "temperature": head.temperature,

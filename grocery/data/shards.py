@@ -125,7 +125,7 @@ def read_columns(folder: Path, columns: Sequence[str]) -> pa.Table:
 
 def feature_table(image_ids: Sequence[str], features: NDArray[np.float32]) -> pa.Table:
     """Table of a feature shard from ids (n) and features (n, d)."""
-    n, dimensions = features.shape
+    dimensions = features.shape[1]
     flat = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
     vectors = pa.FixedSizeListArray.from_arrays(flat, dimensions)
     schema = feature_schema(dimensions)

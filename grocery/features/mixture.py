@@ -26,10 +26,10 @@ class DiagonalMixture:
         # log w_k - 1/2 sum_d [log 2 pi s_kd + (x_d - m_kd)^2 / s_kd], expanded into two products;
         # what does not depend on k cancels in the softmax.
         precision = 1 / self.variances
-        constant: Floats = np.log(self.weights) - 0.5 * (
+        constant = np.log(self.weights) - 0.5 * (
             np.log(self.variances).sum(axis=1) + (self.means**2 * precision).sum(axis=1)
         )
-        logits: Floats = points @ (self.means * precision).T
+        logits = points @ (self.means * precision).T
         logits -= (points * points) @ (0.5 * precision).T
         logits += constant
         logits -= logits.max(axis=1, keepdims=True)

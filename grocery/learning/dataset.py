@@ -70,7 +70,7 @@ def load_splits(shards: Path, features: Path) -> tuple[dict[str, Split], list[st
             )
     numbers = {name: number for number, name in enumerate(classes)}
     pairs = zip(table.column("label").to_pylist(), table.column("coarse").to_pylist(), strict=True)
-    coarse = {label: c for label, c in sorted({p for p in pairs if None not in p})}
+    coarse = dict(sorted({p for p in pairs if None not in p}))
     return {name: _split(rows, numbers) for name, rows in by_split.items()}, classes, coarse
 
 

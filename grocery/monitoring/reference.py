@@ -165,22 +165,28 @@ class Reference:
             raise ModelError(f"{folder} holds a damaged reference: its counts do not add up")
         return reference
 
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Refuse a reference that was recorded with a model of other classes.
+    def check_fits(self, classes: Sequence[str], model_digest: str) -> None:
+        """Refuse a reference that was recorded with another model.
 
         Raises
         ------
         ModelError
-            When `classes` are not the reference's, in the same order.
+            When the model's `classes` (in order) or its digest are not the reference's.
         """
-        if list(classes) == self.classes:
-            return
-        foreign = sorted(set(classes) ^ set(self.classes))
-        difference = f"{foreign[0]!r} is in only one of them" if foreign else "the order differs"
-        raise ModelError(
-            f"the reference is of another model: it has {len(self.classes)} classes, the model "
-            f"has {len(classes)}, and {difference}; evaluate the model again"
-        )
+        if list(classes) != self.classes:
+            foreign = sorted(set(classes) ^ set(self.classes))
+            difference = (
+                f"only one of them knows {foreign[0]!r}" if foreign else "the order differs"
+            )
+            raise ModelError(
+                f"the reference is of a model of {len(self.classes)} classes, this model has "
+                f"{len(classes)} and {difference}; evaluate and register the model again"
+            )
+        if model_digest != self.model_digest:
+            raise ModelError(
+                f"the reference is of model {self.model_digest[:12]}, this is model "
+                f"{model_digest[:12]}; evaluate and register the model again"
+            )
 
 
 def realised_accuracy(

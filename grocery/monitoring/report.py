@@ -1,0 +1,252 @@
+"""The monitoring page: verdicts first, then why, then pictures.
+
+One HTML file that needs nothing else: styles, charts and pictures are inside it, there is no
+script, and its content policy forbids the browser to fetch anything. Equal judgements give equal
+bytes.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.monitoring.charts import CLASSES_SHOWN, class_bars, confidence_histogram
+from grocery.monitoring.drift import VERDICTS, Judgement, Signal, Verdict
+from grocery.monitoring.reference import Reference
+from grocery.monitoring.style import STYLE
+from grocery.params import MonitorParams
+
+UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by content hash"
+
+_BADGES = {"alert": "Alert", "watch": "Watch", "too few": "Too few", "ok": "OK"}
+_TITLES = {"confidence": "Confidence", "classes": "Predicted classes", "unreadable": "Files"}
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a batch: why it is shown, what it is, and a small JPEG."""
+
+    reason: str
+    path: str
+    predicted: str
+    confidence: float
+    label: str | None
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What the page shows of one batch.
+
+    Attributes
+    ----------
+    name
+        Name of the batch.
+    judgement
+        Its verdict and signals.
+    confidences
+        Largest probability of each readable image, shape (n,).
+    predicted_counts
+        Images predicted each class, shape (c,).
+    samples
+        Pictures, in the order of `choose_samples`.
+    """
+
+    name: str
+    judgement: Judgement
+    confidences: NDArray[np.float32]
+    predicted_counts: NDArray[np.int64]
+    samples: Sequence[Sample]
+
+
+def choose_samples(
+    confidences: NDArray[np.float32], image_ids: Sequence[str], count: int
+) -> list[tuple[int, str]]:
+    """Choose images of a batch to look at: pairs of index and reason, none chosen twice.
+
+    Three eighths are the least confident, three eighths lie nearest the median confidence, and the
+    rest are those with the least content hash, which nobody chose.
+    """
+    distance = np.abs(confidences - np.median(confidences)) if len(confidences) else confidences
+    by_hash = np.array(sorted(range(len(image_ids)), key=image_ids.__getitem__), dtype=np.intp)
+    share = -(-3 * count // 8)
+    orders = [
+        (UNCERTAIN, share, np.argsort(confidences, kind="stable")),
+        (TYPICAL, share, np.argsort(distance, kind="stable")),
+        (ANY, count, by_hash),
+    ]
+    chosen: dict[int, str] = {}
+    for reason, most, order in orders:
+        fresh = [int(index) for index in order if index not in chosen]
+        room = min(most, count - len(chosen))
+        chosen |= dict.fromkeys(fresh[:room], reason)
+    return list(chosen.items())
+
+
+def render(reference: Reference, batches: Sequence[BatchReport], params: MonitorParams) -> bytes:
+    """The page, as UTF-8 bytes.
+
+    Parameters
+    ----------
+    reference
+        What the batches were compared with.
+    batches
+        In any order; the page puts the worst verdicts first, then sorts by name.
+    params
+        The thresholds that were used, for the explanation at the end.
+    """
+    batches = sorted(batches, key=lambda b: (VERDICTS.index(b.judgement.verdict), b.name))
+    accuracy = f", accuracy {reference.accuracy:.3f}" if reference.accuracy is not None else ""
+    verdicts = "".join(_verdict(number, batch) for number, batch in enumerate(batches))
+    sections = "".join(
+        _section(number, batch, reference, params) for number, batch in enumerate(batches)
+    )
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Drift: {_headline(batches)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
+        f"<header><h1>{_headline(batches)}</h1>\n"
+        f'<p class="soft">Model {escape(reference.model_digest[:12])}, compared with '
+        f"{reference.images} held-out images{accuracy}.</p></header>\n"
+        + (f'<ul class="card verdicts">\n{verdicts}</ul>\n' if batches else "")
+        + sections
+        + _explanation(params)
+        + "</body></html>\n"
+    )
+    return page.encode()
+
+
+def _headline(batches: Sequence[BatchReport]) -> str:
+    total = len(batches)
+    alerts = sum(batch.judgement.verdict == "alert" for batch in batches)
+    if not total:
+        return "No incoming batches"
+    if alerts:
+        return f"{alerts} of {total} {'batches' if total > 1 else 'batch'} in alert"
+    return f"No alert in {total} {'batches' if total > 1 else 'batch'}"
+
+
+def _badge(verdict: Verdict) -> str:
+    return f'<span class="badge {verdict.split()[-1]}">{_BADGES[verdict]}</span>'
+
+
+def _verdict(number: int, batch: BatchReport) -> str:
+    """One line of the overview."""
+    judgement = batch.judgement
+    reasons = [signal.sentence for signal in judgement.signals if signal.verdict != "ok"]
+    if judgement.verdict == "too few":
+        reasons.append("Too few readable images to judge.")
+    text = " ".join(reasons) or "Nothing that chance does not explain."
+    files = f"{judgement.images} images"
+    if judgement.unreadable:
+        files += f", {judgement.unreadable} unreadable"
+    return (
+        f'<li>{_badge(judgement.verdict)}<div><a href="#batch-{number}">{escape(batch.name)}</a> '
+        f"<small>{files}</small><p>{escape(text)}</p></div></li>\n"
+    )
+
+
+def _section(number: int, batch: BatchReport, reference: Reference, params: MonitorParams) -> str:
+    """All about one batch: facts, signals, charts, pictures."""
+    judgement = batch.judgement
+    signals = "".join(_signal(signal) for signal in judgement.signals)
+    few = ""
+    if judgement.images < params.min_batch:
+        few = (
+            f"<p>{judgement.images} readable images are too few to judge predictions by; "
+            f"{params.min_batch} are needed.</p>"
+        )
+    return (
+        f'<section class="card" id="batch-{number}">\n'
+        f"<h2>{escape(batch.name)} {_badge(judgement.verdict)}</h2>\n"
+        f"{_facts(judgement, reference)}{few}"
+        + (f'<ul class="signals">\n{signals}</ul>\n' if signals else "")
+        + (_charts(batch, reference) if len(batch.confidences) else "")
+        + _pictures(batch.samples)
+        + "</section>\n"
+    )
+
+
+def _facts(judgement: Judgement, reference: Reference) -> str:
+    facts = [("Images", str(judgement.images)), ("Unreadable files", str(judgement.unreadable))]
+    if judgement.estimated_accuracy is not None:
+        facts.append(("Estimated accuracy", f"{judgement.estimated_accuracy:.3f}"))
+    if judgement.accuracy is not None:
+        of = f"Accuracy on {judgement.labelled} labelled"
+        facts.append((of, f"{judgement.accuracy:.3f}"))
+    if reference.accuracy is not None:
+        facts.append(("Accuracy held-out", f"{reference.accuracy:.3f}"))
+    items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
+    return f'<dl class="facts">{items}</dl>\n'
+
+
+def _signal(signal: Signal) -> str:
+    chance = f"{signal.p_value:.3f}" if signal.p_value >= 0.001 else "below 0.001"
+    return (
+        f"<li>{_badge(signal.verdict)}<div><b>{_TITLES[signal.name]}</b>"
+        f"<p>{escape(signal.sentence)}</p></div>"
+        f"<small>size {signal.effect:.2f}, counts from {signal.threshold:.2f}<br>"
+        f"p {chance}</small></li>\n"
+    )
+
+
+def _charts(batch: BatchReport, reference: Reference) -> str:
+    classes = len(reference.classes)
+    shown = f"{CLASSES_SHOWN} of {classes} classes, " if classes > CLASSES_SHOWN else ""
+    key = (
+        '<p class="key soft"><span><i class="batch"></i>this batch</span>'
+        '<span><i class="before"></i>{before}</span></p>'
+    )
+    return (
+        '<div class="charts">\n<div><h3>Confidence, share of images</h3>'
+        + key.format(before="reference; dashed: medians")
+        + confidence_histogram(batch.confidences, reference)
+        + "</div>\n<div><h3>Predicted classes, images</h3>"
+        + key.format(before=f"expected; {shown}largest difference first")
+        + class_bars(batch.predicted_counts, reference)
+        + "</div></div>\n"
+    )
+
+
+def _pictures(samples: Sequence[Sample]) -> str:
+    groups = []
+    for reason in (UNCERTAIN, TYPICAL, ANY):
+        figures = "".join(_figure(sample) for sample in samples if sample.reason == reason)
+        if figures:
+            groups.append(f"<div><h3>{reason}</h3><div>\n{figures}</div></div>\n")
+    return f'<div class="pictures">\n{"".join(groups)}</div>\n' if groups else ""
+
+
+def _figure(sample: Sample) -> str:
+    predicted, path = escape(sample.predicted), escape(sample.path)
+    label = ""
+    if sample.label is not None:
+        right = sample.label == sample.predicted
+        label = f"<small>{'right' if right else f'labelled {escape(sample.label)}'}</small>"
+    return (
+        f'<figure title="{path}"><img alt="predicted {predicted}" '
+        f'src="data:image/jpeg;base64,{b64encode(sample.jpeg).decode()}">'
+        f"<figcaption><b>{predicted}</b> {sample.confidence:.2f}{label}</figcaption></figure>\n"
+    )
+
+
+def _explanation(params: MonitorParams) -> str:
+    return (
+        '<details class="card"><summary>How verdicts are made</summary>\n'
+        "<p>Each signal has a size and a p-value, the chance of such a size without drift. It is "
+        f"an alert when chance is an unlikely explanation (significance {params.significance:g} "
+        "for the whole batch, Holm's correction for the number of signals) and the size counts. "
+        "It is to be watched when p alone is that small. A batch is as bad as its worst "
+        "signal.</p>\n"
+        "<p>Confidence is compared by the Kolmogorov-Smirnov distance, predicted classes by the "
+        "Jensen-Shannon distance beyond what sampling alone gives (permutation test), unreadable "
+        "files by an exact binomial test. Estimated accuracy is the mean confidence; it holds as "
+        "long as the probabilities are calibrated, which drift can undo.</p></details>\n"
+    )

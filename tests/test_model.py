@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grocery.arrays import load_arrays, save_arrays
+from grocery.data.images import canonical
+from grocery.errors import ModelError
+from grocery.features.encoder import ColourDescriptor, Encoder
+from grocery.features.projection import Projection
+from grocery.learning.head import Head
+from grocery.model import Canonical, Model, Prediction, load_model
+
+RNG = np.random.default_rng(0)
+
+
+def picture(seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((300, 200))
+
+
+def small_model() -> Model:
+    describe = ColourDescriptor()
+    length = len(describe(np.zeros((32, 32, 3), np.uint8)))
+    encoder = Encoder(
+        {"encoder": "colour"},
+        describe,
+        Projection(np.zeros(length, np.float32), RNG.normal(size=(length, 5)).astype(np.float32)),
+    )
+    head = Head(RNG.normal(size=(3, 5)).astype(np.float32), np.zeros(3, np.float32), 0.5)
+    return Model(
+        encoder,
+        head,
+        ["apple", "leek", "pear"],
+        {"apple": "fruit", "leek": "vegetable", "pear": "fruit"},
+        Canonical(image_size=128, jpeg_quality=92, max_pixels=1_000_000),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    small_model().save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_loaded_model_says_the_same(folder: Path) -> None:
+    model = small_model()
+    model.save(folder)
+    jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(3)]
+    loaded = load_model(folder)
+    assert (loaded.predict_proba(jpegs) == model.predict_proba(jpegs)).all()
+    assert loaded.digest == model.digest
+    assert loaded.digest == json.loads((folder / "model.json").read_text())["sha256"]
+
+
+def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    load_model(folder).save(tmp_path / "again")
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_paths_bytes_and_pictures_are_predicted_alike(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "photo.png"
+    picture().save(file)
+    predictions = load_model(folder).predict([file, str(file), file.read_bytes(), picture()])
+    assert len(set(predictions)) == 1
+    first = predictions[0]
+    assert isinstance(first, Prediction)
+    assert 1 / 3 < first.confidence <= 1
+    assert first.coarse in {"fruit", "vegetable"}
+
+
+def test_no_images(folder: Path) -> None:
+    assert load_model(folder).predict([]) == []
+
+
+class Shell:
+    """Would run a command when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('executed')",))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: pickle.dumps(Shell()),
+        lambda data: (2**62).to_bytes(8, "little") + data[8:],
+    ],
+    ids=["truncated", "empty", "a flipped bit", "a pickle", "a header beyond the end"],
+)
+def test_damaged_arrays_are_refused(folder: Path, damage: object) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(ModelError, match="damaged"):
+        load_model(folder)
+
+
+def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
+    import hashlib
+
+    data = (2**62).to_bytes(8, "little") + b"{}"
+    (folder / "model.safetensors").write_bytes(data)
+    description = json.loads((folder / "model.json").read_text())
+    description["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ModelError, match="damaged"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"kind": "other"}, "'other'"),
+        ({"classes": ["apple"]}, "not a whole"),
+        ({"encoder": {}}, "not a whole"),
+        ({"canonical": {"image_size": 1}}, "not a whole"),
+    ],
+)
+def test_a_description_that_does_not_fit(
+    folder: Path, changes: dict[str, object], sentence: str
+) -> None:
+    file = folder / "model.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(ModelError, match=sentence):
+        load_model(folder)
+
+
+def test_what_is_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.json").write_bytes(b"[1")
+    with pytest.raises(ModelError, match=r"model\.json is damaged"):
+        load_model(tmp_path)
+
+
+def test_only_the_kind_that_was_asked_for(tmp_path: Path) -> None:
+    save_arrays(tmp_path, "one", {"x": np.zeros(2)}, {})
+    with pytest.raises(ModelError, match="holds 'one', not 'two'"):
+        load_arrays(tmp_path, "two")
+
+
+def test_prediction_needs_numpy_and_pillow_only(folder: Path) -> None:
+    code = f"""
+import sys, grocery
+assert "numpy" not in sys.modules
+grocery.load_model({str(folder)!r}).predict_proba([])
+heavy = {{"sklearn", "scipy", "dvc", "wandb", "pyarrow", "pandas", "joblib", "pydantic"}}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
