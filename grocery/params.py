@@ -68,7 +68,7 @@ class FisherParams(Section):
     cell: int = Field(ge=2, le=32)
     scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1, max_length=8)
     chroma: float = Field(ge=0.1, le=10)
-    descriptor_dimensions: int = Field(ge=4, le=96)
+    descriptor_dimensions: int = Field(ge=4, le=102)
     components: int = Field(ge=2, le=1024)
 
 

@@ -27,12 +27,25 @@ class TestLocalDescriptors:
         rgb = image.astype(np.float64) / 255
         brightness = rgb.sum(axis=2) / np.sqrt(3)
         cells = brightness.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
-        values = found.reshape(6, 16)
-        np.testing.assert_allclose(values[2], cells.mean(axis=1), atol=1e-5)
-        np.testing.assert_allclose(values[5], cells.std(axis=1), atol=1e-4)
         red_green = 3 * (rgb[..., 0] - rgb[..., 1]) / np.sqrt(2)
-        cells = red_green.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
-        np.testing.assert_allclose(values[0], cells.mean(axis=1), atol=1e-5)
+        others = red_green.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
+        pattern, average = found[:96].reshape(6, 16), found[96:]
+        assert average[2] == pytest.approx(cells.mean(), abs=1e-5)
+        assert average[5] == pytest.approx(cells.std(axis=1).mean(), abs=1e-5)
+        assert average[0] == pytest.approx(others.mean(), abs=1e-5)
+        # The pattern is the rest, divided by one contrast.
+        ratio = (cells.mean(axis=1) - cells.mean()) / pattern[2]
+        np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)
+        same = (others.std(axis=1) - others.std(axis=1).mean()) / pattern[3]
+        np.testing.assert_allclose(same, ratio[0], rtol=1e-2)
+
+    def test_half_the_light_is_the_same_pattern(self) -> None:
+        light, dim = (
+            local_descriptors((IMAGE // part).astype(np.uint8), Grid(4, [1.0], 3.0))[:, :96]
+            for part in (1, 2)
+        )
+        cosine = (light * dim).sum(1) / np.linalg.norm(light, axis=1) / np.linalg.norm(dim, axis=1)
+        assert cosine.min() > 0.98
 
     def test_number_of_windows(self) -> None:
         assert len(local_descriptors(IMAGE, Grid(4, [1.0], 1.0))) == (12 - 3) * (16 - 3)

@@ -18,7 +18,6 @@ from grocery.features.projection import Projection
 from grocery.learning.head import Head
 from grocery.model import Canonical, Model, Prediction, load_model
 
-RNG = np.random.default_rng(0)
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -27,14 +26,16 @@ def picture(seed: int = 0) -> Image.Image:
 
 
 def small_model() -> Model:
+    rng = np.random.default_rng(0)
     describe = ColourDescriptor()
     length = len(describe(np.zeros((32, 32, 3), np.uint8)))
+    components = rng.normal(size=(length, 5)).astype(np.float16)  # as they are stored
     encoder = Encoder(
         {"encoder": "colour"},
         describe,
-        Projection(np.zeros(length, np.float32), RNG.normal(size=(length, 5)).astype(np.float32)),
+        Projection(np.zeros(length, np.float32), components.astype(np.float32)),
     )
-    head = Head(RNG.normal(size=(3, 5)).astype(np.float32), np.zeros(3, np.float32), 0.5)
+    head = Head(rng.normal(size=(3, 5)).astype(np.float32), np.zeros(3, np.float32), 0.5)
     return Model(
         encoder,
         head,

@@ -78,8 +78,9 @@ class Encoder:
         return int(self.projection.components.shape[1])
 
     def arrays(self) -> Arrays:
-        """Everything that was fitted, by name."""
-        fitted = {"mean": self.projection.mean, "components": self.projection.components}
+        """Everything that was fitted, by name; the components in half precision."""
+        components = self.projection.components.astype(np.float16)
+        fitted: Arrays = {"mean": self.projection.mean, "components": components}
         return fitted | self.describe.arrays()
 
     @classmethod
@@ -88,4 +89,5 @@ class Encoder:
         describe: Descriptor = ColourDescriptor()
         if settings["encoder"] == "fisher":
             describe = FisherVector.from_arrays(arrays, Grid(**settings["grid"]))
-        return cls(settings, describe, Projection(arrays["mean"], arrays["components"]))
+        components = arrays["components"].astype(np.float32)
+        return cls(settings, describe, Projection(arrays["mean"], components))

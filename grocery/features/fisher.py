@@ -1,9 +1,11 @@
 """Fisher vectors of dense local colour statistics.
 
-An image is cut into small square cells; a local descriptor is the mean and the standard deviation
-of three opponent-colour channels in each of 4 x 4 neighbouring cells, taken at every cell and at
-several image scales. A Gaussian mixture is the vocabulary, and the image's vector is the gradient
-of its descriptors' likelihood with respect to the mixture's means and variances.
+An image is cut into small square cells; a window is the mean and the standard deviation of three
+opponent-colour channels in each of 4 x 4 neighbouring cells, taken at every cell and at several
+image scales. Its average is set apart, and the rest, the pattern, is divided by its contrast, so
+that a dim photograph shows the same pattern. A Gaussian mixture is the vocabulary, and the image's
+vector is the gradient of its descriptors' likelihood with respect to the mixture's means and
+variances.
 
 - Local colour statistics: Clinchant et al., "XRCE's participation to ImagEval" (2007).
 - Fisher vector with power and L2 normalisation: Perronnin, Sanchez & Mensink, "Improving the Fisher
@@ -27,7 +29,9 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 WINDOW = 4  # cells a side of a descriptor
-LOCAL_DIMENSIONS = WINDOW * WINDOW * 6
+_CHANNELS = 6  # mean and deviation of three colours
+LOCAL_DIMENSIONS = WINDOW * WINDOW * _CHANNELS + _CHANNELS
+_LEAST_CONTRAST = 0.01  # squared; keeps the noise of a flat window from becoming a pattern
 _EM_ITERATIONS = 15
 
 # RGB to opponent colours: red-green, yellow-blue, brightness (orthonormal).
@@ -65,7 +69,7 @@ class Grid:
 
 
 def local_descriptors(pixels: Pixels, grid: Grid) -> Floats:
-    """Descriptors (n, 96) of an image (h, w, 3) at all scales, in a fixed order.
+    """Descriptors (n, 102) of an image (h, w, 3) at all scales, in a fixed order.
 
     An image (or scale) too small for one window is enlarged to exactly one.
     """
@@ -92,7 +96,12 @@ def _at_one_scale(pixels: Pixels, grid: Grid) -> Floats:
     deviation = np.sqrt(np.maximum(second - first * first, 0))
     cells = np.concatenate([first, deviation], axis=2)
     windows = np.lib.stride_tricks.sliding_window_view(cells, (WINDOW, WINDOW), axis=(0, 1))
-    return np.ascontiguousarray(windows).reshape(-1, LOCAL_DIMENSIONS)
+    pattern = np.ascontiguousarray(windows).reshape(-1, _CHANNELS, WINDOW * WINDOW)
+    average = pattern.mean(axis=2, keepdims=True)
+    pattern -= average
+    contrast = np.einsum("nck,nck->n", pattern[:, :3], pattern[:, :3])
+    pattern /= np.sqrt(contrast + np.float32(_LEAST_CONTRAST))[:, None, None]
+    return np.concatenate([pattern.reshape(len(pattern), -1), average[:, :, 0]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class FisherVector:
     grid
         As given to `local_descriptors`.
     projection
-        PCA of the local descriptors, 96 to d.
+        PCA of the local descriptors, 102 to d.
     mixture
         Gaussian mixture of k components over the projected descriptors.
     """
@@ -166,7 +175,7 @@ def fit_fisher(
     components: int,
     rng: np.random.Generator,
 ) -> FisherVector:
-    """Fit the vocabulary to local descriptors (n, 96) sampled from the training images."""
+    """Fit the vocabulary to local descriptors (n, 102) sampled from the training images."""
     projection = fit_projection(samples, dimensions=dimensions, whiten=False)
     mixture = fit_mixture(
         projection(samples), components=components, iterations=_EM_ITERATIONS, rng=rng

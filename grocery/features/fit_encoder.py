@@ -67,7 +67,9 @@ def fit_encoder(
     kept = list(parallel_map(keep, shards, workers=workers, title="describe"))
     raw = np.concatenate([np.load(path, allow_pickle=False) for path in kept])
     projection = fit_projection(raw, dimensions=params.dimensions, whiten=True)
-    return Encoder(settings, describe, projection)
+    # Rounded by a round trip, so that the encoder that is saved is the encoder that was used.
+    encoder = Encoder(settings, describe, projection)
+    return Encoder.from_arrays(encoder.arrays(), settings)
 
 
 def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) -> None:

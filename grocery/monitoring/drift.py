@@ -127,8 +127,7 @@ def judge(
         Significance, thresholds and the smallest batch.
     """
     n = len(probabilities)
-    confidences = probabilities.max(axis=1) if n else np.empty(0, np.float32)
-    predicted = probabilities.argmax(axis=1) if n else np.empty(0, np.intp)
+    confidences, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     signals = []
     wasserstein = None
     if n >= params.min_batch:

@@ -1,0 +1,225 @@
+"""The pipeline as a whole: pure, precise, able to go back in time. Real DVC, git and remotes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project, checkout
+
+STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
+
+
+def outputs(lock: dict[str, Any]) -> dict[str, str]:
+    """Hash of every output."""
+    return {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+
+
+def ran(said: str) -> list[str]:
+    """The stages that a `dvc repro` ran."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
+
+
+class TestPurity:
+    def test_building_again_gives_the_same_bytes(self, project: Project) -> None:
+        before = project.lock()
+        assert ran(project.run("dvc", "repro", "--force").stdout) == STAGES
+        assert project.lock() == before
+
+    def test_the_number_of_workers_does_not_matter(self, project: Project) -> None:
+        before = project.lock()
+        project.edit_params({"compute": {"workers": 2}})
+        project.run("dvc", "repro", "--force")
+        assert project.lock() == before
+
+    def test_nor_do_the_folder_and_the_clock(self, built: Project, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "another name" / "clone"
+        built.run("git", "clone", "--quiet", str(built.path), str(elsewhere))
+        clone = Project(elsewhere)
+        (elsewhere / "dvc.lock").unlink()
+        env = {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "LC_ALL": "C", "HOME": str(tmp_path)}
+        clone.run("dvc", "repro", env=env)
+        assert outputs(clone.lock()) == outputs(built.lock())
+
+    def test_other_kernels_would_be_noticed(self, project: Project) -> None:
+        """Without the pin, the choice of kernels reaches the bytes; so the pin is what keeps them."""
+        before = outputs(project.lock())
+        old = {
+            "GROCERY_KERNELS": "native",
+            "OPENBLAS_CORETYPE": "Prescott",
+            "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
+        }
+        project.run("dvc", "repro", "--force", "--single-item", "featurize", env=old)
+        assert outputs(project.lock())["data/features"] != before["data/features"]
+        del old["GROCERY_KERNELS"]
+        project.run("dvc", "repro", "--force", "--single-item", "featurize", env=old)
+        assert outputs(project.lock()) == before
+
+
+@pytest.mark.slow
+def test_the_committed_lock_is_what_this_machine_builds(tmp_path: Path) -> None:
+    project = checkout(tmp_path / "project")
+    recorded = project.lock()
+    project.run("dvc", "repro", "--force")
+    built = project.lock()
+    assert outputs(built) == outputs(recorded)
+    assert built == recorded
+
+
+class TestPrecision:
+    def test_nothing_to_do(self, project: Project) -> None:
+        assert ran(project.run("dvc", "repro").stdout) == []
+
+    @pytest.mark.parametrize(
+        ("module", "stages"),
+        [
+            ("stages/evaluate.py", ["evaluate"]),
+            ("grocery/learning/algorithms.py", ["train"]),
+            ("grocery/monitoring/report.py", ["monitor"]),
+            ("README.md", []),
+        ],
+    )
+    def test_a_comment_rebuilds_the_stages_that_use_the_module(
+        self, project: Project, module: str, stages: list[str]
+    ) -> None:
+        """What follows has the same inputs, since the stage gives the same bytes."""
+        with (project.path / module).open("a") as stream:
+            stream.write("\n# A comment.\n")
+        before = outputs(project.lock())
+        assert ran(project.run("dvc", "repro").stdout) == stages
+        assert outputs(project.lock()) == before
+
+    def test_a_training_parameter_leaves_the_features_alone(self, project: Project) -> None:
+        project.edit_params({"train": {"C": 1.0}})
+        assert ran(project.run("dvc", "repro").stdout) == STAGES[3:]
+
+    def test_how_work_is_shared_and_tracked_rebuilds_nothing(self, project: Project) -> None:
+        project.edit_params({"compute": {"workers": 2}, "tracking": {"project": "elsewhere"}})
+        assert ran(project.run("dvc", "repro", env={"WANDB_MODE": "offline"}).stdout) == []
+
+
+def test_time_travel(project: Project, tmp_path: Path) -> None:
+    """A tag and the remote are enough to have a past model back, byte for byte."""
+    project.run("dvc", "remote", "add", "--force", "--default", "storage", str(tmp_path / "remote"))
+    project.commit("Version 1")
+    project.run("git", "tag", "v1")
+    project.run("dvc", "push")
+    release = project.path / "models/release"
+    model = (release / "model.safetensors").read_bytes()
+    predictions = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
+
+    project.edit_params({"train": {"label_seed": 1}})
+    project.run("dvc", "repro")
+    project.commit("Version 2")
+    assert (release / "model.safetensors").read_bytes() != model
+
+    shutil.rmtree(project.path / ".dvc/cache")
+    for folder in ("data/prepared", "data/features", "data/card", "models", "metrics"):
+        shutil.rmtree(project.path / folder)
+    project.run("git", "checkout", "--force", "--quiet", "v1")
+    project.run("dvc", "pull")
+    assert (release / "model.safetensors").read_bytes() == model
+    again = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
+    assert again == predictions
+    assert "up to date" in project.run("dvc", "status").stdout
+    assert project.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_experiments_with_parameter_sets(project: Project) -> None:
+    project.run("dvc", "exp", "run", "--name", "few", "-S", "train.labeled_ratio=0.1")
+    project.run("dvc", "exp", "run", "--name", "alone", "-S", "train.algorithm=supervised")
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    experiments = {
+        experiment["name"]: experiment["revs"][0]["data"]
+        for revision in shown
+        for experiment in revision.get("experiments") or []
+    }
+    assert set(experiments) == {"few", "alone"}
+    for name, (key, value) in {
+        "few": ("labeled_ratio", 0.1),
+        "alone": ("algorithm", "supervised"),
+    }.items():
+        data = experiments[name]
+        assert data["params"]["params.yaml"]["data"]["train"][key] == value
+        assert 0 < data["metrics"]["metrics/evaluate.json"]["data"]["accuracy"] <= 1
+
+
+def test_dvc_shows_metrics_plots_and_the_artifact(project: Project) -> None:
+    metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
+    (found,) = metrics.values()
+    assert {"metrics/evaluate.json", "metrics/monitor.json"} <= set(found["data"])
+    assert all("error" not in file for file in found["data"].values())
+    plots = json.loads(project.run("dvc", "plots", "show", "--json").stdout)
+    assert not plots.get("errors"), plots["errors"]
+    assert {"Confusion matrix", "Reliability diagram"} <= set(plots["data"])
+    assert any("curves" in name for name in plots["data"])
+
+
+class TestBadInput:
+    """One sentence, a non-zero exit, and nothing that was built is lost."""
+
+    def refused(self, project: Project, *command: str, env: dict[str, str] | None = None) -> str:
+        before = {path: project.path.joinpath(path).stat() for path in outputs(project.lock())}
+        done = project.run(*command, check=False, env=env)
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert "Traceback" not in said
+        assert all(project.path.joinpath(path).exists() for path in before)
+        (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        return sentence
+
+    def test_a_wrong_value(self, project: Project) -> None:
+        project.edit_params({"train": {"labeled_ratio": 1.7}})
+        sentence = self.refused(project, "dvc", "repro")
+        assert "train.labeled_ratio is 1.7, but it should be less than or equal to 1" in sentence
+        project.edit_params({"train": {"labeled_ratio": 0.3}})
+        assert ran(project.run("dvc", "repro").stdout) == []
+
+    def test_a_folder_that_is_no_dataset(self, project: Project) -> None:
+        raw = project.path / "data/raw/mine"
+        raw.mkdir()
+        project.edit_params({"data": {"source": "mine"}})
+        assert "data/raw/mine" in self.refused(project, "dvc", "repro")
+
+    def test_a_dataset_of_nothing_but_rubbish(self, project: Project) -> None:
+        for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+            file = project.path / "data/raw/mine" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"no image {name}")
+        project.edit_params({"data": {"source": "mine"}})
+        assert "a/1.jpg" in self.refused(project, "dvc", "repro")
+
+    def test_a_full_disk(self, project: Project) -> None:
+        """The kernel refuses to let any file grow beyond a limit, as a full disk would."""
+        project.edit_params({"prepare": {"jpeg_quality": 80}})
+        limited = "ulimit -f 20; exec python -m stages.prepare"
+        sentence = self.refused(project, "bash", "-c", limited)
+        assert "earlier outputs are as they were" in sentence
+        assert "up to date" in project.run("dvc", "status", "version").stdout
+
+    def test_an_interrupted_run_continues(self, project: Project) -> None:
+        """Killed in the middle of a stage; the next run picks up and ends with the same bytes."""
+        before = project.lock()
+        code = (
+            "import os, signal, threading, time, stages.featurize as s\n"
+            "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()\n"
+            "s.main()\n"
+        )
+        done = project.run("python", "-c", code, check=False)
+        assert done.returncode != 0
+        project.run("dvc", "repro")
+        assert outputs(project.lock()) == outputs(before)
+        leftovers = [p for p in project.path.rglob(".*.partial") if ".venv" not in p.parts]
+        assert leftovers == []
+
+    def test_ctrl_c(self, project: Project) -> None:
+        code = (
+            "import os, signal, threading, stages.prepare as s\n"
+            "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+            "s.main()\n"
+        )
+        sentence = self.refused(project, "python", "-c", code)
+        assert "interrupted" in sentence
