@@ -14,13 +14,13 @@ from PIL import Image
 from grocery.compute import parallel_map
 from grocery.data.images import canonical, pixels
 from grocery.data.shards import BATCH_SCHEMA, read_table
-from grocery.errors import DataError
+from grocery.errors import DataError, one_sentence
 from grocery.files import replacing, write_bytes, write_json
 from grocery.model import Model, load_model
 from grocery.monitoring.drift import judge
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, Sample, choose_samples, render
-from grocery.params import MonitorParams
+from grocery.params import MonitorParams, load
 
 RELEASE = Path("models/release")
 INCOMING = Path("data/prepared/incoming")
@@ -111,7 +111,7 @@ def examine(
         predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
         samples=samples,
     )
-    return batch, {"seconds": seconds, "images_per_second": len(jpegs) / seconds}
+    return batch, {"seconds": seconds, "images_per_second": len(jpegs) / max(seconds, 1e-9)}
 
 
 def read_batch(path: Path) -> pa.Table:
@@ -155,3 +155,21 @@ def rows(batch: BatchReport) -> list[dict[str, Any]]:
         }
         for signal in batch.judgement.signals
     ]
+
+
+def main() -> None:
+    """Run the stage on the paths of dvc.yaml."""
+    with one_sentence("monitor"):
+        params = load()
+        run(
+            params.monitor,
+            release=RELEASE,
+            incoming=INCOMING,
+            output=OUTPUT,
+            metrics=METRICS,
+            workers=params.compute.workers,
+        )
+
+
+if __name__ == "__main__":
+    main()

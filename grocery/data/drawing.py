@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
@@ -94,20 +95,19 @@ def _apple(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generato
 def _tomato(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
     """A flattened ball with ribs and a star of sepals."""
     pencil.ellipse((8, 24, 120, 114), fill=body)
-    rib = mix(body, accent, 0.5)
     for x in (30, 52, 76, 98):
         bend = (x - 64) * 0.5
         pencil.line(
             (64 + bend * 0.3, 40, x + bend * 0.4, 100), fill=mix(body, accent, 0.5), width=3
         )
-    x, y, turn = 64 + rng.uniform(-14, 14), 42 + rng.uniform(-6, 14), rng.uniform(0, math.tau)
-    star = []
+    cx, cy, turn = 64 + rng.uniform(-14, 14), 42 + rng.uniform(-6, 14), rng.uniform(0, math.tau)
+    star: list[tuple[float, float]] = []
     for i in range(12):
-        reach = 25 + rng.uniform(-5, 5) if i % 2 == 0 else 7
+        reach = 25 + rng.uniform(-5, 5) if i % 2 == 0 else 7.0
         angle = turn + i * math.tau / 12
-        star.append((x + reach * math.cos(angle), y + 0.7 * reach * math.sin(angle)))
+        star.append((cx + reach * math.cos(angle), cy + 0.7 * reach * math.sin(angle)))
     pencil.polygon(star, fill=jittered(LEAF, 0.05, rng))
-    pencil.line((x, y, x + 5, y - 12), fill=darker(LEAF, 0.2), width=5)
+    pencil.line((cx, cy, cx + 5, cy - 12), fill=darker(LEAF, 0.2), width=5)
 
 
 def _orange(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
@@ -271,14 +271,22 @@ def item(
     pencil = ImageDraw.Draw(picture)
     if shape in ROUND:
         ROUND[shape](pencil, body, accent, rng)
-        # Bright towards the light at the upper left, dark towards the rim.
-        glow = Image.radial_gradient("L").resize((ITEM, ITEM), box=(40, 60, 240, 256))
-        shade = glow.point([255 - round(level * 0.62) for level in range(256)])
     else:
         PACKAGES[shape](pencil, body, accent, rng, pattern or "waves")
-        side = Image.linear_gradient("L").rotate(90).resize((ITEM, ITEM))
-        shade = side.point([255 - round(level * 0.3) for level in range(256)])
     alpha = picture.getchannel("A")
-    lit = ImageChops.multiply(picture.convert("RGB"), Image.merge("RGB", (shade,) * 3))
+    lit = ImageChops.multiply(picture.convert("RGB"), _shade(shape in ROUND))
     lit.putalpha(alpha)
     return lit
+
+
+@cache
+def _shade(is_round: bool) -> Image.Image:
+    """How much light each place of an item gets: a glow off the middle, or from one side."""
+    if is_round:
+        glow = Image.radial_gradient("L").resize((ITEM, ITEM), box=(40, 60, 240, 256))
+        depth = 0.62
+    else:
+        glow = Image.linear_gradient("L").rotate(90).resize((ITEM, ITEM))
+        depth = 0.3
+    shade = glow.point([255 - round(level * depth) for level in range(256)])
+    return Image.merge("RGB", (shade, shade, shade))

@@ -27,7 +27,7 @@ from grocery.errors import DataError
 
 BITS = 128
 # Largest difference of a mean colour, in levels of 256.
-COLOUR_TOLERANCE = 12
+COLOUR_TOLERANCE = 16
 # Neighbouring cells whose luminances differ by no more count as equal, so that noise in a plain
 # area sets no bits.
 EDGE_LEVELS = 1
@@ -66,12 +66,11 @@ def near_duplicate_groups(hashes: Sequence[str], *, max_bits: int) -> list[list[
     """
     table, members = np.unique(_table(hashes), axis=0, return_inverse=True)
     parent = np.arange(len(table))
-    for left, right in _candidates(table, max_bits):
+    for pairs in _candidates(table, max_bits):
         # Most pairs of a large group are connected already by the time they come up.
-        new = _root(parent, left) != _root(parent, right)
-        left, right = left[new], right[new]
-        for a, b in zip(*_check(table, left, right, max_bits), strict=True):
-            low, high = sorted((_find(parent, a), _find(parent, b)))
+        new = _root(parent, pairs[0]) != _root(parent, pairs[1])
+        for left, right in _near(table, pairs[:, new], max_bits).T.tolist():
+            low, high = sorted((_find(parent, left), _find(parent, right)))
             parent[high] = low
     root = _root(parent, members.reshape(-1))
     order = np.argsort(root, kind="stable")
@@ -89,10 +88,8 @@ def _table(hashes: Sequence[str]) -> NDArray[np.uint8]:
         raise DataError(f"a perceptual hash is not {2 * _BYTES} hex digits") from error
 
 
-def _candidates(
-    table: NDArray[np.uint8], max_bits: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield pairs that share a band and are about equally bright, as two arrays of positions.
+def _candidates(table: NDArray[np.uint8], max_bits: int) -> Iterator[NDArray[np.intp]]:
+    """Yield pairs that share a band and are about equally bright, as positions of shape (2, m).
 
     Within a bucket (equal bands) images are sorted by brightness, and the k-th step pairs each
     with the k-th after it for as long as their brightness allows them to agree in colour. So a
@@ -114,19 +111,17 @@ def _candidates(
             second = first + step
             near = (bucket[first] == bucket[second]) & (bright[second] - bright[first] <= reach)
             first = first[near]
-            yield order[first], order[first + step]
+            yield np.stack([order[first], order[first + step]])
 
 
-def _check(
-    table: NDArray[np.uint8], left: NDArray[np.intp], right: NDArray[np.intp], max_bits: int
-) -> tuple[list[int], list[int]]:
-    """Keep the pairs that are near duplicates."""
-    edges = table[:, : BITS // 8]
-    near = np.bitwise_count(edges[left] ^ edges[right]).sum(axis=1) <= max_bits
-    left, right = left[near], right[near]
-    colours = table[:, BITS // 8 :].astype(np.int16)
-    alike = np.abs(colours[left] - colours[right]).max(axis=1, initial=0) <= COLOUR_TOLERANCE
-    return left[alike].tolist(), right[alike].tolist()
+def _near(table: NDArray[np.uint8], pairs: NDArray[np.intp], max_bits: int) -> NDArray[np.intp]:
+    """Keep the pairs, of shape (2, m), that are near duplicates."""
+    left, right = table[pairs]
+    split = BITS // 8
+    differing = np.bitwise_count(left[:, :split] ^ right[:, :split]).sum(axis=1)
+    colours = np.abs(left[:, split:].astype(np.int16) - right[:, split:])
+    near = (differing <= max_bits) & (colours.max(axis=1, initial=0) <= COLOUR_TOLERANCE)
+    return pairs[:, near]
 
 
 def _find(parent: NDArray[np.intp], item: int) -> int:

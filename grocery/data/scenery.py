@@ -9,9 +9,12 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from grocery.data.drawing import ITEM, PAPER, Colour, Pencil, darker, jittered, lighter, mix
+
+# How dark a shadow is, by how opaque the item.
+_SHADOW = [round(level * 0.45) for level in range(256)]
 
 
 def put(
@@ -34,7 +37,7 @@ def put(
     )
     left, top = round(centre[0] - half), round(centre[1] - half)
     alpha = turned.getchannel("A")
-    shadow = alpha.point([round(level * 0.45) for level in range(256)])
+    shadow = alpha.point(_SHADOW)
     offset = max(2, round(side * 0.05))
     canvas.paste((18, 16, 14), (left + offset, top + offset), shadow)
     canvas.paste(turned.convert("RGB"), (left, top), alpha)
@@ -48,44 +51,44 @@ def _shelf(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) ->
     board = jittered(mix(base, PAPER, 0.45), 0.08, rng)
     gap = side // int(rng.integers(2, 4))
     for y in range(int(rng.integers(gap // 2, gap)), side, gap):
-        pencil.rectangle((0, y - 26, side, y), fill=darker(base, 0.35))
-        pencil.rectangle((0, y, side, y + 18), fill=board)
-        pencil.line((0, y + 18, side, y + 18), fill=darker(board, 0.5), width=3)
-        for x in range(int(rng.integers(0, 60)), side, int(rng.integers(70, 120))):
-            pencil.rectangle((x, y + 2, x + 34, y + 16), fill=PAPER)
-            pencil.line((x + 4, y + 8, x + 26, y + 8), fill=(40, 40, 44), width=3)
+        pencil.rectangle((0, y - 20, side, y), fill=darker(base, 0.35))
+        pencil.rectangle((0, y, side, y + 14), fill=board)
+        pencil.line((0, y + 14, side, y + 14), fill=darker(board, 0.5), width=2)
+        for x in range(int(rng.integers(0, 45)), side, int(rng.integers(52, 90))):
+            pencil.rectangle((x, y + 2, x + 26, y + 12), fill=PAPER)
+            pencil.line((x + 3, y + 6, x + 20, y + 6), fill=(40, 40, 44), width=2)
 
 
 def _crate(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
     """Wooden slats with a grain."""
-    height = int(rng.integers(30, 56))
+    height = int(rng.integers(24, 42))
     for y in range(0, side, height):
         slat = darker(base, rng.uniform(0, 0.25))
-        pencil.rectangle((0, y, side, y + height - 5), fill=slat)
-        pencil.rectangle((0, y + height - 5, side, y + height), fill=darker(base, 0.65))
+        pencil.rectangle((0, y, side, y + height - 4), fill=slat)
+        pencil.rectangle((0, y + height - 4, side, y + height), fill=darker(base, 0.65))
         for _ in range(3):
-            line = y + int(rng.integers(3, height - 8))
-            pencil.line((0, line, side, line + int(rng.integers(-3, 4))), fill=darker(slat, 0.15))
+            line = y + int(rng.integers(2, height - 6))
+            pencil.line((0, line, side, line + int(rng.integers(-2, 3))), fill=darker(slat, 0.15))
 
 
 def _tray(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
     """Crumpled paper."""
     for _ in range(16):
         x, y = rng.uniform(0, side, size=2)
-        points = [(x + dx, y + dy) for dx, dy in rng.uniform(-70, 70, size=(3, 2))]
+        points = [(x + dx, y + dy) for dx, dy in rng.uniform(-52, 52, size=(3, 2))]
         fold = lighter(base, rng.uniform(0, 0.2)) if rng.uniform() < 0.5 else None
         pencil.polygon(points, fill=fold or darker(base, rng.uniform(0, 0.25)))
 
 
 def _fridge(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
     """A wire rack in a cold light."""
-    for y in range(0, side, 8):
-        pencil.rectangle((0, y, side, y + 8), fill=darker(base, 0.45 * y / side))
-    step = int(rng.integers(16, 34))
+    for y in range(0, side, 6):
+        pencil.rectangle((0, y, side, y + 6), fill=darker(base, 0.45 * y / side))
+    step = int(rng.integers(12, 26))
     for x in range(int(rng.integers(0, step)), side, step):
-        pencil.line((x, 0, x, side), fill=lighter(base, 0.45), width=4)
+        pencil.line((x, 0, x, side), fill=lighter(base, 0.45), width=3)
     y = int(rng.integers(side // 2, side))
-    pencil.rectangle((0, y, side, y + 10), fill=lighter(base, 0.3))
+    pencil.rectangle((0, y, side, y + 8), fill=lighter(base, 0.3))
 
 
 BACKGROUNDS: dict[str, Callable[[Pencil, int, Colour, np.random.Generator], None]] = {
@@ -100,4 +103,4 @@ def background(kind: str, side: int, base: Colour, rng: np.random.Generator) -> 
     """Draw what items lie on, RGB, a square of `side` pixels; `kind` is a key of `BACKGROUNDS`."""
     canvas = Image.new("RGB", (side, side), base)
     BACKGROUNDS[kind](ImageDraw.Draw(canvas), side, base, rng)
-    return canvas.filter(ImageFilter.BoxBlur(1))
+    return canvas

@@ -7,6 +7,7 @@ the Hellinger affinity of their histograms (Arandjelović and Zisserman, CVPR 20
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +48,15 @@ def colour_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         np.sqrt(_distribution(colours) / len(colours)),
         EDGE_WEIGHT * np.sqrt(edges / max(float(edges.sum()), 1.0)),
     ]
-    descriptor = np.concatenate([part.reshape(-1) for part in parts])
-    return (descriptor / np.linalg.norm(descriptor)).astype(np.float32)
+    joined = np.concatenate([part.reshape(-1) for part in parts])
+    descriptor: NDArray[np.float32] = (joined / np.linalg.norm(joined)).astype(np.float32)
+    return descriptor
 
 
 def _distribution(histograms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale each row to the sum 1; an empty row stays 0."""
-    return histograms / np.maximum(histograms.sum(1, keepdims=True), 1.0)
+    rows: NDArray[np.float64] = histograms / np.maximum(histograms.sum(1, keepdims=True), 1.0)
+    return rows
 
 
 def _cells(height: int, width: int, grid: int) -> NDArray[np.intp]:
@@ -119,10 +122,11 @@ def _edge_histograms(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     dy = (grey[2:, 1:-1] - grey[:-2, 1:-1]) / 256.0
     turn = np.arctan2(dy, dx) / np.pi + 1.0
     orientation = np.floor(turn * ORIENTATIONS).astype(np.intp) % ORIENTATIONS
-    cells = _cells(*dx.shape, 2 * GRID)
-    sums = np.bincount(
+    cells = _cells(dx.shape[0], dx.shape[1], 2 * GRID)
+    sums: NDArray[Any] = np.bincount(
         (cells * ORIENTATIONS + orientation).reshape(-1),
         weights=np.sqrt(dx * dx + dy * dy).reshape(-1),
         minlength=4 * GRID * GRID * ORIENTATIONS,
     )
-    return sums.reshape(4 * GRID * GRID, ORIENTATIONS)
+    histograms: NDArray[np.float64] = sums.reshape(4 * GRID * GRID, ORIENTATIONS)
+    return histograms

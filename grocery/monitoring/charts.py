@@ -16,8 +16,8 @@ from grocery.monitoring.reference import Reference
 BINS = 20
 CLASSES_SHOWN = 10
 
-_WIDTH, _HEIGHT = 480, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 24
+_WIDTH, _HEIGHT = 480, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 28
 
 Shares = NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def class_bars(counts: NDArray[np.int64], reference: Reference) -> str:
         f'<li><span class="name">{escape(reference.classes[index])}</span>'
         f'<span class="track"><i class="batch" style="width:{100 * counts[index] / longest:.1f}%">'
         f'</i><i class="before" style="width:{100 * expected[index] / longest:.1f}%"></i></span>'
-        f"<span><b>{counts[index]}</b> <small>of {expected[index]:.1f}</small></span></li>"
+        f"<span><b>{counts[index]}</b> <small>/ {expected[index]:.1f}</small></span></li>"
         for index in order
     )
     return f'<ul class="bars">{rows}</ul>'

@@ -143,7 +143,7 @@ def _verdict(number: int, batch: BatchReport) -> str:
     reasons = [signal.sentence for signal in judgement.signals if signal.verdict != "ok"]
     if judgement.verdict == "too few":
         reasons.append("Too few readable images to judge.")
-    text = " ".join(reasons) or "Nothing that chance does not explain."
+    text = " ".join(reasons) or "No drift beyond what chance explains."
     files = f"{judgement.images} images"
     if judgement.unreadable:
         files += f", {judgement.unreadable} unreadable"

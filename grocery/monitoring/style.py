@@ -22,7 +22,8 @@ body {
   overflow-wrap: anywhere; font-variant-numeric: tabular-nums;
 }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0; }
-h2 { font-size: 1.25rem; margin: 0; display: flex; gap: .75rem; align-items: baseline; }
+h2 { font-size: 1.25rem; margin: 0; display: flex; gap: .75rem; }
+h2 .badge { align-self: center; }
 h3 { font-size: .95rem; margin: 0 0 .5rem; }
 p { margin: .25rem 0; }
 a { color: inherit; text-underline-offset: .2em; }
@@ -33,7 +34,7 @@ header { margin-bottom: 1.25rem; }
   padding: 1rem 1.1rem; margin: 0 0 1.25rem;
 }
 .badge {
-  flex: none; align-self: start; min-width: 4.6rem; padding: .1rem .6rem; border-radius: 1rem;
+  flex: none; align-self: start; min-width: 5rem; padding: .1rem .6rem; border-radius: 1rem;
   border: 1.5px solid; font-size: .8rem; font-weight: 650; text-align: center; line-height: 1.4;
 }
 .alert { color: var(--alert); } .watch { color: var(--watch); }
@@ -47,18 +48,19 @@ header { margin-bottom: 1.25rem; }
 .facts div { min-width: 6rem; }
 .facts dt { color: var(--soft); font-size: .875rem; }
 .facts dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
-.signals { list-style: none; padding: 0; margin: 0 0 1.25rem; }
+.signals { list-style: none; padding: 0; margin: .75rem 0 1.25rem; }
 .signals li {
   display: grid; grid-template-columns: auto 1fr auto; gap: .1rem 1rem; padding: .6rem 0;
   border-top: 1px solid var(--line); align-items: start;
 }
 .signals small { text-align: right; }
-.charts { display: grid; grid-template-columns: 1fr 1fr; gap: 1.25rem 2rem; }
+.signals:last-child { margin-bottom: 0; }
+.charts { display: grid; grid-template-columns: 1fr 1fr; gap: 1.25rem 2rem; margin-top: .9rem; }
 .key { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0 0 .5rem; }
 .key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; }
 .key i.batch { border: 2px solid var(--batch); background: var(--batch-fill); }
 .key i.before { background: var(--before); }
-svg { display: block; width: 100%; height: auto; font-size: 12px; }
+svg { display: block; width: 100%; height: auto; font-size: 13px; }
 svg text { fill: var(--soft); }
 svg .grid { stroke: var(--line); }
 svg path.before { fill: var(--before); }
@@ -67,17 +69,17 @@ svg .median { stroke-width: 1.5; stroke-dasharray: 4 4; }
 svg .median.before { stroke: var(--soft); } svg .median.batch { stroke: var(--batch); }
 .bars { list-style: none; padding: 0; margin: 0; }
 .bars li {
-  display: grid; grid-template-columns: minmax(5rem, 9rem) 1fr 5.2rem; gap: .7rem;
+  display: grid; grid-template-columns: minmax(5rem, 9rem) 1fr 5rem; gap: .7rem;
   align-items: center; padding: .16rem 0; font-size: .9rem; line-height: 1.25;
 }
 .bars .track i { display: block; height: .42rem; min-width: 1px; }
 .bars .track .batch { background: var(--batch); }
 .bars .track .before { background: var(--before); }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem 1.75rem; margin-top: 1.25rem; }
-.pictures > div > div { display: flex; flex-wrap: wrap; gap: .75rem; }
-figure { margin: 0; width: 7rem; font-size: .85rem; line-height: 1.3; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem 1.6rem; margin-top: 1.25rem; }
+.pictures > div > div { display: flex; flex-wrap: wrap; gap: .6rem; }
+figure { margin: 0; width: 6.6rem; font-size: .85rem; line-height: 1.3; }
 figure img {
-  display: block; width: 7rem; height: 7rem; object-fit: cover; border-radius: .4rem;
+  display: block; width: 6.6rem; height: 6.6rem; object-fit: cover; border-radius: .4rem;
   background: var(--line); margin-bottom: .3rem;
 }
 figure small { display: block; font-size: .75rem; }
@@ -87,10 +89,14 @@ summary { cursor: pointer; }
   body { padding: 1rem .6rem 2rem; }
   .card { padding: .85rem; }
   .verdicts { padding: 0; } .verdicts li { padding: .7rem .85rem; }
+  .verdicts li, .signals li { gap: .1rem .6rem; }
+  .badge { min-width: 3.9rem; padding: .1rem .35rem; font-size: .75rem; }
+  svg { font-size: 17px; }
+  .facts { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem 1rem; }
   .charts { grid-template-columns: 1fr; }
   .signals li { grid-template-columns: auto 1fr; }
   .signals small { grid-column: 2; text-align: left; }
-  .bars li { grid-template-columns: 6rem 1fr 4.6rem; gap: .5rem; }
+  .bars li { grid-template-columns: 7rem 1fr 4.3rem; gap: .5rem; }
   .pictures > div > div { display: grid; grid-template-columns: repeat(3, 1fr); gap: .6rem; }
   .pictures > div { width: 100%; }
   figure, figure img { width: 100%; } figure img { height: auto; aspect-ratio: 1; }

@@ -1,0 +1,151 @@
+"""Reader of a dataset of one folder a class, and the safe listing that other readers share.
+
+Symbolic links inside a raw dataset are refused, since they may lead anywhere. So a DVC cache of
+type ``symlink``, which makes every file of a dataset one, is not supported for raw data;
+``reflink``, ``hardlink`` and ``copy`` are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from grocery.data.raw import RawImage
+from grocery.data.shards import SPLITS
+from grocery.errors import DataError
+
+UNLABELED = ("unlabeled", "unlabelled")
+INCOMING = "incoming"
+
+# Left behind by operating systems, or about the dataset; never images. So are hidden files.
+_SIDECAR = re.compile(
+    r"\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e)(\.(md|rst|txt))?", re.IGNORECASE
+)
+# Outside the folders of images a text file is a note on the dataset.
+_NOTE = re.compile(r".*\.(csv|json|md|txt|ya?ml)", re.IGNORECASE)
+
+_BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+class FolderSource:
+    """One folder a class, at any depth below it, with optional splits and unlabelled images.
+
+    ``CLASS/...``, or ``train/CLASS/...``, ``val/CLASS/...`` (optional) and ``test/CLASS/...``;
+    beside them ``unlabeled/...`` for images without a label, and ``incoming/BATCH/...`` for
+    the monitor's batches, whose images lie in folders by class where their labels are known.
+
+    Parameters
+    ----------
+    folder
+        Folder of the dataset.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def images(self) -> list[RawImage]:
+        """All images, sorted by path; unlabelled ones of a dataset with splits are for training.
+
+        Raises
+        ------
+        DataError
+            When a file lies where its class or its split cannot be told, or there are none.
+        """
+        paths = sorted(path.split("/") for path in walk(self.folder))
+        paths = [parts for parts in paths if parts[0] != INCOMING or len(parts) == 1]
+        splits = any(parts[0] in SPLITS and len(parts) > 1 for parts in paths)
+        images = [image for parts in paths if (image := self._image(parts, splits)) is not None]
+        if not images:
+            raise DataError(f"{self.folder} holds no images")
+        return sorted(images, key=lambda image: image.path)
+
+    def _image(self, parts: list[str], splits: bool) -> RawImage | None:
+        """What a file's place says of it; None for a note on the dataset."""
+        split, place = None, parts
+        if splits:
+            split = "train"
+            if parts[0] not in UNLABELED:
+                split, *place = parts
+        if len(place) < 2 and _NOTE.fullmatch(parts[-1]):
+            return None
+        path = "/".join(parts)
+        if splits and split not in SPLITS:
+            raise DataError(
+                f"{self.folder} has splits, so {path!r} must lie in "
+                f"{', '.join(SPLITS)}, {UNLABELED[0]} or {INCOMING}"
+            )
+        if len(place) < 2:
+            raise DataError(
+                f"{self.folder / path} lies in no class; move it into a folder named after its "
+                f"class, or into {UNLABELED[0]}"
+            )
+        label = None if place[0] in UNLABELED else place[0]
+        if label is None and split in ("val", "test"):
+            raise DataError(f"{self.folder / path} has no label; {split} needs one")
+        return RawImage(path, label, None, split, self.folder / path)
+
+    def incoming(self) -> dict[str, list[RawImage]]:
+        """Batches in ``incoming/`` by name."""
+        return batches(self.folder)
+
+
+def batches(folder: Path) -> dict[str, list[RawImage]]:
+    """Read ``incoming/BATCH/[CLASS/...]NAME``."""
+    found: dict[str, list[RawImage]] = {}
+    for path in sorted(walk(folder, INCOMING)):
+        parts = path.split("/")
+        if len(parts) == 2 and _NOTE.fullmatch(parts[1]):
+            continue
+        if len(parts) == 2 or not _BATCH_NAME.fullmatch(parts[1]):
+            raise DataError(
+                f"{folder / path} lies in no batch; its place is {INCOMING}/NAME/, "
+                "NAME being letters, digits, dots, dashes and underscores"
+            )
+        label = parts[2] if len(parts) > 3 else None
+        image = RawImage(path, label, None, None, folder / path)
+        found.setdefault(parts[1], []).append(image)
+    return found
+
+
+def walk(folder: Path, below: str = "") -> Iterator[str]:
+    """Yield the relative paths of all files that may be images, in no order.
+
+    Empty folders do not show: DVC and git do not keep them.
+    """
+    top = folder / below
+    if below and top.is_symlink():  # the dataset's own folder may be a link, nothing in it
+        raise DataError(_link(top))
+    if not top.is_dir():
+        return
+    with os.scandir(top) as entries:
+        for entry in entries:
+            path = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_symlink():
+                raise DataError(_link(folder / path))
+            if not _is_text(entry.name):
+                raise DataError(f"the name {path!r} in {folder} is not UTF-8")
+            if _SIDECAR.fullmatch(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk(folder, path)
+            elif entry.is_file(follow_symlinks=False):
+                yield path
+            else:
+                raise DataError(f"{folder / path} is neither a file nor a folder")
+
+
+def _link(path: Path) -> str:
+    return (
+        f"{path} is a symbolic link; raw data must be plain files, since a link may lead anywhere "
+        "(for DVC, set cache.type to reflink,hardlink,copy)"
+    )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the operating system gave bytes that are no text
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""Reader of the public Grocery Store dataset's layout, with its splits and coarse classes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path, PurePosixPath
+
+from grocery.data.folders import INCOMING, batches, walk
+from grocery.data.raw import RawImage
+from grocery.data.shards import SPLITS
+from grocery.errors import DataError
+
+LISTS = {split: f"{split}.txt" for split in SPLITS}
+CLASSES = "classes.csv"
+
+
+class GroceryStoreSource:
+    """The layout of the public Grocery Store dataset, with its splits and coarse classes.
+
+    A line of ``train.txt``, ``val.txt`` or ``test.txt`` is ``path, class id, coarse class id``;
+    ``classes.csv`` names both ids. Images that no line names are left out.
+
+    Parameters
+    ----------
+    folder
+        Folder of the dataset.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def images(self) -> list[RawImage]:
+        """All images, sorted by path.
+
+        Raises
+        ------
+        DataError
+            For a line or a name that is not allowed; says where.
+        """
+        classes = self._classes()
+        files = {path for path in walk(self.folder) if not path.startswith(f"{INCOMING}/")}
+        images: dict[str, RawImage] = {}
+        for split, name in LISTS.items():
+            for number, line in enumerate(_lines(self.folder / name), start=1):
+                if not line.strip():
+                    continue
+                where = f"{self.folder / name}, line {number}"
+                path, ids = _parsed(line, where)
+                if ids not in classes:
+                    raise DataError(f"{where}: {CLASSES} has no class with the ids {ids}")
+                if path in images:
+                    raise DataError(f"{where}: {path!r} was listed before")
+                if path not in files:
+                    raise DataError(f"{where}: {path!r} is missing")
+                label, coarse = classes[ids]
+                images[path] = RawImage(path, label, coarse, split, self.folder / path)
+        if not images:
+            raise DataError(f"{self.folder} lists no images")
+        return [images[path] for path in sorted(images)]
+
+    def incoming(self) -> dict[str, list[RawImage]]:
+        """Batches in ``incoming/``, which the public dataset does not have."""
+        return batches(self.folder)
+
+    def _classes(self) -> dict[tuple[int, int], tuple[str, str]]:
+        """Names of fine and coarse class by their ids."""
+        path = self.folder / CLASSES
+        classes: dict[tuple[int, int], tuple[str, str]] = {}
+        labels: set[str] = set()
+        for number, row in enumerate(csv.DictReader(_lines(path)), start=2):
+            where = f"{path}, line {number}"
+            try:
+                ids = int(row["Class ID (int)"]), int(row["Coarse Class ID (int)"])
+                names = row["Class Name (str)"].strip(), row["Coarse Class Name (str)"].strip()
+            except (KeyError, TypeError, ValueError, AttributeError):
+                names = ("", "")
+            if not all(names):
+                raise DataError(
+                    f"{where}: needs Class Name (str), Class ID (int), Coarse Class Name (str) "
+                    "and Coarse Class ID (int)"
+                )
+            if ids in classes or names[0] in labels:
+                raise DataError(f"{where}: {names[0]!r} or its ids {ids} were listed before")
+            classes[ids] = names
+            labels.add(names[0])
+        return classes
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text") from error
+
+
+def _parsed(line: str, where: str) -> tuple[str, tuple[int, int]]:
+    """Path and (class id, coarse class id) of a line."""
+    try:
+        name, fine, coarse = line.rsplit(",", 2)
+        ids = int(fine), int(coarse)
+    except ValueError:
+        raise DataError(f"{where}: {line!r} is not 'path, class id, coarse class id'") from None
+    path = PurePosixPath(name.strip())
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{where}: {name.strip()!r} leads out of the dataset")
+    return path.as_posix(), ids

@@ -1,0 +1,183 @@
+"""Which images train, which validate and which test.
+
+Where a dataset has splits of its own they hold. Elsewhere an image's own hash decides, so adding an
+image moves no other, but for two cases: a class so small that a split would lack it, and near
+duplicates, which stay together and may be taken along by a new one of theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from grocery.data.shards import SPLITS
+from grocery.errors import DataError
+
+# What is measured on is worth more than what is learned from.
+PROTECTION = {"test": 0, "val": 1, "train": 2}
+
+
+def assign(
+    image_ids: Sequence[str],
+    labels: Sequence[str | None],
+    given: Sequence[str | None],
+    groups: Sequence[Sequence[int]],
+    *,
+    val_ratio: float,
+    test_ratio: float,
+) -> list[str]:
+    """Assign n images to splits.
+
+    Images without a label train. Each class gets an image to train on and one to test on, and from
+    three images (or groups) on one to validate on. Given splits hold; where they have no validation
+    images, these are taken from the training images as above.
+
+    Parameters
+    ----------
+    image_ids, labels, given
+        Hash, class or None, and the dataset's own split or None, of each image.
+    groups
+        Near duplicates, as positions; labelled ones of a group share a split.
+    val_ratio, test_ratio
+        Shares for validation and test.
+
+    Returns
+    -------
+    list of str
+        "train", "val" or "test" for each image.
+    """
+    splits = [split or "train" for split in given]
+    if "test" in splits:
+        if "val" in splits:
+            return splits
+        test_ratio = 0.0
+    classes = defaultdict(list)
+    for group in _units(labels, splits, groups):
+        decides = min(group, key=lambda i: image_ids[i])
+        classes[labels[decides]].append((_uniform(image_ids[decides]), group))
+    for label in sorted(classes, key=str):
+        units = sorted(classes[label])
+        draws = [draw for draw, _ in units]
+        tests, vals = _sizes(draws, val_ratio, test_ratio)
+        for rank, (_, group) in enumerate(units):
+            split = "test" if rank < tests else "val" if rank < tests + vals else "train"
+            for i in group:
+                splits[i] = split
+    return splits
+
+
+def leaks(splits: Sequence[str], groups: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Find the images to drop so that no near duplicates lie in two splits.
+
+    Of a group the images of one split stay, of test first and train last.
+
+    Returns
+    -------
+    dict
+        Position of an image to drop, to the position of the one it repeats.
+    """
+    dropped = {}
+    for group in groups:
+        kept = min(group, key=lambda i: PROTECTION[splits[i]])
+        dropped.update({i: kept for i in group if splits[i] != splits[kept]})
+    return dropped
+
+
+def check_labels(labels: Sequence[str | None], given: Sequence[str | None]) -> None:
+    """Refuse, before any image is read, a dataset that nothing can be learned or measured on.
+
+    Raises
+    ------
+    DataError
+        One sentence that names the classes in question.
+    """
+    counts = Counter(label for label in labels if label is not None)
+    if not counts:
+        raise DataError("no image has a label; put images into folders named after their classes")
+    if len(counts) == 1:
+        raise DataError(f"there is one class only, {min(counts)!r}; a classifier needs two or more")
+    if not any(given):
+        single = sorted(label for label, count in counts.items() if count == 1)
+        if single:
+            raise DataError(
+                f"{_named(single)} one image only; a class needs two, to train and to test on"
+            )
+    else:
+        check_splits(sorted(counts), labels, [split or "train" for split in given])
+
+
+def check_splits(
+    classes: Sequence[str], labels: Sequence[str | None], splits: Sequence[str]
+) -> None:
+    """Refuse splits that lack test images, or a class that is tested but not trained on.
+
+    Parameters
+    ----------
+    classes
+        Names of all classes that the dataset had at first.
+    labels, splits
+        Class or None, and split, of each image that is left.
+
+    Raises
+    ------
+    DataError
+        One sentence that names the split or the classes in question.
+    """
+    for split in ("train", "test"):
+        if not any(s == split and label for s, label in zip(splits, labels, strict=True)):
+            raise DataError(f"no labelled image is left for {split}; it needs some of each class")
+    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
+    lacking = sorted(set(classes) - trained)
+    if lacking:
+        raise DataError(
+            f"{_named(lacking)} no image to train on; the others are unreadable, or duplicates of "
+            "each other or of test images"
+        )
+
+
+def _units(
+    labels: Sequence[str | None], splits: Sequence[str], groups: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Labelled training images, near duplicates together."""
+    eligible = [
+        i
+        for i, (label, split) in enumerate(zip(labels, splits, strict=True))
+        if label is not None and split == "train"
+    ]
+    grouped = {i: number for number, group in enumerate(groups) for i in group}
+    units: dict[int, list[int]] = {}
+    for i in eligible:
+        units.setdefault(grouped.get(i, -1 - i), []).append(i)
+    return list(units.values())
+
+
+def _uniform(image_id: str) -> float:
+    """A number in [0, 1) that an image's hash determines, independent of its shard."""
+    number = int.from_bytes(hashlib.sha256(f"split {image_id}".encode()).digest()[:6], "big")
+    return number / 2**48
+
+
+def _sizes(draws: Sequence[float], val_ratio: float, test_ratio: float) -> tuple[int, int]:
+    """How many of a class's units, by ascending draw, test and validate.
+
+    The draws below a share are its units, unless that leaves another split of the class empty.
+    """
+    n = len(draws)
+    vals_at_least = int(n >= 3)
+    tests = sum(draw < test_ratio for draw in draws)
+    vals = sum(draw < test_ratio + val_ratio for draw in draws) - tests
+    if test_ratio > 0:
+        tests = min(max(tests, 1), max(n - 1 - vals_at_least, 0))
+    vals = min(max(vals, vals_at_least), max(n - tests - 1, 0))
+    return tests, vals
+
+
+def _named(classes: Sequence[str]) -> str:
+    """Subject and verb of a sentence about some classes."""
+    shown = ", ".join(repr(name) for name in classes[:10])
+    more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
+    return f"{'class' if len(classes) == 1 else 'classes'} {shown}{more} {'has' if len(classes) == 1 else 'have'}"
+
+
+assert set(PROTECTION) == set(SPLITS)

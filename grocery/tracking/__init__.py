@@ -1,0 +1,1 @@
+"""Weights & Biases and DVCLive behind one small interface."""

@@ -1,0 +1,56 @@
+"""Where a run comes from: the commit, the pipeline run it belongs to, the content it read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from grocery.files import digest
+
+
+def project_root() -> Path:
+    """Folder that W&B's own folder lies in, unless WANDB_DIR says another.
+
+    `dvc exp run --queue` and `--temp` run a stage in a temporary copy of the project that is
+    removed afterwards, and would take the runs with it; DVC_ROOT is the project itself.
+    """
+    return Path(os.environ.get("WANDB_DIR") or os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working directory, and whether tracked files differ from it.
+
+    Empty without git, outside of a repository, or before the first commit.
+    """
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def pipeline_run(git: dict[str, Any]) -> str | None:
+    """Name that the runs of one pipeline run share: DVC's experiment, else the short commit."""
+    named = os.environ.get("WANDB_RUN_GROUP") or os.environ.get("DVC_EXP_NAME")
+    return named or git.get("commit", "")[:7] or None
+
+
+def content_digest(content: Path | str) -> str:
+    """SHA-256 (hex) of a file or folder; a string is such a digest already."""
+    return digest(content) if isinstance(content, Path) else content
+
+
+def digest_alias(sha256: str) -> str:
+    """Alias under which W&B finds the artifact of exactly this content."""
+    return f"sha256-{sha256[:12]}"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,256 @@
+"""One W&B run, driven from a thread of its own.
+
+W&B may be slow, out of reach or broken, and a stage must not notice. So the stage's own thread
+calls nothing of W&B: it puts tasks into a queue, and a second thread imports W&B, opens the run and
+does the tasks in order, while the stage computes. Only `Session.close` waits, and not for long.
+
+When W&B fails online, at whatever point, the tasks are done once more on an offline run of the same
+id, which is then whole. What went wrong becomes one line on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from queue import SimpleQueue
+from secrets import token_hex
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Literal
+
+from grocery.tracking.provenance import content_digest, git_state, pipeline_run, project_root
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+Task = Callable[["Run"], Any]
+
+# Time for W&B's own time-outs to come to their end, and for the fallback after them, in seconds.
+GRACE = 5.0
+
+MODES: dict[str, Literal["online", "offline", "disabled"]] = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+}
+
+OFFLINE = "the run is kept offline, for `wandb sync`"
+
+# Silence on the terminal; nothing is captured, measured or sent that a stage did not ask for.
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "disable_code": True,
+    "save_code": False,
+    "label_disable": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "finish_timeout_raises": True,
+    # All but the last second of a run is on disk even if W&B's process has to be ended.
+    "x_transaction_log_flush_interval": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What identifies a stage's run."""
+
+    stage: str
+    project: str
+    entity: str | None
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Path | str]
+    tags: Sequence[str]
+
+
+class Session:
+    """A run that is being opened, and the tasks that wait for it.
+
+    Parameters
+    ----------
+    request
+        The run to open.
+    timeout
+        Longest wait, in seconds, for the server to accept the run, and again for it to take in all
+        of the run at the end.
+    """
+
+    def __init__(self, request: RunRequest, *, timeout: float) -> None:
+        self._request = request
+        self._timeout = timeout
+        self._id = token_hex(4)
+        self._root = project_root()
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._last_tasks: list[Task] = []
+        self._begun: list[Task] = []
+        self._exit_code = 0
+        self._opened = Event()
+        self._gave_up = False
+        self._reasons: dict[str, None] = {}
+        self._thread = Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Task) -> None:
+        """Do `task` when the run is open and earlier tasks are done; perhaps once more, offline."""
+        self._tasks.put(task)
+
+    def submit_last(self, task: Task) -> None:
+        """Do `task` after all others: it waits for the server, and must not hold up the rest."""
+        self._last_tasks.append(task)
+
+    def close(self, exit_code: int) -> None:
+        """Finish the run; give up when W&B does not come to an end."""
+        self._exit_code = exit_code
+        for task in (*self._last_tasks, None):
+            self._tasks.put(task)
+        try:
+            self._opened.wait(self._timeout + GRACE)
+            self._thread.join(self._timeout + GRACE)
+        finally:
+            if self._thread.is_alive():
+                self._give_up()
+            if self._reasons:
+                print(f"warning: W&B: {'; '.join(self._reasons)}", file=sys.stderr)
+
+    def _work(self) -> None:
+        with _contained(self._root / "wandb"):
+            try:
+                mode = self._set_up()
+                if mode == "online":
+                    try:
+                        self._track("online")
+                    except Exception as error:
+                        self._warn(f"{self._sentence(error)}; {OFFLINE}")
+                        _tear_down()
+                        self._set_up()
+                        self._track("offline")
+                        for failed in (self._root / "wandb").glob(f"run-*-{self._id}"):
+                            shutil.rmtree(failed, ignore_errors=True)
+                elif mode == "offline":
+                    self._track("offline")
+            except Exception as error:
+                self._warn(f"{self._sentence(error)}; the stage is not tracked")
+            finally:
+                self._opened.set()
+                _tear_down()
+
+    def _set_up(self) -> Literal["online", "offline", "disabled"]:
+        folder = self._root / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):  # W&B would go elsewhere without a word
+            raise PermissionError(f"{folder} cannot be written")
+        asked = os.environ.get("WANDB_MODE")
+        if asked and asked not in MODES:
+            raise ValueError(f"WANDB_MODE is {asked!r}, but it should be one of {', '.join(MODES)}")
+        import wandb
+
+        wandb.termsetup(wandb.Settings(silent=True), None)  # setup() itself would speak
+        timeout = self._timeout
+        wandb.setup(wandb.Settings(**SETTINGS, init_timeout=timeout, finish_timeout=timeout))
+        return self._mode()
+
+    def _mode(self) -> Literal["online", "offline", "disabled"]:
+        """WANDB_MODE or what `wandb offline` left; else online if a key is configured."""
+        import wandb
+
+        mode = MODES[wandb.setup().settings.mode]
+        if mode != "online":
+            return mode
+        try:
+            if wandb.login(prompt=False, verify=False):
+                return "online"
+        except wandb.Error as error:
+            self._warn(f"{self._sentence(error)}; {OFFLINE}")
+        else:
+            if os.environ.get("WANDB_MODE"):
+                self._warn(f"no API key is configured; {OFFLINE}")
+        return "offline"
+
+    def _track(self, mode: Literal["online", "offline"]) -> None:
+        """Open the run, do all tasks, finish the run."""
+        run = self._init(mode)
+        self._opened.set()
+        for task in self._each_task():
+            try:
+                task(run)
+            except Exception as error:
+                if self._gave_up and mode == "online":
+                    raise
+                self._warn(self._sentence(error))
+        run.finish(exit_code=self._exit_code)
+
+    def _each_task(self) -> Iterator[Task]:
+        """All tasks from the first one on, however many were done before."""
+        yield from tuple(self._begun)
+        for task in iter(self._tasks.get, None):
+            self._begun.append(task)
+            yield task
+        self._tasks.put(None)
+
+    def _init(self, mode: Literal["online", "offline"]) -> Run:
+        import wandb
+
+        request, git = self._request, git_state()
+        inputs = {name: content_digest(item) for name, item in sorted(request.inputs.items())}
+        return wandb.init(
+            id=self._id,
+            mode=mode,
+            dir=str(self._root),
+            project=request.project,
+            entity=request.entity,
+            name=request.stage,
+            job_type=request.stage,
+            group=pipeline_run(git),
+            tags=sorted(request.tags),
+            config={**request.config, "inputs": inputs, "git": git},
+            reinit="create_new",
+        )
+
+    def _give_up(self) -> None:
+        """End W&B's own process, which releases what waits for it; then the run is kept offline."""
+        self._gave_up = True
+        if wandb_setup := sys.modules.get("wandb.sdk.wandb_setup"):
+            with suppress(AttributeError):
+                attrgetter("_connection._proc._process")(wandb_setup.singleton()).kill()
+        self._thread.join(GRACE)
+
+    def _warn(self, reason: str) -> None:
+        self._reasons.setdefault(reason)
+
+    def _sentence(self, error: Exception) -> str:
+        """What an error says, in one line of bounded length."""
+        if self._gave_up:
+            return f"no answer within {self._timeout:g} s"
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _tear_down() -> None:
+    """End W&B here and not at the interpreter's exit, where nothing would bound the wait."""
+    if wandb := sys.modules.get("wandb"):
+        with suppress(Exception):
+            wandb.teardown()
+
+
+@contextmanager
+def _contained(folder: Path) -> Iterator[None]:
+    """Keep what W&B writes in one folder, and its reports about itself to itself."""
+    wanted = {
+        "WANDB_DATA_DIR": str(folder),
+        "WANDB_CACHE_DIR": str(folder / "cache"),
+        "WANDB_ERROR_REPORTING": "false",
+    }
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

@@ -1,0 +1,254 @@
+"""The drift tests: right p-values, few false alarms, real shifts seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.spatial.distance import jensenshannon
+
+from grocery.monitoring import drift, statistics
+from grocery.monitoring.drift import Judgement, Signal, judge, with_verdicts
+from grocery.monitoring.reference import Reference
+from grocery.params import MonitorParams
+
+PARAMS = MonitorParams(
+    significance=0.01,
+    min_confidence_shift=0.15,
+    min_class_shift=0.2,
+    max_unreadable=0.05,
+    min_batch=20,
+    sample_images=8,
+)
+CLASSES = [f"class {index}" for index in range(12)]
+
+
+def predictions(
+    rng: np.random.Generator, n: int, *, signal: float = 4.5, first: float = 1.0
+) -> tuple[NDArray[np.float32], list[str]]:
+    """A model's predictions: `signal` is how clear images are, `first` how common class 0 is."""
+    shares = np.ones(len(CLASSES))
+    shares[0] = first
+    truth = rng.choice(len(CLASSES), size=n, p=shares / shares.sum())
+    logits = rng.normal(size=(n, len(CLASSES)))
+    logits[np.arange(n), truth] += signal
+    exponentials = np.exp(logits)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32), [CLASSES[index] for index in truth]
+
+
+def reference(seed: int = 0, n: int = 600) -> Reference:
+    probabilities, labels = predictions(np.random.default_rng(seed), n)
+    return Reference.from_predictions(probabilities, labels, CLASSES, "digest")
+
+
+def judged(n: int, seed: int = 1, unreadable: int = 0, **shift: Any) -> Judgement:
+    probabilities, labels = predictions(np.random.default_rng(seed), n, **shift)
+    return judge(reference(), probabilities, labels, unreadable, PARAMS)
+
+
+def found(judgement: Judgement, name: str) -> Signal:
+    return next(signal for signal in judgement.signals if signal.name == name)
+
+
+# The statistics, against SciPy's
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(25, 300, 0.3), (120, 660, 0.1), (40, 41, 0.0)])
+def test_kolmogorov_smirnov_is_exact(n: int, m: int, shift: float) -> None:
+    rng = np.random.default_rng(n)
+    one = (rng.random(n) * (1 - shift)).astype(np.float32)
+    two = rng.random(m).astype(np.float32)
+    peer = stats.ks_2samp(one, two, method="exact")
+    distance = statistics.ks_distance(one, two)
+    assert distance == pytest.approx(peer.statistic)
+    assert statistics.ks_p_value(distance, n, m) == pytest.approx(peer.pvalue, rel=1e-6)
+    assert statistics.wasserstein_distance(one, two) == pytest.approx(
+        stats.wasserstein_distance(one, two)
+    )
+
+
+@pytest.mark.parametrize("scaled", [0.1, 0.5, 1.0, 1.36, 1.63, 2.0])
+def test_kolmogorov_smirnov_of_large_samples(
+    monkeypatch: pytest.MonkeyPatch, scaled: float
+) -> None:
+    n, m = 300, 3000
+    distance = scaled / (n * m / (n + m)) ** 0.5
+    exact = statistics.ks_p_value(distance, n, m)
+    monkeypatch.setattr(statistics, "EXACT_PAIRS", 0)
+    assert statistics.ks_p_value(distance, n, m) == pytest.approx(exact, rel=0.03)
+
+
+def test_ties_are_counted_as_ties() -> None:
+    ones = np.ones(30, np.float32)
+    assert statistics.ks_distance(ones, ones[:7]) == 0
+    assert statistics.ks_p_value(0.0, 30, 7) == 1
+    assert statistics.ks_p_value(1.0, 30, 7) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("k", "n", "p"), [(0, 10, 0.05), (3, 10, 0.05), (9, 120, 0.05)])
+def test_binomial_tail(k: int, n: int, p: float) -> None:
+    expected = stats.binom.sf(k - 1, n, p)
+    assert statistics.binomial_tail(k, n, p) == pytest.approx(expected)
+
+
+def test_binomial_tail_at_the_ends() -> None:
+    assert statistics.binomial_tail(1, 10, 0.0) == 0
+    assert statistics.binomial_tail(0, 10, 0.0) == 1
+    assert statistics.binomial_tail(10, 10, 1.0) == 1
+    assert statistics.binomial_tail(100, 100, 0.01) == pytest.approx(1e-200, rel=1e-6, abs=0)
+
+
+def test_jensen_shannon() -> None:
+    one, two = np.array([5, 3, 0, 2]), np.array([10, 0, 0, 90])
+    expected = jensenshannon(one / one.sum(), two / two.sum(), base=2)
+    assert float(statistics.js_divergence(one, two)) ** 0.5 == pytest.approx(expected)
+    assert statistics.js_divergence(np.array([4, 0]), np.array([0, 9])) == 1
+    assert statistics.js_divergence(one, 3 * one) == pytest.approx(0)
+
+
+# False alarms and detection
+
+
+def test_clean_batches_are_left_alone() -> None:
+    """At most 1 % alerts are promised; of 150 batches, more than 5 would have a chance of 0.2 %."""
+    rng = np.random.default_rng(7)
+    verdicts = []
+    effects = []
+    for batch in range(150):
+        known = reference(batch)
+        judgement = judge(known, predictions(rng, 120)[0], [None] * 120, 0, PARAMS)
+        verdicts.append(judgement.verdict)
+        effects.append(found(judgement, "classes").effect ** 2)
+    assert verdicts.count("alert") <= 5
+    assert verdicts.count("ok") >= 140
+    # Sampling alone is taken off the class shift.
+    assert np.mean(effects) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("shift", "name"),
+    [({"signal": 3.4}, "confidence"), ({"signal": 6.0}, "confidence"), ({"first": 8.0}, "classes")],
+)
+def test_shifts_are_seen(shift: dict[str, float], name: str) -> None:
+    seen = [judged(120, seed, **shift) for seed in range(12)]
+    assert sum(found(judgement, name).verdict == "alert" for judgement in seen) >= 11
+
+
+def test_a_negligible_shift_of_a_huge_batch_is_no_alert() -> None:
+    judgement = judge(
+        reference(n=20_000),
+        predictions(np.random.default_rng(5), 20_000, signal=4.4)[0],
+        [None] * 20_000,
+        0,
+        PARAMS,
+    )
+    confidence = found(judgement, "confidence")
+    assert confidence.p_value < 0.001
+    assert (confidence.verdict, judgement.verdict) == ("watch", "watch")
+
+
+def test_a_large_effect_of_a_tiny_batch_may_be_chance() -> None:
+    effects = [found(judged(20, seed), "confidence") for seed in range(20)]
+    assert any(signal.effect >= PARAMS.min_confidence_shift for signal in effects)
+    assert sum(signal.verdict == "alert" for signal in effects) <= 1
+
+
+def test_judging_is_a_pure_function() -> None:
+    assert judged(60, 3) == judged(60, 3)
+
+
+# Verdicts
+
+
+def signal(p_value: float, effect: float = 1.0) -> Signal:
+    return Signal("confidence", effect, p_value, effect, 0.5, "")
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([0.001, 0.2, 0.9], ["alert", "ok", "ok"]),
+        # Holm: 0.009 fails its turn of 3, so nothing after it is rejected either.
+        ([0.009, 0.0095, 0.9], ["watch", "watch", "ok"]),
+        # ... and passes when those before it passed.
+        ([0.009, 0.004, 0.003], ["alert", "alert", "alert"]),
+        ([0.011], ["ok"]),
+    ],
+)
+def test_holm_correction(p_values: list[float], expected: list[str]) -> None:
+    verdicts = with_verdicts([signal(p_value) for p_value in p_values], 0.01)
+    assert [one.verdict for one in verdicts] == expected
+
+
+def test_an_alert_needs_size_too() -> None:
+    assert with_verdicts([signal(0.0001, effect=0.4)], 0.01)[0].verdict == "watch"
+    assert with_verdicts([signal(0.0001, effect=0.5)], 0.01)[0].verdict == "alert"
+
+
+def test_unreadable_files_alone_are_an_alert() -> None:
+    judgement = judged(90, unreadable=30)
+    assert judgement.verdict == "alert"
+    assert found(judgement, "unreadable").sentence == (
+        "30 of 120 files cannot be read; up to 5 % is put up with."
+    )
+    assert found(judged(114, unreadable=6), "unreadable").verdict == "ok"
+
+
+def test_nothing_readable() -> None:
+    judgement = judge(reference(), np.empty((0, 12), np.float32), [], 50, PARAMS)
+    assert judgement.verdict == "alert"
+    assert [one.name for one in judgement.signals] == ["unreadable"]
+    assert judgement.estimated_accuracy is None
+    assert judgement.accuracy is None
+
+
+@pytest.mark.parametrize(("n", "unreadable"), [(0, 0), (0, 19), (19, 0), (10, 9), (19, 1)])
+def test_too_few(n: int, unreadable: int) -> None:
+    judgement = judged(n, unreadable=unreadable)
+    assert judgement.verdict == "too few"
+    assert judgement.wasserstein is None
+    assert judged(20).verdict != "too few"
+
+
+# What a person reads
+
+
+def test_the_sentences_say_what_happened() -> None:
+    judgement = judged(100, signal=3.0, first=12.0)
+    before = np.median(reference().confidences)
+    sentence = found(judgement, "confidence").sentence
+    assert sentence.startswith("Confidence fell: median 0.")
+    assert sentence.endswith(f", was {before:.2f}.")
+    assert "of 100 images are predicted class 0, expected " in found(judgement, "classes").sentence
+    assert found(judgement, "unreadable").sentence == "All 100 files can be read."
+    assert found(judged(100, signal=6.0), "confidence").sentence.startswith("Confidence rose")
+    assert found(judged(100), "confidence").sentence.startswith("Confidence is as before")
+    assert found(judged(100), "classes").sentence.startswith("Predicted classes are as expected")
+
+
+def test_the_same_median_with_another_distribution() -> None:
+    middle = np.float32(np.median(reference().confidences))
+    probabilities = np.full((101, 12), (1 - middle) / 11, np.float32)
+    probabilities[:, 0] = middle
+    judgement = judge(reference(), probabilities, [None] * 101, 0, PARAMS)
+    assert "same median" in found(judgement, "confidence").sentence
+
+
+def test_accuracy_beside_its_estimate() -> None:
+    judgement = judged(2000)
+    assert judgement.accuracy is not None
+    assert judgement.estimated_accuracy is not None
+    assert judgement.labelled == 2000
+    assert 0.7 < judgement.estimated_accuracy < 0.9
+    probabilities, labels = predictions(np.random.default_rng(1), 50)
+    half = [label if row % 2 else None for row, label in enumerate(labels)]
+    assert judge(reference(), probabilities, half, 0, PARAMS).labelled == 25
+    assert judge(reference(), probabilities, [None] * 50, 0, PARAMS).accuracy is None
+
+
+def test_verdicts_are_ranked() -> None:
+    assert drift.VERDICTS == ("alert", "watch", "too few", "ok")

@@ -1,0 +1,206 @@
+"""The monitor stage on real batches, with a real model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from grocery.data.images import canonical, pixels
+from grocery.data.shards import BATCH_SCHEMA, write_table
+from grocery.errors import DataError, ModelError
+from grocery.features.encoder import ColourDescriptor, Encoder
+from grocery.features.projection import fit_projection
+from grocery.learning.fit_head import fit_head
+from grocery.model import Canonical, Model
+from grocery.monitoring.reference import Reference
+from grocery.params import MonitorParams
+from stages.monitor import run
+
+CLASSES = ["blue", "green", "red"]
+PARAMS = MonitorParams(
+    significance=0.01,
+    min_confidence_shift=0.15,
+    min_class_shift=0.2,
+    max_unreadable=0.05,
+    min_batch=20,
+    sample_images=4,
+)
+
+
+def draw(rng: np.random.Generator, truth: int, light: float = 1.0) -> bytes:
+    """A noisy picture in which one channel is somewhat brighter than the others."""
+    colour = rng.normal(110, 25, 3)
+    colour[2 - truth] += 40
+    noisy = rng.normal(colour * light, 20 * light, (32, 32, 3))
+    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    return canonical(image, size=32, quality=90)
+
+
+def pictures(
+    seed: int, n: int, light: float = 1.0, shares: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+) -> tuple[list[bytes], list[int]]:
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(3, size=n, p=shares).tolist()
+    return [draw(rng, one, light) for one in truth], truth
+
+
+def write_batch(
+    path: Path, jpegs: Sequence[bytes | None], labels: Sequence[str | None] | None = None
+) -> None:
+    ids = [hashlib.sha256(jpeg or str(row).encode()).hexdigest() for row, jpeg in enumerate(jpegs)]
+    paths = [f"{path.stem}/{row}.jpg" for row in range(len(jpegs))]
+    columns = [ids, paths, labels or [None] * len(jpegs), list(jpegs)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, pa.table(columns, schema=BATCH_SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    jpegs, truth = pictures(0, 150)
+    describe = ColourDescriptor()
+    raw = np.stack([describe(pixels(jpeg)) for jpeg in jpegs])
+    projection = fit_projection(raw, dimensions=8, whiten=True)
+    encoder = Encoder({"encoder": "colour"}, describe, projection)
+    head = fit_head(encoder.project(raw), np.array(truth), classes=3, C=1.0)
+    model = Model(encoder, head, CLASSES, {}, Canonical(32, 90, 1_000_000))
+    model.save(folder)
+    held_out, labels = pictures(1, 300)
+    names = [CLASSES[one] for one in labels]
+    reference = Reference.from_predictions(
+        model.predict_proba(held_out), names, CLASSES, model.digest
+    )
+    reference.save(folder / "reference")
+    return folder
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "incoming"
+    jpegs, truth = pictures(2, 100)
+    write_batch(folder / "clean.parquet", jpegs, [CLASSES[one] for one in truth])
+    write_batch(folder / "shares.parquet", pictures(3, 100, shares=(0.8, 0.1, 0.1))[0])
+    write_batch(folder / "camera.parquet", [*pictures(4, 70)[0], *[None] * 30])
+    return folder
+
+
+def monitor(release: Path, incoming: Path, to: Path, workers: int = 1) -> dict[str, Any]:
+    return run(
+        PARAMS,
+        release=release,
+        incoming=incoming,
+        output=to / "monitor",
+        metrics=to / "monitor.json",
+        workers=workers,
+    )
+
+
+def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: Path) -> None:
+    result = monitor(release, incoming, tmp_path)
+    batches = result["batches"]
+    assert {name: batch["verdict"] for name, batch in batches.items()} == {
+        "camera": "alert",
+        "clean": "ok",
+        "shares": "alert",
+    }
+    assert result["alerts"] == 2
+    assert batches["clean"]["accuracy"] > 0.6
+    assert batches["shares"]["accuracy"] is None
+    assert (batches["camera"]["images"], batches["camera"]["unreadable"]) == (70, 30)
+    assert result["sentences"]["clean"] == []
+    assert "images are predicted blue, expected" in " ".join(result["sentences"]["shares"])
+    assert set(result["timings"]) == set(batches)
+
+
+def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
+    result = monitor(release, incoming, tmp_path)
+    written = json.loads((tmp_path / "monitor.json").read_text())
+    assert set(written) == {"alerts", "batches"}
+    assert written["batches"].keys() == result["batches"].keys()
+    points = json.loads((tmp_path / "monitor/batches.json").read_text())
+    assert [(p["batch"], p["signal"]) for p in points[:3]] == [
+        ("camera", "confidence"),
+        ("camera", "classes"),
+        ("camera", "unreadable"),
+    ]
+    assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])
+    page = (tmp_path / "monitor/index.html").read_text()
+    assert page.count("<img") == 3 * PARAMS.sample_images
+
+
+def test_outputs_depend_on_inputs_alone(release: Path, incoming: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    monitor(release, incoming, one, workers=1)
+    monitor(release, incoming, two, workers=2)
+    for name in ("monitor.json", "monitor/batches.json", "monitor/index.html"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_no_batches(release: Path, tmp_path: Path) -> None:
+    (tmp_path / "incoming").mkdir()
+    assert monitor(release, tmp_path / "incoming", tmp_path)["batches"] == {}
+    assert "No incoming batches" in (tmp_path / "monitor/index.html").read_text()
+
+
+def test_small_and_empty_batches(release: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "incoming"
+    write_batch(folder / "empty.parquet", [])
+    write_batch(folder / "few.parquet", pictures(5, 5)[0])
+    write_batch(folder / "unreadable.parquet", [None] * 25)
+    batches = monitor(release, folder, tmp_path)["batches"]
+    assert {name: batch["verdict"] for name, batch in batches.items()} == {
+        "empty": "too few",
+        "few": "too few",
+        "unreadable": "alert",
+    }
+
+
+def refused(release: Path, incoming: Path, to: Path) -> str:
+    """What the stage says; earlier outputs must be left as they were."""
+    (to / "monitor").mkdir(exist_ok=True)
+    (to / "monitor/earlier").touch()
+    with pytest.raises((DataError, ModelError)) as caught:
+        monitor(release, incoming, to)
+    assert [file.name for file in (to / "monitor").iterdir()] == ["earlier"]
+    assert not (to / "monitor.json").exists()
+    return str(caught.value)
+
+
+def test_a_folder_that_is_not_there(release: Path, tmp_path: Path) -> None:
+    assert "is missing" in refused(release, tmp_path / "nowhere", tmp_path)
+
+
+def test_a_file_that_is_no_batch(release: Path, incoming: Path, tmp_path: Path) -> None:
+    file = incoming / "clean.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert str(file) in refused(release, incoming, tmp_path)
+    pq.write_table(pa.table({"image_id": ["a"]}), file)
+    assert str(file) in refused(release, incoming, tmp_path)
+    columns = {"image_id": [1], "path": ["p"], "label": ["x"], "image": [3.0]}
+    pq.write_table(pa.table(columns), file)
+    assert "not an incoming batch" in refused(release, incoming, tmp_path)
+
+
+def test_a_damaged_image_names_its_batch(release: Path, incoming: Path, tmp_path: Path) -> None:
+    write_batch(incoming / "clean.parquet", [b"no JPEG"] * 30)
+    assert "clean.parquet" in refused(release, incoming, tmp_path)
+
+
+def test_a_reference_of_another_model(release: Path, incoming: Path, tmp_path: Path) -> None:
+    other = tmp_path / "release"
+    for file in ("model.json", "model.safetensors"):
+        other.mkdir(exist_ok=True)
+        (other / file).write_bytes((release / file).read_bytes())
+    assert "holds no reference" in refused(other, incoming, tmp_path)
+    probabilities = np.full((30, 3), 1 / 3, np.float32)
+    Reference.from_predictions(probabilities, None, CLASSES, "0" * 64).save(other / "reference")
+    assert "the reference is of model 000000000000" in refused(other, incoming, tmp_path)

@@ -1,0 +1,154 @@
+"""The reference travels whole, and a damaged or foreign one is refused in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from grocery.errors import ModelError
+from grocery.monitoring.reference import MAX_CONFIDENCES, Reference, realised_accuracy
+
+CLASSES = ["apple", "leek", "pear"]
+
+
+def make(n: int = 40, seed: int = 0) -> Reference:
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), n).astype(np.float32)
+    return Reference.from_predictions(probabilities, ["leek"] * n, CLASSES, "d" * 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make().save(tmp_path / "reference")
+    return tmp_path / "reference"
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        Reference.load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+def test_it_says_what_the_predictions_were() -> None:
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.9, 0.1, 0.0], [0.4, 0.6, 0.0]], np.float32)
+    reference = Reference.from_predictions(probabilities, ["leek", "leek", None], CLASSES, "x")
+    assert reference.confidences.tolist() == pytest.approx([0.5, 0.6, 0.9])
+    assert reference.predicted_counts.tolist() == [1, 2, 0]
+    assert reference.accuracy == 0.5
+    assert reference.images == 3
+
+
+def test_a_label_the_model_does_not_know_is_a_mistake() -> None:
+    assert realised_accuracy(np.array([0, 1]), ["apple", "durian"], CLASSES) == 0.5
+    assert realised_accuracy(np.array([0, 1]), [None, None], CLASSES) is None
+    assert realised_accuracy(np.array([0, 1]), None, CLASSES) is None
+
+
+def test_it_comes_back_as_it_was(folder: Path) -> None:
+    saved, loaded = make(), Reference.load(folder)
+    assert loaded.confidences.dtype == np.float32
+    assert (loaded.confidences == saved.confidences).all()
+    assert (loaded.predicted_counts == saved.predicted_counts).all()
+    assert (loaded.classes, loaded.images) == (saved.classes, saved.images)
+    assert loaded.model_digest == saved.model_digest
+    assert loaded.accuracy == pytest.approx(saved.accuracy, abs=1e-6)
+
+
+def test_the_same_predictions_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    make().save(tmp_path / "again")
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["reference.json", "reference.safetensors"]
+    for name in names:
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_many_images_are_kept_as_quantiles(tmp_path: Path) -> None:
+    reference = make(3 * MAX_CONFIDENCES + 7)
+    assert len(reference.confidences) == MAX_CONFIDENCES
+    full = np.random.default_rng(0).dirichlet(np.ones(3), reference.images).max(axis=1)
+    shares = np.searchsorted(np.sort(full), reference.confidences, side="right") / len(full)
+    even = (np.arange(MAX_CONFIDENCES) + 0.5) / MAX_CONFIDENCES
+    assert np.abs(shares - even).max() < 1 / MAX_CONFIDENCES
+    reference.save(tmp_path / "large")
+    assert Reference.load(tmp_path / "large").images == reference.images
+
+
+def test_no_images_no_reference() -> None:
+    with pytest.raises(ModelError, match="at least one held-out image"):
+        Reference.from_predictions(np.empty((0, 3), np.float32), [], CLASSES, "x")
+
+
+def test_predictions_of_other_classes_are_refused() -> None:
+    with pytest.raises(ModelError, match="3 classes"):
+        Reference.from_predictions(np.ones((2, 4), np.float32) / 4, None, CLASSES, "x")
+
+
+@pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
+def test_a_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert f"{name} is missing" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
+def test_a_truncated_file(folder: Path, name: str) -> None:
+    data = (folder / name).read_bytes()
+    for kept in (0, 20, len(data) - 2):
+        (folder / name).write_bytes(data[:kept])
+        assert "damaged" in refused(folder)
+
+
+def test_arrays_of_another_reference(folder: Path, tmp_path: Path) -> None:
+    make(seed=1).save(tmp_path / "other")
+    (tmp_path / "other/reference.safetensors").replace(folder / "reference.safetensors")
+    assert "digest" in refused(folder)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_version(folder: Path, version: object) -> None:
+    file = folder / "reference.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": version}))
+    assert f"version {version!r}" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": ["apple"]}, {"images": 41}, {"images": "40"}, {"classes": None}]
+)
+def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, object]) -> None:
+    file = folder / "reference.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert "damaged" in refused(folder)
+
+
+def test_a_header_without_a_field(folder: Path) -> None:
+    file = folder / "reference.json"
+    header = json.loads(file.read_text())
+    del header["model_digest"]
+    file.write_text(json.dumps(header))
+    assert "model_digest" in refused(folder)
+
+
+def test_arrays_of_other_names(folder: Path) -> None:
+    data = safetensors.numpy.save({"other": np.zeros(3, np.float32)})
+    (folder / "reference.safetensors").write_bytes(data)
+    file = folder / "reference.json"
+    header = json.loads(file.read_text()) | {"sha256": hashlib.sha256(data).hexdigest()}
+    file.write_text(json.dumps(header))
+    assert "damaged" in refused(folder)
+
+
+def test_a_reference_of_another_model_is_refused() -> None:
+    reference = make()
+    reference.check_fits(CLASSES, "d" * 64)
+    with pytest.raises(ModelError, match="only one of them knows 'durian'"):
+        reference.check_fits([*CLASSES[:2], "durian"], "d" * 64)
+    with pytest.raises(ModelError, match="order differs"):
+        reference.check_fits(CLASSES[::-1], "d" * 64)
+    with pytest.raises(ModelError, match="this is model eeeeeeeeeeee"):
+        reference.check_fits(CLASSES, "e" * 64)
