@@ -1,6 +1,6 @@
 """Fitted things on disk: arrays in safetensors, the rest in JSON; never code.
 
-A folder holds ``model.safetensors`` and ``model.json``. The JSON names its kind and format and
+A folder holds ``NAME.safetensors`` and ``NAME.json``. The JSON names its kind and format and
 carries the SHA-256 of the arrays, so that a truncated or exchanged file is noticed. The same
 content gives the same bytes.
 """
@@ -21,19 +21,20 @@ from grocery.errors import ModelError
 from grocery.files import write_bytes
 
 FORMAT = 1
-ARRAYS, DESCRIPTION = "model.safetensors", "model.json"
 
 Arrays = dict[str, NDArray[Any]]
 
 
-def save_arrays(folder: Path, kind: str, arrays: Arrays, description: dict[str, Any]) -> str:
+def save_arrays(
+    folder: Path, kind: str, arrays: Arrays, description: dict[str, Any], name: str = "model"
+) -> str:
     """Write `arrays` and a JSON `description` to a folder; return the digest of the arrays."""
     data = _serialised(arrays)
     sha256 = hashlib.sha256(data).hexdigest()
     head = {"kind": kind, "format": FORMAT, "sha256": sha256}
     text = json.dumps(description | head, indent=2, sort_keys=True, ensure_ascii=False)
-    write_bytes(folder / ARRAYS, data)
-    write_bytes(folder / DESCRIPTION, (text + "\n").encode())
+    write_bytes(folder / f"{name}.safetensors", data)
+    write_bytes(folder / f"{name}.json", (text + "\n").encode())
     return sha256
 
 
@@ -42,7 +43,7 @@ def arrays_digest(arrays: Arrays) -> str:
     return hashlib.sha256(_serialised(arrays)).hexdigest()
 
 
-def load_arrays(folder: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
+def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, dict[str, Any]]:
     """Read what `save_arrays` wrote; nothing in the files can be executed.
 
     Raises
@@ -50,16 +51,17 @@ def load_arrays(folder: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
     ModelError
         When a file is missing, damaged, of another kind or of another format.
     """
+    file, header = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
-        data = (folder / ARRAYS).read_bytes()
-        description = json.loads((folder / DESCRIPTION).read_bytes())
+        data = file.read_bytes()
+        description = json.loads(header.read_bytes())
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder} holds no {kind}: {Path(error.filename).name} is missing; "
             "run the pipeline or fetch a model first"
         ) from None
     except ValueError as error:
-        raise ModelError(f"{folder / DESCRIPTION} is damaged: {error}") from None
+        raise ModelError(f"{header} is damaged: {error}") from None
     if not isinstance(description, dict) or description.get("kind") != kind:
         found = description.get("kind") if isinstance(description, dict) else None
         raise ModelError(f"{folder} holds {found!r}, not {kind!r}")
@@ -68,11 +70,11 @@ def load_arrays(folder: Path, kind: str) -> tuple[Arrays, dict[str, Any]]:
             f"{folder} is of format {description.get('format')!r}, this version reads {FORMAT}"
         )
     if hashlib.sha256(data).hexdigest() != description.get("sha256"):
-        raise ModelError(f"{folder / ARRAYS} is damaged: its digest is not the one recorded")
+        raise ModelError(f"{file} is damaged: its digest is not the one recorded")
     try:
         return load(data), description
     except SafetensorError as error:
-        raise ModelError(f"{folder / ARRAYS} is damaged: {error}") from None
+        raise ModelError(f"{file} is damaged: {error}") from None
 
 
 def _serialised(arrays: Arrays) -> bytes:

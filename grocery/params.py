@@ -91,6 +91,7 @@ class TrainParams(Section):
     n_neighbors: int = Field(ge=1, le=1000)
     weight_power: float = Field(gt=0, le=20)
     alpha: float = Field(gt=0, lt=1)
+    class_balance: bool
     threshold: float = Field(gt=0, le=1)
     max_iter: int = Field(ge=1, le=10_000)
     tol: Ratio

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from grocery.arrays import load_arrays
 from grocery.data.pictures import captioned_grid
 from grocery.data.shards import read_columns, read_table, write_table
-from grocery.errors import DataError, ModelError
+from grocery.errors import DataError, ModelError, one_sentence
 from grocery.files import replacing, write_json
 from grocery.learning.dataset import Split, load_splits
 from grocery.learning.head import KIND, Head
 from grocery.learning.metrics import class_scores, reliability, summary
 from grocery.monitoring.reference import Reference
-from grocery.params import EvaluateParams
+from grocery.params import EvaluateParams, load
+from grocery.tracking.run import StageRun, stage_run
 
 SHARDS = Path("data/prepared/shards")
 INCOMING = Path("data/prepared/incoming")
@@ -77,11 +78,9 @@ def run(
     # What an incoming batch holds must not be in what it is compared with.
     seen = incoming_ids(incoming)
     fresh = np.array([image_id not in seen for image_id in test.image_ids])
-    with replacing(reference) as folder:
-        labels = [name for name, kept in zip(test.names, fresh, strict=True) if kept]
-        Reference.from_predictions(model[fresh], labels, classes, description["sha256"]).save(
-            folder
-        )
+    labels = [name for name, kept in zip(test.names, fresh, strict=True) if kept]
+    digest = description["sha256"]
+    Reference.from_predictions(model[fresh], labels, classes, digest).save(reference)
     write_json(metrics, result)
     return result
 
@@ -147,3 +146,53 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
     path.write_text(text.getvalue(), encoding="utf-8")
+
+
+def main() -> None:
+    """Run the stage on the paths of dvc.yaml."""
+    with one_sentence("evaluate"):
+        params = load()
+        with stage_run(
+            "evaluate",
+            settings=params.tracking,
+            config={"evaluate": params.evaluate.model_dump()},
+            inputs={"shards": SHARDS, "features": FEATURES, "classifier": CLASSIFIER},
+            tags=[params.data.source],
+        ) as tracked:
+            tracked.uses("dataset", "dataset", digest=SHARDS)
+            tracked.uses("features", "features", digest=FEATURES)
+            tracked.uses("classifier", "model", digest=CLASSIFIER)
+            result = run(
+                params.evaluate,
+                shards=SHARDS,
+                incoming=INCOMING,
+                features=FEATURES,
+                classifier=CLASSIFIER,
+                reference=REFERENCE,
+                evaluation=EVALUATION,
+                metrics=METRICS,
+            )
+            tracked.summary(result)
+            track_pictures(tracked)
+            tracked.artifact(
+                "evaluation", "evaluation", digest=EVALUATION, metadata=result, files=[EVALUATION]
+            )
+
+
+def track_pictures(tracked: StageRun) -> None:
+    """Show in W&B what `dvc plots` shows."""
+    predictions = read_table(EVALUATION / "predictions.parquet", ["label", "predicted"])
+    names = sorted({name for column in predictions.columns for name in column.to_pylist()})
+    numbers = {name: number for number, name in enumerate(names)}
+    actual, predicted = ([numbers[n] for n in c.to_pylist()] for c in predictions.columns)
+    tracked.confusion_matrix("confusion matrix", actual, predicted, names)
+    for name in ("per_class", "reliability"):
+        with (EVALUATION / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+            columns, *rows = csv.reader(stream)
+        tracked.table(name, columns, rows)
+    mistakes = (EVALUATION / "worst.jpg").read_bytes()
+    tracked.images("mistakes", [(mistakes, "most confident mistakes")])
+
+
+if __name__ == "__main__":
+    main()

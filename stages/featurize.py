@@ -10,10 +10,12 @@ from typing import Any
 from grocery.arrays import save_arrays
 from grocery.compute import parallel_map
 from grocery.data.shards import shard_paths
+from grocery.errors import one_sentence
 from grocery.features.encoder import KIND
 from grocery.features.fit_encoder import encode_shard, fit_encoder
 from grocery.files import replacing
-from grocery.params import FeaturizeParams
+from grocery.params import FeaturizeParams, load
+from grocery.tracking.run import stage_run
 
 SHARDS = Path("data/prepared/shards")
 ENCODER = Path("models/encoder")
@@ -34,3 +36,32 @@ def run(
             pass
         shutil.rmtree(scratch)
     return {"dimensions": fitted.dimensions, "encoder_digest": digest}
+
+
+def main() -> None:
+    """Run the stage on the paths of dvc.yaml."""
+    with one_sentence("featurize"):
+        params = load()
+        with stage_run(
+            "featurize",
+            settings=params.tracking,
+            config={"featurize": params.featurize.model_dump()},
+            inputs={"shards": SHARDS},
+            tags=[params.data.source],
+        ) as tracked:
+            tracked.uses("dataset", "dataset", digest=SHARDS)
+            result = run(
+                params.featurize,
+                shards=SHARDS,
+                encoder=ENCODER,
+                features=FEATURES,
+                workers=params.compute.workers,
+            )
+            tracked.summary(result)
+            metadata = result | params.featurize.model_dump()
+            tracked.artifact("encoder", "encoder", digest=ENCODER, metadata=metadata)
+            tracked.artifact("features", "features", digest=FEATURES, metadata=metadata)
+
+
+if __name__ == "__main__":
+    main()

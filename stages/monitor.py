@@ -21,6 +21,7 @@ from grocery.monitoring.drift import judge
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, Sample, choose_samples, render
 from grocery.params import MonitorParams, load
+from grocery.tracking.run import stage_run
 
 RELEASE = Path("models/release")
 INCOMING = Path("data/prepared/incoming")
@@ -161,14 +162,31 @@ def main() -> None:
     """Run the stage on the paths of dvc.yaml."""
     with one_sentence("monitor"):
         params = load()
-        run(
-            params.monitor,
-            release=RELEASE,
-            incoming=INCOMING,
-            output=OUTPUT,
-            metrics=METRICS,
-            workers=params.compute.workers,
-        )
+        with stage_run(
+            "monitor",
+            settings=params.tracking,
+            config={"monitor": params.monitor.model_dump()},
+            inputs={"release": RELEASE, "incoming": INCOMING},
+            tags=[params.data.source],
+        ) as tracked:
+            tracked.uses("release", "model", digest=RELEASE)
+            result = run(
+                params.monitor,
+                release=RELEASE,
+                incoming=INCOMING,
+                output=OUTPUT,
+                metrics=METRICS,
+                workers=params.compute.workers,
+            )
+            tracked.summary(result)
+            tracked.html("report", OUTPUT / "index.html")
+            for name, batch in result["batches"].items():
+                if batch["verdict"] == "alert":
+                    tracked.alert(f"Drift in batch {name}", " ".join(result["sentences"][name]))
+            metadata = {"alerts": result["alerts"]}
+            tracked.artifact(
+                "monitoring", "report", digest=OUTPUT, metadata=metadata, files=[OUTPUT]
+            )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from grocery.arrays import load_arrays
-from grocery.errors import ModelError
+from grocery.errors import ModelError, one_sentence
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
 from grocery.files import replacing, write_bytes, write_json
@@ -20,7 +20,8 @@ from grocery.learning.head import Head
 from grocery.model import Canonical, Model
 from grocery.model_card import model_card
 from grocery.monitoring.reference import Reference
-from grocery.params import Params
+from grocery.params import Params, load
+from grocery.tracking.run import stage_run
 from grocery.verdict import judge
 
 CARD = Path("data/card/card.json")
@@ -78,3 +79,40 @@ def run(
     }
     write_json(metrics, result)
     return result
+
+
+def main() -> None:
+    """Run the stage on the paths of dvc.yaml."""
+    with one_sentence("register"):
+        params = load()
+        with stage_run(
+            "register",
+            settings=params.tracking,
+            config={"register": params.register_.model_dump()},
+            inputs={"encoder": ENCODER, "classifier": CLASSIFIER, "card": CARD},
+            tags=[params.data.source],
+        ) as tracked:
+            tracked.uses("encoder", "encoder", digest=ENCODER)
+            tracked.uses("classifier", "model", digest=CLASSIFIER)
+            tracked.uses("evaluation", "evaluation", digest=PER_CLASS.parent)
+            result = run(
+                params,
+                card=CARD,
+                evaluation=EVALUATION,
+                per_class=PER_CLASS,
+                encoder=ENCODER,
+                classifier=CLASSIFIER,
+                reference=REFERENCE,
+                release=RELEASE,
+                metrics=METRICS,
+            )
+            tracked.summary(result)
+            verdict = json.loads((RELEASE / "verdict.json").read_bytes())
+            columns = ["name", "value", "side", "limit", "passed"]
+            rows = [[check[column] for column in columns] for check in verdict["checks"]]
+            tracked.table("verdict", columns, rows)
+            tracked.artifact("release", "model", digest=RELEASE, metadata=result, files=[RELEASE])
+
+
+if __name__ == "__main__":
+    main()

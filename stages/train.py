@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.arrays import save_arrays
+from grocery.errors import one_sentence
 from grocery.files import replacing, write_json
 from grocery.learning.algorithms import steps
 from grocery.learning.dataset import UNLABELED, Split, load_splits
 from grocery.learning.fit_head import calibrate, fit_head
 from grocery.learning.head import KIND
 from grocery.learning.labels import choose_labeled
-from grocery.params import TrainParams
+from grocery.params import TrainParams, load
+from grocery.tracking.curves import Curves
+from grocery.tracking.run import stage_run
 
 SHARDS = Path("data/prepared/shards")
 FEATURES = Path("data/features")
@@ -87,3 +91,45 @@ def accuracy(scores: NDArray[Any], split: Split) -> float:
     if not len(split.labels):
         return 0.0
     return float((scores.argmax(axis=1) == split.labels).mean())
+
+
+def main() -> None:
+    """Run the stage on the paths of dvc.yaml."""
+    with one_sentence("train"):
+        params = load()
+        with stage_run(
+            "train",
+            settings=params.tracking,
+            config={"train": params.train.model_dump()},
+            inputs={"shards": SHARDS, "features": FEATURES},
+            tags=[params.data.source, params.train.algorithm],
+        ) as tracked:
+            tracked.uses("dataset", "dataset", digest=SHARDS)
+            tracked.uses("features", "features", digest=FEATURES)
+            with Curves(CURVES) as curves:
+                numbers = count()
+
+                def on_step(values: dict[str, float]) -> None:
+                    curves.step(values)
+                    tracked.log(values, step=next(numbers))
+
+                result = run(
+                    params.train,
+                    shards=SHARDS,
+                    features=FEATURES,
+                    classifier=CLASSIFIER,
+                    metrics=METRICS,
+                    on_step=on_step,
+                )
+            tracked.summary(result)
+            tracked.artifact(
+                "classifier",
+                "model",
+                digest=CLASSIFIER,
+                metadata=result | params.train.model_dump(),
+                files=[CLASSIFIER],
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -8,8 +8,8 @@ from typing import Any
 import grimp
 import pytest
 import yaml
-from conftest import ROOT
 
+from conftest import ROOT
 from grocery.params import Params
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]

@@ -30,6 +30,7 @@ TRAIN = TrainParams(
     n_neighbors=5,
     weight_power=3.0,
     alpha=0.95,
+    class_balance=True,
     threshold=0.7,
     max_iter=50,
     tol=0.001,

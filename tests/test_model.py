@@ -19,7 +19,6 @@ from grocery.learning.head import Head
 from grocery.model import Canonical, Model, Prediction, load_model
 
 
-
 def picture(seed: int = 0) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((300, 200))

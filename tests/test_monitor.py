@@ -200,7 +200,7 @@ def test_a_reference_of_another_model(release: Path, incoming: Path, tmp_path: P
     for file in ("model.json", "model.safetensors"):
         other.mkdir(exist_ok=True)
         (other / file).write_bytes((release / file).read_bytes())
-    assert "holds no reference" in refused(other, incoming, tmp_path)
+    assert "holds no grocery-reference" in refused(other, incoming, tmp_path)
     probabilities = np.full((30, 3), 1 / 3, np.float32)
     Reference.from_predictions(probabilities, None, CLASSES, "0" * 64).save(other / "reference")
     assert "the reference is of model 000000000000" in refused(other, incoming, tmp_path)

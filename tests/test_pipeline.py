@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import Project, checkout
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]

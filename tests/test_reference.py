@@ -113,8 +113,8 @@ def test_arrays_of_another_reference(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_another_version(folder: Path, version: object) -> None:
     file = folder / "reference.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": version}))
-    assert f"version {version!r}" in refused(folder)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": version}))
+    assert f"format {version!r}" in refused(folder)
 
 
 @pytest.mark.parametrize(

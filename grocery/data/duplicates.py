@@ -1,6 +1,7 @@
-"""Near duplicates: images that show the same photograph, re-encoded, resized or slightly retouched.
+"""Images that are in a dataset more than once: exact copies, and near duplicates.
 
-A perceptual hash is one string of 128 hex digits (64 bytes):
+Near duplicates show the same photograph, re-encoded, resized or slightly retouched. They are found
+by a perceptual hash, a string of 128 hex digits (64 bytes):
 
 ====== =========================================================================================
 bytes  content
@@ -17,12 +18,16 @@ place agree in all of them, and so do any two plain images.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from grocery.data.raw import RawImage
+from grocery.data.splits import PROTECTION
 from grocery.errors import DataError
 
 BITS = 128
@@ -33,6 +38,62 @@ COLOUR_TOLERANCE = 16
 EDGE_LEVELS = 1
 
 _BYTES = 64
+
+
+@dataclass(frozen=True)
+class Copies:
+    """All files of a dataset that have the same bytes.
+
+    Attributes
+    ----------
+    image_id
+        SHA-256 (hex) of the bytes.
+    kept
+        The one that stands for all of them.
+    dropped
+        The others, sorted by path.
+    """
+
+    image_id: str
+    kept: RawImage
+    dropped: tuple[RawImage, ...] = ()
+
+    @property
+    def files(self) -> tuple[RawImage, ...]:
+        """All of them, the kept one first."""
+        return (self.kept, *self.dropped)
+
+    @property
+    def labels(self) -> list[str]:
+        """Their labels; more than one when they contradict each other."""
+        return sorted({image.label for image in self.files if image.label is not None})
+
+
+def exact_copies(images: Sequence[RawImage], image_ids: Sequence[str]) -> list[Copies]:
+    """Group files by their bytes, and choose which of each group to keep.
+
+    A copy in test is kept before one in val, and that before one in train, so that a dataset's own
+    test set stays whole; then a labelled one, then the one with the smallest path.
+
+    Parameters
+    ----------
+    images, image_ids
+        The n files, and the SHA-256 (hex) of each.
+
+    Returns
+    -------
+    list of Copies
+        Sorted by the path of the kept file.
+    """
+    groups: dict[str, list[RawImage]] = defaultdict(list)
+    for image, image_id in zip(images, image_ids, strict=True):
+        groups[image_id].append(image)
+    copies = []
+    for image_id, files in groups.items():
+        kept, *_ = ranked = sorted(files, key=_precedence)
+        dropped = sorted(ranked[1:], key=lambda image: image.path)
+        copies.append(Copies(image_id, kept, tuple(dropped)))
+    return sorted(copies, key=lambda group: group.kept.path)
 
 
 def perceptual_hash(image: Image.Image) -> str:
@@ -77,6 +138,10 @@ def near_duplicate_groups(hashes: Sequence[str], *, max_bits: int) -> list[list[
     starts = np.flatnonzero(np.diff(root[order], prepend=-1))
     groups = [group.tolist() for group in np.split(order, starts[1:]) if len(group) > 1]
     return sorted(groups)
+
+
+def _precedence(image: RawImage) -> tuple[int, bool, str]:
+    return PROTECTION[image.split or "train"], image.label is None, image.path
 
 
 def _table(hashes: Sequence[str]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from grocery.data.shards import SPLITS
 from grocery.errors import DataError
 
 # What is measured on is worth more than what is learned from.
-PROTECTION = {"test": 0, "val": 1, "train": 2}
+PROTECTION = {split: rank for rank, split in enumerate(reversed(SPLITS))}
 
 
 def assign(
@@ -30,8 +30,8 @@ def assign(
     """Assign n images to splits.
 
     Images without a label train. Each class gets an image to train on and one to test on, and from
-    three images (or groups) on one to validate on. Given splits hold; where they have no validation
-    images, these are taken from the training images as above.
+    three images (or groups) on one to validate on. Given splits hold; if they lack validation or
+    test images, these are taken from the training images in the same way.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ def assign(
         "train", "val" or "test" for each image.
     """
     splits = [split or "train" for split in given]
+    if "val" in splits:
+        val_ratio = 0.0
     if "test" in splits:
-        if "val" in splits:
-            return splits
         test_ratio = 0.0
-    classes = defaultdict(list)
+    classes: dict[str | None, list[tuple[float, list[int]]]] = defaultdict(list)
     for group in _units(labels, splits, groups):
         decides = min(group, key=lambda i: image_ids[i])
         classes[labels[decides]].append((_uniform(image_ids[decides]), group))
@@ -97,43 +97,46 @@ def check_labels(labels: Sequence[str | None], given: Sequence[str | None]) -> N
         raise DataError("no image has a label; put images into folders named after their classes")
     if len(counts) == 1:
         raise DataError(f"there is one class only, {min(counts)!r}; a classifier needs two or more")
-    if not any(given):
-        single = sorted(label for label, count in counts.items() if count == 1)
-        if single:
-            raise DataError(
-                f"{_named(single)} one image only; a class needs two, to train and to test on"
-            )
-    else:
-        check_splits(sorted(counts), labels, [split or "train" for split in given])
+    splits = [split or "train" for split in given]
+    if "test" in splits:
+        check_splits(sorted(counts), labels, splits, given)
+    single = sorted(label for label, count in counts.items() if count == 1)
+    if single and "test" not in splits:
+        raise DataError(
+            f"{_named(single)} one image only; a class needs two, to train on and to test on"
+        )
 
 
 def check_splits(
-    classes: Sequence[str], labels: Sequence[str | None], splits: Sequence[str]
+    classes: Sequence[str],
+    labels: Sequence[str | None],
+    splits: Sequence[str],
+    given: Sequence[str | None],
 ) -> None:
-    """Refuse splits that lack test images, or a class that is tested but not trained on.
+    """Refuse splits in which a class cannot be trained on, or tested where that is ours to see to.
 
     Parameters
     ----------
     classes
         Names of all classes that the dataset had at first.
-    labels, splits
-        Class or None, and split, of each image that is left.
+    labels, splits, given
+        Class or None, split, and the dataset's own split or None, of each image that is left.
 
     Raises
     ------
     DataError
-        One sentence that names the split or the classes in question.
+        One sentence that names the classes in question.
     """
-    for split in ("train", "test"):
-        if not any(s == split and label for s, label in zip(splits, labels, strict=True)):
-            raise DataError(f"no labelled image is left for {split}; it needs some of each class")
-    trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
-    lacking = sorted(set(classes) - trained)
-    if lacking:
-        raise DataError(
-            f"{_named(lacking)} no image to train on; the others are unreadable, or duplicates of "
-            "each other or of test images"
-        )
+    present = set(zip(labels, splits, strict=True))
+    # A dataset that brings its own test images decides which classes they show.
+    needed = ("train",) if "test" in given else ("train", "test")
+    for split in needed:
+        lacking = [label for label in classes if (label, split) not in present]
+        if lacking:
+            raise DataError(
+                f"{_named(lacking)} no readable image left for {split}; unreadable images, "
+                "duplicates, and near duplicates of test images do not count"
+            )
 
 
 def _units(
@@ -164,7 +167,7 @@ def _sizes(draws: Sequence[float], val_ratio: float, test_ratio: float) -> tuple
     The draws below a share are its units, unless that leaves another split of the class empty.
     """
     n = len(draws)
-    vals_at_least = int(n >= 3)
+    vals_at_least = int(n >= 3 and val_ratio > 0)
     tests = sum(draw < test_ratio for draw in draws)
     vals = sum(draw < test_ratio + val_ratio for draw in draws) - tests
     if test_ratio > 0:
@@ -176,8 +179,7 @@ def _sizes(draws: Sequence[float], val_ratio: float, test_ratio: float) -> tuple
 def _named(classes: Sequence[str]) -> str:
     """Subject and verb of a sentence about some classes."""
     shown = ", ".join(repr(name) for name in classes[:10])
+    if len(classes) == 1:
+        return f"class {shown} has"
     more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
-    return f"{'class' if len(classes) == 1 else 'classes'} {shown}{more} {'has' if len(classes) == 1 else 'have'}"
-
-
-assert set(PROTECTION) == set(SPLITS)
+    return f"classes {shown}{more} have"

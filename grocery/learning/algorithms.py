@@ -109,6 +109,8 @@ def _on_graph(
     labeled = known != UNLABELED
     seeds = np.zeros((len(known), classes))
     seeds[labeled, known[labeled]] = 1
+    if params.class_balance:
+        seeds /= np.maximum(seeds.sum(axis=0), 1)
     graph = similarity_graph(
         features, n_neighbors=params.n_neighbors, weight_power=params.weight_power
     )

@@ -6,24 +6,19 @@ training images than it will ever be again, and it travels inside the release.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
+from grocery.arrays import Arrays, load_arrays, save_arrays
 from grocery.errors import ModelError
-from grocery.files import replacing, write_bytes, write_json
+from grocery.files import replacing
 
-VERSION = 1
-ARRAYS_FILE = "reference.safetensors"
-HEADER_FILE = "reference.json"
+KIND = "grocery-reference"
 
 # More held-out images than this are kept as evenly spaced quantiles. They give the distribution
 # function to one part in 5,000, far finer than any batch can tell.
@@ -103,22 +98,18 @@ class Reference:
 
     def save(self, folder: Path) -> None:
         """Replace `folder` by one that holds the reference and nothing else."""
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: Arrays = {
             "confidences": self.confidences,
             "predicted_counts": self.predicted_counts,
         }
-        data = safetensors.numpy.save(arrays)
-        header = {
-            "version": VERSION,
-            "sha256": hashlib.sha256(data).hexdigest(),
+        description = {
             "model_digest": self.model_digest,
             "images": self.images,
             "accuracy": self.accuracy,
             "classes": self.classes,
         }
         with replacing(folder) as partial:
-            write_bytes(partial / ARRAYS_FILE, data)
-            write_json(partial / HEADER_FILE, header)
+            save_arrays(partial, KIND, arrays, description, name="reference")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -127,39 +118,24 @@ class Reference:
         Raises
         ------
         ModelError
-            When a file is missing, damaged or of another version; one sentence.
+            When a file is missing, damaged or of another format; one sentence.
         """
+        arrays, description = load_arrays(folder, KIND, name="reference")
         try:
-            header = json.loads((folder / HEADER_FILE).read_bytes())
-            data = (folder / ARRAYS_FILE).read_bytes()
-        except FileNotFoundError as error:
-            name = Path(error.filename).name
-            raise ModelError(f"{folder} holds no reference: {name} is missing") from None
-        except ValueError as error:
-            raise ModelError(f"{folder / HEADER_FILE} is damaged: {error}") from None
-        version = header.get("version") if isinstance(header, dict) else None
-        if version != VERSION:
-            raise ModelError(
-                f"{folder} holds a reference of version {version!r}, this code reads {VERSION}"
-            )
-        if hashlib.sha256(data).hexdigest() != header.get("sha256"):
-            raise ModelError(f"{folder / ARRAYS_FILE} is damaged: its digest is not as recorded")
-        try:
-            arrays = safetensors.numpy.load(data)
             reference = cls(
-                classes=header["classes"],
+                classes=description["classes"],
                 confidences=arrays["confidences"],
                 predicted_counts=arrays["predicted_counts"],
-                accuracy=header["accuracy"],
-                images=header["images"],
-                model_digest=header["model_digest"],
+                accuracy=description["accuracy"],
+                images=description["images"],
+                model_digest=description["model_digest"],
             )
             consistent = (
                 len(reference.classes) == len(reference.predicted_counts)
                 and reference.predicted_counts.sum() == reference.images > 0
                 and len(reference.confidences) == min(reference.images, MAX_CONFIDENCES)
             )
-        except (SafetensorError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ModelError(f"{folder} holds a damaged reference: {error}") from None
         if not consistent:
             raise ModelError(f"{folder} holds a damaged reference: its counts do not add up")

@@ -23,6 +23,7 @@ from secrets import token_hex
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
+from grocery.tracking.mode import Mode, choose_mode, requested_mode
 from grocery.tracking.provenance import content_digest, git_state, pipeline_run, project_root
 
 if TYPE_CHECKING:
@@ -32,14 +33,6 @@ Task = Callable[["Run"], Any]
 
 # Time for W&B's own time-outs to come to their end, and for the fallback after them, in seconds.
 GRACE = 5.0
-
-MODES: dict[str, Literal["online", "offline", "disabled"]] = {
-    "online": "online",
-    "offline": "offline",
-    "disabled": "disabled",
-    "run": "online",
-    "dryrun": "offline",
-}
 
 OFFLINE = "the run is kept offline, for `wandb sync`"
 
@@ -124,15 +117,7 @@ class Session:
             try:
                 mode = self._set_up()
                 if mode == "online":
-                    try:
-                        self._track("online")
-                    except Exception as error:
-                        self._warn(f"{self._sentence(error)}; {OFFLINE}")
-                        _tear_down()
-                        self._set_up()
-                        self._track("offline")
-                        for failed in (self._root / "wandb").glob(f"run-*-{self._id}"):
-                            shutil.rmtree(failed, ignore_errors=True)
+                    self._track_online()
                 elif mode == "offline":
                     self._track("offline")
             except Exception as error:
@@ -141,37 +126,32 @@ class Session:
                 self._opened.set()
                 _tear_down()
 
-    def _set_up(self) -> Literal["online", "offline", "disabled"]:
+    def _set_up(self) -> Mode:
         folder = self._root / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):  # W&B would go elsewhere without a word
             raise PermissionError(f"{folder} cannot be written")
-        asked = os.environ.get("WANDB_MODE")
-        if asked and asked not in MODES:
-            raise ValueError(f"WANDB_MODE is {asked!r}, but it should be one of {', '.join(MODES)}")
+        requested_mode()  # a wrong one would make W&B's own settings fail, in many words
         import wandb
 
         wandb.termsetup(wandb.Settings(silent=True), None)  # setup() itself would speak
         timeout = self._timeout
         wandb.setup(wandb.Settings(**SETTINGS, init_timeout=timeout, finish_timeout=timeout))
-        return self._mode()
+        mode, reason = choose_mode()
+        if reason:
+            self._warn(f"{reason}; {OFFLINE}")
+        return mode
 
-    def _mode(self) -> Literal["online", "offline", "disabled"]:
-        """WANDB_MODE or what `wandb offline` left; else online if a key is configured."""
-        import wandb
-
-        mode = MODES[wandb.setup().settings.mode]
-        if mode != "online":
-            return mode
+    def _track_online(self) -> None:
         try:
-            if wandb.login(prompt=False, verify=False):
-                return "online"
-        except wandb.Error as error:
+            self._track("online")
+        except Exception as error:
             self._warn(f"{self._sentence(error)}; {OFFLINE}")
-        else:
-            if os.environ.get("WANDB_MODE"):
-                self._warn(f"no API key is configured; {OFFLINE}")
-        return "offline"
+            _tear_down()
+            self._set_up()
+            self._track("offline")
+            for failed in (self._root / "wandb").glob(f"run-*-{self._id}"):
+                shutil.rmtree(failed, ignore_errors=True)
 
     def _track(self, mode: Literal["online", "offline"]) -> None:
         """Open the run, do all tasks, finish the run."""

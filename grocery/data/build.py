@@ -1,0 +1,116 @@
+"""From raw files to prepared shards: the pieces of work that are shared out to processes.
+
+A shard is built in two steps, because its images' splits depend on all other shards. `decode_shard`
+depends on the shard's own raw files alone; `finish_shard` adds what was decided in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from grocery.data.duplicates import Copies, perceptual_hash
+from grocery.data.images import UnreadableImage, canonical, decode
+from grocery.data.raw import RawImage
+from grocery.data.shards import IMAGE_SCHEMA, read_table, write_table
+from grocery.params import PrepareParams
+
+# A decoded shard lacks the splits only.
+_DECODED_SCHEMA = pa.schema([column for column in IMAGE_SCHEMA if column.name != "split"])
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding a shard found, by image id.
+
+    Attributes
+    ----------
+    hashes
+        Perceptual hashes of the readable images.
+    reasons
+        Why the others cannot be read.
+    """
+
+    hashes: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def hash_files(images: Sequence[RawImage]) -> list[str]:
+    """SHA-256 (hex) of each raw file."""
+    return [hashlib.sha256(image.read()).hexdigest() for image in images]
+
+
+def canonical_image(data: bytes, params: PrepareParams) -> bytes:
+    """A raw file's canonical image.
+
+    Raises
+    ------
+    UnreadableImage
+        See `grocery.data.images.decode`.
+    """
+    image = decode(data, max_pixels=params.max_pixels)
+    return canonical(image, size=params.image_size, quality=params.jpeg_quality)
+
+
+def decode_shard(task: tuple[str, list[Copies]], *, params: PrepareParams, folder: Path) -> Decoded:
+    """Write a shard's canonical images, still without splits.
+
+    Parameters
+    ----------
+    task
+        The shard's file name and its images, in any order.
+    params
+        Size, quality and limits.
+    folder
+        Where to write the file.
+    """
+    name, copies = task
+    found = Decoded()
+    rows = []
+    for group in sorted(copies, key=lambda group: group.image_id):
+        image = group.kept
+        try:
+            jpeg = canonical_image(image.read(), params)
+        except UnreadableImage as error:
+            found.reasons[group.image_id] = str(error)
+            continue
+        # Of the canonical image, so that whoever has the shard can compute it again.
+        with Image.open(io.BytesIO(jpeg)) as prepared:
+            phash = perceptual_hash(prepared)
+        found.hashes[group.image_id] = phash
+        rows.append(
+            {
+                "image_id": group.image_id,
+                "path": image.path,
+                "label": image.label,
+                "coarse": image.coarse,
+                "phash": phash,
+                "image": jpeg,
+            }
+        )
+    write_table(folder / name, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
+    return found
+
+
+def finish_shard(task: tuple[str, Mapping[str, str]], *, decoded: Path, output: Path) -> None:
+    """Write a shard with the splits of its images, without those that have none.
+
+    Parameters
+    ----------
+    task
+        The shard's file name, and split by id of the images that stay.
+    decoded, output
+        Folder that `decode_shard` wrote to, and folder of the finished shards.
+    """
+    name, splits = task
+    table = read_table(decoded / name)
+    column = [splits.get(image_id) for image_id in table.column("image_id").to_pylist()]
+    table = table.append_column("split", pa.array(column, pa.string()))
+    table = table.filter(table.column("split").is_valid()).select(IMAGE_SCHEMA.names)
+    write_table(output / name, table.cast(IMAGE_SCHEMA).combine_chunks())

@@ -1,0 +1,141 @@
+"""Batches of incoming images, on which the monitor judges a release.
+
+A dataset that brings no batches gets drills: three small ones cut from its test images, of which
+the monitor should let the first pass and sound an alarm for the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from PIL import Image
+
+from grocery.data.build import canonical_image
+from grocery.data.images import UnreadableImage, canonical, pixels
+from grocery.data.raw import RawImage
+from grocery.data.shards import BATCH_SCHEMA, read_table, shard_paths, write_table
+from grocery.params import PrepareParams
+
+# Most images of a drill, and the share of the test images that all drills may take.
+DRILL_IMAGES = 200
+DRILL_SHARE = 0.3
+# Brightness of the drill "dim".
+DIM = 0.35
+
+
+def write_batch(
+    task: tuple[str, list[RawImage]], *, params: PrepareParams, folder: Path
+) -> list[dict[str, str]]:
+    """Decode a batch and write it to ``NAME.parquet``, sorted by path.
+
+    Parameters
+    ----------
+    task
+        Name of the batch, and its images.
+    params
+        Size, quality and limits, as for the dataset.
+    folder
+        Where to write the file.
+
+    Returns
+    -------
+    list of dict
+        ``path`` and ``reason`` of each image that cannot be read.
+    """
+    name, images = task
+    unreadable, rows = [], []
+    for raw in sorted(images, key=lambda raw: raw.path):
+        data = raw.read()
+        jpeg: bytes | None = None
+        try:
+            jpeg = canonical_image(data, params)
+        except UnreadableImage as error:
+            unreadable.append({"path": raw.path, "reason": str(error)})
+        image_id = hashlib.sha256(data).hexdigest()
+        rows.append({"image_id": image_id, "path": raw.path, "label": raw.label, "image": jpeg})
+    _write(folder, name, rows)
+    return unreadable
+
+
+def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[str, int]:
+    """Cut the drills from a dataset's test images, and give the number of images of each.
+
+    They keep their ids, so that evaluation can leave them out of what a batch is compared with.
+
+    Parameters
+    ----------
+    shards
+        Finished shards.
+    params
+        Size and quality, as for the dataset.
+    folder
+        Where to write one file a drill.
+    """
+    columns = ["image_id", "path", "label", "split"]
+    facts = [row for path in shard_paths(shards) for row in read_table(path, columns).to_pylist()]
+    tests = [row for row in facts if row["split"] == "test"]
+    drills = choose_drills([row["image_id"] for row in tests], [row["label"] for row in tests])
+    wanted = {image_id for image_ids in drills.values() for image_id in image_ids}
+    images = {
+        row["image_id"]: row["image"]
+        for path in shard_paths(shards)
+        for row in _rows_of(read_table(path, ["image_id", "image"]), wanted)
+    }
+    for name, image_ids in drills.items():
+        chosen = set(image_ids)
+        rows = []
+        for fact in sorted(tests, key=lambda row: str(row["path"])):
+            if fact["image_id"] in chosen:
+                jpeg = images[fact["image_id"]]
+                fact["image"] = _dimmed(jpeg, params) if name == "dim" else jpeg
+                rows.append({column: fact[column] for column in BATCH_SCHEMA.names})
+        _write(folder, name, rows)
+    return {name: len(image_ids) for name, image_ids in drills.items()}
+
+
+def choose_drills(image_ids: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
+    """Choose each drill's images by content hash; no image is in two.
+
+    ``clean`` and ``dim`` are drawn from all images, ``shares`` from a third of the classes.
+
+    Parameters
+    ----------
+    image_ids, labels
+        Hash and class of each test image.
+
+    Returns
+    -------
+    dict
+        Image ids by name of the drill.
+    """
+    size = min(DRILL_IMAGES, int(DRILL_SHARE * len(image_ids) / 3))
+    order = sorted(zip(image_ids, labels, strict=True), key=lambda item: _draw(item[0]))
+    classes = sorted(set(labels), key=_draw)
+    favoured = set(classes[: max(1, round(len(classes) / 3))])
+    # Last, so that the other two show every class as often as it comes.
+    rest = [item for item in order[2 * size :] if item[1] in favoured]
+    chosen = {"clean": order[:size], "dim": order[size : 2 * size], "shares": rest[:size]}
+    return {name: [image_id for image_id, _ in items] for name, items in chosen.items()}
+
+
+def _draw(text: str) -> str:
+    return hashlib.sha256(f"drill {text}".encode()).hexdigest()
+
+
+def _rows_of(table: pa.Table, wanted: set[str]) -> list[Mapping[str, object]]:
+    mask = [image_id in wanted for image_id in table.column("image_id").to_pylist()]
+    rows: list[Mapping[str, object]] = table.filter(pa.array(mask, pa.bool_())).to_pylist()
+    return rows
+
+
+def _dimmed(jpeg: bytes, params: PrepareParams) -> bytes:
+    levels = [round(DIM * level) for level in range(256)]
+    image = Image.fromarray(pixels(jpeg)).point(levels * 3)
+    return canonical(image, size=params.image_size, quality=params.jpeg_quality)
+
+
+def _write(folder: Path, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+    write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema=BATCH_SCHEMA))

@@ -1,0 +1,56 @@
+"""Online, offline or disabled; decided without a question and without the network."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from grocery.errors import ParamsError
+
+Mode = Literal["online", "offline", "disabled"]
+
+# What WANDB_MODE may say; the last two are W&B's older names.
+MODES: dict[str, Mode] = {
+    "online": "online",
+    "offline": "offline",
+    "disabled": "disabled",
+    "run": "online",
+    "dryrun": "offline",
+}
+
+
+def requested_mode() -> Mode | None:
+    """What WANDB_MODE asks for, if anything.
+
+    Raises
+    ------
+    ParamsError
+        When it is not one of `MODES`.
+    """
+    asked = os.environ.get("WANDB_MODE")
+    if not asked:
+        return None
+    if asked not in MODES:
+        raise ParamsError(f"WANDB_MODE is {asked!r}, but it should be one of {', '.join(MODES)}")
+    return MODES[asked]
+
+
+def choose_mode() -> tuple[Mode, str]:
+    """The mode of a run, and why it is not online although online was meant (or "").
+
+    WANDB_MODE decides if it is set, then what `wandb offline` or `wandb disabled` left in W&B's
+    settings; else the mode is online if a key for the server is configured (WANDB_API_KEY, netrc or
+    W&B's settings), and offline if none is.
+    """
+    import wandb
+
+    asked = requested_mode()
+    mode = asked or MODES.get(wandb.setup().settings.mode, "offline")
+    if mode != "online":
+        return mode, ""
+    try:
+        if wandb.login(prompt=False, verify=False):
+            return "online", ""
+    except wandb.Error as error:
+        return "offline", str(error)
+    return "offline", "no API key is configured" if asked else ""

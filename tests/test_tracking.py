@@ -1,0 +1,523 @@
+"""Tracking: what reaches W&B's log, and that nothing W&B does reaches the stage."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from grocery.files import digest
+from grocery.params import TrackingParams
+from grocery.tracking.curves import Curves
+from grocery.tracking.mode import choose_mode
+from grocery.tracking.run import StageRun, stage_run
+
+KEY = "0123456789abcdef" * 2 + "01234567"  # the form of a key, not a key
+REFUSED = "http://127.0.0.1:9"  # nothing listens on the discard port
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty project of a user who never heard of W&B."""
+    for name in os.environ:
+        if name.startswith(("WANDB_", "DVC_", "NETRC")):
+            monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "project").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "project")
+    yield tmp_path / "project"
+    if wbauth := sys.modules.get("wandb.sdk.lib.wbauth"):
+        wbauth.unauthenticate_session(update_settings=False)
+
+
+def settings(timeout: float = 20) -> TrackingParams:
+    return TrackingParams(project="grocery", entity="", timeout=timeout)
+
+
+def jpeg(colour: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 12), colour).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def speak(run: StageRun) -> None:
+    """Use every verb once."""
+    for step in range(3):
+        run.log({"residual": 1 / (step + 1)}, step=step)
+    run.summary({"accuracy": 0.9})
+    run.table("per class", ["class", "recall", "worst"], [["apple", 0.5, jpeg("red")]])
+    run.images("worst mistakes", [(jpeg("red"), "apple as pear"), (jpeg("green"), "pear")])
+    run.confusion_matrix("confusion", [0, 1, 1], [0, 1, 0], ["apple", "pear"])
+    Path("report.html").write_text("<h1>Drift</h1>")
+    run.html("report", Path("report.html"))
+    run.alert("drift", "batch-2 has drifted")
+    Path("card.json").write_text("{}")
+    run.uses("dataset", "dataset", digest="cd" * 32)
+    run.artifact(
+        "model", "model", digest="ab" * 32, metadata={"classes": 2}, files=[Path("card.json")]
+    )
+
+
+def records(folder: Path) -> list[Any]:
+    """Read the transaction log of a run: LevelDB's log format, one protobuf a record."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("run-*.wandb")
+    data, position, found, part = path.read_bytes(), 7, [], b""
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        if kind == 0:
+            break
+        part += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(part)
+            found.append(record)
+            part = b""
+    return found
+
+
+def only_run(project: Path, pattern: str = "offline-run-*") -> Path:
+    (folder,) = (project / "wandb").glob(pattern)
+    return folder
+
+
+def of_kind(found: list[Any], kind: str) -> list[Any]:
+    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage's code in a process of its own, without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+STAGE = """
+import sys
+from grocery.params import TrackingParams
+from grocery.tracking.run import stage_run
+settings = TrackingParams(project="grocery", entity="", timeout={timeout})
+with stage_run("train", settings=settings, config={{}}) as run:
+    run.log({{"residual": 0.5}}, step=0)
+    run.artifact("model", "model", digest="ab" * 32, metadata={{}})
+    run.uses("dataset", "dataset", digest="cd" * 32)
+print("wandb" in sys.modules)
+"""
+
+
+def test_an_offline_run_holds_all_that_the_stage_said(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = project / "data"
+    data.mkdir()
+    (data / "shard").write_bytes(b"pixels")
+    config = {"train": {"alpha": 0.95, "scales": [1.0, 0.5]}}
+    with stage_run(
+        "train", settings=settings(), config=config, inputs={"data": data}, tags=["synthetic"]
+    ) as run:
+        speak(run)
+    assert capfd.readouterr() == ("", "")
+
+    found = records(only_run(project))
+    (start,) = of_kind(found, "run")
+    assert (start.project, start.job_type, start.display_name) == ("grocery", "train", "train")
+    assert list(start.tags) == ["synthetic"]
+    written = {item.key: json.loads(item.value_json) for item in start.config.update}
+    assert written["train"] == config["train"]
+    assert written["inputs"] == {"data": digest(data)}
+
+    rows = [
+        {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
+        for row in of_kind(found, "history")
+    ]
+    assert [json.loads(row["residual"]) for row in rows] == [1.0, 0.5, 1 / 3]
+    assert [json.loads(row["_step"]) for row in rows] == [0, 1, 2]
+    assert {"per class", "worst mistakes", "report"} <= rows[-1].keys()
+    summary = {
+        item.key or item.nested_key[0]: item.value_json
+        for update in of_kind(found, "summary")
+        for item in update.update
+    }
+    assert json.loads(summary["accuracy"]) == 0.9
+    assert [alert.title for alert in of_kind(found, "alert")] == ["drift"]
+    assert [end.exit_code for end in of_kind(found, "exit")] == [0]
+
+    pictures = sorted((only_run(project) / "files/media/images").rglob("*.jpg"))
+    assert {picture.read_bytes() for picture in pictures} == {jpeg("red"), jpeg("green")}
+
+
+def test_an_artifact_has_its_content_digest_as_alias(project: Path) -> None:
+    def logged(sha256: str) -> Any:
+        with stage_run("train", settings=settings(), config={}) as run:
+            run.artifact("model", "model", digest=sha256, metadata={"classes": 2})
+        newest = max((project / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_ino)
+        (artifact,) = of_kind(records(newest), "artifact")
+        for folder in (project / "wandb").glob("offline-run-*"):
+            folder.rename(project / folder.name)
+        return artifact
+
+    first, again, other = logged("ab" * 32), logged("ab" * 32), logged("ac" * 32)
+    assert list(first.aliases) == ["latest", "sha256-abababababab"]
+    assert json.loads(first.metadata) == {"classes": 2, "sha256": "ab" * 32}
+    assert first.digest == again.digest, "unchanged content makes a new version"
+    assert first.digest != other.digest, "changed content makes no new version"
+
+
+def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
+    with stage_run("train", settings=settings(), config={}) as run:
+        run.uses("dataset", "dataset", digest="cd" * 32)
+        run.uses("features", "features", digest="ef" * 32)
+    lines = (only_run(project) / "outbox.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["artifact"] for entry in entries] == [
+        "dataset:sha256-cdcdcdcdcdcd",
+        "features:sha256-efefefefefef",
+    ]
+    assert all(only_run(project).name.endswith(entry["run"]) for entry in entries)
+
+
+def test_the_group_is_the_experiment_or_the_commit(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    (project / "params.yaml").write_text("1")
+    subprocess.run(["git", "add", "params.yaml"], check=True)
+    subprocess.run(["git", *identity, "commit", "--quiet", "-m", "1"], check=True)
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+    (project / "params.yaml").write_text("2")
+
+    def started() -> Any:
+        with stage_run("train", settings=settings(), config={}):
+            pass
+        (start,) = of_kind(records(only_run(project)), "run")
+        only_run(project).rename(project / "seen")
+        return start
+
+    start = started()
+    assert start.run_group == commit[:7]
+    assert start.git.commit == commit
+    written = {item.key: json.loads(item.value_json) for item in start.config.update}
+    assert written["git"] == {"commit": commit, "dirty": True}
+
+    (project / "seen").rename(project / "first")
+    monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
+    monkeypatch.setenv("WANDB_PROJECT", "shelf")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    start = started()
+    assert (start.run_group, start.project, start.entity) == ("icky-pugs", "shelf", "team")
+
+
+def test_a_queued_experiment_leaves_its_runs_in_the_project(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path / "temporary")
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    with stage_run("train", settings=settings(), config={}):
+        pass
+    assert only_run(project).is_dir()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_an_error_of_the_stage_passes_through_a_failed_run(project: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        stage_run("train", settings=settings(), config={}) as run,
+    ):
+        run.log({"residual": 1.0}, step=0)
+        raise ZeroDivisionError
+    assert [end.exit_code for end in of_kind(records(only_run(project)), "exit")] == [1]
+
+
+def test_one_broken_thing_costs_one_line_and_nothing_else(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with stage_run("train", settings=settings(), config={}) as run:
+        run.images("broken", [(b"not a picture", ""), (b"nor this", "")])
+        run.images("broken too", [(b"not a picture", "")])
+        run.summary({"accuracy": 0.9})
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("warning: W&B: ")
+    assert err.count("\n") == 1
+    found = records(only_run(project))
+    assert of_kind(found, "summary")
+    assert [end.exit_code for end in of_kind(found, "exit")] == [0]
+
+
+NETRC = f"machine api.wandb.ai\n  login user\n  password {KEY}\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "saved", "mode", "reason"),
+    [
+        ({}, "", "", "offline", ""),
+        ({"WANDB_API_KEY": KEY}, "", "", "online", ""),
+        ({}, NETRC, "", "online", ""),
+        ({"WANDB_BASE_URL": REFUSED}, NETRC, "", "offline", ""),
+        (
+            {"WANDB_BASE_URL": REFUSED},
+            NETRC.replace("api.wandb.ai", "127.0.0.1:9"),
+            "",
+            "online",
+            "",
+        ),
+        ({}, "", f"api_key = {KEY}", "online", ""),
+        ({}, NETRC, "mode = offline", "offline", ""),
+        ({}, NETRC, "mode = disabled", "disabled", ""),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, "", "", "offline", ""),
+        ({"WANDB_MODE": "dryrun", "WANDB_API_KEY": KEY}, "", "", "offline", ""),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": KEY}, "", "", "disabled", ""),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": KEY}, "", "", "online", ""),
+        ({"WANDB_MODE": "online"}, NETRC, "mode = offline", "online", ""),
+        ({"WANDB_MODE": "online"}, "", "", "offline", "no API key is configured"),
+        ({"WANDB_API_KEY": "short"}, "", "", "offline", "WANDB_API_KEY invalid"),
+    ],
+)
+def test_mode(
+    environment: dict[str, str],
+    netrc: str,
+    saved: str,
+    mode: str,
+    reason: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import wandb
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if netrc:
+        (project.parent / "home" / ".netrc").write_text(netrc)
+    if saved:
+        (project / "wandb").mkdir()
+        (project / "wandb" / "settings").write_text(f"[default]\n{saved}\n")
+    wandb.setup(wandb.Settings(silent=True))
+    try:
+        chosen, why = choose_mode()
+    finally:
+        wandb.teardown()
+    assert chosen == mode
+    assert why.startswith(reason)
+    assert bool(why) == bool(reason)
+
+
+def test_a_wrong_mode_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    result = python(STAGE.format(timeout=5))
+    assert result.returncode == 0
+    assert result.stderr == (
+        "warning: W&B: WANDB_MODE is 'ofline', but it should be one of online, offline, disabled, "
+        "run, dryrun; the stage is not tracked\n"
+    )
+
+
+def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAGE.format(timeout=5)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "WANDB_MODE": "online",
+            "WANDB_BASE_URL": REFUSED,
+        },
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    try:
+        assert process.wait(timeout=30) == 0
+        seen = os.read(master, 10_000).decode()
+    finally:
+        process.kill()
+        os.close(master)
+    assert seen.splitlines() == [
+        "warning: W&B: no API key is configured; the run is kept offline, for `wandb sync`",
+        "True",
+    ]
+
+
+def test_disabled_does_not_even_import_wandb(project: Path) -> None:
+    result = python(STAGE.format(timeout=5), WANDB_MODE="disabled")
+    assert (result.stdout, result.stderr) == ("False\n", "")
+    assert list(project.iterdir()) == []
+
+
+def test_importing_the_interface_imports_neither_wandb_nor_dvclive() -> None:
+    result = python(
+        "import sys, grocery.tracking.run, grocery.tracking.curves\n"
+        "print(sorted({'wandb', 'dvclive', 'dvc', 'pandas'} & sys.modules.keys()))"
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_a_refused_connection_turns_into_an_offline_run(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", REFUSED)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    began = time.monotonic()
+    with stage_run("train", settings=settings(timeout=1), config={}) as run:
+        speak(run)
+    assert time.monotonic() - began < 6
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("warning: W&B: ")
+    assert "the run is kept offline" in err
+
+    found = records(only_run(project, "*run-*-*"))
+    assert len(of_kind(found, "history")) == 3
+    assert any(artifact.name == "model" for artifact in of_kind(found, "artifact"))
+    assert (only_run(project) / "outbox.jsonl").exists()
+    everything = [path for path in project.parent.rglob("*") if path.is_file()]
+    assert everything
+    assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
+    outside = [path for path in (project.parent / "home").rglob("*") if path.is_file()]
+    assert outside == []
+
+
+class Stalling(BaseHTTPRequestHandler):
+    """A server that accepts a run and then answers nothing else."""
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        if "mutation UpsertBucket" not in request.get("query", ""):
+            time.sleep(60)
+        project = {"id": "p", "name": "grocery", "entity": {"id": "e", "name": "team"}}
+        bucket = {"id": "b", "name": request["variables"]["name"], "project": project}
+        answer = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_that_stalls_is_left_behind(project: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stalling)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    began = time.monotonic()
+    try:
+        result = python(
+            STAGE.format(timeout=1),
+            WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}",
+            WANDB_API_KEY=KEY,
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert time.monotonic() - began < 15
+    assert (result.returncode, result.stdout) == (0, "True\n")
+    assert result.stderr == (
+        "warning: W&B: no answer within 1 s; the run is kept offline, for `wandb sync`\n"
+    )
+    found = records(only_run(project, "*run-*-*"))
+    assert [artifact.name for artifact in of_kind(found, "artifact")] == ["model"]
+    assert len(of_kind(found, "history")) == 1
+    assert [end.exit_code for end in of_kind(found, "exit")] == [0]
+    assert (only_run(project) / "outbox.jsonl").exists()
+
+
+def test_a_folder_that_cannot_be_made_costs_one_line(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "file").touch()
+    monkeypatch.setenv("WANDB_DIR", str(project / "file" / "below"))
+    with stage_run("train", settings=settings(), config={}) as run:
+        speak(run)
+    _, err = capfd.readouterr()
+    assert err.count("\n") == 1
+    assert err.endswith("the stage is not tracked\n")
+
+
+def draw(folder: Path) -> dict[str, bytes]:
+    with Curves(folder) as curves:
+        for step in range(3):
+            curves.step({"residual": 1 / (step + 1), "val_accuracy": step / 7})
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_curves_are_tables_that_dvc_plots(project: Path) -> None:
+    files = draw(project / "curves")
+    assert sorted(files) == [
+        "metrics.json",
+        "plots/metrics/residual.tsv",
+        "plots/metrics/val_accuracy.tsv",
+    ]
+    assert files["plots/metrics/residual.tsv"] == (
+        b"step\tresidual\n0\t1.0\n1\t0.5\n2\t0.3333333333333333\n"
+    )
+    assert json.loads(files["metrics.json"]) == {
+        "residual": 1 / 3,
+        "val_accuracy": 2 / 7,
+        "step": 2,
+    }
+
+
+def test_curves_depend_on_nothing_but_the_values(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = draw(project / "first")
+    (project / "second").mkdir()
+    (project / "second" / "plots").write_text("left over")
+    monkeypatch.setenv("DVCLIVE_RESUME", "1")
+    monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
+    monkeypatch.setenv("DVC_STUDIO_TOKEN", "token")
+    assert draw(project / "second") == first
+    assert draw(project / "second") == first
+
+
+def test_curves_leave_the_repository_alone(
+    project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet"], check=True)  # and no commit yet
+    draw(project / "curves")
+    assert sorted(path.name for path in project.iterdir()) == [".git", "curves"]
+    status = subprocess.check_output(["git", "status", "--porcelain"], text=True)
+    assert status == "?? curves/\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_interrupted_stage_keeps_the_earlier_curves(project: Path) -> None:
+    earlier = draw(project / "curves")
+    with pytest.raises(KeyboardInterrupt), Curves(project / "curves") as curves:
+        curves.step({"residual": 0.1})
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in project.iterdir()) == ["curves"]
+    assert (project / "curves/metrics.json").read_bytes() == earlier["metrics.json"]
