@@ -310,8 +310,8 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
 def _retouched(data: bytes) -> bytes:
     """The same picture, slightly brighter and stored again."""
     picture = Image.open(io.BytesIO(data))
-    brighter = picture.point([min(255, round(level * 1.03)) for level in range(256)] * 3)
-    return _jpeg(brighter, 85)
+    brighter = picture.point([min(255, round(level * 1.02)) for level in range(256)] * 3)
+    return _jpeg(brighter, 90)
 
 
 def _bomb(data: bytes) -> bytes:

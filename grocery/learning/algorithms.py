@@ -109,8 +109,6 @@ def _on_graph(
     labeled = known != UNLABELED
     seeds = np.zeros((len(known), classes))
     seeds[labeled, known[labeled]] = 1
-    if params.class_balance:
-        seeds /= np.maximum(seeds.sum(axis=0), 1)
     graph = similarity_graph(
         features, n_neighbors=params.n_neighbors, weight_power=params.weight_power
     )
@@ -125,6 +123,8 @@ def _on_graph(
     if params.algorithm == "label_propagation":
         walk = label_propagation(graph, seeds, max_iter=params.max_iter, tol=params.tol)
     else:
+        if params.class_balance:
+            seeds /= np.maximum(seeds.sum(axis=0), 1)
         walk = label_spreading(
             graph, seeds, alpha=params.alpha, max_iter=params.max_iter, tol=params.tol
         )
