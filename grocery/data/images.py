@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from grocery.errors import DataError
 
@@ -174,7 +174,7 @@ def _reason(error: Exception) -> str:
         numbers = [int(number) for number in re.findall(r"\d+", text)]
         # Pillow refuses at twice its limit, and says so.
         return _too_large(numbers[0], numbers[1] // 2) if len(numbers) > 1 else "too many pixels"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return "truncated"

@@ -7,8 +7,9 @@ the monitor should let the first pass and sound an alarm for the others.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
@@ -87,11 +88,11 @@ def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[s
     for name, image_ids in drills.items():
         chosen = set(image_ids)
         rows = []
-        for fact in sorted(tests, key=lambda row: str(row["path"])):
+        for fact in sorted(tests, key=lambda row: row["path"]):
             if fact["image_id"] in chosen:
                 jpeg = images[fact["image_id"]]
-                fact["image"] = _dimmed(jpeg, params) if name == "dim" else jpeg
-                rows.append({column: fact[column] for column in BATCH_SCHEMA.names})
+                jpeg = _dimmed(jpeg, params) if name == "dim" else jpeg
+                rows.append({**fact, "image": jpeg})
         _write(folder, name, rows)
     return {name: len(image_ids) for name, image_ids in drills.items()}
 
@@ -125,9 +126,9 @@ def _draw(text: str) -> str:
     return hashlib.sha256(f"drill {text}".encode()).hexdigest()
 
 
-def _rows_of(table: pa.Table, wanted: set[str]) -> list[Mapping[str, object]]:
+def _rows_of(table: pa.Table, wanted: set[str]) -> list[dict[str, Any]]:
     mask = [image_id in wanted for image_id in table.column("image_id").to_pylist()]
-    rows: list[Mapping[str, object]] = table.filter(pa.array(mask, pa.bool_())).to_pylist()
+    rows: list[dict[str, Any]] = table.filter(pa.array(mask, pa.bool_())).to_pylist()
     return rows
 
 
@@ -137,5 +138,5 @@ def _dimmed(jpeg: bytes, params: PrepareParams) -> bytes:
     return canonical(image, size=params.image_size, quality=params.jpeg_quality)
 
 
-def _write(folder: Path, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+def _write(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
     write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema=BATCH_SCHEMA))

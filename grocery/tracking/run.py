@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,20 +115,18 @@ class StageRun:
     def confusion_matrix(
         self,
         name: str,
-        labels: Sequence[int],
-        predictions: Sequence[int],
+        labels: Iterable[int],
+        predictions: Iterable[int],
         class_names: Sequence[str],
     ) -> None:
         """Show a confusion matrix of class numbers (n) and (n), each below len(class_names)."""
+        truth, predicted = [int(k) for k in labels], [int(k) for k in predictions]
 
         def task(run: Run) -> None:
             import wandb
 
             chart = wandb.plot.confusion_matrix(
-                y_true=[int(label) for label in labels],
-                preds=[int(label) for label in predictions],
-                class_names=list(class_names),
-                title=name,
+                y_true=truth, preds=predicted, class_names=list(class_names), title=name
             )
             run.log({name: chart}, commit=False)
 
