@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from grocery.data.splits import check_labels
 from grocery.errors import one_sentence
 from grocery.files import replacing, write_json
 from grocery.params import PrepareParams, load
+from grocery.tracking.run import stage_run
 
 RAW = Path("data/raw")
 SHARDS = Path("data/prepared/shards")
@@ -131,14 +133,24 @@ def main() -> None:
     """Run the stage on the dataset that params.yaml names."""
     with one_sentence("prepare"):
         params = load()
-        run(
-            RAW / params.data.source,
-            params.prepare,
-            shards=SHARDS,
-            incoming=INCOMING,
-            report=REPORT,
-            workers=params.compute.workers,
-        )
+        with stage_run(
+            "prepare",
+            settings=params.tracking,
+            config={"data": params.data.model_dump(), "prepare": params.prepare.model_dump()},
+            tags=[params.data.source],
+        ) as tracked:
+            counts = run(
+                RAW / params.data.source,
+                params.prepare,
+                shards=SHARDS,
+                incoming=INCOMING,
+                report=REPORT,
+                workers=params.compute.workers,
+            )
+            tracked.summary(counts)
+            quarantined = json.loads(REPORT.read_bytes())["quarantined"]
+            rows = [[entry["path"], entry["reason"]] for entry in quarantined]
+            tracked.table("quarantine", ["path", "reason"], rows)
 
 
 if __name__ == "__main__":

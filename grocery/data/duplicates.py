@@ -19,7 +19,7 @@ place agree in all of them, and so do any two plain images.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,13 +126,11 @@ def near_duplicate_groups(hashes: Sequence[str], *, max_bits: int) -> list[list[
         Groups of two or more positions in `hashes`, each ascending, in order of their first.
     """
     table, members = np.unique(_table(hashes), axis=0, return_inverse=True)
+    bits = np.unpackbits(table[:, : BITS // 8], axis=1)
     parent = np.arange(len(table))
-    for pairs in _candidates(table, max_bits):
-        # Most pairs of a large group are connected already by the time they come up.
-        new = _root(parent, pairs[0]) != _root(parent, pairs[1])
-        for left, right in _near(table, pairs[:, new], max_bits).T.tolist():
-            low, high = sorted((_find(parent, left), _find(parent, right)))
-            parent[high] = low
+    for band in np.array_split(np.arange(BITS), max_bits + 1):
+        order, end = _windows(table, np.packbits(bits[:, band], axis=1))
+        _connect(table, order, end, parent, max_bits)
     root = _root(parent, members.reshape(-1))
     order = np.argsort(root, kind="stable")
     starts = np.flatnonzero(np.diff(root[order], prepend=-1))
@@ -153,30 +151,57 @@ def _table(hashes: Sequence[str]) -> NDArray[np.uint8]:
         raise DataError(f"a perceptual hash is not {2 * _BYTES} hex digits") from error
 
 
-def _candidates(table: NDArray[np.uint8], max_bits: int) -> Iterator[NDArray[np.intp]]:
-    """Yield pairs that share a band and are about equally bright, as positions of shape (2, m).
+def _windows(
+    table: NDArray[np.uint8], band: NDArray[np.uint8]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Order images so that those to compare are close together.
 
-    Within a bucket (equal bands) images are sorted by brightness, and the k-th step pairs each
-    with the k-th after it for as long as their brightness allows them to agree in colour. So a
-    bucket of many plain images costs no more memory than any other, and seldom much time.
+    They are sorted by band, and by brightness within equal bands. The i-th is to be compared with
+    those after it before the ``end[i]``-th: the others have another band, or are too bright to
+    agree in colour.
+
+    Returns
+    -------
+    order, end
+        Positions in `table`, and where each one's window ends; shape (n,).
     """
-    bits = np.unpackbits(table[:, : BITS // 8], axis=1)
-    brightness = table[:, BITS // 8 :].sum(axis=1, dtype=np.int64)
-    reach = COLOUR_TOLERANCE * (_BYTES - BITS // 8)
-    for band in np.array_split(np.arange(BITS), max_bits + 1):
-        bucket = np.unique(np.packbits(bits[:, band], axis=1), axis=0, return_inverse=True)[1]
-        bucket = bucket.reshape(-1)
-        order = np.lexsort((brightness, bucket))
-        bucket, bright = bucket[order], brightness[order]
-        first = np.arange(len(order))
-        step = 0
-        while len(first):
-            step += 1
-            first = first[first < len(order) - step]
-            second = first + step
-            near = (bucket[first] == bucket[second]) & (bright[second] - bright[first] <= reach)
-            first = first[near]
-            yield np.stack([order[first], order[first + step]])
+    colours = table[:, BITS // 8 :]
+    brightness = colours.sum(axis=1, dtype=np.int64)
+    reach = COLOUR_TOLERANCE * colours.shape[1]
+    bucket = np.unique(band, axis=0, return_inverse=True)[1].reshape(-1)
+    key = bucket * (255 * colours.shape[1] + reach + 1) + brightness
+    order = np.argsort(key, kind="stable")
+    return order, np.searchsorted(key[order], key[order] + reach, side="right")
+
+
+def _connect(
+    table: NDArray[np.uint8],
+    order: NDArray[np.intp],
+    end: NDArray[np.intp],
+    parent: NDArray[np.intp],
+    max_bits: int,
+) -> None:
+    """Unite, in `parent`, the near duplicates among the images that share a window.
+
+    The k-th step compares every image with the k-th after it. So a bucket of many plain images
+    needs no more memory than any other. Images whose whole window is one group already are let go
+    (looked for at steps 1, 2, 4, 8 ...), so it seldom needs much time either.
+    """
+    first = np.arange(len(order))
+    step = 0
+    while len(first):
+        step += 1
+        if step & (step - 1) == 0:
+            root = _root(parent, order)
+            changes = np.append(np.flatnonzero(np.diff(root)) + 1, len(root))
+            run_end = changes[np.searchsorted(changes, first, side="right")]
+            first = first[run_end < end[first]]
+        first = first[first + step < end[first]]
+        apart = first[root[first] != root[first + step]]
+        pairs = np.stack([order[apart], order[apart + step]])
+        for left, right in _near(table, pairs, max_bits).T.tolist():
+            low, high = sorted((_find(parent, left), _find(parent, right)))
+            parent[high] = low
 
 
 def _near(table: NDArray[np.uint8], pairs: NDArray[np.intp], max_bits: int) -> NDArray[np.intp]:

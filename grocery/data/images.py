@@ -33,7 +33,7 @@ _TRANSPOSE = {
 
 _DEEP_MODES = ("I", "F")  # and all that begin with "I;"
 # A deep image does not say which value is white: the least of these that no pixel exceeds.
-_INTEGER_WHITE = (2**16 - 1, 2**32 - 1)
+_INTEGER_WHITE = (2**16 - 1, 2**31 - 1)
 _FLOAT_WHITE = (1.0, 255.0, 65535.0)
 
 _OPENING = threading.Lock()  # Pillow's own limit is a global

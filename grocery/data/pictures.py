@@ -39,13 +39,13 @@ def captioned_grid(
             sheet.paste(image, (left, top + side - image.height))
         for number, line in enumerate(caption.split("\n")[:2]):
             position = (left, top + side + 2 + number * _LINE)
-            draw.text(position, _shortened(line, font, side), fill="black", font=font)
+            draw.text(position, shortened(line, font, side), fill="black", font=font)
     data = io.BytesIO()
     sheet.save(data, "JPEG", quality=88)
     return data.getvalue()
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """Cut a line to what fits in `width` pixels."""
     if font.getlength(text) <= width:
         return text

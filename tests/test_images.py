@@ -1,0 +1,232 @@
+"""Decoding odd and hostile files, and the canonical image."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grocery.data.images import UnreadableImage, canonical, decode, pixels
+from grocery.errors import DataError
+
+RED, GREEN, WHITE = (220, 30, 30), (30, 160, 40), (255, 255, 255)
+MAX_PIXELS = 1_000_000
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def halves(mode: str = "RGB") -> Image.Image:
+    """Red left, green right; 40 x 20."""
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste(GREEN, (20, 0, 40, 20))
+    return image.convert(mode)
+
+
+def read(data: bytes) -> Image.Image:
+    image = decode(data, max_pixels=MAX_PIXELS)
+    assert image.mode == "RGB"
+    return image
+
+
+def close(actual: Any, expected: tuple[int, ...], tolerance: int = 12) -> bool:
+    return bool(np.abs(np.subtract(actual, expected)).max() <= tolerance)
+
+
+def png(width: int, height: int, body: bytes = b"") -> bytes:
+    """A PNG whose header claims a size, whatever its body holds."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(body)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+class TestOddImages:
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
+    def test_formats(self, kind: str) -> None:
+        image = read(encoded(halves(), kind))
+        assert image.size == (40, 20)
+        assert close(image.getpixel((5, 10)), RED)
+        assert close(image.getpixel((35, 10)), GREEN)
+
+    @pytest.mark.parametrize(("orientation", "size"), [(1, (40, 20)), (3, (40, 20)), (6, (20, 40))])
+    def test_exif_orientation(self, orientation: int, size: tuple[int, int]) -> None:
+        """The camera was turned; the picture stands upright again."""
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = read(encoded(halves(), "JPEG", exif=exif, quality=95))
+        assert image.size == size
+        first = {1: RED, 3: GREEN, 6: RED}[orientation]  # top left
+        assert close(image.getpixel((2, 2)), first, 20)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_every_orientation_as_pillow_has_it(self, orientation: int) -> None:
+        from PIL import ImageOps
+
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(halves().rotate(20), "PNG", exif=exif)
+        expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert np.array_equal(np.asarray(read(data)), np.asarray(expected))
+
+    def test_a_damaged_exif_block_costs_no_good_image(self) -> None:
+        data = encoded(halves(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff")
+        assert read(data).size == (40, 20)
+
+    def test_alpha_is_laid_over_white(self) -> None:
+        image = Image.new("RGBA", (8, 8), (*RED, 0))
+        image.paste((*GREEN, 255), (0, 0, 4, 8))
+        decoded = read(encoded(image, "PNG"))
+        assert decoded.getpixel((1, 1)) == GREEN
+        assert decoded.getpixel((6, 6)) == WHITE
+
+    def test_grey_with_alpha(self) -> None:
+        assert read(encoded(Image.new("LA", (8, 8), (0, 0)), "PNG")).getpixel((0, 0)) == WHITE
+
+    def test_palette_with_transparency(self) -> None:
+        image = halves().quantize(4)
+        transparent = image.getpixel((0, 0))
+        decoded = read(encoded(image, "PNG", transparency=transparent))
+        assert decoded.getpixel((0, 0)) == WHITE
+        assert close(decoded.getpixel((35, 10)), GREEN, 30)
+
+    def test_rgb_with_a_transparent_colour(self) -> None:
+        decoded = read(encoded(halves(), "PNG", transparency=RED))
+        assert decoded.getpixel((0, 0)) == WHITE
+        assert decoded.getpixel((39, 0)) == GREEN
+
+    @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+    def test_cmyk(self, kind: str) -> None:
+        image = read(encoded(halves("CMYK"), kind))
+        assert close(image.getpixel((5, 10)), RED, 20)
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    def test_sixteen_bits_are_scaled_not_clipped(self, kind: str) -> None:
+        values = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
+        grey = np.asarray(read(encoded(Image.fromarray(values), kind)))[0, :, 0]
+        assert np.abs(grey.astype(int) - np.arange(256)).max() <= 1
+
+    @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0, 1e6])
+    def test_float_images(self, white: float) -> None:
+        values = (np.linspace(0, 1, 256) * white).astype(np.float32)[None].repeat(4, axis=0)
+        values[1, :5] = np.nan
+        grey = np.asarray(read(encoded(Image.fromarray(values), "TIFF")))[..., 0]
+        assert np.abs(grey[0].astype(int) - np.arange(256)).max() <= 1
+        assert grey[1, :5].tolist() == [0] * 5
+
+    def test_thirty_two_bits(self) -> None:
+        values = np.array([[-5, 0, 65535, 2**31 - 1]], dtype=np.int32)
+        grey = np.asarray(read(encoded(Image.fromarray(values), "TIFF")))[0, :, 0]
+        assert grey.tolist() == [0, 0, 0, 255]
+
+    def test_one_bit(self) -> None:
+        image = Image.new("1", (8, 8), 0)
+        image.paste(1, (4, 0, 8, 8))
+        decoded = read(encoded(image, "PNG"))
+        assert [decoded.getpixel(xy) for xy in [(0, 0), (7, 7)]] == [(0, 0, 0), WHITE]
+
+    @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
+    def test_the_first_frame_of_many(self, kind: str) -> None:
+        frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, WHITE)]
+        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert close(read(data).getpixel((8, 8)), RED)
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"", "empty file"),
+            (b"shopping list: apples, pears", "not an image of a known format"),
+            (b"\xff\xd8\xff", "not an image of a known format"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known format"),
+            (encoded(halves(), "PNG")[:-60], "truncated"),
+            (encoded(halves().resize((400, 200)), "JPEG")[:2000], "truncated"),
+            (png(2000, 2000), "4,000,000 pixels, more than the 1,000,000 allowed"),
+            (png(1001, 1000), "1,001,000 pixels, more than the 1,000,000 allowed"),
+            (png(2**31 - 1, 2**31 - 1), f"{(2**31 - 1) ** 2:,} pixels, more than the 1,000,000"),
+        ],
+    )
+    def test_reasons(self, data: bytes, reason: str) -> None:
+        with pytest.raises(UnreadableImage) as error:
+            read(data)
+        assert str(error.value).startswith(reason)
+
+    def test_a_size_is_refused_before_anything_is_decoded(self) -> None:
+        bomb = png(30_000, 30_000, bytes(30_000))
+        with pytest.raises(UnreadableImage, match="900,000,000 pixels"):
+            read(bomb)
+
+    def test_a_large_image_is_fine_when_it_is_allowed(self, recwarn: Any) -> None:
+        """Pillow's own limit, and its warning, do not count; nor are they lost."""
+        limit = Image.MAX_IMAGE_PIXELS
+        assert limit is not None
+        image = Image.new("1", (20_000, 10_000))
+        assert decode(encoded(image, "PNG"), max_pixels=limit * 4).size == image.size
+        assert not recwarn.list
+        assert limit == Image.MAX_IMAGE_PIXELS
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on damaged TIFF tags
+    def test_damaged_files_of_all_kinds_give_one_kind_of_error(self) -> None:
+        draw = np.random.default_rng(0)
+        kinds = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]
+        originals = [encoded(halves(), kind) for kind in kinds]
+        originals.append(encoded(halves(), "TIFF", compression="tiff_lzw"))
+        refused = 0
+        for trial in range(800):
+            data = bytearray(originals[trial % len(originals)])
+            for place in draw.integers(0, min(len(data), 200), size=3):
+                data[place] = draw.integers(0, 256)
+            try:
+                read(bytes(data[: draw.integers(1, len(data))] if trial % 5 == 0 else data))
+            except UnreadableImage as error:
+                refused += 1
+                assert "0x" not in str(error)  # no addresses: reasons are part of an output
+        assert refused > 200
+
+
+class TestCanonical:
+    def test_reduces_the_longest_side_and_never_enlarges(self) -> None:
+        sizes = {(400, 300): (224, 168), (300, 400): (168, 224), (40, 20): (40, 20)}
+        for size, expected in sizes.items():
+            jpeg = canonical(Image.new("RGB", size), size=224, quality=92)
+            assert pixels(jpeg).shape == (expected[1], expected[0], 3)
+
+    def test_a_thin_image_keeps_a_pixel(self) -> None:
+        assert pixels(canonical(Image.new("RGB", (5000, 2)), size=32, quality=92)).shape[0] == 1
+
+    def test_no_metadata_full_chroma_and_baseline(self) -> None:
+        image = read(encoded(halves(), "JPEG", comment=b"hello", dpi=(72, 72)))
+        image.info["comment"] = b"hello"
+        jpeg = canonical(image, size=224, quality=92)
+        assert b"hello" not in jpeg
+        opened = Image.open(io.BytesIO(jpeg))
+        assert set(opened.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+        assert [component[1:3] for component in opened.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+        assert image.info["comment"] == b"hello"  # the caller's image is not touched
+
+    def test_pixels_are_what_was_encoded(self) -> None:
+        image = halves().resize((64, 32))
+        decoded = pixels(canonical(image, size=224, quality=95))
+        assert decoded.dtype == np.uint8
+        assert np.abs(decoded.astype(int) - np.asarray(image)).mean() < 3
+
+    def test_a_damaged_prepared_image_is_a_data_error(self, tmp_path: Path) -> None:
+        jpeg = canonical(halves(), size=224, quality=92)
+        for damaged in (b"", b"no", jpeg[:-100]):
+            with pytest.raises(DataError, match="prepared image cannot be read"):
+                pixels(damaged)

@@ -1,0 +1,224 @@
+"""The readers of raw datasets, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from grocery.data.folders import FolderSource
+from grocery.data.grocery_store import GroceryStoreSource
+from grocery.data.raw import RawImage
+from grocery.data.sources import open_source
+from grocery.data.synthetic import SyntheticSource
+from grocery.errors import DataError
+
+CLASSES = """\
+Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic Image Path (str)
+Golden-Delicious,0,Apple,0,/iconic/a.jpg
+Granny-Smith,1,Apple,0,/iconic/b.jpg
+Oat-Milk,2,Milk,1,/iconic/c.jpg
+"""
+
+
+def touch(folder: Path, *paths: str) -> Path:
+    for path in paths:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(path.encode())
+    return folder
+
+
+def store(folder: Path, **lists: str) -> Path:
+    """A dataset in the Grocery Store layout, of one image a class and split."""
+    touch(folder, *(f"{s}/{i}.jpg" for s in ("train", "val", "test") for i in range(3)))
+    for split in ("train", "val", "test"):
+        lines = "".join(f"{split}/{i}.jpg, {i}, {i // 2}\n" for i in range(3))
+        (folder / f"{split}.txt").write_text(lists.get(split, lines))
+    (folder / "classes.csv").write_text(lists.get("classes", CLASSES))
+    return folder
+
+
+def facts(images: list[RawImage]) -> list[tuple[str, str | None, str | None]]:
+    return [(image.path, image.label, image.split) for image in images]
+
+
+class TestChoice:
+    def test_by_contents(self, tmp_path: Path) -> None:
+        recipe = Path(__file__).parent.parent / "data/raw/synthetic"
+        assert isinstance(open_source(recipe), SyntheticSource)
+        assert isinstance(open_source(store(tmp_path / "store")), GroceryStoreSource)
+        assert isinstance(open_source(touch(tmp_path / "own", "a/1.jpg")), FolderSource)
+
+    def test_a_missing_dataset_names_the_others(self, tmp_path: Path) -> None:
+        touch(tmp_path, "apples/a/1.jpg", "pears.dvc", ".gitignore")
+        with pytest.raises(DataError, match=r"fruit is missing; .* has apples, pears$"):
+            open_source(tmp_path / "fruit")
+
+    def test_a_tracked_dataset_is_to_be_pulled(self, tmp_path: Path) -> None:
+        touch(tmp_path, "fruit.dvc")
+        with pytest.raises(DataError, match=r"get it with: dvc pull .*/fruit\.dvc"):
+            open_source(tmp_path / "fruit")
+
+    def test_a_file_is_no_dataset(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="is not a folder"):
+            open_source(touch(tmp_path, "fruit") / "fruit")
+
+    def test_half_a_grocery_store(self, tmp_path: Path) -> None:
+        (store(tmp_path) / "classes.csv").unlink()
+        with pytest.raises(DataError, match=r"has train\.txt, .* but lacks classes\.csv"):
+            open_source(tmp_path)
+
+
+class TestFolders:
+    def test_classes(self, tmp_path: Path) -> None:
+        touch(tmp_path, "pear/1.JPG", "pear/deep/er/2", "apple/x.bmp", "unlabeled/u.png")
+        assert facts(FolderSource(tmp_path).images()) == [
+            ("apple/x.bmp", "apple", None),
+            ("pear/1.JPG", "pear", None),
+            ("pear/deep/er/2", "pear", None),
+            ("unlabeled/u.png", None, None),
+        ]
+
+    def test_splits(self, tmp_path: Path) -> None:
+        touch(tmp_path, "train/pear/1.jpg", "test/pear/2.jpg", "val/pear/3.jpg", "unlabelled/u.jpg")
+        touch(tmp_path, "train/unlabeled/v.jpg")
+        assert facts(FolderSource(tmp_path).images()) == [
+            ("test/pear/2.jpg", "pear", "test"),
+            ("train/pear/1.jpg", "pear", "train"),
+            ("train/unlabeled/v.jpg", None, "train"),
+            ("unlabelled/u.jpg", None, "train"),
+            ("val/pear/3.jpg", "pear", "val"),
+        ]
+
+    def test_incoming(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a/1.jpg", "incoming/w1/x.jpg", "incoming/w2/pear/y.jpg", "incoming/README")
+        source = FolderSource(tmp_path)
+        assert [image.path for image in source.images()] == ["a/1.jpg"]
+        batches = source.incoming()
+        assert {name: facts(images) for name, images in batches.items()} == {
+            "w1": [("incoming/w1/x.jpg", None, None)],
+            "w2": [("incoming/w2/pear/y.jpg", "pear", None)],
+        }
+
+    @pytest.mark.parametrize("path", ["incoming/x.jpg", "incoming/week 1/x.jpg"])
+    def test_incoming_images_need_a_batch(self, tmp_path: Path, path: str) -> None:
+        with pytest.raises(DataError, match="lies in no batch"):
+            FolderSource(touch(tmp_path, path)).incoming()
+
+    def test_sidecars_are_skipped_and_other_files_are_not(self, tmp_path: Path) -> None:
+        touch(tmp_path, "README.md", "labels.csv", ".DS_Store", "a/Thumbs.db", "a/.gitignore")
+        touch(tmp_path, "a/1.jpg", "a/notes.txt", "a/readme.jpg", ".git/config", "__MACOSX/a/1.jpg")
+        paths = [image.path for image in FolderSource(tmp_path).images()]
+        assert paths == ["a/1.jpg", "a/notes.txt", "a/readme.jpg"]
+
+    def test_images_open_in_another_process(self, tmp_path: Path) -> None:
+        (image,) = FolderSource(touch(tmp_path, "a/1.jpg")).images()
+        assert pickle.loads(pickle.dumps(image)).read() == b"a/1.jpg"
+
+    @pytest.mark.parametrize(
+        ("paths", "sentence"),
+        [
+            ([], "holds no images"),
+            (["README.md"], "holds no images"),
+            (["x.jpg", "a/1.jpg"], "x.jpg lies in no class"),
+            (["train/x.jpg", "test/a/1.jpg"], "x.jpg lies in no class"),
+            (["train/a/1.jpg", "validation/a/2.jpg"], "'validation/a/2.jpg' must lie in train, val"),
+            (["train/a/1.jpg", "test/unlabeled/2.jpg"], "2.jpg has no label; test needs one"),
+        ],
+    )
+    def test_refused(self, tmp_path: Path, paths: list[str], sentence: str) -> None:
+        with pytest.raises(DataError, match=sentence):
+            FolderSource(touch(tmp_path, *paths)).images()
+
+    @pytest.mark.parametrize("link", ["a/link.jpg", "link", "a/deep/.hidden", "incoming"])
+    def test_links_are_refused(self, tmp_path: Path, link: str) -> None:
+        outside = touch(tmp_path / "outside", "secret.jpg")
+        folder = touch(tmp_path / "raw", "a/1.jpg", "b/1.jpg", "a/deep/2.jpg")
+        target = outside / "secret.jpg" if link.endswith("jpg") else outside
+        (folder / link).symlink_to(target)
+        with pytest.raises(DataError, match=f"{link} is a symbolic link"):
+            FolderSource(folder).images()
+        if link == "incoming":
+            with pytest.raises(DataError, match="incoming is a symbolic link"):
+                FolderSource(folder).incoming()
+
+    def test_a_link_to_the_dataset_itself_is_fine(self, tmp_path: Path) -> None:
+        touch(tmp_path / "disk", "a/1.jpg")
+        (tmp_path / "raw").symlink_to(tmp_path / "disk")
+        assert len(FolderSource(tmp_path / "raw").images()) == 1
+
+    def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
+        os.mkfifo(touch(tmp_path, "a/1.jpg") / "a/pipe")
+        with pytest.raises(DataError, match="neither a file nor a folder"):
+            FolderSource(tmp_path).images()
+
+    def test_a_name_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
+        folder = os.fsencode(touch(tmp_path, "a/1.jpg") / "a")
+        Path(os.fsdecode(folder + b"/\xff.jpg")).write_bytes(b"")
+        with pytest.raises(DataError, match="is not UTF-8"):
+            FolderSource(tmp_path).images()
+
+
+class TestGroceryStore:
+    def test_reads_names_and_splits(self, tmp_path: Path) -> None:
+        images = GroceryStoreSource(store(tmp_path)).images()
+        assert [image.path for image in images] == sorted(image.path for image in images)
+        assert len(images) == 9
+        assert images[1] == RawImage(
+            "test/1.jpg", "Granny-Smith", "Apple", "test", tmp_path / "test/1.jpg"
+        )
+        assert GroceryStoreSource(tmp_path).incoming() == {}
+
+    def test_a_path_may_hold_a_comma(self, tmp_path: Path) -> None:
+        touch(tmp_path, "train/a, b.jpg")
+        store(tmp_path, train="train/a, b.jpg, 2, 1\n\n")
+        assert "train/a, b.jpg" in [image.path for image in GroceryStoreSource(tmp_path).images()]
+
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ("train/0.jpg 0 0", "line 2: 'train/0.jpg 0 0' is not 'path, class id"),
+            ("train/0.jpg, zero, 0", "line 2: .* is not 'path, class id"),
+            ("train/0.jpg, 7, 0", r"line 2: classes.csv has no class with the ids \(7, 0\)"),
+            ("train/0.jpg, 0, 1", r"line 2: classes.csv has no class with the ids \(0, 1\)"),
+            ("../secret.jpg, 0, 0", "line 2: '../secret.jpg' leads out of the dataset"),
+            ("train/../../x.jpg, 0, 0", "line 2: .* leads out of the dataset"),
+            ("/etc/passwd, 0, 0", "line 2: '/etc/passwd' leads out of the dataset"),
+            ("train/9.jpg, 0, 0", "line 2: 'train/9.jpg' is missing"),
+            ("train/1.jpg, 1, 0", "line 2: 'train/1.jpg' was listed before"),
+        ],
+    )
+    def test_bad_lines(self, tmp_path: Path, line: str, sentence: str) -> None:
+        touch(tmp_path, "secret.jpg")
+        store(tmp_path / "raw", train=f"train/1.jpg, 1, 0\n{line}\n")
+        with pytest.raises(DataError, match=f"train.txt, {sentence}"):
+            GroceryStoreSource(tmp_path / "raw").images()
+
+    @pytest.mark.parametrize(
+        ("classes", "sentence"),
+        [
+            ("name,id\nApple,0\n", "classes.csv, line 2: needs Class Name"),
+            (CLASSES + "Pear,x,Pear,2\n", "classes.csv, line 5: needs Class Name"),
+            (CLASSES + "Pear,2,Pear,1\n", "classes.csv, line 5: 'Pear' or its ids"),
+            (CLASSES + "Oat-Milk,3,Milk,1\n", "classes.csv, line 5: 'Oat-Milk' or its ids"),
+        ],
+    )
+    def test_bad_classes(self, tmp_path: Path, classes: str, sentence: str) -> None:
+        with pytest.raises(DataError, match=sentence):
+            GroceryStoreSource(store(tmp_path, classes=classes)).images()
+
+    def test_empty_lists(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="lists no images"):
+            GroceryStoreSource(store(tmp_path, train="", val="", test="")).images()
+
+    def test_links_are_refused(self, tmp_path: Path) -> None:
+        Image.new("RGB", (8, 8)).save(tmp_path / "outside.jpg")
+        folder = store(tmp_path / "raw")
+        (folder / "train/0.jpg").unlink()
+        (folder / "train/0.jpg").symlink_to(tmp_path / "outside.jpg")
+        with pytest.raises(DataError, match="symbolic link"):
+            GroceryStoreSource(folder).images()

@@ -1,0 +1,148 @@
+"""Splits by content hash, and what may not cross them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+
+from grocery.data.shards import shard_of
+from grocery.data.splits import assign, check_labels, check_splits, leaks
+from grocery.errors import DataError
+
+
+def ids(count: int, salt: str = "") -> list[str]:
+    return [hashlib.sha256(f"{salt}{number}".encode()).hexdigest() for number in range(count)]
+
+
+def split(
+    image_ids: Sequence[str],
+    labels: Sequence[str | None],
+    groups: Sequence[Sequence[int]] = (),
+    given: Sequence[str | None] | None = None,
+    val_ratio: float = 0.15,
+    test_ratio: float = 0.25,
+) -> list[str]:
+    given = given or [None] * len(image_ids)
+    return assign(image_ids, labels, given, groups, val_ratio=val_ratio, test_ratio=test_ratio)
+
+
+class TestByHash:
+    def test_shares_are_those_asked_for(self) -> None:
+        splits = split(ids(4000), ["a", "b"] * 2000)
+        assert splits.count("test") / 4000 == pytest.approx(0.25, abs=0.02)
+        assert splits.count("val") / 4000 == pytest.approx(0.15, abs=0.02)
+
+    def test_are_independent_of_shards(self) -> None:
+        image_ids = ids(4000)
+        splits = split(image_ids, ["a"] * 4000)
+        for shard in range(4):
+            inside = [s for s, i in zip(splits, image_ids, strict=True) if shard_of(i, 4) == shard]
+            assert inside.count("test") / len(inside) == pytest.approx(0.25, abs=0.05)
+
+    def test_do_not_depend_on_the_order_of_images(self) -> None:
+        image_ids = ids(200)
+        labels = [f"class {int(i[:2], 16) % 7}" for i in image_ids]
+        forward = dict(zip(image_ids, split(image_ids, labels), strict=True))
+        backward = split(image_ids[::-1], labels[::-1])
+        assert forward == dict(zip(image_ids[::-1], backward, strict=True))
+
+    def test_adding_an_image_moves_no_other(self) -> None:
+        image_ids = ids(300)
+        labels = ["a", "b", "c"] * 100
+        before = split(image_ids, labels)
+        for new in ids(50, "new"):
+            assert split([*image_ids, new], [*labels, "a"])[:-1] == before
+
+    @pytest.mark.parametrize(("count", "expected"), [(2, "train test"), (3, "train val test")])
+    def test_the_smallest_classes_have_all_splits_they_can(self, count: int, expected: str) -> None:
+        for salt in range(40):
+            assert set(split(ids(count, str(salt)), ["a"] * count)) == set(expected.split())
+
+    def test_even_at_the_largest_and_smallest_ratios(self) -> None:
+        for salt in range(40):
+            for ratios in ((0.02, 0.02), (0.3, 0.5)):
+                image_ids = ids(6, str(salt))
+                splits = split(image_ids, ["a"] * 6, val_ratio=ratios[0], test_ratio=ratios[1])
+                assert set(splits) == {"train", "val", "test"}
+
+    def test_unlabelled_images_train(self) -> None:
+        splits = split(ids(100), [None if i % 2 else "a" for i in range(100)])
+        assert set(splits[1::2]) == {"train"}
+
+
+class TestNearDuplicates:
+    def test_stay_together(self) -> None:
+        groups = [[i, i + 1, i + 2] for i in range(0, 300, 3)]
+        splits = split(ids(300), ["a"] * 300, groups)
+        assert all(len({splits[i] for i in group}) == 1 for group in groups)
+        assert set(splits) == {"train", "val", "test"}
+        assert leaks(splits, groups) == {}
+
+    def test_of_two_classes_stay_together(self) -> None:
+        groups = [[i, i + 100] for i in range(100)]
+        splits = split(ids(200), ["a"] * 100 + ["b"] * 100, groups)
+        assert all(splits[i] == splits[i + 100] for i in range(100))
+
+    def test_a_class_of_one_group_cannot_be_split(self) -> None:
+        splits = split(ids(12), ["a"] * 4 + ["b"] * 8, [[0, 1, 2, 3]])
+        assert len(set(splits[:4])) == 1
+        with pytest.raises(DataError, match="class 'a' has no readable image left for test"):
+            check_splits(["a", "b"], ["a"] * 4 + ["b"] * 8, splits, [None] * 12)
+
+    def test_an_unlabelled_one_of_a_test_image_is_dropped(self) -> None:
+        labels = ["a", None] * 50
+        groups = [[i, i + 1] for i in range(0, 100, 2)]
+        splits = split(ids(100), labels, groups)
+        dropped = leaks(splits, groups)
+        tested = [i for i in range(0, 100, 2) if splits[i] != "train"]
+        assert dropped == {i + 1: i for i in tested}
+        assert tested
+
+    def test_given_splits_lose_training_copies_first(self) -> None:
+        splits = ["train", "val", "test", "train", "val", "train", "train"]
+        assert leaks(splits, [[0, 1, 2], [3, 4], [5, 6]]) == {0: 2, 1: 2, 3: 4}
+
+
+class TestGiven:
+    def test_hold(self) -> None:
+        given = ["train", "val", "test"] * 10
+        assert split(ids(30), ["a"] * 30, given=given) == given
+
+    @pytest.mark.parametrize("lacking", ["val", "test"])
+    def test_a_lacking_split_is_taken_from_training(self, lacking: str) -> None:
+        other = "test" if lacking == "val" else "val"
+        given = ["train"] * 60 + [other] * 20
+        splits = split(ids(80), ["a", "b"] * 40, given=given)
+        assert splits[60:] == [other] * 20
+        assert set(splits[:60]) == {"train", lacking}
+
+
+class TestChecks:
+    @pytest.mark.parametrize(
+        ("labels", "given", "sentence"),
+        [
+            ([None, None], None, "no image has a label"),
+            (["a", "a", None], None, "one class only, 'a'"),
+            (["a", "a", "b"], None, "class 'b' has one image only"),
+            (["a", "a", "b", "c"], None, "classes 'b', 'c' have one image only"),
+            (["a", "b", "a", "b"], ["train", "train", "val", "val"], None),
+            (["a", "b", "a"], ["train", "train", "test"], None),
+            (["a", "b", "a", "c"], ["train", "train", "test", "test"], "class 'c' has no readable"),
+        ],
+    )
+    def test_labels(
+        self, labels: list[str | None], given: list[str | None] | None, sentence: str | None
+    ) -> None:
+        given = given or [None] * len(labels)
+        if sentence is None:
+            check_labels(labels, given)
+            return
+        with pytest.raises(DataError, match=sentence):
+            check_labels(labels, given)
+
+    def test_names_ten_classes_at_most(self) -> None:
+        classes = [f"c{i:02}" for i in range(13)]
+        with pytest.raises(DataError, match="'c09' and 3 more have no readable"):
+            check_splits(classes, ["x"], ["train"], ["train"])

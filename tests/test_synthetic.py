@@ -1,0 +1,267 @@
+"""The embedded dataset: every image follows from the recipe and its own name."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from grocery.data.duplicates import near_duplicate_groups, perceptual_hash
+from grocery.data.images import UnreadableImage, decode
+from grocery.data.recipe import load_recipe
+from grocery.data.synthetic import DrawnImage, SyntheticSource
+from grocery.errors import DataError
+from grocery.params import load
+
+TINY = yaml.safe_load((ROOT / "tests/tiny_recipe.yaml").read_text())
+
+
+def source(folder: Path, recipe: dict[str, Any]) -> SyntheticSource:
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return SyntheticSource(folder)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> SyntheticSource:
+    return source(tmp_path / "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> SyntheticSource:
+    return SyntheticSource(ROOT / "data/raw/synthetic")
+
+
+def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(decode(data, max_pixels=10**6), dtype=np.float64)
+
+
+class TestDrawing:
+    def test_reading_twice_gives_the_same_bytes(self, tiny: SyntheticSource) -> None:
+        image = tiny.images()[0]
+        assert image.read() == image.read()
+
+    def test_order_and_process_do_not_matter(self, tiny: SyntheticSource, tmp_path: Path) -> None:
+        there = pickle.dumps(tiny.images()[5::-1])
+        (tmp_path / "images").write_bytes(there)
+        code = (
+            "import grocery, hashlib, pickle, sys; from pathlib import Path\n"
+            "for image in reversed(pickle.loads(Path(sys.argv[1]).read_bytes())):\n"
+            "    print(image.read().hex())"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "images")],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": "5"},
+        )
+        here = [image.read().hex() for image in tiny.images()[:6]]
+        assert said.stdout.split() == here
+
+    def test_another_image_changes_no_image(self, tmp_path: Path) -> None:
+        recipe = {**TINY, "planted": {}}
+        more = yaml.safe_load(yaml.safe_dump(recipe))
+        more["classes"]["Lemon"]["images"] += 2
+        more["unlabelled"] += 1
+        before = {i.path: i.read() for i in source(tmp_path / "a", recipe).images()}
+        after = {i.path: i.read() for i in source(tmp_path / "b", more).images()}
+        assert {path: after[path] for path in before} == before
+        assert len(after) == len(before) + 3
+
+    def test_another_seed_is_another_dataset(self, tmp_path: Path, tiny: SyntheticSource) -> None:
+        other = source(tmp_path / "other", {**TINY, "seed": 4})
+        assert tiny.images()[0].read() != other.images()[0].read()
+
+    def test_all_shapes_prints_and_backgrounds_are_drawn(self, embedded: SyntheticSource) -> None:
+        """One image a class of the real recipe: square, not plain, unlike each other."""
+        first = {i.label: i for i in reversed(embedded.images()) if i.path.endswith("/0000.jpg")}
+        drawn = [pixels(image.read()) for label, image in first.items() if label]
+        assert len(drawn) == len(embedded.recipe.classes)
+        side = embedded.recipe.size
+        assert all(image.shape == (side, side, 3) and image.std() > 10 for image in drawn)
+        assert len({image.tobytes() for image in drawn}) == len(drawn)
+
+
+class TestDataset:
+    def test_counts_labels_and_order(self, tiny: SyntheticSource) -> None:
+        images = tiny.images()
+        planted = tiny.planted()
+        copies = ("duplicates", "conflicting_duplicates", "near_duplicates", "corrupt")
+        extra = sum(len(planted[kind]) for kind in copies)
+        assert len(images) == 4 * 24 + 12 + extra
+        assert [image.path for image in images] == sorted({image.path for image in images})
+        for image in images:
+            folder = image.path.split("/", maxsplit=1)[0]
+            assert (image.label or "unlabelled") == folder
+            assert (image.coarse is None) == (image.label is None)
+            assert image.split is None
+            assert image.file is None
+
+    def test_images_are_cheap_to_send(self, embedded: SyntheticSource) -> None:
+        images = embedded.images()
+        assert len(pickle.dumps(images)) < 200 * len(images)
+
+    def test_copies_and_originals(self, tiny: SyntheticSource) -> None:
+        files = {image.path: image for image in tiny.images()}
+        planted = tiny.planted()
+        same = planted["duplicates"] | planted["conflicting_duplicates"]
+        for copy, original in same.items():
+            assert files[copy].read() == files[original].read()
+        for copy, original in planted["conflicting_duplicates"].items():
+            assert files[copy].label != files[original].label
+        for copy, original in (planted["duplicates"] | planted["near_duplicates"]).items():
+            assert files[copy].label == files[original].label
+
+    def test_wrong_labels_show_what_planted_says(self, tiny: SyntheticSource) -> None:
+        wrong = tiny.planted()["wrong_labels"]
+        assert wrong
+        for image in tiny.images():
+            assert isinstance(image, DrawnImage)
+            if image.path in wrong:
+                assert image.subject == wrong[image.path] != image.label
+            elif image.label and image.path not in tiny.planted()["conflicting_duplicates"]:
+                assert image.subject == image.label
+
+    def test_nothing_is_planted_twice(self, embedded: SyntheticSource) -> None:
+        planted = embedded.planted()
+        touched = [*planted["wrong_labels"]]
+        for kind in ("duplicates", "conflicting_duplicates", "near_duplicates"):
+            touched += [*planted[kind], *planted[kind].values()]
+        touched += planted["corrupt"]
+        assert max(Counter(touched).values()) == 1
+        counts = embedded.recipe.planted
+        assert len(planted["wrong_labels"]) == counts.wrong_labels == 15
+        assert Counter(planted["corrupt"].values()) == counts.corrupt
+
+    def test_corrupt_files_cannot_be_read_and_no_bomb_goes_off(
+        self, embedded: SyntheticSource
+    ) -> None:
+        corrupt = embedded.planted()["corrupt"]
+        assert set(corrupt.values()) == {"truncated", "empty", "text", "noise", "header", "bomb"}
+        for image in embedded.images():
+            if image.path in corrupt:
+                data = image.read()
+                assert len(data) < 100_000
+                with pytest.raises(UnreadableImage):
+                    decode(data, max_pixels=50_000_000)
+
+    def test_near_duplicates_are_found_and_scenes_are_not(self, embedded: SyntheticSource) -> None:
+        """Planted pairs are near duplicates; photographs of one scene are not."""
+        planted = embedded.planted()["near_duplicates"]
+        wanted = {*planted, *planted.values()}
+        bits = load(ROOT / "params.yaml").prepare.near_duplicate_bits
+        names = [*wanted, *(f"Lemon/{number:04d}.jpg" for number in range(80))]
+        files = {image.path: image for image in embedded.images()}
+        names = sorted(set(names) - set(embedded.planted()["corrupt"]))
+        hashes = [perceptual_hash(Image.open(io.BytesIO(files[n].read()))) for n in names]
+        groups = near_duplicate_groups(hashes, max_bits=bits)
+        found = {frozenset(names[i] for i in group) for group in groups}
+        assert found == {frozenset(pair) for pair in planted.items()}
+
+
+class TestIncoming:
+    def test_batches(self, tiny: SyntheticSource) -> None:
+        batches = tiny.incoming()
+        assert sorted(batches) == ["clean", "dim", "shares"]
+        for name, images in batches.items():
+            assert len(images) == 24
+            assert all(image.path.startswith(f"incoming/{name}/") for image in images)
+            assert all(image.label in tiny.recipe.classes for image in images)
+            assert [image.path for image in images] == sorted(image.path for image in images)
+
+    def test_dim_is_dim(self, tiny: SyntheticSource) -> None:
+        batches = tiny.incoming()
+        clean, dim = (
+            np.mean([pixels(image.read()).mean() for image in batches[name]])
+            for name in ("clean", "dim")
+        )
+        assert dim < 0.5 * clean
+
+    def test_shares_are_followed(self, embedded: SyntheticSource) -> None:
+        clean, shares = (
+            Counter(image.label for image in embedded.incoming()[name])
+            for name in ("clean", "shares")
+        )
+        assert len(clean) == len(embedded.recipe.classes)
+        assert shares["Lemon"] == 0
+        assert shares["Milk"] > 2 * clean["Milk"]
+
+    def test_unreadable_files(self, tiny: SyntheticSource) -> None:
+        bad = 0
+        for image in tiny.incoming()["shares"]:
+            try:
+                decode(image.read(), max_pixels=10**6)
+            except UnreadableImage:
+                bad += 1
+        assert bad == 2
+
+
+def changed(*path: str, value: Any) -> dict[str, Any]:
+    """The tiny recipe with one value set; None removes the key."""
+    recipe: dict[str, Any] = yaml.safe_load(yaml.safe_dump(TINY))
+    *parents, key = path
+    place = recipe
+    for parent in parents:
+        place = place[parent]
+    place[key] = value
+    if value is None:
+        del place[key]
+    return recipe
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("recipe", "said"),
+        [
+            (changed("sise", value=64), "sise is not a known key"),
+            (changed("camera", "fog", value=1), "camera.fog is not a known key"),
+            (changed("camera", value=None), "camera is missing"),
+            (changed("size", value="64"), "size is '64', but it should be a valid integer"),
+            (changed("size", value=8), "greater than or equal to 32"),
+            (changed("camera", "zoom", value=[2.0, 1.0]), "the least and the most, in this order"),
+            (changed("camera", "zoom", value=[0.0, 1.0]), "camera.zoom"),
+            (changed("camera", "zoom", value=[1.0]), "at least 2 items"),
+            (changed("classes", "Lemon", "shape", value="cube"), "classes.Lemon.shape is 'cube'"),
+            (changed("classes", "Milk", "print", value=None), "cartons and cups have a print"),
+            (changed("classes", "Lemon", "print", value="fruit"), "and other shapes have none"),
+            (changed("classes", "../up", value=TINY["classes"]["Lemon"]), "should match pattern"),
+            (changed("classes", value={}), "classes is {}"),
+            (changed("classes", "unlabelled", value=TINY["classes"]["Lemon"]), "called unlabelled"),
+            (changed("planted", "wrong_labels", value=500), "but there are 96"),
+            (changed("incoming", "dim", "shares", value={"Pear": 1}), "'Pear', which is no class"),
+            (changed("scenes", "backgrounds", "tray", value=["blue"]), "should match pattern"),
+        ],
+    )
+    def test_errors_are_one_sentence(
+        self, tmp_path: Path, recipe: dict[str, Any], said: str
+    ) -> None:
+        with pytest.raises(DataError) as caught:
+            source(tmp_path / "bad", recipe)
+        assert said in str(caught.value)
+        assert "recipe.yaml" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [(b"a: [", "not valid YAML"), (b"\xff", "not valid YAML"), (b"", "the recipe")],
+    )
+    def test_damaged_files(self, tmp_path: Path, content: bytes, said: str) -> None:
+        (tmp_path / "recipe.yaml").write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            load_recipe(tmp_path / "recipe.yaml")
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"recipe\.yaml is missing"):
+            SyntheticSource(tmp_path)
