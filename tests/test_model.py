@@ -160,7 +160,5 @@ grocery.load_model({str(folder)!r}).predict_proba([])
 heavy = {{"sklearn", "scipy", "dvc", "wandb", "pyarrow", "pandas", "joblib", "pydantic"}}
 print(sorted(heavy & set(sys.modules)))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -17,10 +17,10 @@ from grocery.data.synthetic import SyntheticSource
 from grocery.errors import DataError
 
 CLASSES = """\
-Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic Image Path (str)
-Golden-Delicious,0,Apple,0,/iconic/a.jpg
-Granny-Smith,1,Apple,0,/iconic/b.jpg
-Oat-Milk,2,Milk,1,/iconic/c.jpg
+Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)
+Golden-Delicious,0,Apple,0
+Granny-Smith,1,Apple,0
+Oat-Milk,2,Milk,1
 """
 
 
@@ -126,7 +126,10 @@ class TestFolders:
             (["README.md"], "holds no images"),
             (["x.jpg", "a/1.jpg"], "x.jpg lies in no class"),
             (["train/x.jpg", "test/a/1.jpg"], "x.jpg lies in no class"),
-            (["train/a/1.jpg", "validation/a/2.jpg"], "'validation/a/2.jpg' must lie in train, val"),
+            (
+                ["train/a/1.jpg", "validation/a/2.jpg"],
+                "'validation/a/2.jpg' must lie in train, val",
+            ),
             (["train/a/1.jpg", "test/unlabeled/2.jpg"], "2.jpg has no label; test needs one"),
         ],
     )

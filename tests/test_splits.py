@@ -21,6 +21,7 @@ def split(
     labels: Sequence[str | None],
     groups: Sequence[Sequence[int]] = (),
     given: Sequence[str | None] | None = None,
+    *,
     val_ratio: float = 0.15,
     test_ratio: float = 0.25,
 ) -> list[str]:

@@ -125,7 +125,8 @@ def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
         return read_columns(folder, COLUMNS)
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
+    from dvc.scm import SCMError
+    from dvc_data.index import DataIndexDirError
 
     try:
         files = DVCFileSystem(rev=revision)
@@ -135,7 +136,7 @@ def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
         return pa.concat_tables([_read(files.open, name) for name in names])
     except SCMError as error:
         raise DataError(f"git knows no revision {revision!r} here: {error}") from error
-    except (DvcException, OSError) as error:
+    except (DvcException, DataIndexDirError, OSError) as error:
         raise DataError(
             f"the data of revision {revision!r} is in neither the cache nor the remote; "
             f"push it from where it was made, with: dvc push ({error})"

@@ -166,6 +166,8 @@ def _sentences(error: ValidationError) -> list[str]:
             sentences.append(f"{key} is not a known key")
         elif detail["type"] == "missing":
             sentences.append(f"{key} is missing")
+        elif isinstance(detail["input"], dict):
+            sentences.append(f"{key}: {reason}")
         else:
             sentences.append(f"{key} is {detail['input']!r:.80}, but {reason}")
     return sentences

@@ -1,0 +1,40 @@
+"""Make the README's pictures from the pipeline's outputs, as they stand in this checkout.
+
+    pip install vl-convert-python
+    python docs/pictures.py docs/pictures
+
+DVC's own plots are rendered, so a picture shows exactly what ``dvc plots show`` does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import vl_convert
+from PIL import Image
+
+PLOTS = {"Confusion matrix": "confusion-matrix", "Reliability diagram": "reliability"}
+SHEETS = {
+    "data/card/contact-sheet.jpg": "contact-sheet",
+    "metrics/evaluation/worst.jpg": "mistakes",
+}
+WIDEST = 1200
+
+
+def main(target: Path) -> None:
+    """Write all pictures to `target`."""
+    target.mkdir(parents=True, exist_ok=True)
+    for plot, name in PLOTS.items():
+        command = ["dvc", "plots", "show", plot, "--show-vega"]
+        vega = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        (target / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(vega, scale=1.5))
+    for sheet, name in SHEETS.items():
+        with Image.open(sheet) as image:
+            image.thumbnail((WIDEST, 4 * WIDEST))
+            image.save(target / f"{name}.jpg", quality=80)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

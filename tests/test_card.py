@@ -1,0 +1,395 @@
+"""The dataset card: what it counts, what it suspects, and how it looks."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from hashlib import sha256
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from conftest import ROOT
+from grocery.compute import parallel_map
+from grocery.data.card import Suspect, content_digest, dataset_card, read_report, read_rows
+from grocery.data.card_page import pictures_a_class, render
+from grocery.data.contact_sheet import SIDE, choose, contact_sheet, thumbnails
+from grocery.data.duplicates import perceptual_hash
+from grocery.data.images import UnreadableImage, canonical, decode
+from grocery.data.raw import RawImage
+from grocery.data.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
+from grocery.data.synthetic import SyntheticSource
+from grocery.errors import DataError
+from grocery.learning.suspects import find_suspects, suspects
+from grocery.params import VersionParams
+from stages import version
+
+PARAMS = VersionParams(suspect_neighbors=5, suspect_agreement=0.8, contact_sheet_images=3)
+REPORT: dict[str, Any] = {
+    "quarantined": [{"path": "Lemon/bad.jpg", "reason": "truncated"}],
+    "duplicates": [
+        {
+            "kept": "Lemon/a.jpg",
+            "dropped": ["Milk/b.jpg", "Milk/c.jpg"],
+            "labels": ["Lemon", "Milk"],
+        }
+    ],
+    "near_duplicates": [],
+    "leaked": [],
+}
+HOSTILE = "<script>alert('x')</script>&\""
+
+
+def prepared(image: RawImage) -> dict[str, Any] | None:
+    """One row of a shard."""
+    data = image.read()
+    try:
+        picture = decode(data, max_pixels=10**8)
+    except UnreadableImage:
+        return None
+    image_id = sha256(data).hexdigest()
+    return {
+        "image_id": image_id,
+        "path": image.path,
+        "label": image.label,
+        "coarse": image.coarse,
+        "split": ("train", "val", "test", "train")[int(image_id[-1], 16) % 4],
+        "phash": perceptual_hash(picture),
+        "image": canonical(picture, size=128, quality=92),
+    }
+
+
+def write_shards(folder: Path, rows: list[dict[str, Any]], shards: int = 4) -> Path:
+    folder.mkdir(parents=True)
+    for index in range(shards):
+        members = [r for r in rows if shard_of(r["image_id"], shards) == index]
+        table = pa.Table.from_pylist(sorted(members, key=lambda r: r["image_id"]), IMAGE_SCHEMA)
+        write_table(folder / shard_name(index, shards), table)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def embedded() -> SyntheticSource:
+    return SyntheticSource(ROOT / "data/raw/synthetic")
+
+
+@pytest.fixture(scope="module")
+def rows(embedded: SyntheticSource) -> list[dict[str, Any]]:
+    """Images of three classes of the embedded dataset, and some that have no label."""
+    wrong = embedded.planted()["wrong_labels"]
+    copies = embedded.planted()["conflicting_duplicates"]
+    labels = ("Lemon", "Milk", "Carrot", None)
+    chosen = [
+        image
+        for label in labels
+        for image in [i for i in embedded.images() if i.label == label][:12]
+        if image.path not in wrong and image.path not in copies
+    ]
+    return [row for row in map(prepared, chosen) if row]
+
+
+@pytest.fixture
+def shards(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
+    return write_shards(tmp_path / "shards", rows)
+
+
+def card_of(folder: Path, found: tuple[Suspect, ...] = ()) -> dict[str, Any]:
+    table = read_rows(shard_paths(folder), workers=1)
+    return dataset_card(table, REPORT, found, near_duplicate_bits=8)
+
+
+class TestDigest:
+    def test_the_number_of_shards_does_not_matter(
+        self, tmp_path: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        few, many = (
+            card_of(write_shards(tmp_path / str(n), rows[::step], n))
+            for n, step in ((1, 1), (16, -1))
+        )
+        assert few == many
+
+    @pytest.mark.parametrize(
+        ("column", "value", "same"),
+        [
+            ("label", "Pear", False),
+            ("label", None, False),
+            ("label", "null", False),
+            ("coarse", "Other", False),
+            ("split", "other", False),
+            ("image_id", "0" * 64, False),
+            ("path", "elsewhere.jpg", True),
+        ],
+    )
+    def test_it_is_of_the_content(
+        self, rows: list[dict[str, Any]], column: str, value: str | None, same: bool
+    ) -> None:
+        before = content_digest(pa.Table.from_pylist(rows, IMAGE_SCHEMA))
+        changed = [*rows[1:], {**rows[0], column: value}]
+        after = content_digest(pa.Table.from_pylist(changed, IMAGE_SCHEMA))
+        assert (before == after) == same
+
+    def test_a_missing_label_is_not_the_label_null(self, rows: list[dict[str, Any]]) -> None:
+        digests = {
+            content_digest(pa.Table.from_pylist([{**rows[0], "label": label}], IMAGE_SCHEMA))
+            for label in (None, "null", "None", "")
+        }
+        assert len(digests) == 4
+
+
+class TestCard:
+    def test_counts(self, shards: Path, rows: list[dict[str, Any]]) -> None:
+        card = card_of(shards)
+        assert card["images"] == len(rows)
+        assert card["unlabeled"] == 12
+        assert card["labeled"] == len(rows) - 12
+        assert list(card["classes"]) == ["Carrot", "Lemon", "Milk"]
+        assert list(card["coarse_classes"]) == ["Dairy", "Fruit", "Vegetables"]
+        for split in ("train", "val", "test"):
+            members = [row for row in rows if row["split"] == split]
+            labeled = [row for row in members if row["label"]]
+            assert card["splits"][split] == {"images": len(members), "labeled": len(labeled)}
+            assert sum(c[split] for c in card["classes"].values()) == len(labeled)
+        lemons = card["classes"]["Lemon"]
+        assert lemons["coarse"] == "Fruit"
+        assert sum(lemons[split] for split in ("train", "val", "test")) == 12
+        assert card["sizes"]["bytes"] == sum(len(row["image"]) for row in rows)
+        assert set(card["sizes"]["width"].values()) == {128}
+
+    def test_it_is_json(self, shards: Path) -> None:
+        card = card_of(shards, (Suspect("a", "p", "x", "y", 0.9, ("b",)),))
+        assert json.loads(json.dumps(card))["suspected_labels"][0]["witnesses"] == ["b"]
+
+    def test_near_duplicates_across_splits_are_counted_and_not_believed(
+        self, tmp_path: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        twin = {**rows[0], "image_id": "f" * 64, "path": "Lemon/twin.jpg"}
+        together = card_of(write_shards(tmp_path / "a", [*rows, twin]))["near_duplicates"]
+        assert together == {"groups": 1, "images": 2, "across_splits": 0, "across": []}
+        other = "val" if rows[0]["split"] != "val" else "test"
+        apart = card_of(write_shards(tmp_path / "b", [*rows, {**twin, "split": other}]))
+        assert apart["near_duplicates"] == {
+            "groups": 1,
+            "images": 2,
+            "across_splits": 1,
+            "across": [sorted([rows[0]["path"], "Lemon/twin.jpg"])],
+        }
+
+    @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"quarantined": []}', b"\xff"])
+    def test_a_damaged_report(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "report.json").write_bytes(content)
+        with pytest.raises(DataError, match="run prepare again"):
+            read_report(tmp_path / "report.json")
+
+    def test_a_damaged_image(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        folder = write_shards(tmp_path / "s", [{**rows[0], "image": b"nothing"}])
+        with pytest.raises(DataError, match="shard-0000"):
+            read_rows(shard_paths(folder), workers=1)
+
+
+class TestSuspects:
+    def table(self, labels: list[str]) -> pa.Table:
+        ids = [f"{i:064x}" for i in range(len(labels))]
+        return pa.table({"image_id": ids, "path": ids, "label": labels})
+
+    def points(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Three groups of 8, tight and far from each other."""
+        rng = np.random.default_rng(0)
+        return (np.repeat(np.eye(3), 8, axis=0) + rng.normal(0, 0.02, (24, 3))).astype(np.float32)
+
+    def test_a_label_that_all_neighbours_contradict(self) -> None:
+        labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
+        labels[3] = "c"
+        (found,) = suspects(self.table(labels), self.points(), neighbors=5, agreement=0.8)
+        assert (found.label, found.suggested) == ("c", "a")
+        assert int(found.image_id, 16) == 3
+        assert found.agreement == 1.0
+        assert all(int(witness, 16) < 8 for witness in found.witnesses)
+        assert len(found.witnesses) == 3
+
+    def test_right_labels_are_left_alone(self) -> None:
+        labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
+        assert suspects(self.table(labels), self.points(), neighbors=5, agreement=0.5) == []
+
+    def test_a_wrong_label_does_not_drag_its_neighbours_along(self) -> None:
+        """Its vote, from very near, would convict a right one; but it is convicted itself."""
+        points = self.points()
+        points[4] = points[3] + np.float32(1e-4)
+        labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
+        labels[3] = "c"
+        found = suspects(self.table(labels), points, neighbors=5, agreement=0.8)
+        assert [int(suspect.image_id, 16) for suspect in found] == [3]
+
+    @pytest.mark.parametrize("count", [0, 1, 2, 4])
+    def test_few_images(self, count: int) -> None:
+        labels = ["a", "b", "c", "d"][:count]
+        found = suspects(self.table(labels), self.points()[:count], neighbors=10, agreement=1.0)
+        assert len(found) <= count
+
+    def test_planted_wrong_labels_are_found(
+        self, tmp_path: Path, embedded: SyntheticSource
+    ) -> None:
+        """On the embedded dataset: most are found, and most of what is found is wrong."""
+        images = [image for image in embedded.images() if image.label]
+        drawn = parallel_map(prepared, images, workers=2, title="draw")
+        by_id = {row["image_id"]: row for row in drawn if row}
+        folder = write_shards(tmp_path / "s", list(by_id.values()))
+        found = find_suspects(shard_paths(folder), neighbors=10, agreement=0.8, workers=1)
+        wrong = embedded.planted()["wrong_labels"]
+        right = [suspect for suspect in found if suspect.path in wrong]
+        assert len(right) >= 0.8 * len(wrong)
+        assert len(right) >= 0.7 * len(found)
+        assert sum(s.suggested == wrong[s.path] for s in right) >= 0.8 * len(right)
+
+
+class TestContactSheet:
+    def test_images_are_chosen_by_content(self, rows: list[dict[str, Any]]) -> None:
+        table = pa.Table.from_pylist(rows, IMAGE_SCHEMA)
+        chosen = choose(table, 4)
+        assert chosen == choose(pa.Table.from_pylist(rows[::-1], IMAGE_SCHEMA), 4)
+        assert list(chosen) == ["Carrot", "Lemon", "Milk"]
+        lemons = sorted(row["image_id"] for row in rows if row["label"] == "Lemon")
+        assert chosen["Lemon"] == lemons[:4]
+
+    def test_the_picture(self, shards: Path, rows: list[dict[str, Any]]) -> None:
+        chosen = choose(pa.Table.from_pylist(rows, IMAGE_SCHEMA), 3)
+        ids = [image_id for members in chosen.values() for image_id in members]
+        pictures = thumbnails(shard_paths(shards), ids)
+        assert sorted(pictures) == sorted(ids)
+        notes = dict.fromkeys(chosen, "a note")
+        sheet = contact_sheet(chosen, notes, pictures)
+        assert sheet == contact_sheet(chosen, notes, pictures)
+        with Image.open(io.BytesIO(sheet)) as image:
+            assert image.format == "JPEG"
+            assert image.height == 3 * (SIDE + 2)
+
+    @pytest.mark.parametrize("classes", [0, 1, 81, 2000])
+    def test_any_number_of_classes(self, classes: int) -> None:
+        stream = io.BytesIO()
+        Image.new("RGB", (SIDE, SIDE)).save(stream, "JPEG")
+        chosen = {f"a rather long name of a class, {i}": ["x"] for i in range(classes)}
+        sheet = contact_sheet(chosen, dict.fromkeys(chosen, ""), {"x": stream.getvalue()})
+        with Image.open(io.BytesIO(sheet)) as image:
+            assert 0 < image.height < 65_000
+
+
+class Checker(HTMLParser):
+    """Collects tags, attributes and text, and sees that tags close."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.values: list[str] = []
+        self.text = ""
+        self.feed(page.decode())
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.values += [value or "" for _, value in attrs]
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+class TestPage:
+    def page(self, shards: Path, **changes: Any) -> bytes:
+        table = read_rows(shard_paths(shards), workers=1)
+        chosen = choose(table, 2)
+        pictures = thumbnails(shard_paths(shards), [i for ids in chosen.values() for i in ids])
+        return render(card_of(shards) | changes, chosen, pictures)
+
+    def test_it_is_whole_and_needs_nothing_else(self, shards: Path) -> None:
+        page = Checker(self.page(shards))
+        assert not {"script", "link", "iframe"} & set(page.tags)
+        assert page.tags.count("img") == 6
+        for value in page.values:
+            assert not re.match(r"(https?:)?//", value)
+        for name in ("Lemon", "Milk", "Carrot", "Vegetables", "truncated", "labels disagree"):
+            assert name in page.text
+
+    def test_everything_from_the_data_is_escaped(
+        self, tmp_path: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        evil = {**rows[0], "label": HOSTILE, "coarse": HOSTILE, "path": HOSTILE}
+        folder = write_shards(tmp_path / "s", [*rows[1:], evil])
+        suspect = Suspect(evil["image_id"], HOSTILE, HOSTILE, HOSTILE, 0.9, (evil["image_id"],))
+        card = card_of(folder, (suspect,))
+        page = self.page(
+            folder,
+            suspected_labels=card["suspected_labels"],
+            quarantined=[{"path": HOSTILE, "reason": HOSTILE}],
+            leaked=[{"path": HOSTILE, "reason": HOSTILE}],
+            duplicates=[{"kept": HOSTILE, "dropped": [HOSTILE], "labels": [HOSTILE, "b"]}],
+            near_duplicates=card["near_duplicates"] | {"across": [[HOSTILE, "b"]]},
+        )
+        assert b"<script" not in page
+        assert Checker(page).text.count(HOSTILE) >= 12
+
+    def test_it_stays_small_with_many_classes(self) -> None:
+        assert pictures_a_class(12, 12) == 12
+        assert 81 * pictures_a_class(81, 50) <= 900
+        assert pictures_a_class(5000, 12) == 1
+
+
+class TestStage:
+    def run(self, shards: Path, out: Path, workers: int = 1) -> dict[str, Any]:
+        out.mkdir(exist_ok=True)
+        (out / "report.json").write_text(json.dumps(REPORT))
+        return version.run(
+            PARAMS,
+            near_duplicate_bits=8,
+            shards=shards,
+            report=out / "report.json",
+            card=out / "card",
+            metrics=out / "data.json",
+            workers=workers,
+        )
+
+    def test_what_it_writes(self, shards: Path, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        result = self.run(shards, tmp_path / "out")
+        card = json.loads((tmp_path / "out/card/card.json").read_bytes())
+        figures = json.loads((tmp_path / "out/data.json").read_bytes())
+        assert {path.name for path in (tmp_path / "out/card").iterdir()} == {
+            "card.json",
+            "contact-sheet.jpg",
+            "index.html",
+        }
+        assert result == figures | {"digest": card["digest"]}
+        assert (figures["images"], figures["classes"]) == (len(rows), 3)
+        assert (figures["quarantined"], figures["duplicates"]) == (1, 2)
+        assert figures["near_duplicates_across_splits"] == 0
+
+    def test_workers_and_runs_do_not_matter(self, shards: Path, tmp_path: Path) -> None:
+        self.run(shards, tmp_path / "a")
+        self.run(shards, tmp_path / "b", workers=2)
+        for name in ("card.json", "index.html", "contact-sheet.jpg"):
+            one, two = ((tmp_path / out / "card" / name).read_bytes() for out in ("a", "b"))
+            assert one == two, name
+
+    def test_a_failure_leaves_the_card_as_it_was(
+        self, shards: Path, tmp_path: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        self.run(shards, tmp_path / "out")
+        before = (tmp_path / "out/card/card.json").read_bytes()
+        bad = write_shards(tmp_path / "bad", [{**rows[0], "image": rows[0]["image"][:400]}])
+        with pytest.raises(DataError):
+            self.run(bad, tmp_path / "out")
+        assert (tmp_path / "out/card/card.json").read_bytes() == before
+
+    def test_unlabelled_images_only(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+        unlabelled = [{**row, "label": None, "coarse": None} for row in rows]
+        result = self.run(write_shards(tmp_path / "s", unlabelled), tmp_path / "out")
+        assert (result["labeled"], result["classes"], result["suspected_labels"]) == (0, 0, 0)

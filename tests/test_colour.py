@@ -1,0 +1,85 @@
+"""The colour and edge descriptor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from grocery.features.colour import DIMENSIONS, colour_descriptor
+
+Pixels = NDArray[np.uint8]
+
+
+def plain(colour: tuple[int, int, int], height: int = 40, width: int = 60) -> Pixels:
+    return np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)).copy()
+
+
+def noise(seed: int, height: int = 40, width: int = 60) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def similarity(a: Pixels, b: Pixels) -> float:
+    return float(colour_descriptor(a) @ colour_descriptor(b))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        noise(0),
+        plain((0, 0, 0)),
+        plain((255, 255, 255)),
+        plain((9, 200, 30), 1, 1),
+        noise(1, 3, 500),
+    ],
+    ids=["noise", "black", "white", "one pixel", "thin"],
+)
+def test_shape_type_and_norm(pixels: Pixels) -> None:
+    descriptor = colour_descriptor(pixels)
+    assert descriptor.shape == (DIMENSIONS,)
+    assert descriptor.dtype == np.float32
+    assert np.isfinite(descriptor).all()
+    assert (descriptor >= 0).all()
+    assert np.linalg.norm(descriptor) == pytest.approx(1, abs=1e-6)
+
+
+def test_it_reads_only_the_pixels() -> None:
+    pixels = noise(2)
+    before = pixels.copy()
+    padded = np.zeros((50, 70, 3), np.uint8)
+    padded[5:45, 5:65] = pixels
+    assert np.array_equal(colour_descriptor(padded[5:45, 5:65]), colour_descriptor(pixels))
+    assert np.array_equal(pixels, before)
+
+
+def test_size_hardly_matters() -> None:
+    small = noise(3, 40, 40)
+    assert similarity(plain((200, 30, 30), 40, 40), plain((200, 30, 30), 80, 90)) > 0.999
+    assert similarity(small, small.repeat(2, axis=0).repeat(2, axis=1)) > 0.95
+
+
+def test_like_colours_are_nearer_than_others() -> None:
+    red = plain((200, 30, 30))
+    assert similarity(red, plain((210, 40, 40))) > similarity(red, plain((200, 120, 30)))
+    assert similarity(red, plain((30, 30, 200))) == pytest.approx(0, abs=1e-6)
+
+
+def test_red_does_not_fall_apart_at_the_ends_of_the_hue_circle() -> None:
+    assert similarity(plain((200, 30, 36)), plain((200, 36, 30))) > 0.999
+
+
+def test_grey_has_no_hue() -> None:
+    assert similarity(plain((120, 120, 120)), plain((124, 120, 118))) > 0.999
+
+
+def test_where_a_colour_lies_matters() -> None:
+    left, right = plain((240, 240, 240)), plain((240, 240, 240))
+    left[:, :30] = right[:, 30:] = (200, 30, 30)
+    assert similarity(left, left) > similarity(left, right) + 0.1
+
+
+def test_which_way_edges_run_matters() -> None:
+    across, down = plain((90, 90, 90), 48, 48), plain((90, 90, 90), 48, 48)
+    across[np.arange(48) // 6 % 2 == 0] = 160
+    down[:, np.arange(48) // 6 % 2 == 0] = 160
+    assert similarity(across, across) > similarity(across, down) + 0.05

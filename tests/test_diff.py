@@ -1,0 +1,248 @@
+"""What changed between two revisions: on tables, on a real DVC repository, and on a terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from conftest import environment
+from grocery.cli import main
+from grocery.data.diff import COLUMNS, SHARDS, diff_rows, rows_at
+from grocery.data.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
+from grocery.errors import DataError
+
+
+def image(name: str, **changes: Any) -> dict[str, Any]:
+    """A row whose content is decided by its name."""
+    row = {
+        "image_id": name.encode().hex().ljust(64, "0"),
+        "path": f"Lemon/{name}.jpg",
+        "label": "Lemon",
+        "coarse": "Fruit",
+        "split": "train",
+        "phash": "0" * 128,
+        "image": name.encode(),
+    }
+    return row | changes
+
+
+def table(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), IMAGE_SCHEMA).select(list(COLUMNS))
+
+
+OLD = [image(name) for name in "abcdef"]
+NEW = [
+    OLD[0],
+    image("b", label="Milk", coarse="Dairy", path="Milk/b.jpg"),
+    image("c", split="test"),
+    image("d", label=None),
+    image("e", path="Lemon/renamed.jpg"),
+    image("new"),
+]
+
+
+class TestRows:
+    def test_nothing_changed(self) -> None:
+        diff = diff_rows(table(*OLD), table(*OLD[::-1]))
+        assert not any(diff.counts().values())
+        assert (diff.old_images, diff.new_images) == (6, 6)
+
+    def test_every_kind_of_change(self) -> None:
+        diff = diff_rows(table(*OLD), table(*NEW))
+        told = {
+            kind: [(change.path, change.old, change.new) for change in changes]
+            for kind, changes in diff.changes().items()
+        }
+        assert told == {
+            "added": [("Lemon/new.jpg", None, "Lemon")],
+            "removed": [("Lemon/f.jpg", "Lemon", None)],
+            "relabelled": [("Lemon/d.jpg", "Lemon", None), ("Milk/b.jpg", "Lemon", "Milk")],
+            "regrouped": [("Milk/b.jpg", "Fruit", "Dairy")],
+            "moved": [("Lemon/c.jpg", "train", "test")],
+            "renamed": [
+                ("Lemon/renamed.jpg", "Lemon/e.jpg", "Lemon/renamed.jpg"),
+                ("Milk/b.jpg", "Lemon/b.jpg", "Milk/b.jpg"),
+            ],
+        }
+        assert diff.added[0].image_id == image("new")["image_id"]
+
+    def test_backwards_it_is_the_opposite(self) -> None:
+        there, back = diff_rows(table(*OLD), table(*NEW)), diff_rows(table(*NEW), table(*OLD))
+        assert [c.path for c in there.added] == [c.path for c in back.removed]
+        assert {(c.old, c.new) for c in there.moved} == {(c.new, c.old) for c in back.moved}
+
+    def test_from_and_to_nothing(self) -> None:
+        assert diff_rows(table(), table(*OLD)).counts()["added"] == 6
+        assert diff_rows(table(*OLD), table()).counts()["removed"] == 6
+
+
+def call(folder: Path, *command: str) -> None:
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(DVC_NO_ANALYTICS="1"),
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    call(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def save(folder: Path, rows: list[dict[str, Any]], tag: str) -> None:
+    """Write shards, record and push them with DVC, commit and tag."""
+    write(folder, rows)
+    dvc(folder, "add", "--quiet", SHARDS.as_posix())
+    dvc(folder, "push", "--quiet")
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "commit", "--quiet", "-m", tag)
+    call(folder, "git", "tag", tag)
+
+
+def write(folder: Path, rows: list[dict[str, Any]], shards: int = 2) -> None:
+    shutil.rmtree(folder / SHARDS, ignore_errors=True)
+    (folder / SHARDS).mkdir(parents=True)
+    for index in range(shards):
+        members = [row for row in rows if shard_of(row["image_id"], shards) == index]
+        path = folder / SHARDS / shard_name(index, shards)
+        write_table(path, pa.Table.from_pylist(members, IMAGE_SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the tags `empty`, `v1` and `v2`, all data pushed to a remote."""
+    folder = tmp_path_factory.mktemp("repository") / "checkout"
+    folder.mkdir()
+    call(folder, "git", "init", "--quiet", "--initial-branch=main")
+    dvc(folder, "init", "--quiet")
+    # Beside the checkout wherever that is, as in this project: a copy of it finds nothing there.
+    dvc(folder, "remote", "add", "--quiet", "--default", "storage", "../storage")
+    call(folder, "git", "add", "--all")
+    call(folder, "git", "commit", "--quiet", "-m", "empty")
+    call(folder, "git", "tag", "empty")
+    save(folder, OLD, "v1")
+    save(folder, NEW, "v2")
+    return folder
+
+
+@pytest.fixture
+def repository(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, with its remote beside it, as the current folder."""
+    shutil.copytree(recorded.parent, tmp_path / "copy", symlinks=True)
+    monkeypatch.chdir(tmp_path / "copy/checkout")
+    return tmp_path / "copy/checkout"
+
+
+@pytest.mark.usefixtures("repository")
+class TestRevisions:
+    def test_of_tags_commits_and_the_workspace(self, repository: Path) -> None:
+        assert rows_at("v1").num_rows == 6
+        old, new = rows_at("v1"), rows_at("HEAD")
+        assert diff_rows(old, new).document() == diff_rows(table(*OLD), table(*NEW)).document()
+        assert not any(diff_rows(new, rows_at(None)).counts().values())
+        write(repository, [*NEW, image("again")], shards=4)
+        assert [c.path for c in diff_rows(new, rows_at(None)).added] == ["Lemon/again.jpg"]
+
+    def test_without_a_cache_the_remote_is_read(self, repository: Path) -> None:
+        shutil.rmtree(repository / ".dvc/cache")
+        shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)
+        assert rows_at("v1").num_rows == 6
+
+    def test_in_neither(self, repository: Path) -> None:
+        shutil.rmtree(repository / ".dvc/cache")
+        shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)
+        shutil.rmtree(repository.parent / "storage")
+        with pytest.raises(DataError, match=r"'v1' is in neither the cache nor the remote"):
+            rows_at("v1")
+
+    def test_an_unknown_revision(self) -> None:
+        with pytest.raises(DataError, match="no revision 'v9'"):
+            rows_at("v9")
+
+    def test_a_revision_without_data(self) -> None:
+        with pytest.raises(DataError, match="'empty' has no prepared shards"):
+            rows_at("empty")
+
+    def test_a_workspace_without_data(self, repository: Path) -> None:
+        shutil.rmtree(repository / SHARDS)
+        with pytest.raises(DataError, match="holds no shards"):
+            rows_at(None)
+
+
+class TestOutsideARepository:
+    def test_it_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(DataError, match="not a git repository"):
+            rows_at("HEAD")
+
+
+@pytest.mark.usefixtures("repository")
+class TestCommand:
+    def said(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+        main(["data", "diff", *arguments])
+        return capsys.readouterr().out
+
+    def test_for_people(self, capsys: pytest.CaptureFixture[str]) -> None:
+        text = self.said(capsys, "v1", "v2")
+        assert text.startswith("v1 -> v2: 6 -> 6 images\n")
+        assert "  relabelled         2\n" in text
+        assert "  Milk/b.jpg  (Lemon -> Milk)\n" in text
+        assert "  Lemon/d.jpg  (Lemon -> no label)\n" in text
+        assert "  Lemon/new.jpg  (Lemon)\n" in text
+        assert "  Lemon/e.jpg -> Lemon/renamed.jpg\n" in text
+
+    def test_the_defaults_are_head_and_the_workspace(
+        self, repository: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.said(capsys) == "HEAD -> workspace: 6 -> 6 images, no changes\n"
+        write(repository, OLD)
+        assert "added" in self.said(capsys)
+        assert self.said(capsys, "v1") == "v1 -> workspace: 6 -> 6 images, no changes\n"
+
+    def test_for_machines(self, capsys: pytest.CaptureFixture[str]) -> None:
+        document = json.loads(self.said(capsys, "v1", "v2", "--json"))
+        assert document == diff_rows(table(*OLD), table(*NEW)).document()
+
+    def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(
+        self, repository: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(repository, [*NEW, *(image(f"x{i}", path=f"\x1b[2J{i:02}.jpg") for i in range(25))])
+        text = self.said(capsys)
+        assert "\x1b" not in text
+        assert "  ?[2J00.jpg  (Lemon)\n" in text
+        assert "... and 5 more" in text
+
+    def test_errors_are_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["data", "diff", "v9"])
+        assert caught.value.code == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: data diff: git knows no revision 'v9' here")
+        assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["data", "diff", "--help"]])
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 0
+    assert "usage: grocery" in capsys.readouterr().out
+
+
+def test_the_command_line_answers_before_anything_heavy_is_loaded() -> None:
+    code = (
+        "import sys; from grocery.cli import build_parser; build_parser().format_help()\n"
+        "print(sorted({'numpy', 'pyarrow', 'dvc', 'PIL', 'sklearn', 'wandb'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout == "[]\n"

@@ -1,0 +1,391 @@
+"""The prepare stage, from raw files to shards, batches and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from grocery.data.duplicates import near_duplicate_groups
+from grocery.data.images import canonical, decode, pixels
+from grocery.data.incoming import DRILL_SHARE, choose_drills
+from grocery.data.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
+from grocery.errors import DataError
+from grocery.files import digest
+from grocery.params import PrepareParams
+from stages.prepare import run
+
+PARAMS = PrepareParams(
+    image_size=48,
+    jpeg_quality=90,
+    shards=4,
+    val_ratio=0.15,
+    test_ratio=0.25,
+    near_duplicate_bits=8,
+    max_bad_ratio=0.2,
+    max_pixels=1_000_000,
+)
+
+
+def picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def put(folder: Path, path: str, data: bytes) -> None:
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(data)
+
+
+def dataset(folder: Path, classes: str = "abc", images: int = 14) -> Path:
+    for number, label in enumerate(classes):
+        for i in range(images):
+            put(folder, f"{label}/{i:02}.jpg", jpeg(picture(1000 * number + i)))
+    return folder
+
+
+def prepare(source: Path, output: Path, workers: int = 1, **changes: Any) -> dict[str, int]:
+    return run(
+        source,
+        PARAMS.model_copy(update=changes),
+        shards=output / "shards",
+        incoming=output / "incoming",
+        report=output / "report.json",
+        workers=workers,
+    )
+
+
+def rows(output: Path) -> dict[str, dict[str, Any]]:
+    """Prepared images by path."""
+    table = read_columns(output / "shards", IMAGE_SCHEMA.names)
+    return {row["path"]: row for row in table.to_pylist()}
+
+
+def report(output: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((output / "report.json").read_text())
+    return value
+
+
+class TestShards:
+    def test_hold_what_they_should(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        put(source, "unlabeled/u.png", jpeg(picture(9999)))
+        counts = prepare(source, tmp_path)
+        paths = sorted((tmp_path / "shards").iterdir())
+        assert [path.name for path in paths] == [
+            f"shard-0000{i}-of-00004.parquet" for i in range(4)
+        ]
+        for number, path in enumerate(paths):
+            table = read_table(path)
+            assert table.schema == IMAGE_SCHEMA
+            image_ids = table.column("image_id").to_pylist()
+            assert image_ids == sorted(image_ids)
+            assert {shard_of(image_id, 4) for image_id in image_ids} <= {number}
+        prepared = rows(tmp_path)
+        assert len(prepared) == counts["images"] == 43
+        assert prepared["unlabeled/u.png"]["label"] is None
+        assert prepared["unlabeled/u.png"]["split"] == "train"
+        row = prepared["b/03.jpg"]
+        data = (source / "b/03.jpg").read_bytes()
+        assert row["image_id"] == hashlib.sha256(data).hexdigest()
+        assert row["label"] == "b"
+        # A prediction on the raw file sees the very same bytes.
+        assert row["image"] == canonical(decode(data, max_pixels=10**6), size=48, quality=90)
+        assert counts["train"] + counts["val"] + counts["test"] == 43
+        for label in "abc":
+            splits = {row["split"] for row in prepared.values() if row["label"] == label}
+            assert splits == {"train", "val", "test"}
+
+    def test_are_the_same_with_one_worker_and_two(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        put(source, "a/bad.jpg", b"no image")
+        put(source, "incoming/monday/x.jpg", jpeg(picture(5000)))
+        for workers in (1, 2):
+            prepare(source, tmp_path / str(workers), workers=workers)
+        assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+    def test_empty_ones_are_written_too(self, tmp_path: Path) -> None:
+        prepare(dataset(tmp_path / "raw", "ab", 3), tmp_path, shards=64)
+        tables = [read_table(path) for path in sorted((tmp_path / "shards").iterdir())]
+        assert len(tables) == 64
+        assert min(len(table) for table in tables) == 0
+        assert all(table.schema == IMAGE_SCHEMA for table in tables)
+
+    def test_one_new_image_changes_one_shard(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        prepare(source, tmp_path / "before", shards=16)
+        put(source, "a/new.jpg", jpeg(picture(7777)))
+        prepare(source, tmp_path / "after", shards=16)
+        names = [path.name for path in sorted((tmp_path / "before/shards").iterdir())]
+        changed = [
+            name
+            for name in names
+            if digest(tmp_path / "before/shards" / name) != digest(tmp_path / "after/shards" / name)
+        ]
+        assert len(changed) == 1
+
+
+class TestBadFiles:
+    def test_are_quarantined_with_the_reason(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        put(source, "a/empty.jpg", b"")
+        put(source, "b/also-empty.jpg", b"")
+        put(source, "b/text.jpg", b"apples, pears")
+        put(source, "c/half.jpg", jpeg(picture(1, (400, 300)))[:3000])
+        put(source, "c/huge.png", jpeg(Image.new("L", (1100, 1000))))
+        counts = prepare(source, tmp_path)
+        assert {entry["path"]: entry["reason"] for entry in report(tmp_path)["quarantined"]} == {
+            "a/empty.jpg": "empty file",
+            "b/also-empty.jpg": "empty file",
+            "b/text.jpg": "not an image of a known format",
+            "c/half.jpg": "truncated",
+            "c/huge.png": "1,100,000 pixels, more than the 1,000,000 allowed",
+        }
+        assert counts["quarantined"] == 5
+        assert counts["duplicates"] == 0
+        assert counts["images"] == 42
+
+    def test_too_many_are_an_error_that_names_ten(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        for i in range(14):
+            put(source, f"a/bad{i:02}.jpg", f"no image {i}".encode())
+        with pytest.raises(DataError) as error:
+            prepare(source, tmp_path)
+        sentence = str(error.value)
+        assert sentence.startswith("14 of 56 files cannot be read, more than prepare.max_bad_ratio")
+        assert "a/bad09.jpg (not an image of a known format); and 4 more" in sentence
+        assert "bad10" not in sentence
+        assert prepare(source, tmp_path, max_bad_ratio=0.25)["quarantined"] == 14
+
+    def test_nothing_but_bad_ones_is_always_an_error(self, tmp_path: Path) -> None:
+        for path in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
+            put(tmp_path / "raw", path, path.encode())
+        with pytest.raises(DataError, match=r"4 of 4 files cannot be read: a/1\.jpg"):
+            prepare(tmp_path / "raw", tmp_path, max_bad_ratio=1.0)
+
+    def test_a_class_of_bad_ones_is_an_error(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        put(source, "d/1.jpg", b"no")
+        put(source, "d/2.jpg", b"image")
+        with pytest.raises(DataError, match="class 'd' has no readable image left for train"):
+            prepare(source, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("paths", "sentence"),
+        [
+            (["a/1.jpg", "a/2.jpg"], "one class only, 'a'"),
+            (["a/1.jpg", "a/2.jpg", "b/1.jpg"], "class 'b' has one image only"),
+            (["unlabeled/1.jpg"], "no image has a label"),
+        ],
+    )
+    def test_too_little_to_learn_from(
+        self, tmp_path: Path, paths: list[str], sentence: str
+    ) -> None:
+        for number, path in enumerate(paths):
+            put(tmp_path / "raw", path, jpeg(picture(number)))
+        with pytest.raises(DataError, match=sentence):
+            prepare(tmp_path / "raw", tmp_path)
+
+    def test_earlier_outputs_stay_when_it_fails(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        output = tmp_path / "prepared"
+        prepare(source, output)
+        before = digest(output)
+        put(source, "d/1.jpg", b"no")
+        put(source, "d/2.jpg", b"image")
+        with pytest.raises(DataError):
+            prepare(source, output, workers=2)
+        assert digest(output) == before
+        shutil.rmtree(source / "d")
+        prepare(source, output)
+        assert digest(output) == before
+
+
+class TestDuplicates:
+    def test_exact_ones_are_kept_once(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        shutil.copy(source / "a/05.jpg", source / "a/copy.jpg")
+        shutil.copy(source / "b/05.jpg", source / "unlabeled-b.tmp")
+        (source / "unlabeled").mkdir()
+        (source / "unlabeled-b.tmp").rename(source / "unlabeled/0.jpg")
+        shutil.copy(source / "c/05.jpg", source / "a/wrong.jpg")
+        counts = prepare(source, tmp_path)
+        assert report(tmp_path)["duplicates"] == [
+            {"kept": "a/05.jpg", "dropped": ["a/copy.jpg"]},
+            {"kept": "a/wrong.jpg", "dropped": ["c/05.jpg"], "labels": ["a", "c"]},
+            {"kept": "b/05.jpg", "dropped": ["unlabeled/0.jpg"]},
+        ]
+        assert (counts["images"], counts["duplicates"], counts["label_conflicts"]) == (42, 3, 1)
+        assert rows(tmp_path)["a/wrong.jpg"]["label"] == "a"
+
+    def test_near_ones_stay_in_one_split(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw", images=20)
+        for i in range(20):
+            copy = ImageEnhance.Brightness(picture(i)).enhance(1.03)
+            put(source, f"a/{i:02}-again.jpg", jpeg(copy, 70))
+            put(source, f"unlabeled/{i:02}.jpg", jpeg(picture(1000 + i), 60))
+        counts = prepare(source, tmp_path)
+        prepared = rows(tmp_path)
+        splits = [(prepared[f"a/{i:02}.jpg"], prepared[f"a/{i:02}-again.jpg"]) for i in range(20)]
+        assert all(one["split"] == other["split"] for one, other in splits)
+        assert {one["split"] for one, _ in splits} == {"train", "val", "test"}
+        assert counts["near_duplicate_groups"] == 40
+        # An unlabelled copy of a test image must not be trained on.
+        leaked = report(tmp_path)["leaked"]
+        assert len(leaked) == counts["leaked"] > 0
+        for entry in leaked:
+            original = prepared[entry["path"].replace("unlabeled", "b")]
+            assert entry["path"] not in prepared
+            reason = f"near duplicate of {original['path']} in {original['split']}"
+            assert entry["reason"] == reason
+        hashes = [row["phash"] for row in prepared.values()]
+        everyone = [row["split"] for row in prepared.values()]
+        for group in near_duplicate_groups(hashes, max_bits=8):
+            assert len({everyone[i] for i in group}) == 1
+
+    def test_the_datasets_own_test_set_stays_whole(self, tmp_path: Path) -> None:
+        source = tmp_path / "raw"
+        for split, start in (("train", 0), ("val", 300), ("test", 600)):
+            for number, label in enumerate("ab"):
+                for i in range(8):
+                    image = picture(start + 100 * number + i)
+                    put(source, f"{split}/{label}/{i}.jpg", jpeg(image))
+        shutil.copy(source / "test/a/0.jpg", source / "train/a/exact.jpg")
+        put(source, "train/b/near.jpg", jpeg(picture(701), 70))
+        put(source, "val/a/near.jpg", jpeg(picture(602), 70))
+        counts = prepare(source, tmp_path)
+        assert (counts["train"], counts["val"], counts["test"]) == (16, 16, 16)
+        assert report(tmp_path)["duplicates"] == [
+            {"kept": "test/a/0.jpg", "dropped": ["train/a/exact.jpg"]}
+        ]
+        assert report(tmp_path)["leaked"] == [
+            {"path": "train/b/near.jpg", "reason": "near duplicate of test/b/1.jpg in test"},
+            {"path": "val/a/near.jpg", "reason": "near duplicate of test/a/2.jpg in test"},
+        ]
+
+    def test_a_test_split_that_cannot_be_read_is_not_replaced(self, tmp_path: Path) -> None:
+        source = tmp_path / "raw"
+        for label in "ab":
+            for i in range(8):
+                put(source, f"train/{label}/{i}.jpg", jpeg(picture(ord(label) * 100 + i)))
+            put(source, f"test/{label}/0.jpg", b"no image")
+        with pytest.raises(DataError, match="own test split can be read"):
+            prepare(source, tmp_path)
+
+
+class TestIncoming:
+    def test_own_batches(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        put(source, "incoming/monday/2.jpg", jpeg(picture(5000)))
+        put(source, "incoming/monday/1.jpg", b"no image")
+        put(source, "incoming/tuesday/b/1.jpg", jpeg(picture(5001)))
+        counts = prepare(source, tmp_path)
+        assert counts["images"] == 42
+        assert sorted(path.name for path in (tmp_path / "incoming").iterdir()) == [
+            "monday.parquet",
+            "tuesday.parquet",
+        ]
+        monday = read_table(tmp_path / "incoming/monday.parquet")
+        assert monday.schema == BATCH_SCHEMA
+        assert monday.column("path").to_pylist() == [
+            "incoming/monday/1.jpg",
+            "incoming/monday/2.jpg",
+        ]
+        assert [image is None for image in monday.column("image").to_pylist()] == [True, False]
+        tuesday = read_table(tmp_path / "incoming/tuesday.parquet")
+        assert tuesday.column("label").to_pylist() == ["b"]
+        reason = "not an image of a known format"
+        assert report(tmp_path)["incoming"]["monday"] == {
+            "images": 2,
+            "quarantined": [{"path": "incoming/monday/1.jpg", "reason": reason}],
+        }
+
+    def test_drills_are_cut_from_test(self, tmp_path: Path) -> None:
+        prepare(dataset(tmp_path / "raw", "abc", 60), tmp_path)
+        prepared = {row["image_id"]: row for row in rows(tmp_path).values()}
+        seen: set[str] = set()
+        for name in ("clean", "dim", "shares"):
+            batch = read_table(tmp_path / f"incoming/{name}.parquet")
+            assert batch.schema == BATCH_SCHEMA
+            assert len(batch) == report(tmp_path)["incoming"][name]["images"] > 0
+            for row in batch.to_pylist():
+                original = prepared[row["image_id"]]
+                assert original["split"] == "test"
+                assert (row["path"], row["label"]) == (original["path"], original["label"])
+                if name == "dim":
+                    ratio = pixels(row["image"]).mean() / pixels(original["image"]).mean()
+                    assert ratio == pytest.approx(0.35, abs=0.02)
+                else:
+                    assert row["image"] == original["image"]
+                assert row["image_id"] not in seen
+                seen.add(row["image_id"])
+
+    def test_what_drills_hold(self) -> None:
+        image_ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(600)]
+        labels = [f"class {i % 9}" for i in range(600)]
+        drills = choose_drills(image_ids, labels)
+        assert {name: len(chosen) for name, chosen in drills.items()} == dict.fromkeys(drills, 60)
+        assert sum(map(len, drills.values())) <= DRILL_SHARE * 600
+        label_of = dict(zip(image_ids, labels, strict=True))
+        assert len({label_of[i] for i in drills["clean"]}) == 9
+        assert len({label_of[i] for i in drills["shares"]}) == 3
+        assert choose_drills(image_ids[::-1], labels[::-1]) == drills
+
+    def test_drills_of_a_large_dataset_are_small(self) -> None:
+        image_ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(9000)]
+        drills = choose_drills(image_ids, ["a", "b", "c"] * 3000)
+        assert [len(chosen) for chosen in drills.values()] == [200] * 3
+
+    def test_a_tiny_dataset_has_empty_drills(self, tmp_path: Path) -> None:
+        prepare(dataset(tmp_path / "raw", "ab", 3), tmp_path)
+        sizes = [len(read_table(path)) for path in sorted((tmp_path / "incoming").iterdir())]
+        assert sizes == [0, 0, 0]
+
+
+def test_the_embedded_dataset(tmp_path: Path) -> None:
+    """A small recipe of the embedded kind: what is planted in it is what the report finds."""
+    import yaml
+
+    from grocery.data.synthetic import SyntheticSource
+
+    folder = Path(__file__).parent.parent / "data/raw/synthetic"
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe |= {"size": 64, "unlabelled": 5}
+    recipe["classes"] = dict(list(recipe["classes"].items())[:4])
+    for kind in recipe["classes"].values():
+        kind["images"] = 25
+    recipe["incoming"] = {"clean": {"images": 6, "unreadable": 1}}
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    planted = SyntheticSource(tmp_path / "raw").planted()
+
+    prepare(tmp_path / "raw", tmp_path, workers=2)
+    found = report(tmp_path)
+    assert {entry["path"] for entry in found["quarantined"]} == set(planted["corrupt"])
+    copies = {path for entry in found["duplicates"] for path in (entry["kept"], *entry["dropped"])}
+    exact = planted["duplicates"] | planted["conflicting_duplicates"]
+    assert copies == {*exact, *exact.values()}
+    near = {path for entry in found["near_duplicates"] for path in entry["paths"]}
+    assert near == {*planted["near_duplicates"], *planted["near_duplicates"].values()}
+    assert found["incoming"]["clean"]["images"] == 6
+    assert len(found["incoming"]["clean"]["quarantined"]) == 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3000, 2)])
+def test_extreme_shapes_go_through(tmp_path: Path, size: tuple[int, int]) -> None:
+    source = dataset(tmp_path / "raw", "ab", 4)
+    put(source, "a/odd.jpg", jpeg(picture(1).resize(size)))
+    assert prepare(source, tmp_path)["images"] == 9
