@@ -1,31 +1,18 @@
-"""params.yaml as typed, validated sections.
-
-Each section is a frozen pydantic model whose fields carry their bounds; `load` reads the file,
-checks all of it and says in one sentence what is not allowed. Values are never converted from
-another type, so ``"0.2"`` is not a ratio.
-"""
+"""params.yaml as typed, validated sections; each carries its bounds."""
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from grocery.documents import Section, Seed, read_document
 from grocery.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys and wrong types are errors, values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -172,43 +159,4 @@ def load(path: Path = PARAMS_FILE) -> Params:
     ParamsError
         One sentence that names the file, the key, its value and what is allowed.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ParamsError(f"{path} is missing; run from the folder that holds it") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from error
-    try:
-        return Params.model_validate(document)
-    except ValidationError as error:
-        sentences = [_sentence(detail, document) for detail in error.errors()]
-        raise ParamsError(f"{path}: " + "; ".join(sentences)) from None
-
-
-def _sentence(detail: Any, document: Any) -> str:
-    """Say in words what pydantic found."""
-    location = detail["loc"]
-    key = ".".join(str(part) for part in location) or "the file"
-    kind, reason = detail["type"], detail["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        siblings = _keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), siblings, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(siblings)}"
-        return f"{key} is not a known key ({hint})"
-    if kind == "missing":
-        return f"{key} is missing"
-    if not location:
-        return str(reason)
-    # pydantic writes "Input should be less than or equal to 1".
-    return f"{key} is {detail['input']!r}, but {reason.replace('Input should', 'it should')}"
-
-
-def _keys(location: tuple[Any, ...]) -> list[str]:
-    """The known keys of the section at `location`."""
-    model: type[BaseModel] = Params
-    for part in location:
-        names = {field.alias or name: field for name, field in model.model_fields.items()}
-        annotation = names[part].annotation
-        assert isinstance(annotation, type)
-        model = annotation
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return read_document(path, Params, ParamsError)

@@ -44,7 +44,7 @@ def test_the_committed_file_is_valid() -> None:
         ({"data__source": "../secrets"}, "data.source is '../secrets'"),
         ({"featurize__fisher__cel": 4}, "featurize.fisher.cel is not a known key"),
         ({"featurize__fisher__scales": []}, "featurize.fisher.scales"),
-        ({"train": None}, "train"),
+        ({"train": None}, "train should be a mapping"),
     ],
 )
 def test_one_sentence_says_what_is_wrong(

@@ -50,7 +50,7 @@ class TestPurity:
         assert outputs(clone.lock()) == outputs(built.lock())
 
     def test_other_kernels_would_be_noticed(self, project: Project) -> None:
-        """Without the pin, the choice of kernels reaches the bytes; so the pin is what keeps them."""
+        """Without the pin, the choice of kernels reaches the bytes; with it, it does not."""
         before = outputs(project.lock())
         old = {
             "GROCERY_KERNELS": "native",

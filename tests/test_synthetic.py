@@ -295,7 +295,7 @@ class TestRecipe:
 
     @pytest.mark.parametrize(
         ("content", "said"),
-        [(b"a: [", "not valid YAML"), (b"\xff", "not valid YAML"), (b"", "the recipe")],
+        [(b"a: [", "not valid YAML"), (b"\xff", "not valid YAML"), (b"", "should be a mapping")],
     )
     def test_damaged_files(self, tmp_path: Path, content: bytes, said: str) -> None:
         (tmp_path / "recipe.yaml").write_bytes(content)

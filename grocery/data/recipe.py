@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from grocery.data.drawing import PACKAGES
+from grocery.documents import Section, Seed, read_document
 from grocery.errors import DataError
-from grocery.params import Section, Seed
 
 Hex = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -144,30 +143,4 @@ def load_recipe(path: Path) -> Recipe:
     DataError
         One sentence that names the file, the key and what is allowed.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid YAML: {error}") from error
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        raise DataError(f"{path}: " + "; ".join(_sentences(error))) from None
-
-
-def _sentences(error: ValidationError) -> list[str]:
-    """Say in words what pydantic found."""
-    sentences = []
-    for detail in error.errors():
-        key = ".".join(str(part) for part in detail["loc"]) or "the recipe"
-        reason = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        if detail["type"] == "extra_forbidden":
-            sentences.append(f"{key} is not a known key")
-        elif detail["type"] == "missing":
-            sentences.append(f"{key} is missing")
-        elif isinstance(detail["input"], dict):
-            sentences.append(f"{key}: {reason}")
-        else:
-            sentences.append(f"{key} is {detail['input']!r:.80}, but {reason}")
-    return sentences
+    return read_document(path, Recipe, DataError)
