@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ class TestPurity:
         del old["GROCERY_KERNELS"]
         project.run("dvc", "repro", "--force", "--single-item", "featurize", env=old)
         assert outputs(project.lock()) == before
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
+    def test_an_emulated_processor_without_avx512(self, project: Project) -> None:
+        """Every stage anew on a Haswell, the oldest processor that is promised the same bytes."""
+        before = project.path.joinpath("models/release/model.json").stat().st_mtime_ns
+        for stage in STAGES:
+            project.run("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-m", f"stages.{stage}")
+        assert project.path.joinpath("models/release/model.json").stat().st_mtime_ns > before
+        assert "up to date" in project.run("dvc", "status").stdout
 
 
 @pytest.mark.slow
