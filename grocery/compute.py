@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
+
+from grocery.errors import GroceryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,6 +32,11 @@ def parallel_map(
         Number of processes; 0 means one a core. With 1 everything runs in this process.
     title
         What the progress bar calls the work. The bar shows on a terminal only.
+
+    Raises
+    ------
+    GroceryError
+        When a worker was killed.
     """
     total = len(items) if isinstance(items, Sized) else None
     workers = workers or len(os.sched_getaffinity(0))
@@ -40,7 +48,13 @@ def parallel_map(
         results = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")(
             delayed(function)(item) for item in items
         )
-    yield from progress(results, title=title, total=total)
+    try:
+        yield from progress(results, title=title, total=total)
+    except BrokenProcessPool:
+        raise GroceryError(
+            f"a worker was killed while it did {title!r}, perhaps for lack of memory; "
+            "try a smaller compute.workers"
+        ) from None
 
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:

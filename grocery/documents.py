@@ -10,8 +10,9 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from grocery.errors import GroceryError
 
@@ -40,11 +41,13 @@ def read_document(path: Path, model: type[Document], error: type[GroceryError]) 
         What to raise, with one sentence that names the file, the key, its value and what is
         allowed.
     """
+    # YAML 1.2, as DVC reads it: in 1.1, 010 would be 8 and 1e-3 a string.
+    reader = YAML(typ="safe", pure=True)
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = reader.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as reason:
+    except (YAMLError, UnicodeDecodeError) as reason:
         raise error(f"{path} is not valid YAML: {reason}") from reason
     try:
         return model.model_validate(document)

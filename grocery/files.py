@@ -29,6 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     if previous.exists() and not path.exists():
         previous.rename(path)  # killed between the two renames below
     for leftover in (partial, previous):
+        if leftover.is_file():
+            leftover.unlink()
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

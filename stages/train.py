@@ -49,12 +49,10 @@ def run(
     iterations = 0
     for step in steps(train.features, known, val.features, classes=len(classes), params=params):
         iterations += 1
+        adopted = (step.labels != UNLABELED) & ~chosen
         on_step(
-            {
-                "residual": step.residual,
-                "val_accuracy": accuracy(step.validation, val),
-                "pseudo_labels": int(((step.labels != UNLABELED) & ~chosen).sum()),
-            }
+            {"residual": step.residual, "pseudo_labels": int(adopted.sum())}
+            | accuracy("val_accuracy", step.validation, val)
         )
 
     head = fit_head(
@@ -63,18 +61,18 @@ def run(
     baseline = fit_head(train.features[chosen], known[chosen], classes=len(classes), C=params.C)
     head, baseline = (calibrate(h, val.features, val.labels) for h in (head, baseline))
 
-    hidden = ~chosen & (train.labels != UNLABELED)
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
         "iterations": iterations,
-        "val_accuracy": accuracy(head.predict_proba(val.features), val),
-        "baseline_val_accuracy": accuracy(baseline.predict_proba(val.features), val),
         "temperature": head.temperature,
+        **accuracy("val_accuracy", head.predict_proba(val.features), val),
+        **accuracy("baseline_val_accuracy", baseline.predict_proba(val.features), val),
     }
-    if hidden.any():
-        # Known to us, not to the learner: how many of the labels it adopted are right.
-        result["pseudo_label_accuracy"] = float((step.labels == train.labels)[hidden].mean())
+    # Known to us, not to the learner: how many of the labels it adopted are right.
+    checked = adopted & (train.labels != UNLABELED)
+    if checked.any():
+        result["pseudo_label_accuracy"] = float((step.labels == train.labels)[checked].mean())
     with replacing(classifier) as partial:
         save_arrays(
             partial,
@@ -86,11 +84,11 @@ def run(
     return result
 
 
-def accuracy(scores: NDArray[Any], split: Split) -> float:
-    """Share of a split's images whose highest score is their class; 0 for an empty split."""
+def accuracy(name: str, scores: NDArray[Any], split: Split) -> dict[str, float]:
+    """Share of a split's images whose highest score is their class; nothing for an empty split."""
     if not len(split.labels):
-        return 0.0
-    return float((scores.argmax(axis=1) == split.labels).mean())
+        return {}
+    return {name: float((scores.argmax(axis=1) == split.labels).mean())}
 
 
 def main() -> None:

@@ -113,7 +113,9 @@ def main() -> None:
                 metrics=METRICS,
                 workers=params.compute.workers,
             )
-            tracked.summary(result | {"changes": changes_since("HEAD")})
+            tracked.summary(result)
+            if tracked.enabled:
+                tracked.summary({"changes": changes_since("HEAD")})
             tracked.html("dataset card", CARD / "index.html")
             sheet = (CARD / "contact-sheet.jpg").read_bytes()
             tracked.images("contact sheet", [(sheet, "contact sheet")])

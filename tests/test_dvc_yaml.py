@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
+from grocery import model_card
 from grocery.params import Params
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
@@ -56,6 +58,21 @@ def test_every_knob_is_some_stages_param() -> None:
     declared = {name.split(".")[0] for s in PIPELINE["stages"].values() for name in s["params"]}
     sections = {field.alias or name for name, field in Params.model_fields.items()}
     assert sections - declared == {"compute", "tracking"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_only_sections_that_it_declares(stage: str) -> None:
+    """`compute` and `tracking` change no output, and `data.source` is every run's tag."""
+    tree = ast.parse((ROOT / f"stages/{stage}.py").read_text())
+    used = {
+        node.attr.rstrip("_")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "params"
+    } & {field.alias or name for name, field in Params.model_fields.items()}
+    if stage == "register":
+        used |= set(model_card._SECTIONS)
+    declared = {name.split(".")[0] for name in PIPELINE["stages"][stage]["params"]}
+    assert used - {"compute", "tracking", "data"} <= declared
 
 
 def test_outputs_survive_a_failing_stage() -> None:

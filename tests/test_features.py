@@ -7,7 +7,7 @@ from sklearn.mixture import GaussianMixture
 
 from grocery.features.fisher import FisherVector, Grid, fit_fisher, local_descriptors
 from grocery.features.mixture import fit_mixture
-from grocery.features.projection import fit_projection, unit_length
+from grocery.features.projection import fit_projection, rowwise_product, unit_length
 
 TWO_SCALES = Grid(4, [1.0, 0.5], 2.0)
 RNG = np.random.default_rng(0)
@@ -116,6 +116,21 @@ class TestProjection:
         theirs = PCA(10, whiten=True, svd_solver="full").fit_transform(points)
         theirs *= np.sqrt(len(points) / (len(points) - 1))  # they divide by n - 1
         np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
+
+    def test_a_rows_bytes_do_not_depend_on_the_other_rows(self) -> None:
+        points = RNG.normal(size=(37, 300)).astype(np.float32)
+        matrix = RNG.normal(size=(300, 21)).astype(np.float32)
+        whole = rowwise_product(points, matrix)
+        np.testing.assert_allclose(whole, points @ matrix, atol=1e-4)
+        for first, last in ((0, 1), (5, 6), (5, 20), (36, 37), (17, 37)):
+            assert (rowwise_product(points[first:last], matrix) == whole[first:last]).all()
+
+    def test_hardly_any_variance_is_stored_as_finite_numbers(self) -> None:
+        points = (np.ones((30, 40)) + 1e-5 * RNG.normal(size=(30, 40))).astype(np.float32)
+        projection = fit_projection(points, dimensions=5, whiten=True)
+        assert np.isfinite(projection.components.astype(np.float16)).all()
+        assert np.abs(projection.components).max() <= 1.001
+        np.testing.assert_allclose(projection(points).std(axis=0), 1, rtol=0.1)
 
     def test_no_more_components_than_the_data_have(self) -> None:
         points = np.outer(np.arange(20), [1, 2, 3]).astype(np.float32)

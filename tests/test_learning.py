@@ -150,6 +150,12 @@ class TestAlgorithms:
         with pytest.raises(DataError, match="at most 9 is allowed"):
             list(steps(points, truth, points, classes=3, params=params))
 
+    def test_nothing_to_validate_on(self) -> None:
+        points, truth = blobs()
+        known = np.where(np.arange(300) < 30, truth, UNLABELED)
+        *_, last = steps(points, known, points[:0], classes=3, params=TRAIN)
+        assert last.validation.shape == (0, 3)
+
     def test_a_class_without_a_label(self) -> None:
         points, truth = blobs()
         with pytest.raises(DataError, match="1 of 4 classes"):
@@ -162,6 +168,11 @@ class TestGraph:
         assert abs(graph - graph.T).max() == 0
         assert graph.diagonal().max() == 0
         assert (np.diff(graph.indptr) >= 5).all()
+
+
+    def test_features_that_resemble_nothing(self) -> None:
+        with pytest.raises(DataError, match="no two of the 20 training images"):
+            similarity_graph(np.eye(20, dtype=np.float32), n_neighbors=3, weight_power=1.0)
 
 
 class TestHead:

@@ -32,7 +32,9 @@ def small_model() -> Model:
     encoder = Encoder(
         {"encoder": "colour"},
         describe,
-        Projection(np.zeros(length, np.float32), components.astype(np.float32)),
+        Projection(
+            np.zeros(length, np.float32), components.astype(np.float32), np.ones(5, np.float32)
+        ),
     )
     head = Head(rng.normal(size=(3, 5)).astype(np.float32), np.zeros(3, np.float32), 0.5)
     return Model(

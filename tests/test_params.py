@@ -71,14 +71,36 @@ def test_what_is_not_a_params_file(tmp_path: Path, text: str) -> None:
         load(tmp_path / "params.yaml")
 
 
+def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    file = tmp_path / "params.yaml"
+    file.write_text(
+        text.replace("label_seed: 0", "label_seed: 010").replace("tol: 0.001", "tol: 1e-3")
+    )
+    assert load(file).train.label_seed == 10
+    assert load(file).train.tol == 0.001
+    file.write_text(text + "\ndata:\n  source: twice\n")
+    with pytest.raises(ParamsError, match="duplicate key"):
+        load(file)
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="is missing"):
         load(tmp_path / "params.yaml")
 
 
 def test_every_knob_is_commented() -> None:
-    lines = (ROOT / "params.yaml").read_text().splitlines()
+    """By the line above it, or by one above several knobs that says "each"."""
+    lines = [line.strip() for line in (ROOT / "params.yaml").read_text().splitlines()]
+    indented = [line.startswith("  ") for line in (ROOT / "params.yaml").read_text().splitlines()]
     for number, line in enumerate(lines):
-        if line.startswith("  ") and ":" in line and not line.strip().startswith("#"):
-            block = [text for text in lines[max(0, number - 4) : number] if "#" in text]
-            assert block, f"params.yaml line {number + 1} has no comment above it: {line}"
+        if indented[number] and not line.startswith("#") and not line.endswith(":"):
+            above = number - 1
+            while lines[above] and not lines[above].startswith("#"):
+                above -= 1
+            first = above
+            while lines[first - 1].startswith("#"):
+                first -= 1
+            comment = " ".join(lines[first : above + 1])
+            assert comment.startswith("#"), f"nothing above line {number + 1}: {line}"
+            assert above == number - 1 or "each" in comment.lower(), f"line {number + 1}: {line}"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import Project, checkout, environment
+from grocery.files import digest
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
 
@@ -72,7 +73,7 @@ class TestPurity:
         for stage in STAGES:
             project.run("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-m", f"stages.{stage}")
         assert project.path.joinpath("models/release/model.json").stat().st_mtime_ns > before
-        assert "up to date" in project.run("dvc", "status").stdout
+        assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
 
 
 @pytest.mark.slow
@@ -117,6 +118,14 @@ class TestPrecision:
         assert ran(project.run("dvc", "repro", env={"WANDB_MODE": "offline"}).stdout) == []
 
 
+def test_more_dimensions_than_images_keep_a_geometry(project: Project) -> None:
+    """PCA that whitens as many dimensions as there are images would make all equally far apart."""
+    project.edit_params({"featurize": {"dimensions": 512}})
+    project.run("dvc", "repro", "evaluate")
+    measured = json.loads((project.path / "metrics/evaluate.json").read_text())
+    assert measured["accuracy"] > 0.75
+
+
 def test_time_travel(project: Project, tmp_path: Path) -> None:
     """A tag and the remote are enough to have a past model back, byte for byte."""
     project.run("dvc", "remote", "add", "--force", "--default", "storage", str(tmp_path / "remote"))
@@ -136,11 +145,11 @@ def test_time_travel(project: Project, tmp_path: Path) -> None:
     for folder in ("data/prepared", "data/features", "data/card", "models", "metrics"):
         shutil.rmtree(project.path / folder)
     project.run("git", "checkout", "--force", "--quiet", "v1")
-    project.run("dvc", "pull")
+    project.run("dvc", "pull", "dvc.yaml")
     assert (release / "model.safetensors").read_bytes() == model
     again = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
     assert again == predictions
-    assert "up to date" in project.run("dvc", "status").stdout
+    assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
     assert project.run("git", "status", "--porcelain").stdout == ""
 
     # A version that GTO knows can be fetched by name, without the pipeline.
@@ -192,12 +201,12 @@ class TestBadInput:
     """One sentence, a non-zero exit, and nothing that was built is lost."""
 
     def refused(self, project: Project, *command: str, env: dict[str, str] | None = None) -> str:
-        before = {path: project.path.joinpath(path).stat() for path in outputs(project.lock())}
+        before = {path: digest(project.path / path) for path in outputs(project.lock())}
         done = project.run(*command, check=False, env=env)
         said = done.stdout + done.stderr
         assert done.returncode != 0
         assert "Traceback" not in said
-        assert all(project.path.joinpath(path).exists() for path in before)
+        assert {path: digest(project.path / path) for path in before} == before
         (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
         return sentence
 

@@ -70,7 +70,7 @@ class Encoder:
 
     def project(self, raw: Floats) -> Floats:
         """Raw vectors (n, r) to unit vectors (n, d)."""
-        return unit_length(self.projection(raw))
+        return unit_length(self.projection.one_by_one(raw))
 
     @property
     def dimensions(self) -> int:
@@ -80,7 +80,11 @@ class Encoder:
     def arrays(self) -> Arrays:
         """Everything that was fitted, by name; the components in half precision."""
         components = self.projection.components.astype(np.float16)
-        fitted: Arrays = {"mean": self.projection.mean, "components": components}
+        fitted: Arrays = {
+            "mean": self.projection.mean,
+            "components": components,
+            "scale": self.projection.scale,
+        }
         return fitted | self.describe.arrays()
 
     @classmethod
@@ -90,4 +94,4 @@ class Encoder:
         if settings["encoder"] == "fisher":
             describe = FisherVector.from_arrays(arrays, Grid(**settings["grid"]))
         components = arrays["components"].astype(np.float32)
-        return cls(settings, describe, Projection(arrays["mean"], components))
+        return cls(settings, describe, Projection(arrays["mean"], components, arrays["scale"]))

@@ -150,6 +150,7 @@ class FisherVector:
         return {
             "local_mean": self.projection.mean,
             "local_components": self.projection.components,
+            "local_scale": self.projection.scale,
             "mixture_weights": self.mixture.weights,
             "mixture_means": self.mixture.means,
             "mixture_variances": self.mixture.variances,
@@ -160,7 +161,7 @@ class FisherVector:
         """Rebuild from what `arrays` gave."""
         return cls(
             grid,
-            Projection(arrays["local_mean"], arrays["local_components"]),
+            Projection(arrays["local_mean"], arrays["local_components"], arrays["local_scale"]),
             DiagonalMixture(
                 arrays["mixture_weights"], arrays["mixture_means"], arrays["mixture_variances"]
             ),

@@ -66,7 +66,10 @@ def fit_encoder(
     keep = partial(_describe_shard, sample=sample, describe=describe, scratch=scratch)
     kept = list(parallel_map(keep, shards, workers=workers, title="describe"))
     raw = np.concatenate([np.load(path, allow_pickle=False) for path in kept])
-    projection = fit_projection(raw, dimensions=params.dimensions, whiten=True)
+    # Whitened to as many dimensions as there are points, any points are equally far from each
+    # other: a third leaves a geometry.
+    dimensions = min(params.dimensions, max(1, len(raw) // 3))
+    projection = fit_projection(raw, dimensions=dimensions, whiten=True)
     # Rounded by a round trip, so that the encoder that is saved is the encoder that was used.
     encoder = Encoder(settings, describe, projection)
     return Encoder.from_arrays(encoder.arrays(), settings)

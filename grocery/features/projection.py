@@ -9,26 +9,38 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+_ROWS = 8  # with up to this many rows, the pinned kernels treat all of them alike
+
 
 @dataclass(frozen=True)
 class Projection:
-    """An affine map to k dimensions: ``(points - mean) @ components``.
+    """An affine map to k dimensions: ``(points - mean) @ components / scale``.
 
     Attributes
     ----------
     mean
         Centre, shape (d,).
     components
-        Shape (d, k); with whitening, each column is divided by its standard deviation.
+        Orthonormal columns, shape (d, k).
+    scale
+        Shape (k,): the standard deviation along each component with whitening, else ones.
     """
 
     mean: Floats
     components: Floats
+    scale: Floats
 
     def __call__(self, points: Floats) -> Floats:
         """Project points (n, d) to (n, k)."""
-        projected: Floats = points @ self.components
+        return self._finish(points @ self.components)
+
+    def one_by_one(self, points: Floats) -> Floats:
+        """The same, where a row's bytes must not depend on how many rows there are."""
+        return self._finish(rowwise_product(points, self.components))
+
+    def _finish(self, projected: Floats) -> Floats:
         projected -= self.mean @ self.components
+        projected /= self.scale
         return projected
 
 
@@ -55,9 +67,26 @@ def fit_projection(points: Floats, *, dimensions: int, whiten: bool) -> Projecti
     # The sign of an eigenvector is arbitrary: fix it.
     largest = np.abs(components).argmax(axis=0)
     components = components * np.sign(components[largest, np.arange(components.shape[1])])
-    if whiten:
-        components = components / scale
-    return Projection(mean, np.ascontiguousarray(components, dtype=np.float32))
+    return Projection(
+        mean,
+        np.ascontiguousarray(components, dtype=np.float32),
+        (scale if whiten else np.ones_like(scale)).astype(np.float32),
+    )
+
+
+def rowwise_product(points: Floats, matrix: Floats) -> Floats:
+    """``points @ matrix`` for points (n, d), each row with the same bytes whatever n is.
+
+    BLAS takes another path for one row than for many, and another for the last rows of a product.
+    Here each product has `_ROWS` rows, the last ones filled up with zeros.
+    """
+    product = np.empty((len(points), matrix.shape[1]), np.float32)
+    block = np.zeros((_ROWS, points.shape[1]), np.float32)
+    for start in range(0, len(points), _ROWS):
+        rows = points[start : start + _ROWS]
+        block[: len(rows)] = rows
+        product[start : start + len(rows)] = (block @ matrix)[: len(rows)]
+    return product
 
 
 def unit_length(points: Floats) -> Floats:

@@ -11,6 +11,8 @@ from grocery.errors import DataError
 
 Floats = NDArray[np.float32]
 
+_BLOCK = 256  # rows whose neighbours are held at once
+
 
 def neighbour_weights(
     points: Floats, among: Floats, *, n_neighbors: int, weight_power: float, own: bool = False
@@ -44,10 +46,15 @@ def neighbour_weights(
             f"train.n_neighbors is {n_neighbors}, but there are only {len(among)} training images; "
             f"at most {len(among) - 1} is allowed"
         )
+    if not len(points):
+        return sparse.csr_matrix((0, len(among)))
     # On unit vectors the Euclidean order is the cosine order.
     search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(among)
     nearest = search.kneighbors(None if own else points, return_distance=False)
-    similarity = np.einsum("nd,nkd->nk", points, among[nearest])
+    similarity = np.empty(nearest.shape, np.float32)
+    for start in range(0, len(points), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        np.einsum("nd,nkd->nk", points[part], among[nearest[part]], out=similarity[part])
     weights = np.maximum(similarity, 0) ** np.float32(weight_power)
     rows = np.arange(0, nearest.size + 1, n_neighbors)
     return sparse.csr_matrix(
@@ -56,11 +63,23 @@ def neighbour_weights(
 
 
 def similarity_graph(points: Floats, *, n_neighbors: int, weight_power: float) -> sparse.csr_matrix:
-    """Symmetric graph (n, n): two images are joined when either is a neighbour of the other."""
+    """Symmetric graph (n, n): two images are joined when either is a neighbour of the other.
+
+    Raises
+    ------
+    DataError
+        When it would have no edge.
+    """
     weights = neighbour_weights(
         points, points, n_neighbors=n_neighbors, weight_power=weight_power, own=True
     )
-    return weights.maximum(weights.T).tocsr()
+    graph = weights.maximum(weights.T).tocsr()
+    if not graph.sum():
+        raise DataError(
+            f"no two of the {len(points)} training images have similar features, so there is no "
+            "graph; try a smaller featurize.dimensions"
+        )
+    return graph
 
 
 def row_normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.arrays import Arrays
+from grocery.features.projection import rowwise_product
 
 KIND = "grocery-classifier"
 
@@ -32,8 +33,7 @@ class Head:
 
     def logits(self, features: Floats) -> Floats:
         """Uncalibrated scores (n, c) of features (n, d)."""
-        scores: Floats = features @ self.coefficients.T + self.intercept
-        return scores
+        return rowwise_product(features, self.coefficients.T) + self.intercept
 
     def predict_proba(self, features: Floats) -> Floats:
         """Calibrated class probabilities (n, c) of features (n, d)."""

@@ -75,6 +75,11 @@ class StageRun:
     def __init__(self, session: Session | None) -> None:
         self._session = session
 
+    @property
+    def enabled(self) -> bool:
+        """False when WANDB_MODE is disabled: what is only meant for W&B need not be computed."""
+        return self._session is not None
+
     def _tell(self, task: Task) -> None:
         if self._session is not None:
             self._session.submit(task)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from grocery.compute import parallel_map
+from grocery.errors import GroceryError, one_sentence
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 0])
+def test_results_come_in_order(workers: int) -> None:
+    squares = list(parallel_map(square, range(20), workers=workers, title="squares"))
+    assert squares == [number * number for number in range(20)]
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    with pytest.raises(GroceryError, match="'deaths', perhaps for lack of memory"):
+        list(parallel_map(die, [1, 2], workers=2, title="deaths"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (GroceryError("two\nlines"), 1, "error: test: two lines"),
+        (KeyboardInterrupt(), 130, "error: test: interrupted; earlier outputs are as they were"),
+        (MemoryError(), 1, "error: test: not enough memory; try a smaller compute.workers"),
+        (PermissionError(13, "x", "f"), 1, "error: test: Permission denied 'f'"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    error: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_, one_sentence("test"):
+        raise error
+    assert exit_.value.code == code
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), one_sentence("test"):
+        1 / 0  # noqa: B018
