@@ -8,6 +8,7 @@ DVC's own plots are rendered, so a picture shows exactly what ``dvc plots show``
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ SHEETS = {
     "metrics/evaluation/worst.jpg": "mistakes",
 }
 WIDEST = 1200
+ROW = 12
 
 
 def main(target: Path) -> None:
@@ -29,7 +31,11 @@ def main(target: Path) -> None:
     for plot, name in PLOTS.items():
         command = ["dvc", "plots", "show", plot, "--show-vega"]
         vega = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        (target / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(vega, scale=1.5))
+        spec = json.loads(vega)
+        classes = len({row["actual"] for row in spec["data"]["values"] if "actual" in row})
+        side = max(300, ROW * classes)  # so that the names of many classes do not overlap
+        spec.get("spec", spec).update(width=side, height=side)
+        (target / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=1))
     for sheet, name in SHEETS.items():
         with Image.open(sheet) as image:
             image.thumbnail((WIDEST, 4 * WIDEST))

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from grocery.arrays import Arrays, arrays_digest, load_arrays, save_arrays
-from grocery.data.images import canonical, decode, pixels
-from grocery.errors import ModelError
+from grocery.data.images import UnreadableImage, canonical, decode, pixels, upright_rgb
+from grocery.errors import DataError, ModelError
 from grocery.features.encoder import Encoder
 from grocery.learning.head import Head
 
 KIND = "grocery-model"
+_BATCH = 64  # images whose raw vectors are held at once
 
 Floats = NDArray[np.float32]
 
@@ -77,7 +78,12 @@ class Model:
         """Class probabilities (n, c) of canonical JPEG images, as they lie in shards."""
         if not len(jpegs):
             return np.empty((0, len(self.classes)), np.float32)
-        features = np.concatenate([self.encoder([pixels(jpeg)]) for jpeg in jpegs])
+        features = np.concatenate(
+            [
+                self.encoder([pixels(jpeg) for jpeg in jpegs[start : start + _BATCH]])
+                for start in range(0, len(jpegs), _BATCH)
+            ]
+        )
         return self.head.predict_proba(features)
 
     def predict(
@@ -91,9 +97,11 @@ class Model:
         Raises
         ------
         DataError
-            When an image cannot be read; it says which and why.
+            When an image cannot be read; it says which (its path, or ``image N``, the first
+            being 1) and why.
         """
-        probabilities = self.predict_proba([self._canonical(image) for image in images])
+        jpegs = [self._canonical(image, number) for number, image in enumerate(images, start=1)]
+        probabilities = self.predict_proba(jpegs)
         best = probabilities.argmax(axis=1)
         return [
             Prediction(
@@ -104,13 +112,22 @@ class Model:
             for index, row in zip(best, probabilities, strict=True)
         ]
 
-    def _canonical(self, image: str | os.PathLike[str] | bytes | Image.Image) -> bytes:
+    def _canonical(self, image: str | os.PathLike[str] | bytes | Image.Image, number: int) -> bytes:
         how = self.canonical
-        if isinstance(image, str | os.PathLike):
-            image = Path(image).read_bytes()
-        if isinstance(image, bytes):
-            image = decode(image, max_pixels=how.max_pixels)
-        return canonical(image.convert("RGB"), size=how.image_size, quality=how.jpeg_quality)
+        name = f"image {number}"
+        try:
+            if isinstance(image, str | os.PathLike):
+                name = os.fspath(image)
+                image = Path(image).read_bytes()
+            if isinstance(image, bytes):
+                upright = decode(image, max_pixels=how.max_pixels)
+            else:
+                upright = upright_rgb(image)
+        except UnreadableImage as error:
+            raise DataError(f"{name} cannot be read as an image: {error}") from error
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror}") from error
+        return canonical(upright, size=how.image_size, quality=how.jpeg_quality)
 
     def save(self, folder: Path) -> str:
         """Write the model to a folder; return the digest of its arrays."""

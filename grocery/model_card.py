@@ -5,6 +5,8 @@ Mitchell et al., "Model cards for model reporting" (FAT* 2019).
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 import yaml
@@ -45,13 +47,13 @@ def model_card(
         if name in measured
     )
     checks = "\n".join(
-        f"| {check['name']} | {check['value']:.3f} | {check['side']} {check['limit']:g} "
+        f"| {_plain(check['name'])} | {check['value']:.3f} | {check['side']} {check['limit']:g} "
         f"| {'passed' if check['passed'] else '**failed**'} |"
         for check in verdict["checks"]
     )
     everything = params.model_dump(by_alias=True)
     shown = yaml.safe_dump({name: everything[name] for name in _SECTIONS}, sort_keys=False)
-    classes = ", ".join(sorted(dataset["classes"]))
+    classes = ", ".join(_plain(name) for name in sorted(dataset["classes"]))
     return f"""# Grocery classifier: release candidate, {_word(verdict)}
 
 | | |
@@ -89,6 +91,12 @@ Classes: {classes}.
 ```yaml
 {shown}```
 """
+
+
+def _plain(text: str) -> str:
+    """Keep a name from the data from being read as HTML or Markdown, and on its line."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", line)
 
 
 def _word(verdict: dict[str, Any]) -> str:

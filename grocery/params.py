@@ -105,7 +105,7 @@ class RegisterParams(Section):
 class MonitorParams(Section):
     """When a batch of incoming images is said to have drifted."""
 
-    significance: float = Field(gt=0, le=0.2)
+    significance: float = Field(ge=0.001, le=0.2)
     min_confidence_shift: Ratio
     min_class_shift: Ratio
     max_unreadable: Ratio

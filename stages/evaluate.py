@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from grocery.arrays import load_arrays
 from grocery.data.pictures import captioned_grid
-from grocery.data.shards import read_columns, read_table, write_table
+from grocery.data.shards import images_of, read_table, shard_paths, write_table
 from grocery.errors import DataError, ModelError, one_sentence
 from grocery.files import replacing, write_json
 from grocery.learning.dataset import Split, load_splits
 from grocery.learning.head import KIND, Head
-from grocery.learning.metrics import class_scores, reliability, summary
+from grocery.learning.metrics import ClassScore, class_scores, reliability, summary
 from grocery.monitoring.reference import Reference
 from grocery.params import EvaluateParams, load
 from grocery.tracking.run import StageRun, stage_run
@@ -31,6 +31,8 @@ CLASSIFIER = Path("models/classifier")
 REFERENCE = Path("models/reference")
 EVALUATION = Path("metrics/evaluation")
 METRICS = Path("metrics/evaluate.json")
+
+MISTAKES_A_CLASS = 6  # a row of the picture of the worst classes
 
 
 def run(
@@ -66,22 +68,31 @@ def run(
     }
     result["gain"] = result["accuracy"] - result["baseline"]["accuracy"]
     scores = class_scores(model, test.labels, names=classes)
-
-    with replacing(evaluation) as folder:
-        write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
-        write_csv(folder / "confusion.csv", confusion(test, classes, model))
-        write_csv(folder / "per_class.csv", [asdict(score) for score in scores])
-        diagram = [asdict(b) for b in reliability(model, test.labels, bins=bins)]
-        write_csv(folder / "reliability.csv", diagram)
-        (folder / "worst.jpg").write_bytes(worst(shards, test, classes, model, params.worst_images))
+    baseline_scores = class_scores(baseline, test.labels, names=classes)
+    wrong = mistakes(test, model)
+    pictures = {
+        "worst.jpg": wrong[: params.worst_images],
+        "worst_classes.jpg": of_worst_classes(wrong, test, scores)[: params.worst_images],
+    }
+    wanted = {test.image_ids[row] for rows in pictures.values() for row in rows}
+    images = images_of(shard_paths(shards), wanted)
 
     # What an incoming batch holds must not be in what it is compared with.
     seen = incoming_ids(incoming)
     fresh = np.array([image_id not in seen for image_id in test.image_ids])
     labels = [name for name, kept in zip(test.names, fresh, strict=True) if kept]
-    digest = description["sha256"]
-    Reference.from_predictions(model[fresh], labels, classes, digest).save(reference)
-    write_json(metrics, result)
+    yardstick = Reference.from_predictions(model[fresh], labels, classes, description["sha256"])
+
+    with replacing(evaluation) as folder, replacing(reference) as reference_folder:
+        write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
+        write_csv(folder / "confusion.csv", confusion(test, classes, model))
+        write_csv(folder / "per_class.csv", per_class(scores, baseline_scores))
+        diagram = [asdict(b) for b in reliability(model, test.labels, bins=bins)]
+        write_csv(folder / "reliability.csv", diagram)
+        for name, rows in pictures.items():
+            (folder / name).write_bytes(picture(rows, images, test, classes, model))
+        yardstick.save(reference_folder)
+        write_json(metrics, result)  # last, so that nothing is replaced when anything fails
     return result
 
 
@@ -110,24 +121,51 @@ def confusion(test: Split, classes: list[str], model: NDArray[np.float32]) -> li
     return [{"actual": a, "predicted": p} for a, p in zip(test.names, predicted, strict=True)]
 
 
-def worst(
-    shards: Path, test: Split, classes: list[str], model: NDArray[np.float32], most: int
+def per_class(scores: list[ClassScore], baseline: list[ClassScore]) -> list[dict[str, Any]]:
+    """One row a class: the classifier's scores, and the labelled-only baseline's beside them."""
+    return [
+        {
+            **asdict(score),
+            "baseline_precision": other.precision,
+            "baseline_recall": other.recall,
+            "baseline_f1": other.f1,
+        }
+        for score, other in zip(scores, baseline, strict=True)
+    ]
+
+
+def mistakes(test: Split, model: NDArray[np.float32]) -> list[int]:
+    """Rows of the test images that were predicted wrong, the most confident first."""
+    wrong = np.flatnonzero(model.argmax(axis=1) != test.labels)
+    order: list[int] = wrong[np.argsort(-model.max(axis=1)[wrong], kind="stable")].tolist()
+    return order
+
+
+def of_worst_classes(wrong: list[int], test: Split, scores: list[ClassScore]) -> list[int]:
+    """The first few mistakes of each class, the class of lowest recall first."""
+    by_class: dict[str | None, list[int]] = {}
+    for row in wrong:
+        by_class.setdefault(test.names[row], []).append(row)
+    ranked = sorted(scores, key=lambda score: (score.recall, score.name))
+    return [row for score in ranked for row in by_class.get(score.name, [])[:MISTAKES_A_CLASS]]
+
+
+def picture(
+    rows: list[int],
+    images: dict[str, bytes],
+    test: Split,
+    classes: list[str],
+    model: NDArray[np.float32],
 ) -> bytes:
-    """Picture (JPEG) of the most confident mistakes, each with what it is and was taken for."""
+    """Picture (JPEG) of mistakes, each with what it is and what it was taken for."""
     confidence, predicted = model.max(axis=1), model.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != test.labels)
-    order = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    wanted = {test.image_ids[row] for row in order}
-    table = read_columns(shards, ["image_id", "image"])
-    ids = table.column("image_id").to_pylist()
-    images = {i: table.column("image")[row].as_py() for row, i in enumerate(ids) if i in wanted}
     return captioned_grid(
         [
             (
                 images[test.image_ids[row]],
                 f"{test.names[row]}\nnot {classes[predicted[row]]} ({confidence[row]:.2f})",
             )
-            for row in order
+            for row in rows
         ]
     )
 
@@ -190,8 +228,12 @@ def track_pictures(tracked: StageRun) -> None:
         with (EVALUATION / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
             columns, *rows = csv.reader(stream)
         tracked.table(name, columns, rows)
-    mistakes = (EVALUATION / "worst.jpg").read_bytes()
-    tracked.images("mistakes", [(mistakes, "most confident mistakes")])
+    captions = {
+        "worst.jpg": "most confident mistakes",
+        "worst_classes.jpg": "mistakes in the classes of lowest recall",
+    }
+    pictures = [((EVALUATION / name).read_bytes(), text) for name, text in captions.items()]
+    tracked.images("mistakes", pictures)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def run(
     with replacing(output) as folder:
         write_json(folder / "batches.json", [row for batch in batches for row in rows(batch)])
         write_bytes(folder / "index.html", render(reference, batches, params))
-    write_json(metrics, result)
+        write_json(metrics, result)  # last, so that nothing is replaced when anything fails
     return result | {
         "sentences": {
             batch.name: [s.sentence for s in batch.judgement.signals if s.verdict != "ok"]

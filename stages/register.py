@@ -71,13 +71,13 @@ def run(
         write_json(folder / "verdict.json", verdict)
         text = model_card(params, dataset, measured, verdict, model.digest)
         write_bytes(folder / "README.md", text.encode())
-    result = {
-        "accepted": verdict["accepted"],
-        "checks_failed": sum(not check["passed"] for check in verdict["checks"]),
-        "model_digest": model.digest,
-        "dataset_digest": dataset["digest"],
-    }
-    write_json(metrics, result)
+        result = {
+            "accepted": verdict["accepted"],
+            "checks_failed": sum(not check["passed"] for check in verdict["checks"]),
+            "model_digest": model.digest,
+            "dataset_digest": dataset["digest"],
+        }
+        write_json(metrics, result)  # last, so that nothing is replaced when anything fails
     return result
 
 

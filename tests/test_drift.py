@@ -189,6 +189,17 @@ def test_an_alert_needs_size_too() -> None:
     assert with_verdicts([signal(0.0001, effect=0.5)], 0.01)[0].verdict == "alert"
 
 
+def test_class_shares_alone_are_an_alert_at_the_least_significance() -> None:
+    """The permutation test has a least p-value, which three tests multiply by three."""
+    least = PARAMS.model_validate(PARAMS.model_dump() | {"significance": 0.001})
+    counts = np.array([100] + [0] * (len(CLASSES) - 1))
+    shifted = drift.classes_signal(reference(), counts, least)
+    others = [signal(p_value=1.0), signal(p_value=1.0)]
+    assert with_verdicts([shifted, *others], least.significance)[0].verdict == "alert"
+    with pytest.raises(ValueError, match="significance"):
+        PARAMS.model_validate(PARAMS.model_dump() | {"significance": 0.0009})
+
+
 def test_unreadable_files_alone_are_an_alert() -> None:
     judgement = judged(90, unreadable=30)
     assert judgement.verdict == "alert"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grocery.data.images import UnreadableImage, canonical, decode, pixels
+from grocery.data.images import UnreadableImage, canonical, decode, pixels, upright_rgb
 from grocery.errors import DataError
 
 RED, GREEN, WHITE = (220, 30, 30), (30, 160, 40), (255, 255, 255)
@@ -201,6 +201,38 @@ class TestBadFiles:
         assert len(reasons) > 200
         # Reasons are part of an output, so they hold no addresses.
         assert not any("0x" in reason for reason in reasons)
+
+
+def turned(mode: str = "RGB") -> bytes:
+    """A PNG whose EXIF block says that the camera was turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(halves(mode), "PNG", exif=exif)
+
+
+class TestPillowImages:
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "1"])
+    def test_are_prepared_as_files_are(self, mode: str) -> None:
+        data = turned(mode)
+        image = upright_rgb(Image.open(io.BytesIO(data)))
+        assert (image.mode, image.size) == ("RGB", (20, 40))
+        assert np.array_equal(np.asarray(image), np.asarray(read(data)))
+
+    def test_nothing_is_applied_twice(self) -> None:
+        once = read(turned())
+        assert once.info == {}
+        assert np.array_equal(np.asarray(upright_rgb(once)), np.asarray(once))
+
+    def test_the_callers_image_is_not_touched(self) -> None:
+        image = Image.open(io.BytesIO(turned()))
+        upright_rgb(image)
+        assert image.size == (40, 20)
+        assert image.getexif()[0x0112] == 6
+
+    def test_what_pillow_has_not_read_yet_may_be_damaged(self) -> None:
+        data = encoded(halves().resize((400, 200)), "JPEG")[:2000]
+        with pytest.raises(UnreadableImage, match="truncated"):
+            upright_rgb(Image.open(io.BytesIO(data)))
 
 
 class TestCanonical:

@@ -169,7 +169,6 @@ class TestGraph:
         assert graph.diagonal().max() == 0
         assert (np.diff(graph.indptr) >= 5).all()
 
-
     def test_features_that_resemble_nothing(self) -> None:
         with pytest.raises(DataError, match="no two of the 20 training images"):
             similarity_graph(np.eye(20, dtype=np.float32), n_neighbors=3, weight_power=1.0)

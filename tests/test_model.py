@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import subprocess
@@ -12,7 +13,7 @@ from PIL import Image
 
 from grocery.arrays import load_arrays, save_arrays
 from grocery.data.images import canonical
-from grocery.errors import ModelError
+from grocery.errors import DataError, ModelError
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import Projection
 from grocery.learning.head import Head
@@ -77,6 +78,57 @@ def test_paths_bytes_and_pictures_are_predicted_alike(folder: Path, tmp_path: Pa
     assert isinstance(first, Prediction)
     assert 1 / 3 < first.confidence <= 1
     assert first.coarse in {"fruit", "vegetable"}
+
+
+def odd(kind: str) -> bytes:
+    """A file that needs more than a conversion to RGB."""
+    image, options = picture(), {}
+    if kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = 6
+    elif kind == "transparent":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    else:
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    stream = io.BytesIO()
+    image.save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["turned", "transparent", "sixteen bits"])
+def test_a_pillow_image_is_prepared_as_its_file_is(folder: Path, kind: str) -> None:
+    data = odd(kind)
+    of_file, of_image = load_model(folder).predict([data, Image.open(io.BytesIO(data))])
+    assert of_file == of_image
+
+
+def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
+    model = load_model(folder)
+    bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
+    bad.write_text("shopping list")
+    good = picture()
+    stream = io.BytesIO()
+    good.save(stream, "JPEG")
+    truncated = stream.getvalue()[:2000]
+    reason = "cannot be read as an image"
+    for image, sentence in [
+        (bad, f"{bad} {reason}: not an image of a known format"),
+        (missing, f"{missing} cannot be read: No such file or directory"),
+        (str(tmp_path), f"{tmp_path} cannot be read: Is a directory"),
+        (b"", f"image 2 {reason}: empty file"),
+        (Image.open(io.BytesIO(truncated)), f"image 2 {reason}: truncated"),
+    ]:
+        with pytest.raises(DataError) as caught:
+            model.predict([good, image])
+        assert str(caught.value) == sentence
+
+
+def test_an_images_prediction_does_not_depend_on_the_others(folder: Path) -> None:
+    model = load_model(folder)
+    jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(11)]
+    together = model.predict_proba(jpegs)
+    for row, jpeg in enumerate(jpegs):
+        assert (model.predict_proba([jpeg]) == together[row]).all()
 
 
 def test_no_images(folder: Path) -> None:

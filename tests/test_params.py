@@ -44,6 +44,7 @@ def test_the_committed_file_is_valid() -> None:
         ({"data__source": "../secrets"}, "data.source is '../secrets'"),
         ({"featurize__fisher__cel": 4}, "featurize.fisher.cel is not a known key"),
         ({"featurize__fisher__scales": []}, "featurize.fisher.scales"),
+        ({"monitor__significance": 0.0005}, "significance is 0.0005, but it should be greater"),
         ({"train": None}, "train should be a mapping"),
     ],
 )

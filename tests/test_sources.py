@@ -72,6 +72,19 @@ class TestChoice:
         with pytest.raises(DataError, match=r"has train\.txt, .* but lacks classes\.csv"):
             open_source(tmp_path)
 
+    @pytest.mark.parametrize("name", ["recipe.yaml", "classes.csv", "train.txt", "test.txt"])
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_what_describes_a_dataset_is_no_link(
+        self, tmp_path: Path, name: str, exists: bool
+    ) -> None:
+        folder = store(tmp_path / "raw")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "outside")
+        if exists:
+            (tmp_path / "outside").write_text("seed: 0\n")
+        with pytest.raises(DataError, match=f"{name} is a symbolic link"):
+            open_source(folder)
+
 
 class TestFolders:
     def test_classes(self, tmp_path: Path) -> None:
@@ -137,6 +150,39 @@ class TestFolders:
         with pytest.raises(DataError, match=sentence):
             FolderSource(touch(tmp_path, *paths)).images()
 
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("Train/a/1.jpg", "train"),
+            ("VAL/a/1.jpg", "val"),
+            ("Test/a/1.jpg", "test"),
+            ("Unlabeled/1.jpg", "unlabeled"),
+            ("unLabelled/1.jpg", "unlabelled"),
+            ("Incoming/week/1.jpg", "incoming"),
+        ],
+    )
+    @pytest.mark.parametrize("other", ["pear/1.jpg", "train/pear/1.jpg"])
+    def test_a_reserved_name_in_another_case(
+        self, tmp_path: Path, path: str, name: str, other: str
+    ) -> None:
+        touch(tmp_path, path, other)
+        folder = path.split("/", maxsplit=1)[0]
+        with pytest.raises(DataError, match=f"{folder} differs from the reserved name '{name}'"):
+            FolderSource(tmp_path).images()
+
+    def test_a_reserved_name_in_another_case_within_a_split(self, tmp_path: Path) -> None:
+        touch(tmp_path, "train/pear/1.jpg", "train/Unlabeled/2.jpg")
+        with pytest.raises(DataError, match="train/Unlabeled differs from the reserved name"):
+            FolderSource(tmp_path).images()
+
+    def test_a_class_may_be_called_as_files_are_that_are_skipped(self, tmp_path: Path) -> None:
+        touch(tmp_path, "License/1.jpg", "readme.md/2.jpg", "pear/LICENSE", "pear/3.jpg")
+        assert facts(FolderSource(tmp_path).images()) == [
+            ("License/1.jpg", "License", None),
+            ("pear/3.jpg", "pear", None),
+            ("readme.md/2.jpg", "readme.md", None),
+        ]
+
     @pytest.mark.parametrize("link", ["a/link.jpg", "link", "a/deep/.hidden", "incoming"])
     def test_links_are_refused(self, tmp_path: Path, link: str) -> None:
         outside = touch(tmp_path / "outside", "secret.jpg")
@@ -149,10 +195,12 @@ class TestFolders:
             with pytest.raises(DataError, match="incoming is a symbolic link"):
                 FolderSource(folder).incoming()
 
-    def test_a_link_to_the_dataset_itself_is_fine(self, tmp_path: Path) -> None:
+    def test_a_link_to_the_dataset_itself_is_refused(self, tmp_path: Path) -> None:
         touch(tmp_path / "disk", "a/1.jpg")
         (tmp_path / "raw").symlink_to(tmp_path / "disk")
-        assert len(FolderSource(tmp_path / "raw").images()) == 1
+        for read in (open_source, lambda folder: FolderSource(folder).images()):
+            with pytest.raises(DataError, match="raw is a symbolic link"):
+                read(tmp_path / "raw")
 
     def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
         os.mkfifo(touch(tmp_path, "a/1.jpg") / "a/pipe")
@@ -206,6 +254,7 @@ class TestGroceryStore:
         [
             ("name,id\nApple,0\n", "classes.csv, line 2: needs Class Name"),
             (CLASSES + "Pear,x,Pear,2\n", "classes.csv, line 5: needs Class Name"),
+            (CLASSES + "P" * 140_000 + ",3,Pear,2\n", "classes.csv cannot be read as CSV: field"),
             (CLASSES + "Pear,2,Pear,1\n", "classes.csv, line 5: 'Pear' or its ids"),
             (CLASSES + "Oat-Milk,3,Milk,1\n", "classes.csv, line 5: 'Oat-Milk' or its ids"),
         ],

@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from grocery.data.pictures import shortened
-from grocery.data.shards import read_table
+from grocery.data.shards import images_of
 
 # Side of a picture, and of the overview's pictures when there are more than a few classes.
 SIDE, _SMALL_SIDE, _FEW = 88, 60, 24
@@ -48,15 +47,11 @@ def choose(rows: pa.Table, count: int) -> dict[str, list[str]]:
 
 def thumbnails(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, bytes]:
     """Square JPEG pictures of some images, `SIDE` pixels wide and cut to their middle, by id."""
-    wanted = pa.array(sorted(image_ids), pa.string())
     found = {}
-    for shard in shards:
-        table = read_table(shard, ["image_id", "image"])
-        table = table.filter(pc.is_in(table.column("image_id"), value_set=wanted))
-        for row in table.to_pylist():
-            with Image.open(io.BytesIO(row["image"]), formats=["JPEG"]) as image:
-                small = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
-            found[row["image_id"]] = _jpeg(small, 72)
+    for image_id, jpeg in images_of(shards, image_ids).items():
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            small = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
+        found[image_id] = _jpeg(small, 72)
     return found
 
 

@@ -1,7 +1,7 @@
 """Reader of a dataset of one folder a class, and the safe listing that other readers share.
 
-Symbolic links inside a raw dataset are refused, since they may lead anywhere. So a DVC cache of
-type ``symlink``, which makes every file of a dataset one, is not supported for raw data;
+Symbolic links in a raw dataset, and one to it, are refused, since they may lead anywhere. So a DVC
+cache of type ``symlink``, which makes every file of a dataset one, is not supported for raw data;
 ``reflink``, ``hardlink`` and ``copy`` are.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grocery.data.raw import RawImage
@@ -18,11 +18,12 @@ from grocery.errors import DataError
 
 UNLABELED = ("unlabeled", "unlabelled")
 INCOMING = "incoming"
+RESERVED = (*SPLITS, *UNLABELED, INCOMING)
 
-# Left behind by operating systems, or about the dataset; never images. So are hidden files.
-_SIDECAR = re.compile(
-    r"\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e)(\.(md|rst|txt))?", re.IGNORECASE
-)
+# Left behind by operating systems; never images. So are hidden files and folders.
+_SIDECAR = re.compile(r"\..*|thumbs\.db|desktop\.ini|__macosx", re.IGNORECASE)
+# Files about the dataset. A folder of such a name is a class.
+_ABOUT = re.compile(r"(readme|licen[cs]e)(\.(md|rst|txt))?", re.IGNORECASE)
 # Outside the folders of images a text file is a note on the dataset.
 _NOTE = re.compile(r".*\.(csv|json|md|txt|ya?ml)", re.IGNORECASE)
 
@@ -63,6 +64,8 @@ class FolderSource:
 
     def _image(self, parts: list[str], splits: bool) -> RawImage | None:
         """What a file's place says of it; None for a note on the dataset."""
+        if len(parts) > 1:
+            _refuse_other_case(self.folder, parts[0], RESERVED)
         split, place = None, parts
         if splits:
             split = "train"
@@ -81,6 +84,8 @@ class FolderSource:
                 f"{self.folder / path} lies in no class; move it into a folder named after its "
                 f"class, or into {UNLABELED[0]}"
             )
+        if splits:
+            _refuse_other_case(self.folder / parts[0], place[0], UNLABELED)
         label = None if place[0] in UNLABELED else place[0]
         if label is None and split in ("val", "test"):
             raise DataError(f"{self.folder / path} has no label; {split} needs one")
@@ -115,15 +120,14 @@ def walk(folder: Path, below: str = "") -> Iterator[str]:
     Empty folders do not show: DVC and git do not keep them.
     """
     top = folder / below
-    if below and top.is_symlink():  # the dataset's own folder may be a link, nothing in it
-        raise DataError(_link(top))
+    refuse_link(top)
     if not top.is_dir():
         return
     with os.scandir(top) as entries:
         for entry in entries:
             path = f"{below}/{entry.name}" if below else entry.name
             if entry.is_symlink():
-                raise DataError(_link(folder / path))
+                refuse_link(folder / path)
             if not _is_text(entry.name):
                 raise DataError(f"the name {path!r} in {folder} is not UTF-8")
             if _SIDECAR.fullmatch(entry.name):
@@ -131,16 +135,34 @@ def walk(folder: Path, below: str = "") -> Iterator[str]:
             if entry.is_dir(follow_symlinks=False):
                 yield from walk(folder, path)
             elif entry.is_file(follow_symlinks=False):
-                yield path
+                if not _ABOUT.fullmatch(entry.name):
+                    yield path
             else:
                 raise DataError(f"{folder / path} is neither a file nor a folder")
 
 
-def _link(path: Path) -> str:
-    return (
-        f"{path} is a symbolic link; raw data must be plain files, since a link may lead anywhere "
-        "(for DVC, set cache.type to reflink,hardlink,copy)"
-    )
+def refuse_link(path: Path) -> None:
+    """Refuse a symbolic link, whatever it leads to.
+
+    Raises
+    ------
+    DataError
+        When `path` is one.
+    """
+    if path.is_symlink():
+        raise DataError(
+            f"{path} is a symbolic link; raw data must be plain files, since a link may lead "
+            "anywhere (for DVC, set cache.type to reflink,hardlink,copy)"
+        )
+
+
+def _refuse_other_case(folder: Path, name: str, reserved: Sequence[str]) -> None:
+    """Refuse a folder name that is almost a reserved one; taken for a class, it would mislead."""
+    if name not in reserved and name.lower() in reserved:
+        raise DataError(
+            f"{folder / name} differs from the reserved name {name.lower()!r} in case only; "
+            "rename it to that, or to something else if it is a class"
+        )
 
 
 def _is_text(name: str) -> bool:

@@ -67,7 +67,11 @@ class GroceryStoreSource:
         path = self.folder / CLASSES
         classes: dict[tuple[int, int], tuple[str, str]] = {}
         labels: set[str] = set()
-        for number, row in enumerate(csv.DictReader(_lines(path)), start=2):
+        try:
+            rows = list(csv.DictReader(_lines(path)))
+        except csv.Error as error:
+            raise DataError(f"{path} cannot be read as CSV: {error}") from error
+        for number, row in enumerate(rows, start=2):
             where = f"{path}, line {number}"
             try:
                 ids = int(row["Class ID (int)"]), int(row["Coarse Class ID (int)"])

@@ -10,6 +10,8 @@ import io
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,19 +65,28 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
     """
     if not data:
         raise UnreadableImage("empty file")
-    try:
+    with _unreadable():
         image = _open(data, max_pixels)
+    return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image that Pillow opened or made to an upright RGB image, as `decode` does.
+
+    The result carries no metadata, so nothing is applied twice.
+
+    Raises
+    ------
+    UnreadableImage
+        When its pixels, which Pillow may have left in the file so far, cannot be decoded.
+    """
+    with _unreadable():
         image.load()
         orientation = _orientation(image)
         image = _rgb(image)
-    except UnreadableImage:
-        raise
-    except MemoryError as error:
-        raise UnreadableImage("needs more memory than there is") from error
-    except Exception as error:  # hostile bytes get nearly every exception out of a decoder
-        raise UnreadableImage(_reason(error)) from error
-    if orientation in _TRANSPOSE:
-        image = image.transpose(_TRANSPOSE[orientation])
+        if orientation in _TRANSPOSE:
+            image = image.transpose(_TRANSPOSE[orientation])
+    image.info = {}
     return image
 
 
@@ -85,7 +96,7 @@ def canonical(image: Image.Image, *, size: int, quality: int) -> bytes:
     Parameters
     ----------
     image
-        An RGB image, see `decode`.
+        An RGB image, see `upright_rgb`.
     size
         Longest side, in pixels. Larger images are reduced, smaller ones are kept.
     quality
@@ -121,6 +132,19 @@ def pixels(jpeg: bytes) -> NDArray[np.uint8]:
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"a prepared image cannot be read: {error}") from error
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    """Turn whatever a decoder raises into `UnreadableImage`."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except MemoryError as error:
+        raise UnreadableImage("needs more memory than there is") from error
+    except Exception as error:  # hostile bytes get nearly every exception out of a decoder
+        raise UnreadableImage(_reason(error)) from error
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -17,7 +17,7 @@ from PIL import Image
 from grocery.data.build import canonical_image
 from grocery.data.images import UnreadableImage, canonical, pixels
 from grocery.data.raw import RawImage
-from grocery.data.shards import BATCH_SCHEMA, read_table, shard_paths, write_table
+from grocery.data.shards import BATCH_SCHEMA, images_of, read_columns, shard_paths, write_table
 from grocery.params import PrepareParams
 
 # Most images of a drill, and the share of the test images that all drills may take.
@@ -75,16 +75,11 @@ def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[s
     folder
         Where to write one file a drill.
     """
-    columns = ["image_id", "path", "label", "split"]
-    facts = [row for path in shard_paths(shards) for row in read_table(path, columns).to_pylist()]
+    facts = read_columns(shards, ["image_id", "path", "label", "split"]).to_pylist()
     tests = [row for row in facts if row["split"] == "test"]
     drills = choose_drills([row["image_id"] for row in tests], [row["label"] for row in tests])
     wanted = {image_id for image_ids in drills.values() for image_id in image_ids}
-    images = {
-        row["image_id"]: row["image"]
-        for path in shard_paths(shards)
-        for row in _rows_of(read_table(path, ["image_id", "image"]), wanted)
-    }
+    images = images_of(shard_paths(shards), wanted)
     for name, image_ids in drills.items():
         chosen = set(image_ids)
         rows = []
@@ -124,12 +119,6 @@ def choose_drills(image_ids: Sequence[str], labels: Sequence[str]) -> dict[str, 
 
 def _draw(text: str) -> str:
     return hashlib.sha256(f"drill {text}".encode()).hexdigest()
-
-
-def _rows_of(table: pa.Table, wanted: set[str]) -> list[dict[str, Any]]:
-    mask = [image_id in wanted for image_id in table.column("image_id").to_pylist()]
-    rows: list[dict[str, Any]] = table.filter(pa.array(mask, pa.bool_())).to_pylist()
-    return rows
 
 
 def _dimmed(jpeg: bytes, params: PrepareParams) -> bytes:

@@ -23,7 +23,7 @@ an image that could not be read has a null ``image``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +121,19 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def read_columns(folder: Path, columns: Sequence[str]) -> pa.Table:
     """Read the same `columns` of all of a folder's shards, in order of shard and row."""
     return pa.concat_tables([read_table(path, columns) for path in shard_paths(folder)])
+
+
+def images_of(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, bytes]:
+    """Read some images, JPEG bytes by id, of prepared shards; one shard is in memory at a time."""
+    wanted = set(image_ids)
+    found: dict[str, bytes] = {}
+    for shard in shards:
+        ids = read_table(shard, ["image_id"]).column("image_id").to_pylist()
+        rows = [row for row, image_id in enumerate(ids) if image_id in wanted]
+        if rows:
+            images = read_table(shard, ["image"]).column("image")
+            found |= {ids[row]: images[row].as_py() for row in rows}
+    return found
 
 
 def feature_table(image_ids: Sequence[str], features: NDArray[np.float32]) -> pa.Table:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grocery.data.folders import FolderSource
+from grocery.data.folders import FolderSource, refuse_link
 from grocery.data.grocery_store import CLASSES, LISTS, GroceryStoreSource
 from grocery.data.raw import Source
-from grocery.data.synthetic import SyntheticSource
+from grocery.data.synthetic import RECIPE, SyntheticSource
 from grocery.errors import DataError
 
 
@@ -20,13 +20,17 @@ def open_source(folder: Path) -> Source:
     Raises
     ------
     DataError
-        When the folder is missing; says how to get it.
+        When the folder is missing, and then it says how to get it; when it or the file that
+        describes it is a symbolic link.
     """
+    refuse_link(folder)
     if not folder.is_dir():
         raise DataError(_missing(folder))
-    if (folder / "recipe.yaml").is_file():
-        return SyntheticSource(folder)
     wanted = [*LISTS.values(), CLASSES]
+    for name in (RECIPE, *wanted):
+        refuse_link(folder / name)
+    if (folder / RECIPE).is_file():
+        return SyntheticSource(folder)
     present = [name for name in wanted if (folder / name).is_file()]
     if present == wanted:
         return GroceryStoreSource(folder)

@@ -25,6 +25,8 @@ from grocery.data.raw import RawImage
 from grocery.data.recipe import Recipe, load_recipe
 from grocery.data.scenery import background, put
 
+RECIPE = "recipe.yaml"
+
 # Scenes are drawn on a canvas, and photographs show a frame of it.
 CANVAS = 272
 FRAME = 192
@@ -85,7 +87,7 @@ class SyntheticSource:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.recipe = load_recipe(folder / "recipe.yaml")
+        self.recipe = load_recipe(folder / RECIPE)
 
     def images(self) -> list[RawImage]:
         """All labelled and unlabelled images, sorted by path."""

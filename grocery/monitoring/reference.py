@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from grocery.arrays import Arrays, load_arrays, save_arrays
 from grocery.errors import ModelError
-from grocery.files import replacing
 
 KIND = "grocery-reference"
 
@@ -97,7 +96,7 @@ class Reference:
         )
 
     def save(self, folder: Path) -> None:
-        """Replace `folder` by one that holds the reference and nothing else."""
+        """Write the reference's two files to a folder; see `grocery.files.replacing`."""
         arrays: Arrays = {
             "confidences": self.confidences,
             "predicted_counts": self.predicted_counts,
@@ -108,8 +107,7 @@ class Reference:
             "accuracy": self.accuracy,
             "classes": self.classes,
         }
-        with replacing(folder) as partial:
-            save_arrays(partial, KIND, arrays, description, name="reference")
+        save_arrays(folder, KIND, arrays, description, name="reference")
 
     @classmethod
     def load(cls, folder: Path) -> Self:

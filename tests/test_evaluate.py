@@ -1,0 +1,192 @@
+"""What evaluate, register and monitor write, and that failing late they replace nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from conftest import Project
+from grocery.data.images import canonical
+from grocery.data.shards import IMAGE_SCHEMA, images_of, read_columns, shard_paths, write_table
+from grocery.errors import DataError
+from grocery.files import digest
+from grocery.learning.dataset import Split
+from grocery.learning.metrics import ClassScore
+from grocery.params import Params, load
+from stages import evaluate, monitor, register
+
+
+def run_evaluate(root: Path, params: Params) -> None:
+    evaluate.run(
+        params.evaluate,
+        shards=root / evaluate.SHARDS,
+        incoming=root / evaluate.INCOMING,
+        features=root / evaluate.FEATURES,
+        classifier=root / evaluate.CLASSIFIER,
+        reference=root / evaluate.REFERENCE,
+        evaluation=root / evaluate.EVALUATION,
+        metrics=root / evaluate.METRICS,
+    )
+
+
+def run_register(root: Path, params: Params) -> None:
+    register.run(
+        params,
+        card=root / register.CARD,
+        evaluation=root / register.EVALUATION,
+        per_class=root / register.PER_CLASS,
+        encoder=root / register.ENCODER,
+        classifier=root / register.CLASSIFIER,
+        reference=root / register.REFERENCE,
+        release=root / register.RELEASE,
+        metrics=root / register.METRICS,
+    )
+
+
+def run_monitor(root: Path, params: Params) -> None:
+    monitor.run(
+        params.monitor,
+        release=root / monitor.RELEASE,
+        incoming=root / monitor.INCOMING,
+        output=root / monitor.OUTPUT,
+        metrics=root / monitor.METRICS,
+        workers=1,
+    )
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "evaluate": {"calibration_bins": 7, "worst_images": 1},
+    "register": {"min_accuracy": 1.0},
+    "monitor": {"sample_images": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("run", "module", "folders"),
+    [
+        (run_evaluate, evaluate, ["metrics/evaluation", "models/reference"]),
+        (run_register, register, ["models/release"]),
+        (run_monitor, monitor, ["metrics/monitor"]),
+    ],
+    ids=["evaluate", "register", "monitor"],
+)
+class TestLateFailure:
+    """Other parameters would give other outputs, but the metrics cannot be written."""
+
+    def test_replaces_nothing(
+        self, project: Project, run: Callable[..., None], module: Any, folders: list[str]
+    ) -> None:
+        project.edit_params(CHANGES)
+        metrics = project.path / module.METRICS
+        metrics.unlink()
+        (metrics / "in the way").mkdir(parents=True)
+        before = {name: digest(project.path / name) for name in folders}
+        params = load(project.path / "params.yaml")
+        with pytest.raises(OSError, match="directory"):
+            run(project.path, params)
+        assert {name: digest(project.path / name) for name in folders} == before
+        assert not list(project.path.rglob(".*.partial"))
+
+        (metrics / "in the way").rmdir()
+        metrics.rmdir()
+        run(project.path, params)
+        assert digest(project.path / folders[0]) != before[folders[0]]
+
+
+def test_a_reference_that_cannot_be_written_leaves_the_evaluation(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.edit_params(CHANGES)
+    names = ["metrics/evaluation", "models/reference", "metrics/evaluate.json"]
+    before = [digest(project.path / name) for name in names]
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(evaluate.Reference, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        run_evaluate(project.path, load(project.path / "params.yaml"))
+    assert [digest(project.path / name) for name in names] == before
+
+
+def test_scores_of_each_class_beside_the_baselines(built: Project) -> None:
+    with (built.path / "metrics/evaluation/per_class.csv").open(newline="") as stream:
+        scores = list(csv.DictReader(stream))
+    expected = "name precision recall f1 images baseline_precision baseline_recall baseline_f1"
+    assert list(scores[0]) == expected.split()
+    measured = json.loads((built.path / "metrics/evaluate.json").read_text())
+    images = [int(row["images"]) for row in scores]
+    for column, accuracy in [
+        ("recall", measured["accuracy"]),
+        ("baseline_recall", measured["baseline"]["accuracy"]),
+    ]:
+        recalls = [float(row[column]) for row in scores]
+        assert np.average(recalls, weights=images) == pytest.approx(accuracy, abs=1e-5)
+
+
+def test_pictures_of_mistakes(built: Project) -> None:
+    for name in ("worst.jpg", "worst_classes.jpg"):
+        data = (built.path / "metrics/evaluation" / name).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "JPEG"
+
+
+def test_mistakes_of_the_worst_classes_come_class_by_class() -> None:
+    classes = ["apple", "leek", "pear"]
+    truth = [0] * 9 + [1, 1] + [2, 2]
+    predicted = [1] * 8 + [0] + [0, 1] + [0, 2]  # recall 1/9, 1/2 and 1/2
+    confidence = np.linspace(0.5, 0.9, len(truth))
+    probabilities = np.zeros((len(truth), 3), np.float32)
+    probabilities[np.arange(len(truth)), predicted] = confidence
+    names: list[str | None] = [classes[one] for one in truth]
+    rows = [str(row) for row in range(len(truth))]
+    test = Split(rows, rows, np.zeros((len(truth), 2), np.float32), names, np.array(truth))
+    wrong = evaluate.mistakes(test, probabilities)
+    assert wrong == [11, 9, 7, 6, 5, 4, 3, 2, 1, 0]
+    recalls = {"pear": 0.5, "apple": 1 / 9, "leek": 0.5}
+    scores = [ClassScore(name, 0.0, recall, 0.0, 1) for name, recall in recalls.items()]
+    assert evaluate.of_worst_classes(wrong, test, scores) == [7, 6, 5, 4, 3, 2, 9, 11]
+
+
+class TestImagesOf:
+    @pytest.fixture
+    def shards(self, tmp_path: Path) -> list[Path]:
+        for number in range(3):
+            rows = [
+                {
+                    "image_id": f"{number}{row}",
+                    "path": f"{row}.jpg",
+                    "split": "train",
+                    "phash": "",
+                    "image": canonical(
+                        Image.new("RGB", (4, 4), (row, number, 0)), size=4, quality=90
+                    ),
+                }
+                for row in range(2 * number)
+            ]
+            table = pa.Table.from_pylist(rows, schema=IMAGE_SCHEMA)
+            write_table(tmp_path / f"shard-0000{number}-of-00003.parquet", table)
+        return shard_paths(tmp_path)
+
+    def test_by_id(self, shards: list[Path]) -> None:
+        table = read_columns(shards[0].parent, ["image_id", "image"]).to_pylist()
+        every = {row["image_id"]: row["image"] for row in table}
+        wanted = {"23", "10", "20", "no such image"}
+        assert images_of(shards, wanted) == {i: every[i] for i in ("10", "20", "23")}
+        assert images_of(shards, []) == {}
+
+    def test_shards_without_a_wanted_image_stay_unread(self, shards: list[Path]) -> None:
+        """The last one lacks its images, and only what is wanted of it is missed."""
+        write_table(shards[2], pa.table({"image_id": ["20"]}))
+        assert list(images_of(shards, ["10"])) == ["10"]
+        with pytest.raises(DataError, match="shard-00002"):
+            images_of(shards, ["20"])

@@ -1,0 +1,37 @@
+"""The model card says what it is given, and nothing in a name becomes markup."""
+
+from __future__ import annotations
+
+import re
+
+from conftest import ROOT
+from grocery.model_card import model_card
+from grocery.params import load
+
+HOSTILE = "<script>alert(1)</script> | `x` ![y](http://z)\n# Heading"
+
+
+def card(name: str) -> str:
+    measured = {"images": 10, "accuracy": 0.5, "baseline": {"accuracy": 0.4}}
+    check = {"name": f"recall of the worst class ({name})", "value": 0.5, "side": "at least"}
+    verdict = {"accepted": True, "checks": [check | {"limit": 0.1, "passed": True}]}
+    dataset = {"digest": "d" * 64, "classes": {"Apple_Red": {}, name: {}}}
+    return model_card(load(ROOT / "params.yaml"), dataset, measured, verdict, "e" * 64)
+
+
+def test_a_name_is_shown_as_it_is() -> None:
+    assert "Classes: Apple_Red, Café & Co" not in card("Café & Co")
+    assert "Classes: Apple_Red, Café &amp; Co." in card("Café & Co")
+    assert "| recall of the worst class (Pear) | 0.500 | at least 0.1 | passed |" in card("Pear")
+
+
+def test_a_hostile_name_stays_text() -> None:
+    text = card(HOSTILE)
+    assert "<script" not in text
+    assert "\n# Heading" not in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| recall")]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    (line,) = [line for line in text.splitlines() if line.startswith("Classes:")]
+    for shown in (row, line):
+        assert not re.search(r"(?<!\\)[`\[\]]", shown)
+    assert len(text.splitlines()) == len(card("Pear").splitlines())
