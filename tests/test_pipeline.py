@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
+import grocery
 from conftest import Project, checkout, environment
+from grocery.data.shards import read_table
+from grocery.data.sources import open_source
 from grocery.files import digest
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
@@ -165,6 +168,16 @@ def test_time_travel(project: Project, tmp_path: Path) -> None:
     ]
     project.run(*fetch)
     assert (tmp_path / "served/model.safetensors").read_bytes() == model
+
+
+def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None:
+    model = grocery.load_model(built.path / "models/release")
+    recorded = read_table(built.path / "metrics/evaluation/predictions.parquet").to_pylist()
+    raw = {i.path: i for i in open_source(built.path / "data/raw/synthetic").images()}
+    for row, said in zip(
+        recorded, model.predict(raw[row["path"]].read() for row in recorded), strict=True
+    ):
+        assert (said.label, said.confidence) == (row["predicted"], row["confidence"])
 
 
 def test_experiments_with_parameter_sets(project: Project) -> None:
