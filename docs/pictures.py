@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 from PIL import Image
@@ -34,12 +36,20 @@ def main(target: Path) -> None:
         spec = json.loads(vega)
         classes = len({row["actual"] for row in spec["data"]["values"] if "actual" in row})
         side = max(300, ROW * classes)  # so that the names of many classes do not overlap
-        spec.get("spec", spec).update(width=side, height=side)
+        sized = next(part for part in parts(spec) if "width" in part)
+        sized.update(width=side, height=side)
         (target / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=1))
     for sheet, name in SHEETS.items():
         with Image.open(sheet) as image:
             image.thumbnail((WIDEST, 4 * WIDEST))
             image.save(target / f"{name}.jpg", quality=80)
+
+
+def parts(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A Vega-Lite specification and the views it is made of."""
+    yield spec
+    for inner in [*filter(None, [spec.get("spec")]), *spec.get("layer", [])]:
+        yield from parts(inner)
 
 
 if __name__ == "__main__":
