@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ import yaml
 import grocery  # noqa: F401  (pins the numeric kernels before anything loads numpy)
 
 ROOT = Path(__file__).parent.parent
+HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 # The pipeline as it is, on a dataset and with a vocabulary that take seconds.
 TINY_PARAMS: dict[str, dict[str, Any]] = {
@@ -44,6 +48,7 @@ def environment(**changes: str) -> dict[str, str]:
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "DVC_", "GIT_"))},
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "HOME": HOME,
         "WANDB_MODE": "disabled",
         "GIT_AUTHOR_NAME": "Test",
         "GIT_AUTHOR_EMAIL": "test@example.invalid",
