@@ -1,7 +1,8 @@
 """The deployable model: images in, calibrated class probabilities out.
 
 A model is arrays and JSON (see `grocery.arrays`): loading one executes nothing. Prediction needs
-numpy, Pillow and safetensors only.
+numpy, Pillow and safetensors only. A model with an ONNX backbone also holds the ONNX file, which is
+data too, and needs onnxruntime.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,18 @@ from PIL import Image
 
 from grocery.arrays import Arrays, arrays_digest, load_arrays, save_arrays
 from grocery.data.images import UnreadableImage, canonical, decode, pixels, upright_rgb
-from grocery.errors import DataError, ModelError
+from grocery.errors import DataError, GroceryError, ModelError
+from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
 from grocery.learning.head import Head
 
 KIND = "grocery-model"
 _BATCH = 64  # images whose raw vectors are held at once
+_TRIAL = (64, 48)  # width and height of the picture that a model is tried out on, in pixels
 
 Floats = NDArray[np.float32]
+# A path, the contents of a file, or an image that Pillow opened or made.
+RawImage = str | os.PathLike[str] | bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,11 @@ class Model:
         )
         return self.head.predict_proba(features)
 
-    def predict(
-        self, images: Iterable[str | os.PathLike[str] | bytes | Image.Image]
-    ) -> list[Prediction]:
+    def predict(self, images: Iterable[RawImage]) -> list[Prediction]:
         """Predict raw images: paths, file contents or Pillow images.
 
         Each is prepared as the pipeline prepares it, so a prediction on a raw test file is the
-        pipeline's.
+        pipeline's. A few images are held at once, however many there are.
 
         Raises
         ------
@@ -100,21 +104,28 @@ class Model:
             When an image cannot be read; it says which (its path, or ``image N``, the first
             being 1) and why.
         """
-        jpegs = [self._canonical(image, number) for number, image in enumerate(images, start=1)]
-        probabilities = self.predict_proba(jpegs)
-        best = probabilities.argmax(axis=1)
-        return [
-            Prediction(
-                self.classes[index],
-                float(row[index]),
-                self.coarse.get(self.classes[index]),
-            )
-            for index, row in zip(best, probabilities, strict=True)
-        ]
+        prepared = (self.prepare(image, f"image {n}") for n, image in enumerate(images, start=1))
+        predictions: list[Prediction] = []
+        while jpegs := list(islice(prepared, _BATCH)):
+            predictions += [best for (best,) in self.rank(jpegs)]
+        return predictions
 
-    def _canonical(self, image: str | os.PathLike[str] | bytes | Image.Image, number: int) -> bytes:
+    def prepare(self, image: RawImage, name: str = "the image") -> bytes:
+        """Make a raw image the canonical JPEG that the model was trained on.
+
+        Parameters
+        ----------
+        image
+            A path, the contents of a file, or a Pillow image.
+        name
+            What an error calls an image that is not a path.
+
+        Raises
+        ------
+        DataError
+            When the image cannot be read; it says which and why.
+        """
         how = self.canonical
-        name = f"image {number}"
         try:
             if isinstance(image, str | os.PathLike):
                 name = os.fspath(image)
@@ -129,8 +140,26 @@ class Model:
             raise DataError(f"{name} cannot be read: {error.strerror}") from error
         return canonical(upright, size=how.image_size, quality=how.jpeg_quality)
 
+    def rank(self, jpegs: Sequence[bytes], top: int = 1) -> list[list[Prediction]]:
+        """The `top` most probable classes of each canonical JPEG image, the best first.
+
+        Of equal probabilities the earlier class comes first; a model with fewer than `top` classes
+        gives all of them.
+        """
+        probabilities = self.predict_proba(jpegs)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [self._prediction(index, row[index]) for index in best]
+            for best, row in zip(order, probabilities, strict=True)
+        ]
+
+    def _prediction(self, index: int, probability: np.float32) -> Prediction:
+        label = self.classes[index]
+        return Prediction(label, float(probability), self.coarse.get(label))
+
     def save(self, folder: Path) -> str:
         """Write the model to a folder; return the digest of its arrays."""
+        self.encoder.save_backbone(folder)
         return save_arrays(
             folder,
             KIND,
@@ -153,25 +182,46 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     ModelError
-        When the folder holds no model, or a damaged one.
+        When the folder holds no model, a damaged one, or parts of different models.
     """
     folder = Path(path)
     arrays, description = load_arrays(folder, KIND)
     try:
-        return _model(arrays, description)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(f"{folder} is not a whole {KIND}: {error}") from None
-
-
-def _model(arrays: Arrays, description: dict[str, Any]) -> Model:
-    model = Model(
-        Encoder.from_arrays(arrays, description["encoder"]),
-        Head.from_arrays(arrays, "head_"),
-        description["classes"],
-        description["coarse"],
-        Canonical(**description["canonical"]),
-    )
-    expected = (len(model.classes), model.encoder.dimensions)
-    if model.head.coefficients.shape != expected:
-        raise ValueError(f"the head is {model.head.coefficients.shape}, expected {expected}")
+        model = _model(arrays, description, folder)
+        _try_out(model)
+    except ModelError:
+        raise
+    except (ArithmeticError, AttributeError, GroceryError, LookupError, TypeError, ValueError) as e:
+        reason = f"it lacks {e}" if isinstance(e, KeyError) else str(e)
+        raise ModelError(f"{folder} is not a whole {KIND}: {reason}") from e
     return model
+
+
+def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
+    classes, coarse = description["classes"], description["coarse"]
+    names = [*classes, *coarse, *coarse.values()]
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in names)):
+        raise TypeError("its classes are not a list of names")
+    how = description["canonical"]
+    if not all(isinstance(value, int) and value > 0 for value in how.values()):
+        raise TypeError("its image settings are not whole numbers above 0")
+    encoder = Encoder.from_arrays(arrays, description["encoder"], folder / BACKBONE)
+    head = Head.from_arrays(arrays, "head_")
+    found = head.coefficients.shape, head.intercept.shape
+    if found != ((len(classes), encoder.dimensions), (len(classes),)):
+        raise ValueError(
+            f"its head has coefficients {found[0]} and intercept {found[1]}, for {len(classes)} "
+            f"classes and an encoder of {encoder.dimensions} dimensions"
+        )
+    return Model(encoder, head, classes, coarse, Canonical(**how))
+
+
+def _try_out(model: Model) -> None:
+    """Predict a small grey picture, so that what does not fit together shows at once.
+
+    Whatever the encoder is, this asks of it what every prediction will.
+    """
+    with np.errstate(all="ignore"):
+        probabilities = model.predict_proba([model.prepare(Image.new("RGB", _TRIAL, "grey"))])
+    if not np.isclose(probabilities.sum(), 1, atol=1e-3):  # NaN is not close to anything
+        raise ValueError("its probabilities do not add up to 1")

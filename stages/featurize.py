@@ -30,6 +30,7 @@ def run(
     with replacing(features) as partial_features, replacing(encoder) as partial_encoder:
         scratch = partial_features / "raw"
         fitted = fit_encoder(paths, params, scratch=scratch, workers=workers)
+        fitted.save_backbone(partial_encoder)
         digest = save_arrays(partial_encoder, KIND, fitted.arrays(), fitted.settings)
         encode = partial(encode_shard, encoder=fitted, scratch=scratch, output=partial_features)
         for _ in parallel_map(encode, paths, workers=workers, title="encode"):
@@ -42,11 +43,14 @@ def main() -> None:
     """Run the stage on the paths of dvc.yaml."""
     with one_sentence("featurize"):
         params = load()
+        inputs = {"shards": SHARDS}
+        if params.featurize.encoder == "onnx":
+            inputs["backbone"] = Path(params.featurize.onnx.path)
         with stage_run(
             "featurize",
             settings=params.tracking,
             config={"featurize": params.featurize.model_dump()},
-            inputs={"shards": SHARDS},
+            inputs=inputs,
             tags=[params.data.source],
         ) as tracked:
             tracked.uses("dataset", "dataset", digest=SHARDS)

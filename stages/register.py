@@ -12,6 +12,7 @@ from typing import Any
 
 from grocery.arrays import load_arrays
 from grocery.errors import ModelError, one_sentence
+from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
 from grocery.files import replacing, write_bytes, write_json
@@ -58,7 +59,7 @@ def run(
         raise ModelError(f"{reference} was not made with {classifier}; run evaluate again")
     how = params.prepare
     model = Model(
-        Encoder.from_arrays(encoder_arrays, settings),
+        Encoder.from_arrays(encoder_arrays, settings, encoder / BACKBONE),
         Head.from_arrays(head_arrays, "head_"),
         description["classes"],
         description["coarse"],

@@ -1,19 +1,23 @@
 """Encoders: an image in, a unit vector out.
 
 An encoder is a descriptor (an image to a long raw vector) followed by PCA with whitening and
-L2 normalisation. Using one needs numpy and Pillow only; `grocery.features.fit_encoder` fits one.
+L2 normalisation. Using one needs numpy and Pillow only, and onnxruntime where the descriptor is an
+ONNX backbone; `grocery.features.fit_encoder` fits one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grocery.arrays import Arrays
+from grocery.errors import ModelError
+from grocery.features.backbone import Backbone
 from grocery.features.colour import colour_descriptor
 from grocery.features.fisher import FisherVector, Grid
 from grocery.features.projection import Projection, unit_length
@@ -87,11 +91,40 @@ class Encoder:
         }
         return fitted | self.describe.arrays()
 
+    def save_backbone(self, folder: Path) -> None:
+        """Copy to `folder` what is neither array nor setting: the backbone, if there is one."""
+        if isinstance(self.describe, Backbone):
+            self.describe.save(folder)
+
     @classmethod
-    def from_arrays(cls, arrays: Arrays, settings: dict[str, Any]) -> Encoder:
-        """Rebuild from what `arrays` and `settings` gave."""
-        describe: Descriptor = ColourDescriptor()
-        if settings["encoder"] == "fisher":
-            describe = FisherVector.from_arrays(arrays, Grid(**settings["grid"]))
+    def from_arrays(cls, arrays: Arrays, settings: dict[str, Any], backbone: Path) -> Encoder:
+        """Rebuild from what `arrays` and `settings` gave.
+
+        Parameters
+        ----------
+        arrays, settings
+            The attribute and what the method returned.
+        backbone
+            Where the ONNX file lies; read only when the encoder has one.
+
+        Raises
+        ------
+        ModelError
+            When the encoder is of a kind that this version does not know, or the backbone is not
+            the one that it was fitted with.
+        """
+        describe: Descriptor
+        match settings["encoder"]:
+            case "fisher":
+                describe = FisherVector.from_arrays(arrays, Grid(**settings["grid"]))
+            case "colour":
+                describe = ColourDescriptor()
+            case "onnx":
+                describe = Backbone.from_arrays(arrays, settings["backbone"], backbone)
+            case other:
+                raise ModelError(
+                    f"{backbone.parent} has the encoder {other!r}; this version knows fisher, "
+                    "colour and onnx"
+                )
         components = arrays["components"].astype(np.float32)
         return cls(settings, describe, Projection(arrays["mean"], components, arrays["scale"]))

@@ -16,6 +16,7 @@ from grocery.compute import parallel_map
 from grocery.data.images import pixels
 from grocery.data.shards import feature_table, read_columns, read_table, write_table
 from grocery.errors import DataError
+from grocery.features.backbone import Backbone, Preparation
 from grocery.features.encoder import ColourDescriptor, Descriptor, Encoder
 from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_descriptors
 from grocery.features.projection import fit_projection
@@ -62,6 +63,11 @@ def fit_encoder(
             components=params.fisher.components,
             rng=np.random.default_rng(params.seed),
         )
+    elif params.encoder == "onnx":
+        how = params.onnx
+        preparation = Preparation(how.input_size, how.mean, how.std, how.output)
+        describe = backbone = Backbone.from_file(Path(how.path), preparation)
+        settings["backbone"] = backbone.settings()
     scratch.mkdir(parents=True, exist_ok=True)
     keep = partial(_describe_shard, sample=sample, describe=describe, scratch=scratch)
     kept = list(parallel_map(keep, shards, workers=workers, title="describe"))
@@ -72,7 +78,7 @@ def fit_encoder(
     projection = fit_projection(raw, dimensions=dimensions, whiten=True)
     # Rounded by a round trip, so that the encoder that is saved is the encoder that was used.
     encoder = Encoder(settings, describe, projection)
-    return Encoder.from_arrays(encoder.arrays(), settings)
+    return Encoder.from_arrays(encoder.arrays(), settings, Path(params.onnx.path))
 
 
 def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) -> None:

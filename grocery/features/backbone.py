@@ -1,0 +1,273 @@
+"""An image backbone that somebody else trained, as an ONNX file run by onnxruntime.
+
+The file is data: onnxruntime runs the operators that it brings itself, libraries of further ones
+are never registered, and the file must hold all of its numbers (see `grocery.features.onnx_file`).
+It is known by its SHA-256, and another file is refused.
+
+onnxruntime chooses kernels by the processor and cannot be told which. A vector's bytes are the same
+for any number of workers and images, and on any processor of the same kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from grocery.arrays import Arrays
+from grocery.errors import ModelError, ParamsError
+from grocery.features.onnx_file import open_session, runtime_reason
+from grocery.files import write_bytes
+
+BACKBONE = "backbone.onnx"  # its name beside the arrays of an encoder or a model
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+_SHA256 = "backbone_sha256"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image becomes the network's input, and where its description comes out.
+
+    Attributes
+    ----------
+    input_size
+        Width and height of the input, in pixels.
+    mean, std
+        Of red, green and blue, for values from 0 to 1: the input is ``(value - mean) / std``.
+    output
+        Name of the output.
+    """
+
+    input_size: int
+    mean: list[float]
+    std: list[float]
+    output: str
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What the network wants: the name of its input, the batch, and where the channels stand."""
+
+    name: str
+    batch: int
+    channels_last: bool
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The descriptor that runs a network on one image at a time.
+
+    It travels to other processes by its path and its hash, since a session cannot be pickled; each
+    process opens its own.
+
+    Attributes
+    ----------
+    path
+        The ONNX file.
+    sha256
+        Its hash (hex).
+    preparation
+        How images are prepared and which output is read.
+    into
+        The network's input.
+    session
+        onnxruntime's session, None in another process than the one that opened the file.
+    """
+
+    path: Path
+    sha256: str
+    preparation: Preparation
+    into: NetworkInput
+    session: Any = None
+
+    @classmethod
+    def from_file(cls, path: Path, preparation: Preparation) -> Self:
+        """Open a backbone for fitting; an empty name of the output means the first one.
+
+        The network is tried out: it must accept an image, and give the same vector twice.
+
+        Raises
+        ------
+        ParamsError
+            When the file is the empty one that stands for no backbone, or has no such output.
+        ModelError
+            When the file, or the network in it, cannot be used; it says why.
+        """
+        data = _read(path)
+        if not data:
+            raise ParamsError(
+                f"featurize.encoder is onnx and {path} is empty, which stands for no backbone; "
+                "set featurize.onnx.path to an ONNX file (see docs/onnx.md)"
+            )
+        session = open_session(path, data)
+        names = [output.name for output in session.get_outputs()]
+        name = preparation.output or names[0]
+        if name not in names:
+            raise ParamsError(
+                f"featurize.onnx.output is {name!r}, but the outputs of {path} are "
+                f"{', '.join(names)}"
+            )
+        preparation = replace(preparation, output=name)
+        into = _network_input(path, session, preparation.input_size)
+        backbone = cls(path, hashlib.sha256(data).hexdigest(), preparation, into, session)
+        backbone._try_out()
+        return backbone
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, settings: Mapping[str, Any], path: Path) -> Self:
+        """Rebuild from what `arrays`, `settings` and `save` gave.
+
+        Raises
+        ------
+        ModelError
+            When the file at `path` is missing or is not the one that was saved.
+        """
+        sha256 = arrays[_SHA256].tobytes().hex()
+        settings = dict(settings)
+        if settings.pop("sha256") != sha256:
+            raise ModelError(f"{path.parent} names another backbone than its arrays do")
+        preparation = Preparation(**settings)
+        session = open_session(path, _read(path, sha256))
+        into = _network_input(path, session, preparation.input_size)
+        return cls(path, sha256, preparation, into, session)
+
+    def __call__(self, pixels: Pixels) -> Floats:
+        """Describe one image (h, w, 3) by a vector (d,).
+
+        Raises
+        ------
+        ModelError
+            When the network fails, or its output is no description of an image.
+        """
+        session = self.session or _session(self.path, self.sha256)
+        feed = {self.into.name: self._input(pixels)}
+        try:
+            (output,) = session.run([self.preparation.output], feed)
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise ModelError(
+                f"{self.path} cannot be run on an image: {runtime_reason(error)}"
+            ) from None
+        vector = self._pooled(output)
+        if not np.isfinite(vector).all():
+            raise ModelError(f"{self.path} gives an image values that are not finite numbers")
+        return vector
+
+    def arrays(self) -> Arrays:
+        """The file's hash, so that it counts in the digest of the arrays."""
+        return {_SHA256: np.frombuffer(bytes.fromhex(self.sha256), np.uint8)}
+
+    def settings(self) -> dict[str, Any]:
+        """The file's hash, and how images are prepared, as JSON."""
+        return {"sha256": self.sha256, **asdict(self.preparation)}
+
+    def save(self, folder: Path) -> None:
+        """Copy the file beside the arrays in `folder`."""
+        write_bytes(folder / BACKBONE, _read(self.path, self.sha256))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Backbone, (self.path, self.sha256, self.preparation, self.into)
+
+    def _input(self, pixels: Pixels) -> Floats:
+        """The network's input: the image scaled, the same one throughout a batch."""
+        how = self.preparation
+        size = (how.input_size, how.input_size)
+        # The whole image, since a crop may lose the product. Bicubic weights are polynomials, so
+        # they are the same on every processor.
+        image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        mean, std = np.array([how.mean, how.std], np.float32)
+        values: Floats = (np.asarray(image, np.float32) / np.float32(255) - mean) / std
+        if not self.into.channels_last:
+            values = values.transpose(2, 0, 1)
+        return np.ascontiguousarray(np.broadcast_to(values, (self.into.batch, *values.shape)))
+
+    def _pooled(self, output: Any) -> Floats:
+        """One vector (d,) of an output: its first image, averaged over places or tokens."""
+        shape = tuple(getattr(output, "shape", ()))
+        channels = 1 if len(shape) == 4 and not self.into.channels_last else len(shape) - 1
+        if (
+            len(shape) not in (2, 3, 4)
+            or shape[0] != self.into.batch
+            or shape[channels] < 2
+            or 0 in shape
+            or not np.issubdtype(output.dtype, np.floating)
+        ):
+            what = f"{output.dtype} of shape {shape}" if shape else "no array"
+            raise ModelError(
+                f"output {self.preparation.output} of {self.path} is {what}; a description is "
+                "two or more floating-point numbers an image, of shape (n, d), (n, tokens, d), "
+                "(n, d, h, w), or (n, h, w, d) where the input has its channels last"
+            )
+        first = np.moveaxis(np.asarray(output[0], np.float32), channels - 1, -1)
+        places = first.reshape(-1, first.shape[-1])
+        # The average of one place is the place, so (n, d) and (n, d, 1, 1) stay as they are.
+        return np.ascontiguousarray(places.mean(axis=0, dtype=np.float64).astype(np.float32))
+
+    def _try_out(self) -> None:
+        side = self.preparation.input_size
+        image = np.arange(side * side * 3, dtype=np.uint8).reshape(side, side, 3)
+        if self(image).tobytes() != self(image).tobytes():
+            raise ModelError(
+                f"{self.path} gives one image another vector each time; export the network for "
+                "inference, without random operators"
+            )
+
+
+def _read(path: Path, sha256: str | None = None) -> bytes:
+    """Read the file, and refuse another one than the hash says."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"the backbone {path} cannot be read: {error.strerror}") from None
+    if sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != sha256:
+        raise ModelError(
+            f"{path} is not the backbone that the encoder was fitted with: its SHA-256 is "
+            f"{found[:12]}…, not {sha256[:12]}…"
+        )
+    return data
+
+
+@lru_cache(maxsize=1)
+def _session(path: Path, sha256: str) -> Any:
+    """A worker's session: each task brings a `Backbone` anew, and opening a file takes long."""
+    return open_session(path, _read(path, sha256))
+
+
+def _network_input(path: Path, session: Any, size: int) -> NetworkInput:
+    """Look at the network's input, and say what is wrong with it."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(each.name for each in inputs) or "none"
+        raise ModelError(f"{path} has the inputs {names}; a backbone has one, the image")
+    (only,) = inputs
+    # A dimension that is not fixed is None, a name, or not a size.
+    shape = [side if isinstance(side, int) and side > 0 else None for side in only.shape]
+    allowed = "float32 of shape (n, 3, h, w) or (n, h, w, 3)"
+    if only.type != "tensor(float)" or len(shape) != 4:
+        raise ModelError(
+            f"the input {only.name} of {path} is {only.type} of shape {tuple(only.shape)}; "
+            f"a backbone's is {allowed}"
+        )
+    # Where no channels are fixed they come first, as ONNX's own convolution has them.
+    channels_last = shape[3] == 3 and shape[1] != 3
+    channels, sides = (shape[3], shape[1:3]) if channels_last else (shape[1], shape[2:])
+    if channels not in (3, None):
+        raise ModelError(
+            f"the input {only.name} of {path} is of shape {tuple(only.shape)}; a backbone's is "
+            f"{allowed}"
+        )
+    if any(side not in (size, None) for side in sides):
+        raise ModelError(
+            f"the input {only.name} of {path} is of {sides[1] or 'any'} x {sides[0] or 'any'} "
+            f"pixels, but featurize.onnx.input_size is {size}"
+        )
+    return NetworkInput(only.name, shape[0] or 1, channels_last)

@@ -1,0 +1,561 @@
+"""The encoder `onnx`: real small networks, made here and run by onnxruntime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import grocery
+from conftest import ROOT, Project
+from grocery.arrays import load_arrays, save_arrays
+from grocery.data.images import pixels
+from grocery.data.shards import read_table, shard_paths
+from grocery.data.sources import open_source
+from grocery.errors import ModelError, ParamsError
+from grocery.features.backbone import BACKBONE, Backbone, Preparation
+from grocery.features.encoder import KIND, Encoder
+from grocery.features.onnx_file import _NESTED, NotOnnx, has_external_data
+from grocery.features.projection import Projection
+from grocery.files import digest
+from grocery.params import load
+
+HOW = Preparation(input_size=32, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], output="")
+IMAGE = np.random.default_rng(5).integers(0, 256, (48, 60, 3), dtype=np.uint8)
+FIRST = ("n", 3, "h", "w")
+LAST = ("n", "h", "w", 3)
+Dimensions = Sequence[str | int | None]
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    into: Dimensions = FIRST,
+    dtype: int = TensorProto.FLOAT,
+    numbers: dict[str, Any] | None = None,
+    outputs: Sequence[str] = ("features",),
+    out_dtype: int = TensorProto.FLOAT,
+    inputs: int = 1,
+) -> bytes:
+    """A model of `nodes` from the input ``image`` to `outputs`."""
+    graph = helper.make_graph(
+        nodes,
+        "a network",
+        [
+            helper.make_tensor_value_info(name, dtype, into)
+            for name in ("image", "second", "third")[:inputs]
+        ],
+        [helper.make_tensor_value_info(name, out_dtype, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in (numbers or {}).items()],
+    )
+    opset = helper.make_opsetid("", 17)
+    made: bytes = helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString()
+    return made
+
+
+def convolution(seed: int = 0, channels: int = 24) -> dict[str, Any]:
+    """Seeded weights of a 5 x 5 convolution."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(scale=0.2, size=(channels, 3, 5, 5)).astype(np.float32)
+    return {"weights": weights, "bias": rng.normal(size=channels).astype(np.float32)}
+
+
+def network(*last: onnx.NodeProto, into: Dimensions = FIRST, **more: Any) -> bytes:
+    """Convolution and ReLU, the output ``map`` (n, 24, h, w), and then the nodes `last`."""
+    channels_last = [helper.make_node("Transpose", ["image"], ["first"], perm=[0, 3, 1, 2])]
+    start = "first" if into[-1] == 3 else "image"
+    nodes = [
+        *(channels_last if start == "first" else []),
+        helper.make_node("Conv", [start, "weights", "bias"], ["sums"], strides=[2, 2]),
+        helper.make_node("Relu", ["sums"], ["map"]),
+        *last,
+    ]
+    numbers = convolution(more.pop("seed", 0)) | more.pop("numbers", {})
+    return model(nodes, into=into, numbers=numbers, **more)
+
+
+POOL = helper.make_node("GlobalAveragePool", ["map"], ["features"])
+FLAT = [
+    helper.make_node("GlobalAveragePool", ["map"], ["pooled"]),
+    helper.make_node("Flatten", ["pooled"], ["features"]),
+]
+MAP = helper.make_node("Identity", ["map"], ["features"])
+MAP_LAST = helper.make_node("Transpose", ["map"], ["features"], perm=[0, 2, 3, 1])
+TOKENS = [
+    helper.make_node("Transpose", ["map"], ["moved"], perm=[0, 2, 3, 1]),
+    helper.make_node("Reshape", ["moved", "shape"], ["features"]),
+]
+
+
+def saved(folder: Path, data: bytes) -> Path:
+    file = folder / "mine.onnx"
+    file.write_bytes(data)
+    return file
+
+
+def prepared(image: np.ndarray[Any, Any], side: int = 32) -> np.ndarray[Any, Any]:
+    """The input (1, 3, h, w), by the definition in params.yaml."""
+    scaled = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+    values = (scaled / 255 - np.array(HOW.mean)) / np.array(HOW.std)
+    return values.astype(np.float32).transpose(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        network(*FLAT),
+        network(POOL),
+        network(MAP),
+        network(*TOKENS, numbers={"shape": np.array([0, -1, 24])}),
+        network(MAP_LAST, into=LAST),
+        network(POOL, into=(1, 3, 32, 32)),
+        network(POOL, into=(4, 3, 32, 32)),
+        network(POOL, into=(None, None, None, None)),
+        network(*FLAT, into=("n", 32, 32, 3)),
+    ],
+    ids=[
+        "(n, d)",
+        "(n, d, 1, 1)",
+        "(n, d, h, w)",
+        "(n, tokens, d)",
+        "(n, h, w, d)",
+        "all fixed",
+        "a batch of four",
+        "nothing fixed",
+        "channels last",
+    ],
+)
+def test_the_vector_is_the_networks_own(tmp_path: Path, data: bytes) -> None:
+    """Whatever the layout, the batch and the shape of the output: the pooled convolution."""
+    direct = onnxruntime.InferenceSession(network(*FLAT), providers=["CPUExecutionProvider"])
+    (expected,) = direct.run(None, {"image": prepared(IMAGE)})
+    vector = Backbone.from_file(saved(tmp_path, data), HOW)(IMAGE)
+    assert vector.dtype == np.float32
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(vector, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_one_direct_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    data = network(*FLAT)
+    backbone = Backbone.from_file(saved(tmp_path, data), replace(HOW, mean=[0] * 3, std=[1] * 3))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    direct = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    square = IMAGE[:32, :32]  # is not resized
+    values = np.ascontiguousarray((square / np.float32(255)).transpose(2, 0, 1)[None])
+    (expected,) = direct.run(["features"], {"image": values})
+    assert backbone(square).tobytes() == expected.tobytes()
+
+
+def test_another_output_by_name(tmp_path: Path) -> None:
+    double = helper.make_node("Add", ["features", "features"], ["twice"])
+    file = saved(tmp_path, network(*FLAT, double, outputs=("features", "twice")))
+    first = Backbone.from_file(file, HOW)
+    second = Backbone.from_file(file, replace(HOW, output="twice"))
+    assert first.preparation.output == "features"
+    assert (second(IMAGE) == 2 * first(IMAGE)).all()
+
+
+def test_it_travels_to_a_worker_by_its_path(tmp_path: Path) -> None:
+    """And is opened there once, however many tasks bring it."""
+    backbone = Backbone.from_file(saved(tmp_path, network(POOL)), HOW)
+    data = pickle.dumps(backbone)
+    assert len(data) < 1000 < backbone.path.stat().st_size
+    code = """
+import pickle, sys, onnxruntime
+opened = []
+class Counted(onnxruntime.InferenceSession):
+    def __init__(self, *a, **k):
+        opened.append(1)
+        super().__init__(*a, **k)
+onnxruntime.InferenceSession = Counted
+import numpy as np
+data, image = pickle.load(sys.stdin.buffer)
+vectors = [pickle.loads(data)(image).tobytes() for _ in range(3)]
+assert len(opened) == 1 and len(set(vectors)) == 1
+sys.stdout.buffer.write(vectors[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps((data, IMAGE)),
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout == backbone(IMAGE).tobytes()
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+
+RANDOM = helper.make_node("RandomUniformLike", ["map"], ["features"])
+INFINITE = helper.make_node("Div", ["map", "zero"], ["features"])
+CLASS = helper.make_node("ArgMax", ["map"], ["features"], axis=1, keepdims=1)
+NUMBER = helper.make_node("ReduceMean", ["map"], ["features"], keepdims=0)
+ONE = helper.make_node("ReduceMean", ["map"], ["features"], axes=[1, 2, 3], keepdims=1)
+SAME = helper.make_node("Identity", ["image"], ["features"])
+WRONG = helper.make_node("MatMul", ["image", "weights"], ["features"])
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"<html>404</html>", "is not an ONNX file: "),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is not an ONNX file: "),
+        (network(POOL)[:-200], "is not an ONNX file: it ends in the middle of a field"),
+        (b"\x08\x08", "is not an ONNX file: it holds no graph"),
+        (network(POOL, inputs=3), "has the inputs image, second, third; a backbone has one"),
+        (network(POOL, into=("n", 1, 32, 32)), "of shape ('n', 1, 32, 32); a backbone's is"),
+        (model([SAME], into=("n", 3, "h")), "is tensor(float) of shape ('n', 3, 'h'); a"),
+        (
+            model([SAME], dtype=TensorProto.UINT8, out_dtype=TensorProto.UINT8),
+            "is tensor(uint8) of shape ('n', 3, 'h', 'w'); a backbone's is float32",
+        ),
+        (network(POOL, into=(1, 3, 48, 64)), "is of 64 x 48 pixels, but featurize.onnx.input_size"),
+        (network(CLASS, out_dtype=TensorProto.INT64), "is int64 of shape (1, 1, 14, 14); a desc"),
+        (network(NUMBER), "is no array; a description"),
+        (network(ONE), "is float32 of shape (1, 1, 1, 1); a description is two or more"),
+        (network(RANDOM), "gives one image another vector each time"),
+        (
+            network(INFINITE, numbers={"zero": np.zeros(1, np.float32)}),
+            "gives an image values that are not finite numbers",
+        ),
+        (
+            model([helper.make_node("Mine", ["image"], ["features"], domain="my.own")]),
+            "cannot be used: ",
+        ),
+        (model([WRONG], numbers=convolution()), "cannot be run on an image: "),
+    ],
+    ids=[
+        "a page",
+        "a pointer of Git LFS",
+        "truncated",
+        "no graph",
+        "three inputs",
+        "grey",
+        "three dimensions",
+        "whole numbers",
+        "another size",
+        "a class",
+        "a number",
+        "one number",
+        "random",
+        "not finite",
+        "an unknown operator",
+        "shapes that do not fit",
+    ],
+)
+def test_what_is_no_backbone_is_refused_in_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], data: bytes, sentence: str
+) -> None:
+    file = saved(tmp_path, data)
+    with pytest.raises(ModelError) as caught:
+        Backbone.from_file(file, HOW)
+    said = str(caught.value)
+    assert str(file) in said
+    assert sentence in said
+    assert "\n" not in said
+    assert "ONNXRuntimeError" not in said
+    assert capfd.readouterr().err == ""  # onnxruntime prints nothing beside it
+
+
+def test_no_backbone(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"is empty, which stands for no backbone; set featurize"):
+        Backbone.from_file(ROOT / "models/backbones/none.onnx", HOW)
+    with pytest.raises(ModelError, match=r"missing\.onnx cannot be read: No such file"):
+        Backbone.from_file(tmp_path / "missing.onnx", HOW)
+    file = saved(tmp_path, network(POOL))
+    with pytest.raises(ParamsError, match=r"'logits', but the outputs of .* are features"):
+        Backbone.from_file(file, replace(HOW, output="logits"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"mean": [0.5, 0.5]}, "featurize.onnx.mean is [0.5, 0.5], but List should have at"),
+        ({"std": [0.5] * 4}, "featurize.onnx.std is [0.5, 0.5, 0.5, 0.5], but List should have at"),
+        ({"std": [0.2, 0.2, 0]}, "featurize.onnx.std.2 is 0, but it should be greater than or"),
+        ({"mean": [124, 116, 104]}, "featurize.onnx.mean.0 is 124, but it should be less than or"),
+        ({"input_size": 8}, "featurize.onnx.input_size is 8, but it should be greater than or"),
+        ({"path": "models/mine.pt"}, "featurize.onnx.path is 'models/mine.pt', but String should"),
+        ({"outputs": "x"}, "featurize.onnx.outputs is not a known key (did you mean output?)"),
+    ],
+)
+def test_parameters_that_are_not_allowed(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document["featurize"]["onnx"] |= changes
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(ParamsError) as caught:
+        load(tmp_path / "params.yaml")
+    assert sentence in str(caught.value)
+
+
+def test_without_the_package_one_sentence_says_how_to_get_it(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["onnxruntime"] = None  # as if it were not installed
+from grocery.errors import one_sentence
+from grocery.features.backbone import Backbone, Preparation
+from pathlib import Path
+with one_sentence("featurize"):
+    Backbone.from_file(Path({str(saved(tmp_path, network(POOL)))!r}), Preparation(32, [0], [1], ""))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: featurize: the encoder onnx needs the package onnxruntime: "
+        "pip install 'grocery[onnx]'\n"
+    )
+
+
+# --- A backbone is one file ----------------------------------------------------------------------
+
+
+def external(tensor: onnx.TensorProto, location: str) -> onnx.TensorProto:
+    """The same tensor with its numbers in the file `location`."""
+    moved = TensorProto()
+    moved.CopyFrom(tensor)
+    moved.ClearField("raw_data")
+    moved.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", str(len(tensor.raw_data)))):
+        moved.external_data.add(key=key, value=value)
+    return moved
+
+
+def in_initializer(made: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    made.graph.initializer.append(tensor)
+
+
+def in_attribute(made: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    made.graph.node.append(helper.make_node("Constant", [], ["w"], value=tensor))
+
+
+def in_subgraph(made: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    branch = helper.make_graph([], "branch", [], [], [tensor])
+    made.graph.node.append(helper.make_node("If", ["c"], ["w"], then_branch=branch))
+
+
+def in_function(made: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    node = helper.make_node("Constant", [], ["w"], value=tensor)
+    opset = [helper.make_opsetid("", 17)]
+    made.functions.append(helper.make_function("my.own", "F", [], ["w"], [node], opset))
+
+
+def in_sparse(made: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
+    made.graph.sparse_initializer.add().values.CopyFrom(tensor)
+
+
+@pytest.mark.parametrize(
+    "place", [in_initializer, in_attribute, in_subgraph, in_function, in_sparse]
+)
+def test_numbers_in_another_file_are_found(
+    place: Callable[[onnx.ModelProto, onnx.TensorProto], None],
+) -> None:
+    tensor = numpy_helper.from_array(np.ones(3, np.float32), "w")
+    for moved, expected in ((tensor, False), (external(tensor, "w.bin"), True)):
+        made = onnx.load_from_string(network(POOL))
+        place(made, moved)
+        assert has_external_data(made.SerializeToString()) is expected
+
+
+def test_numbers_in_another_file_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Onnxruntime itself would read them, from the current directory."""
+    made = onnx.load_from_string(network(POOL))
+    weights = made.graph.initializer[0]
+    (tmp_path / "w.bin").write_bytes(weights.raw_data)
+    weights.CopyFrom(external(weights, "w.bin"))
+    file = saved(tmp_path, made.SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    with pytest.raises(ModelError, match=r"mine\.onnx keeps numbers in other files; a backbone"):
+        Backbone.from_file(file, HOW)
+
+
+def test_every_place_where_a_tensor_can_lie_is_looked_at() -> None:
+    """Against onnx's own description of its format."""
+    messages = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name
+    reach = {"TensorProto"}
+    while True:
+        more = {
+            name
+            for name, message in messages.items()
+            if any(f.message_type and f.message_type.name in reach for f in message.fields)
+        }
+        if more <= reach:
+            break
+        reach |= more
+    assert {
+        name: {
+            f.number: f.message_type.name
+            for f in messages[name].fields
+            if f.message_type and f.message_type.name in reach
+        }
+        for name in reach
+    } == _NESTED
+
+
+def test_no_bytes_break_the_look() -> None:
+    whole = network(POOL)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))])
+        damaged[rng.integers(len(damaged))] = rng.integers(256)
+        with suppress(NotOnnx):
+            assert has_external_data(bytes(damaged)) in (True, False)
+
+
+# --- Saved beside the arrays ---------------------------------------------------------------------
+
+
+def encoder(folder: Path, data: bytes) -> Encoder:
+    """An encoder of the backbone, saved in `folder`."""
+    backbone = Backbone.from_file(saved(folder, data), HOW)
+    components = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float16)
+    made = Encoder(
+        {"encoder": "onnx", "backbone": backbone.settings()},
+        backbone,
+        Projection(np.zeros(24, np.float32), components.astype(np.float32), np.ones(5, np.float32)),
+    )
+    made.save_backbone(folder)
+    save_arrays(folder, KIND, made.arrays(), made.settings)
+    return made
+
+
+def loaded(folder: Path) -> Encoder:
+    return Encoder.from_arrays(*load_arrays(folder, KIND), folder / BACKBONE)
+
+
+def test_a_loaded_encoder_says_the_same(tmp_path: Path) -> None:
+    made = encoder(tmp_path, network(POOL))
+    (tmp_path / "mine.onnx").unlink()  # only the copy is needed
+    again = loaded(tmp_path)
+    assert again([IMAGE]).tobytes() == made([IMAGE]).tobytes()
+    again.save_backbone(tmp_path / "again")
+    assert (tmp_path / "again" / BACKBONE).read_bytes() == network(POOL)
+
+
+def test_another_backbone_is_refused(tmp_path: Path) -> None:
+    encoder(tmp_path, network(POOL))
+    (tmp_path / BACKBONE).write_bytes(network(POOL, seed=1))
+    with pytest.raises(ModelError, match=r"backbone\.onnx is not the backbone that the"):
+        loaded(tmp_path)
+    file = tmp_path / "model.json"
+    settings = json.loads(file.read_text())
+    settings["backbone"]["sha256"] = digest(tmp_path / BACKBONE)
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="names another backbone than its arrays do"):
+        loaded(tmp_path)
+    (tmp_path / BACKBONE).unlink()
+    encoder(tmp_path, network(POOL))
+    (tmp_path / BACKBONE).unlink()
+    with pytest.raises(ModelError, match=r"backbone\.onnx cannot be read: No such file"):
+        loaded(tmp_path)
+
+
+def test_the_backbone_counts_in_the_digest(tmp_path: Path) -> None:
+    """Two files of the same network are two models."""
+    renamed = onnx.load_from_string(network(POOL))
+    renamed.doc_string = "another file"
+    digests = set()
+    for name, data in (("one", network(POOL)), ("two", renamed.SerializeToString())):
+        (tmp_path / name).mkdir()
+        encoder(tmp_path / name, data)
+        digests.add(json.loads((tmp_path / name / "model.json").read_text())["sha256"])
+    assert len(digests) == 2
+
+
+def test_an_unknown_encoder(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="encoder 'vit'; this version knows fisher, colour and"):
+        Encoder.from_arrays({}, {"encoder": "vit"}, tmp_path / BACKBONE)
+
+
+# --- The whole pipeline --------------------------------------------------------------------------
+
+MINE = "models/backbones/mine.onnx"
+EXPERIMENT = [
+    *("dvc", "exp", "run", "monitor", "-S", "featurize.encoder=onnx"),
+    *("-S", f"featurize.onnx.path={MINE}", "-S", "featurize.onnx.input_size=48"),
+]
+OUTPUTS = ["models/encoder", "data/features", "models/release", "metrics/monitor"]
+
+
+@pytest.mark.slow
+def test_the_pipeline_with_a_backbone(project: Project) -> None:
+    """Brought as docs/onnx.md says: `dvc add`, and two parameters."""
+    data = network(*FLAT)
+    (project.path / MINE).write_bytes(data)
+    project.run("dvc", "add", MINE)
+    project.commit("A backbone")
+    tracked = project.run("git", "ls-files", "models").stdout.split()
+    assert {"models/backbones/mine.onnx.dvc", "models/backbones/none.onnx"} <= set(tracked)
+    assert MINE not in tracked
+
+    project.run(*EXPERIMENT)
+    assert project.run("git", "status", "--porcelain", "models/backbones").stdout == ""
+    folder = project.path / "models/release"
+    sha256 = hashlib.sha256(data).hexdigest()
+    described = json.loads((folder / "model.json").read_text())
+    assert described["encoder"]["backbone"]["sha256"] == sha256
+    assert digest(folder / BACKBONE) == sha256
+    assert MINE in {dep["path"] for dep in project.lock()["featurize"]["deps"]}
+
+    release = grocery.load_model(folder)
+    shard = shard_paths(project.path / "data/prepared/shards")[0]
+    images = read_table(shard, ["image_id", "image"]).to_pylist()
+    features = read_table(project.path / "data/features" / shard.name).to_pylist()
+    assert len(images) == len(features) > 5
+    for image, row in zip(images, features, strict=True):
+        assert image["image_id"] == row["image_id"]
+        vector = np.array(row["features"], np.float32)
+        assert release.encoder([pixels(image["image"])])[0].tobytes() == vector.tobytes()
+
+    recorded = read_table(project.path / "metrics/evaluation/predictions.parquet").to_pylist()
+    raw = {i.path: i for i in open_source(project.path / "data/raw/synthetic").images()}
+    predictions = release.predict(raw[row["path"]].read() for row in recorded)
+    for row, said in zip(recorded, predictions, strict=True):
+        assert (said.label, said.confidence) == (row["predicted"], row["confidence"])
+    assert sum(row["predicted"] == row["label"] for row in recorded) > 0.5 * len(recorded)
+
+    before = {name: digest(project.path / name) for name in OUTPUTS}
+    project.edit_params({"compute": {"workers": 2}})
+    project.run("dvc", "repro", "--force", "--single-item", "featurize")
+    project.run("dvc", "repro", "--force", "--single-item", "monitor")
+    assert {name: digest(project.path / name) for name in OUTPUTS} == before
+
+    # Another file is another release, and what came before the backbone is left alone.
+    (project.path / MINE).write_bytes(network(*FLAT, seed=1))
+    said = project.run("dvc", "repro").stdout
+    assert "Running stage 'featurize'" in said
+    assert "Running stage 'prepare'" not in said
+    assert digest(folder / BACKBONE) == digest(project.path / MINE) != sha256
+
+    done = project.run(
+        *("dvc", "exp", "run", "monitor"),
+        *("-S", "featurize.onnx.path=models/backbones/none.onnx"),
+        check=False,
+    )
+    assert done.returncode
+    assert (
+        "error: featurize: featurize.encoder is onnx and models/backbones/none.onnx is empty"
+        in done.stderr + done.stdout
+    )
