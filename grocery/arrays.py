@@ -49,7 +49,8 @@ def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, d
     Raises
     ------
     ModelError
-        When a file is missing, damaged, of another kind or of another format.
+        When a file is missing, damaged, of another kind or of another format, or when an array
+        holds NaN or infinite values.
     """
     file, header = folder / f"{name}.safetensors", folder / f"{name}.json"
     try:
@@ -60,21 +61,38 @@ def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, d
             f"{folder} holds no {kind}: {Path(error.filename).name} is missing; "
             "run the pipeline or fetch a model first"
         ) from None
-    except ValueError as error:
+    except OSError as error:
+        raise ModelError(
+            f"{folder} holds no {kind} that can be read: "
+            f"{Path(error.filename or file).name}: {error.strerror}"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{header} is damaged: {error}") from None
-    if not isinstance(description, dict) or description.get("kind") != kind:
-        found = description.get("kind") if isinstance(description, dict) else None
-        raise ModelError(f"{folder} holds {found!r}, not {kind!r}")
+    _check_description(description, kind, folder, header)
+    if hashlib.sha256(data).hexdigest() != description.get("sha256"):
+        raise ModelError(
+            f"{file} is damaged or of another model: its digest is not the one in {header.name}"
+        )
+    try:
+        arrays: Arrays = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(f"{file} is damaged: {error}") from None
+    for key, array in sorted(arrays.items()):
+        if not np.isfinite(array).all():
+            raise ModelError(f"{file} cannot be used: {key!r} holds NaN or infinite values")
+    return arrays, description
+
+
+def _check_description(description: Any, kind: str, folder: Path, header: Path) -> None:
+    """Refuse JSON that is no object, and a folder of another kind or format."""
+    if not isinstance(description, dict):
+        raise ModelError(f"{header} is damaged: it holds no JSON object")
+    if description.get("kind") != kind:
+        raise ModelError(f"{folder} holds {description.get('kind')!r}, not {kind!r}")
     if description.get("format") != FORMAT:
         raise ModelError(
             f"{folder} is of format {description.get('format')!r}, this version reads {FORMAT}"
         )
-    if hashlib.sha256(data).hexdigest() != description.get("sha256"):
-        raise ModelError(f"{file} is damaged: its digest is not the one recorded")
-    try:
-        return load(data), description
-    except SafetensorError as error:
-        raise ModelError(f"{file} is damaged: {error}") from None
 
 
 def _serialised(arrays: Arrays) -> bytes:

@@ -1,23 +1,30 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import Project
 from grocery.arrays import load_arrays, save_arrays
 from grocery.data.images import canonical
 from grocery.errors import DataError, ModelError
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import Projection
 from grocery.learning.head import Head
-from grocery.model import Canonical, Model, Prediction, load_model
+from grocery.model import KIND, Canonical, Model, Prediction, load_model
+
+CANONICAL = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -43,7 +50,7 @@ def small_model() -> Model:
         head,
         ["apple", "leek", "pear"],
         {"apple": "fruit", "leek": "vegetable", "pear": "fruit"},
-        Canonical(image_size=128, jpeg_quality=92, max_pixels=1_000_000),
+        Canonical(**CANONICAL),
     )
 
 
@@ -51,6 +58,14 @@ def small_model() -> Model:
 def folder(tmp_path: Path) -> Path:
     small_model().save(tmp_path / "model")
     return tmp_path / "model"
+
+
+def refusal(folder: Path) -> str:
+    """The sentence with which a model is refused."""
+    with pytest.raises(ModelError) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_a_loaded_model_says_the_same(folder: Path) -> None:
@@ -131,8 +146,34 @@ def test_an_images_prediction_does_not_depend_on_the_others(folder: Path) -> Non
         assert (model.predict_proba([jpeg]) == together[row]).all()
 
 
+def test_the_best_classes_come_in_order(folder: Path) -> None:
+    model = load_model(folder)
+    jpegs = [model.prepare(picture(seed)) for seed in range(3)]
+    probabilities = model.predict_proba(jpegs)
+    for row, ranking in zip(probabilities, model.rank(jpegs, top=9), strict=True):
+        assert [p.confidence for p in ranking] == sorted(row.tolist(), reverse=True)
+        assert {p.label for p in ranking} == set(model.classes)
+    assert [ranking[:2] for ranking in model.rank(jpegs, 9)] == model.rank(jpegs, 2)
+    assert model.predict(map(picture, range(3))) == [best for (best,) in model.rank(jpegs)]
+
+
+def test_of_equal_classes_the_first_is_predicted(folder: Path) -> None:
+    for name in ("head_coefficients", "head_intercept"):
+        change_array(folder, name, np.zeros_like)
+    assert [p.label for p in load_model(folder).predict([picture()])] == ["apple"]
+
+
+def test_more_images_than_are_held_at_once(folder: Path) -> None:
+    model = load_model(folder)
+    two = model.predict([picture(0), picture(1)])
+    assert two[0] != two[1]
+    assert model.predict(picture(number % 2) for number in range(130)) == two * 65
+
+
 def test_no_images(folder: Path) -> None:
-    assert load_model(folder).predict([]) == []
+    model = load_model(folder)
+    assert model.predict([]) == []
+    assert model.rank([], top=2) == []
 
 
 class Shell:
@@ -161,8 +202,6 @@ def test_damaged_arrays_are_refused(folder: Path, damage: object) -> None:
 
 
 def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
-    import hashlib
-
     data = (2**62).to_bytes(8, "little") + b"{}"
     (folder / "model.safetensors").write_bytes(data)
     description = json.loads((folder / "model.json").read_text())
@@ -175,11 +214,23 @@ def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"format": 99}, "format 99"),
-        ({"kind": "other"}, "'other'"),
+        ({"format": 99}, "format 99, this version reads 1"),
+        ({"kind": "other"}, "'other', not 'grocery-model'"),
+        ({"sha256": 7}, "damaged"),
         ({"classes": ["apple"]}, "not a whole"),
-        ({"encoder": {}}, "not a whole"),
+        ({"classes": "abc"}, "not a list of names"),
+        ({"classes": [1, 2, 3]}, "not a list of names"),
+        ({"classes": None}, "not a whole"),
+        ({"coarse": {"apple": None}}, "not a list of names"),
+        ({"coarse": []}, "not a whole"),
+        ({"encoder": {}}, "it lacks 'encoder'"),
         ({"canonical": {"image_size": 1}}, "not a whole"),
+        ({"canonical": []}, "not a whole"),
+        *(
+            ({"canonical": CANONICAL | {name: value}}, "not whole numbers above 0")
+            for name in CANONICAL
+            for value in ("128", 0, None)
+        ),
     ],
 )
 def test_a_description_that_does_not_fit(
@@ -187,17 +238,97 @@ def test_a_description_that_does_not_fit(
 ) -> None:
     file = folder / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(ModelError, match=sentence):
-        load_model(folder)
+    assert sentence in refusal(folder)
 
 
-def test_what_is_not_a_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.safetensors is missing"):
-        load_model(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    (tmp_path / "model.json").write_bytes(b"[1")
-    with pytest.raises(ModelError, match=r"model\.json is damaged"):
-        load_model(tmp_path)
+@pytest.mark.parametrize("text", ["", '{"kind": "grocery-mod', "[1]", "null", '"text"', "[" * 9999])
+def test_json_that_is_cut_or_no_object(folder: Path, text: str) -> None:
+    (folder / "model.json").write_text(text)
+    assert refusal(folder).startswith(f"{folder / 'model.json'} is damaged: ")
+
+
+def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
+    for nothing in (tmp_path, tmp_path / "nowhere"):
+        assert refusal(nothing) == (
+            f"{nothing} holds no grocery-model: model.safetensors is missing; "
+            "run the pipeline or fetch a model first"
+        )
+    file = folder / "model.json"
+    assert refusal(file).endswith("model.safetensors: Not a directory")
+    file.unlink()
+    assert "model.json is missing" in refusal(folder)
+    file.mkdir()
+    assert refusal(folder).endswith("model.json: Is a directory")
+
+
+def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
+    """They are whole, and they would fit: only the digest tells."""
+    model = small_model()
+    replace(model, head=model.head.with_temperature(3)).save(tmp_path / "other")
+    file = folder / "model.safetensors"
+    file.write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    assert f"{file} is damaged or of another model" in refusal(folder)
+
+
+def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Save the model again with one array changed, so that its digest is right."""
+    arrays, description = load_arrays(folder, KIND)
+    arrays[name] = change(arrays[name].copy())
+    save_arrays(folder, KIND, arrays, description)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [*small_model()._arrays()])
+def test_an_array_with_a_value_that_is_no_number(folder: Path, name: str, value: float) -> None:
+    def spoil(array: Any) -> Any:
+        array.flat[-1] = value
+        return array
+
+    change_array(folder, name, spoil)
+    assert refusal(folder).endswith(f"{name!r} holds NaN or infinite values")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mean", lambda mean: mean[:-1]),
+        ("components", lambda components: components[:-1]),
+        ("components", lambda components: components[:, :-1]),
+        ("components", lambda components: components[0]),
+        ("scale", lambda scale: scale[:-1]),
+        ("scale", lambda scale: scale * 0),
+        ("head_coefficients", lambda coefficients: coefficients[:, :-1]),
+        ("head_coefficients", lambda coefficients: coefficients[:-1]),
+        ("head_intercept", lambda intercept: intercept[:1]),
+        ("head_temperature", lambda temperature: temperature[:0]),
+        ("head_temperature", lambda temperature: temperature * 0),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other(
+    folder: Path, name: str, change: Callable[[Any], Any]
+) -> None:
+    change_array(folder, name, change)
+    assert refusal(folder).startswith(f"{folder} is not a whole grocery-model: ")
+
+
+def test_a_head_of_another_encoder(folder: Path) -> None:
+    change_array(folder, "head_coefficients", lambda coefficients: coefficients[:, :4])
+    assert refusal(folder).endswith(
+        "its head has coefficients (3, 4) and intercept (3,), for 3 classes and an encoder of "
+        "5 dimensions"
+    )
+
+
+def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None:
+    """Whatever the encoder stores: without an array, or with a shorter one, nothing is loaded."""
+    release = built.path / "models/release"
+    arrays, description = load_arrays(release, KIND)
+    for name, array in arrays.items():
+        others = {key: value for key, value in arrays.items() if key != name}
+        save_arrays(tmp_path, KIND, others, description)
+        assert refusal(tmp_path).endswith(f"it lacks {name!r}")
+        save_arrays(tmp_path, KIND, others | {name: array[:-1]}, description)
+        assert "is not a whole grocery-model" in refusal(tmp_path)
 
 
 def test_only_the_kind_that_was_asked_for(tmp_path: Path) -> None:
@@ -211,7 +342,7 @@ def test_prediction_needs_numpy_and_pillow_only(folder: Path) -> None:
 import sys, grocery
 assert "numpy" not in sys.modules
 grocery.load_model({str(folder)!r}).predict_proba([])
-heavy = {{"sklearn", "scipy", "dvc", "wandb", "pyarrow", "pandas", "joblib", "pydantic"}}
+heavy = {{"sklearn", "scipy", "dvc", "wandb", "pyarrow", "pandas", "joblib", "pydantic", "onnxruntime"}}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,17 +1,12 @@
-"""The `grocery` command: what people ask of the project beside running its pipeline.
-
-A command is two functions: one adds its parser, the other runs it. The latter imports what it
-needs, so that the command line itself answers at once. `_GROUPS` lists them all.
-"""
+"""`grocery data diff`: what changed between two revisions of the dataset."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import one_sentence
+from grocery.cli.terminal import printable
 
 if TYPE_CHECKING:
     from grocery.data.diff import Change, DatasetDiff
@@ -19,31 +14,8 @@ if TYPE_CHECKING:
 _MOST_LINES = 20
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; `argv` defaults to the process's arguments."""
-    arguments = build_parser().parse_args(argv)
-    with one_sentence(arguments.command):
-        arguments.run(arguments)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="grocery", description="Ask a grocery project about its data."
-    )
-    groups = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (text, commands) in _GROUPS.items():
-        group = groups.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        subparsers = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
-        for add_parser in commands:
-            add_parser(subparsers)
-    return parser
-
-
-# --- grocery data diff ---------------------------------------------------------------------------
-
-
-def _add_data_diff(parsers: Any) -> None:
+def add_parser(parsers: Any) -> None:
+    """Add the command to the group `data`."""
     parser = parsers.add_parser(
         "diff",
         help="what changed between two revisions of the dataset",
@@ -74,20 +46,20 @@ def _add_data_diff(parsers: Any) -> None:
         "new", nargs="?", metavar="REV", help="what to compare it with (default: the workspace)"
     )
     parser.add_argument("--json", action="store_true", help="print all changes as JSON")
-    parser.set_defaults(run=_data_diff, command="data diff")
+    parser.set_defaults(run=_run, command="data diff")
 
 
-def _data_diff(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> None:
     from grocery.data.diff import diff_rows, rows_at
 
     diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new))
     if arguments.json:
         print(json.dumps(diff.document(), indent=2, ensure_ascii=False))
     else:
-        print(_diff_text(diff, arguments.old, arguments.new or "workspace"))
+        print(_text(diff, arguments.old, arguments.new or "workspace"))
 
 
-def _diff_text(diff: DatasetDiff, old: str, new: str) -> str:
+def _text(diff: DatasetDiff, old: str, new: str) -> str:
     """Counts, then the first changes of each kind."""
     lines = [f"{old} -> {new}: {diff.old_images:,} -> {diff.new_images:,} images"]
     if not any(diff.counts().values()):
@@ -106,14 +78,4 @@ def _change_text(kind: str, change: Change) -> str:
     old, new = change.old or "no label", change.new or "no label"
     what = {"added": new, "removed": old}.get(kind, f"{old} -> {new}")
     line = what if kind == "renamed" else f"{change.path}  ({what})"
-    # A name may hold anything, such as the codes that steer a terminal.
-    return "".join(c if c.isprintable() else "?" for c in line)
-
-
-_GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
-    "data": ("ask about the dataset", [_add_data_diff]),
-}
-
-
-if __name__ == "__main__":
-    main()
+    return printable(line)

@@ -1,0 +1,44 @@
+"""The `grocery` command: what people ask of the project beside running its pipeline.
+
+A command is a module of two functions: `add_parser` says what it takes, and the other runs it. The
+latter imports what it needs, so that the command line itself answers at once. `_COMMANDS` and
+`_GROUPS` list them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grocery.cli import data_diff, predict
+from grocery.cli.terminal import standard_output
+from grocery.errors import one_sentence
+
+_COMMANDS: list[Callable[[Any], None]] = [predict.add_parser]
+_GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
+    "data": ("ask about the dataset", [data_diff.add_parser]),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; `argv` defaults to the process's arguments."""
+    arguments = build_parser().parse_args(argv)
+    with one_sentence(arguments.command), standard_output():
+        arguments.run(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="grocery", description="Use a grocery project's models, and ask about its data."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add_parser in _COMMANDS:
+        add_parser(commands)
+    for name, (text, members) in _GROUPS.items():
+        group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        subparsers = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        for add_parser in members:
+            add_parser(subparsers)
+    return parser

@@ -1,0 +1,219 @@
+"""`grocery predict`: the classes of images, in a stream."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from grocery.cli.terminal import printable
+from grocery.errors import DataError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from grocery.model import Model, Prediction
+
+# What counts as an image in a folder; a file that is named is tried whatever its name.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+_BATCH = 8  # images predicted together: few, so that the first results come early
+_LONG = 50  # from this many images on, a progress bar is worth its import
+
+
+def add_parser(parsers: Any) -> None:
+    """Add the command."""
+    parser = parsers.add_parser(
+        "predict",
+        help="say what is on images",
+        description=(
+            "Predict the class of images with a released model.\n"
+            "The results come in the order of the arguments, each as soon as it is known."
+        ),
+        epilog=(
+            "With --json every image is one line with a JSON object (JSON Lines): path, class,\n"
+            "coarse (null where there are no coarse classes) and confidence; with --top K also\n"
+            "top, the list of the K most probable classes, each with the last three.\n"
+            "\n"
+            "An image that cannot be read is named on standard error; the others are predicted\n"
+            "all the same, and the exit code is 1.\n"
+            "\n"
+            "examples:\n"
+            "  grocery predict photo.jpg\n"
+            "  grocery predict shelf/ --top 3       all images below the folder, by name\n"
+            "  grocery predict shelf/ --json | jq 'select(.confidence < 0.5) | .path'\n"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="an image file, or a folder: all image files below it, hidden ones left out",
+    )
+    parser.add_argument(
+        "--model",
+        default="models/release",
+        metavar="FOLDER",
+        help="the folder of the model (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.add_argument(
+        "--top", type=_count, metavar="K", help="the K most probable classes (default: 1)"
+    )
+    parser.set_defaults(run=_run, command="predict")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from grocery.model import load_model
+
+    model = load_model(arguments.model)
+    form: _Form = _JsonLines(arguments.top) if arguments.json else _Table(model)
+    bar = _progress_bar(arguments.images)
+    failed = False
+    for result in _results(model, image_files(arguments.images), arguments.top or 1):
+        if isinstance(result, DataError):
+            failed = True
+            say = bar.write if bar else print
+            say(printable(f"error: predict: {result}"), file=sys.stderr)
+        else:
+            print(form.text(*result), flush=True)
+        if bar:
+            bar.update()
+    if bar:
+        bar.close()
+    if failed:
+        raise SystemExit(1)
+
+
+def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
+    """The files that the arguments name: each file itself, and all images below each folder.
+
+    A folder's images come in the order of their names, folder by folder. Links to folders are not
+    followed. A folder that cannot be read or holds no image gives an error in its place.
+    """
+    for name in names:
+        if os.path.isdir(name):
+            found = False
+            for path in _below(name):
+                found = True
+                yield path
+            if not found:
+                yield DataError(f"{name} holds no images (files ending in {', '.join(SUFFIXES)})")
+        else:
+            yield name
+
+
+def _below(folder: str) -> Iterator[str | DataError]:
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        yield DataError(f"{folder} cannot be read: {error.strerror}")
+        return
+    for entry in sorted(shown, key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path)
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield entry.path
+
+
+def _results(
+    model: Model, files: Iterator[str | DataError], top: int
+) -> Iterator[tuple[str, list[Prediction]] | DataError]:
+    """The path of each image with its best classes, or why it cannot be read."""
+    while batch := list(islice(files, _BATCH)):
+        prepared = []
+        for file in batch:
+            if isinstance(file, DataError):
+                yield file
+                continue
+            try:
+                prepared.append((file, model.prepare(file)))
+            except DataError as error:
+                yield error
+        rankings = model.rank([jpeg for _, jpeg in prepared], top)
+        for (path, _), ranking in zip(prepared, rankings, strict=True):
+            yield path, ranking
+
+
+def _progress_bar(names: Sequence[str]) -> tqdm[Any] | None:
+    """A bar on standard error, where that is a terminal on which no results appear."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        return None
+    total = sum(1 for _ in image_files(names))
+    if total < _LONG:
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="predict", unit="image", leave=False)
+
+
+class _Form(Protocol):
+    """How the result of an image is printed."""
+
+    def text(self, path: str, ranking: Sequence[Prediction]) -> str:
+        """The lines of one image; the best class comes first."""
+
+
+class _JsonLines:
+    """An object a line, in ASCII whatever the names hold."""
+
+    def __init__(self, top: int | None) -> None:
+        self.top = top
+
+    def text(self, path: str, ranking: Sequence[Prediction]) -> str:
+        """One line."""
+        classes = [
+            {"class": p.label, "coarse": p.coarse, "confidence": round(p.confidence, 6)}
+            for p in ranking
+        ]
+        document: dict[str, Any] = {"path": path, **classes[0]}
+        if self.top:
+            document["top"] = classes
+        return json.dumps(document)
+
+
+class _Table:
+    """Aligned columns. The path is the last, since the widths of the others are known beforehand.
+
+    Parameters
+    ----------
+    model
+        Gives the names of the classes, and whether there are coarse ones.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.widths = [_width(["class", *model.classes])]
+        if model.coarse:
+            self.widths.append(_width(["coarse", *model.coarse.values()]))
+        self.headed = False
+
+    def text(self, path: str, ranking: Sequence[Prediction]) -> str:
+        """One line a class, with the header above the very first."""
+        lines = [self._line(p.label, p.coarse or "", f"{p.confidence:.3f}", path) for p in ranking]
+        if not self.headed:
+            self.headed = True
+            lines.insert(0, self._line("class", "coarse", "confidence", "path"))
+        return "\n".join(lines)
+
+    def _line(self, label: str, coarse: str, confidence: str, path: str) -> str:
+        names = zip((label, coarse), self.widths, strict=False)  # one width: no coarse classes
+        cells = [printable(name).ljust(width) for name, width in names]
+        return "  ".join([*cells, confidence.rjust(len("confidence")), printable(path)])
+
+
+def _width(names: Iterable[str]) -> int:
+    return max(len(name) for name in names)

@@ -1,0 +1,47 @@
+"""What the commands share: text that is safe to print, and standard output that may go away."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SIGPIPE = 13
+
+
+def printable(text: str) -> str:
+    """Replace what is not printable: a name may hold anything, such as codes for the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Write standard output to its end, and stop quietly when nobody reads it any more.
+
+    A character that the output's encoding lacks is written as a backslash escape.
+
+    Raises
+    ------
+    SystemExit
+        141 when the reader closed the pipe, as ``head`` does: what a shell reports of a program
+        that ``SIGPIPE`` ended. The signal itself would also end the process for a lost connection.
+    OSError
+        When the output cannot be written.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # Python would try again, and complain, at its own end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(128 + _SIGPIPE) from None
+        raise

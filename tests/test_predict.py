@@ -1,0 +1,317 @@
+"""`grocery predict`, as people and programs call it: real processes on a small real model."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import environment
+from grocery.cli import main
+from grocery.model import Model, load_model
+from test_model import picture, small_model
+
+COMMAND = [sys.executable, "-m", "grocery.cli", "predict"]
+
+
+@pytest.fixture(autouse=True)
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A model where the command looks for one, and images `0.png` to `3.png` beside it."""
+    monkeypatch.chdir(tmp_path)
+    small_model().save(Path("models/release"))
+    for seed in range(4):
+        picture(seed).save(f"{seed}.png")
+    return load_model("models/release")
+
+
+def predict(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**changes),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+    )
+
+
+def paths(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """What was predicted, of output in JSON."""
+    return [json.loads(line)["path"] for line in done.stdout.splitlines()]
+
+
+def test_a_table_for_people(model: Model) -> None:
+    done = predict("0.png", "3.png")
+    expected = ["class  coarse     confidence  path"]
+    for name, best in zip(("0.png", "3.png"), model.predict(["0.png", "3.png"]), strict=True):
+        assert best.coarse is not None
+        expected.append(f"{best.label:<5}  {best.coarse:<9}  {best.confidence:10.3f}  {name}")
+    assert (done.stdout.splitlines(), done.stderr, done.returncode) == (expected, "", 0)
+
+
+def test_without_coarse_classes_the_table_has_no_such_column() -> None:
+    model = small_model()
+    Model(model.encoder, model.head, model.classes, {}, model.canonical).save(Path("plain"))
+    header, row = predict("0.png", "--model", "plain").stdout.splitlines()
+    assert header == "class  confidence  path"
+    assert len(row.split()) == 3
+    assert json.loads(predict("0.png", "--json", "--model", "plain").stdout)["coarse"] is None
+
+
+def test_json_for_programs(model: Model) -> None:
+    done = predict("0.png", "3.png", "--json")
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {
+            "path": name,
+            "class": best.label,
+            "coarse": best.coarse,
+            "confidence": round(best.confidence, 6),
+        }
+        for name, best in zip(("0.png", "3.png"), model.predict(["0.png", "3.png"]), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("top", "given"), [("1", 1), ("2", 2), ("9", 3)])
+def test_the_most_probable_classes(top: str, given: int, model: Model) -> None:
+    (ranking,) = model.rank([model.prepare("0.png")], int(top))
+    document = json.loads(predict("0.png", "--json", "--top", top).stdout)
+    assert [entry["class"] for entry in document["top"]] == [p.label for p in ranking]
+    assert document["top"][0].items() <= document.items()
+    rows = predict("0.png", "--top", top).stdout.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [p.label for p in ranking]
+    assert len(rows) == len(document["top"]) == given
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "two", "1.5"])
+def test_a_top_that_is_no_count(top: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "0.png", f"--top={top}"])
+    assert caught.value.code == 2
+    assert f"{top!r} is not a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_folder_gives_the_images_below_it_by_name() -> None:
+    for name in ("b.JPG", "a/2.webp", "a/10.tiff", "a/c/0.bmp", "c.png"):
+        file = Path("shelf", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture().save(file)
+    for name in (".hidden.png", "a/.cache/1.png", "readme.txt", "a/labels.json"):
+        file = Path("shelf", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no image")
+    Path("shelf/a/loop").symlink_to(Path("shelf").absolute())
+    done = predict("3.png", "shelf/", "0.png", "--json")
+    found = ["a/10.tiff", "a/2.webp", "a/c/0.bmp", "b.JPG", "c.png"]
+    assert paths(done) == ["3.png", *(f"shelf/{name}" for name in found), "0.png"]
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+def test_a_named_file_is_tried_whatever_its_name() -> None:
+    Path("photo").write_bytes(Path("0.png").read_bytes())
+    assert paths(predict("photo", "--json")) == ["photo"]
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_predicted() -> None:
+    stream = io.BytesIO()
+    picture().save(stream, "JPEG")
+    Path("cut.jpg").write_bytes(stream.getvalue()[:2000])
+    Path("list.txt").write_text("milk, bread")
+    Path("nothing.png").touch()
+    Image.new("1", (20_000, 20_000)).save("bomb.png")
+    Path("bare").mkdir()
+    done = predict(
+        *("0.png", "cut.jpg", "list.txt", "1.png", "nothing.png", "bomb.png", "bare"),
+        *("gone.jpg", "0.png/x.jpg", "3.png", "--json"),
+    )
+    assert paths(done) == ["0.png", "1.png", "3.png"]
+    assert done.returncode == 1
+    start, reason = "error: predict:", "cannot be read as an image:"
+    sentences = done.stderr.splitlines()
+    assert sentences == [
+        f"{start} cut.jpg {reason} truncated",
+        f"{start} list.txt {reason} not an image of a known format",
+        f"{start} nothing.png {reason} empty file",
+        f"{start} bomb.png {reason} 400,000,000 pixels, more than the 1,000,000 allowed",
+        sentences[4],
+        f"{start} gone.jpg cannot be read: No such file or directory",
+        f"{start} 0.png/x.jpg cannot be read: Not a directory",
+    ]
+    assert sentences[4].startswith(f"{start} bare holds no images (files ending in .jpg, ")
+
+
+def test_nothing_but_a_bad_image() -> None:
+    done = predict("gone.jpg")
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr == "error: predict: gone.jpg cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "0.png"])
+def test_without_a_model(folder: str) -> None:
+    done = predict("0.png", "--model", folder)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert done.stderr.startswith(f"error: predict: {folder} holds no grocery-model")
+    assert done.stderr.count("\n") == 1
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    evil = "\x1b[2J\r\n.png"
+    Path(evil).write_bytes(Path("0.png").read_bytes())
+    done = predict(evil, f"no{evil}")
+    assert done.stdout.splitlines()[1].endswith("  ?[2J??.png")
+    assert done.stderr.splitlines()[0].startswith("error: predict: no?[2J??.png cannot be read")
+    assert json.loads(predict(evil, "--json").stdout)["path"] == evil
+
+
+def test_names_that_are_not_utf_8() -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Path(name).write_bytes(Path("0.png").read_bytes())
+    assert predict(name).stdout.splitlines()[1].endswith("  caf?.png")
+    assert paths(predict(name, "--json")) == [name]
+
+
+def test_an_output_of_few_characters() -> None:
+    Path("pêche.png").write_bytes(Path("0.png").read_bytes())
+    done = predict("pêche.png", PYTHONIOENCODING="ascii")
+    assert (done.stdout.splitlines()[1].split()[-1], done.stderr) == (r"p\xeache.png", "")
+
+
+def test_the_first_results_come_before_the_last_image_is_read() -> None:
+    os.mkfifo("late.png")
+    process = subprocess.Popen(
+        [*COMMAND, "--json", *["0.png"] * 8, "late.png"],
+        env=environment(PYTHONUNBUFFERED=""),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    guard = threading.Timer(120, process.kill)  # when nothing comes, the test fails and ends
+    guard.start()
+    assert process.stdout is not None
+    early = [json.loads(process.stdout.readline())["path"] for _ in range(8)]
+    Path("late.png").write_bytes(Path("1.png").read_bytes())
+    (late,) = process.stdout.read().splitlines()
+    guard.cancel()
+    assert early == ["0.png"] * 8
+    assert json.loads(late)["path"] == "late.png"
+    assert process.wait() == 0
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    side = 900  # raw and canonical image take megabytes
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("noise.png", compress_level=0)
+    description = json.loads(Path("models/release/model.json").read_text())
+    description["canonical"] |= {"image_size": side, "jpeg_quality": 100}
+    Path("models/release/model.json").write_text(json.dumps(description))
+    code = (
+        "import resource, sys; from grocery.cli import main; main(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+
+    def peak(images: int) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "predict", *["noise.png"] * images],
+            env=environment(),
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert len(done.stdout.splitlines()) == images + 1
+        return int(done.stderr) * 1024
+
+    # Sixteen canonical images more would be 24 MB more.
+    assert len(load_model("models/release").prepare("noise.png")) > 1_500_000
+    assert peak(24) - peak(8) < 12_000_000
+
+
+def test_a_reader_that_has_had_enough() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, *["0.png"] * 30],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith("class")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+
+
+def test_an_output_that_is_full() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "0.png"],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: predict: No space left on device")
+    assert done.stderr.count("\n") == 1
+
+
+def on_a_terminal(*arguments: str) -> tuple[str, str]:
+    """Standard output, a pipe, and standard error, a terminal."""
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=child
+    )
+    os.close(child)
+    assert process.stdout is not None
+    shown: list[bytes] = []
+
+    def listen() -> None:
+        try:
+            while data := os.read(parent, 4096):
+                shown.append(data)
+        except OSError:  # the other side is closed
+            pass
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    output = process.stdout.read()
+    process.wait()
+    listener.join()
+    os.close(parent)
+    return output.decode(), b"".join(shown).decode()
+
+
+def test_a_progress_bar_on_a_terminal_for_many_images() -> None:
+    many = [*["0.png"] * 59, "gone.jpg"]
+    output, shown = on_a_terminal(*many)
+    assert output == predict(*many).stdout
+    assert "/60 [" in shown
+    assert "\rerror: predict: gone.jpg cannot be read" in shown  # not in the middle of the bar
+    assert on_a_terminal("0.png", "1.png")[1] == ""
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from grocery.cli import main; main(['predict', '0.png', '--json'])\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), check=True, capture_output=True, text=True
+    )
+    prediction, modules = done.stdout.splitlines()
+    assert json.loads(prediction)["path"] == "0.png"
+    foreign = set(modules.split()) - set(sys.stdlib_module_names)
+    assert {"numpy", "PIL", "safetensors", "grocery"} <= foreign
+    heavy = {"sklearn", "scipy", "pandas", "pyarrow", "joblib", "pydantic", "ruamel", "yaml"}
+    assert not foreign & (heavy | {"dvc", "dvclive", "wandb", "onnxruntime", "tqdm"})
