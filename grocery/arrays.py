@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 from grocery.errors import ModelError
 from grocery.files import write_bytes
 
-FORMAT = 1
+FORMAT = 2
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -55,18 +55,31 @@ class FisherParams(Section):
     cell: int = Field(ge=2, le=32)
     scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1, max_length=8)
     chroma: float = Field(ge=0.1, le=10)
+    align: bool
     descriptor_dimensions: int = Field(ge=4, le=102)
     components: int = Field(ge=2, le=1024)
+
+
+class OnnxParams(Section):
+    """The encoder of an ONNX backbone."""
+
+    path: str = Field(pattern=r"\.onnx$")
+    input_size: int = Field(ge=16, le=1024)
+    mean: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=3, max_length=3)
+    std: list[Annotated[float, Field(ge=0.001, le=10)]] = Field(min_length=3, max_length=3)
+    output: str
 
 
 class FeaturizeParams(Section):
     """Images to feature vectors."""
 
-    encoder: Literal["fisher", "colour"]
+    encoder: Literal["fisher", "colour", "onnx"]
     dimensions: int = Field(ge=2, le=4096)
+    whitening: Ratio
     fit_images: int = Field(ge=50, le=100_000)
     seed: Seed
     fisher: FisherParams
+    onnx: OnnxParams
 
 
 class TrainParams(Section):
@@ -76,13 +89,17 @@ class TrainParams(Section):
     labeled_ratio: float = Field(gt=0, le=1)
     label_seed: Seed
     n_neighbors: int = Field(ge=1, le=1000)
+    neighbor_search: Literal["auto", "exact", "approximate"]
+    affinity: Literal["cosine", "rbf", "uniform"]
     weight_power: float = Field(gt=0, le=20)
+    gamma: float = Field(ge=0, le=1000)
     alpha: float = Field(gt=0, lt=1)
     class_balance: bool
-    threshold: float = Field(gt=0, le=1)
+    threshold: float = Field(ge=0, lt=1)
     max_iter: int = Field(ge=1, le=10_000)
     tol: Ratio
     C: float = Field(gt=0, le=10_000)
+    calibration_level: float = Field(ge=0.5, lt=1)
 
 
 class EvaluateParams(Section):

@@ -32,6 +32,7 @@ TINY_PARAMS: dict[str, dict[str, Any]] = {
             "cell": 4,
             "scales": [1.0, 0.5],
             "chroma": 3.0,
+            "align": True,
             "descriptor_dimensions": 16,
             "components": 8,
         },

@@ -9,13 +9,13 @@ from grocery.features.fisher import FisherVector, Grid, fit_fisher, local_descri
 from grocery.features.mixture import fit_mixture
 from grocery.features.projection import fit_projection, rowwise_product, unit_length
 
-TWO_SCALES = Grid(4, [1.0, 0.5], 2.0)
+TWO_SCALES = Grid(4, [1.0, 0.5], 2.0, align=True)
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
 def fitted() -> FisherVector:
-    samples = local_descriptors(IMAGE, Grid(4, [1.0], 1.0))
+    samples = local_descriptors(IMAGE, Grid(4, [1.0], 1.0, align=False))
     rng = np.random.default_rng(0)
     return fit_fisher(samples, TWO_SCALES, dimensions=12, components=4, rng=rng)
 
@@ -23,7 +23,7 @@ def fitted() -> FisherVector:
 class TestLocalDescriptors:
     def test_one_window_by_hand(self) -> None:
         image = IMAGE[:8, :8]
-        (found,) = local_descriptors(image, Grid(2, [1.0], 3.0))
+        (found,) = local_descriptors(image, Grid(2, [1.0], 3.0, align=False))
         rgb = image.astype(np.float64) / 255
         brightness = rgb.sum(axis=2) / np.sqrt(3)
         cells = brightness.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 4)
@@ -41,14 +41,18 @@ class TestLocalDescriptors:
 
     def test_half_the_light_is_the_same_pattern(self) -> None:
         light, dim = (
-            local_descriptors((IMAGE // part).astype(np.uint8), Grid(4, [1.0], 3.0))[:, :96]
+            local_descriptors((IMAGE // part).astype(np.uint8), Grid(4, [1.0], 3.0, align=False))[
+                :, :96
+            ]
             for part in (1, 2)
         )
         cosine = (light * dim).sum(1) / np.linalg.norm(light, axis=1) / np.linalg.norm(dim, axis=1)
         assert cosine.min() > 0.98
 
     def test_number_of_windows(self) -> None:
-        assert len(local_descriptors(IMAGE, Grid(4, [1.0], 1.0))) == (12 - 3) * (16 - 3)
+        assert len(local_descriptors(IMAGE, Grid(4, [1.0], 1.0, align=False))) == (12 - 3) * (
+            16 - 3
+        )
 
     @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (33, 17, 3)])
     def test_any_shape_of_image(self, shape: tuple[int, ...]) -> None:
@@ -112,7 +116,7 @@ class TestProjection:
     def test_as_scikit_learns_pca(self, shape: tuple[int, int]) -> None:
         points = RNG.normal(size=shape).astype(np.float32) * np.linspace(1, 5, shape[1])
         points = points.astype(np.float32)
-        ours = fit_projection(points, dimensions=10, whiten=True)(points)
+        ours = fit_projection(points, dimensions=10, whitening=1)(points)
         theirs = PCA(10, whiten=True, svd_solver="full").fit_transform(points)
         theirs *= np.sqrt(len(points) / (len(points) - 1))  # they divide by n - 1
         np.testing.assert_allclose(np.abs(ours), np.abs(theirs), atol=2e-3)
@@ -127,14 +131,14 @@ class TestProjection:
 
     def test_hardly_any_variance_is_stored_as_finite_numbers(self) -> None:
         points = (np.ones((30, 40)) + 1e-5 * RNG.normal(size=(30, 40))).astype(np.float32)
-        projection = fit_projection(points, dimensions=5, whiten=True)
+        projection = fit_projection(points, dimensions=5, whitening=1)
         assert np.isfinite(projection.components.astype(np.float16)).all()
         assert np.abs(projection.components).max() <= 1.001
         np.testing.assert_allclose(projection(points).std(axis=0), 1, rtol=0.1)
 
     def test_no_more_components_than_the_data_have(self) -> None:
         points = np.outer(np.arange(20), [1, 2, 3]).astype(np.float32)
-        assert fit_projection(points, dimensions=3, whiten=True).components.shape == (3, 1)
+        assert fit_projection(points, dimensions=3, whitening=1).components.shape == (3, 1)
 
     def test_unit_length_keeps_a_zero_row(self) -> None:
         assert unit_length(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [

@@ -1,24 +1,37 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.stats import binom
+from sklearn import semi_supervised
 from sklearn.datasets import make_moons
-from sklearn.semi_supervised import LabelPropagation, LabelSpreading
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from grocery.data.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
 from grocery.errors import DataError
-from grocery.learning.algorithms import steps
+from grocery.learning.algorithms import check_training_set, make_estimator
 from grocery.learning.dataset import UNLABELED
+from grocery.learning.estimators import SemiSupervisedClassifier
 from grocery.learning.fit_head import calibrate, fit_head
-from grocery.learning.graph import similarity_graph
+from grocery.learning.graph import Affinity, similarity_graph
+from grocery.learning.graph_estimators import LabelPropagation, LabelSpreading
 from grocery.learning.head import Head
 from grocery.learning.labels import choose_labeled
 from grocery.learning.metrics import calibration_error, reliability, summary
+from grocery.learning.self_training import SelfTraining
 from grocery.learning.spreading import certainty, label_propagation, label_spreading
 from grocery.params import TrainParams
+from stages import train
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
 LABELS: list[str | None] = [["apple", "pear", None][i % 3] for i in range(200)]
@@ -28,13 +41,17 @@ TRAIN = TrainParams(
     labeled_ratio=0.2,
     label_seed=0,
     n_neighbors=5,
+    neighbor_search="auto",
+    affinity="cosine",
     weight_power=3.0,
+    gamma=5.0,
     alpha=0.95,
     class_balance=True,
     threshold=0.7,
     max_iter=50,
     tol=0.001,
     C=10.0,
+    calibration_level=0.95,
 )
 
 
@@ -84,14 +101,16 @@ class TestSpreading:
     def test_spreading_as_scikit_learn(self) -> None:
         graph = sparse.csr_matrix(knn_kernel(self.points, self.points) - np.eye(120))
         *_, last = label_spreading(graph, self.seeds, alpha=0.8, max_iter=200, tol=1e-9)
-        theirs = LabelSpreading(kernel=knn_kernel, alpha=0.8, max_iter=200, tol=1e-9)
+        theirs = semi_supervised.LabelSpreading(
+            kernel=knn_kernel, alpha=0.8, max_iter=200, tol=1e-9
+        )
         theirs.fit(self.points, self.known)
         np.testing.assert_allclose(last.distributions, theirs.label_distributions_, atol=1e-6)
 
     def test_propagation_as_scikit_learn(self) -> None:
         graph = sparse.csr_matrix(knn_kernel(self.points, self.points))
         *_, last = label_propagation(graph, self.seeds, max_iter=3000, tol=1e-12)
-        theirs = LabelPropagation(kernel=knn_kernel, max_iter=3000, tol=1e-12)
+        theirs = semi_supervised.LabelPropagation(kernel=knn_kernel, max_iter=3000, tol=1e-12)
         theirs.fit(self.points, self.known)
         np.testing.assert_allclose(last.distributions, theirs.label_distributions_, atol=1e-4)
 
@@ -125,7 +144,7 @@ class TestAlgorithms:
         points, truth = blobs()
         known = np.where(np.arange(300) < 30, truth, UNLABELED)
         params = TRAIN.model_copy(update={"algorithm": algorithm})
-        *_, last = steps(points, known, points[250:], classes=3, params=params)
+        *_, last = make_estimator(params).iter_fit(points, known, points[250:])
         assert (last.labels[:30] == truth[:30]).all()
         assert last.validation.shape == (50, 3)
         if algorithm == "supervised":
@@ -139,39 +158,135 @@ class TestAlgorithms:
         points /= np.linalg.norm(points, axis=1, keepdims=True)
         known = np.where(np.arange(300) < 8, truth, UNLABELED)
         params = TRAIN.model_copy(update={"n_neighbors": 10})
-        *_, last = steps(points, known, points[:1], classes=2, params=params)
+        *_, last = make_estimator(params).iter_fit(points, known)
         head = fit_head(points[:8], truth[:8], classes=2, C=1000.0)
         by_head = (head.predict_proba(points).argmax(axis=1) == truth)[8:].mean()
         assert (last.labels == truth)[8:].mean() > by_head + 0.05
 
-    def test_more_neighbours_than_points(self) -> None:
-        points, truth = blobs(10)
-        params = TRAIN.model_copy(update={"n_neighbors": 10})
-        with pytest.raises(DataError, match="at most 9 is allowed"):
-            list(steps(points, truth, points, classes=3, params=params))
-
-    def test_nothing_to_validate_on(self) -> None:
-        points, truth = blobs()
-        known = np.where(np.arange(300) < 30, truth, UNLABELED)
-        *_, last = steps(points, known, points[:0], classes=3, params=TRAIN)
-        assert last.validation.shape == (0, 3)
-
     def test_a_class_without_a_label(self) -> None:
         points, truth = blobs()
+        known = np.where(truth < 2, truth, UNLABELED)
+        with pytest.raises(DataError, match="1 of 3 classes have no labelled training image"):
+            check_training_set(known, classes=3, params=TRAIN)
         with pytest.raises(DataError, match="1 of 4 classes"):
             fit_head(points, truth, classes=4, C=1.0)
+
+    @pytest.mark.parametrize(
+        ("algorithm", "changes", "expected"),
+        [
+            ("supervised", {"C": 2.0}, SelfTraining(max_iter=0, C=2.0)),
+            (
+                "self_training",
+                {"threshold": 0.6},
+                SelfTraining(threshold=0.6, max_iter=50, C=10.0),
+            ),
+            (
+                "label_propagation",
+                {"affinity": "rbf", "gamma": 2.0, "neighbor_search": "exact", "tol": 0.1},
+                LabelPropagation(
+                    affinity="rbf",
+                    gamma=2.0,
+                    n_neighbors=5,
+                    neighbor_search="exact",
+                    max_iter=50,
+                    tol=0.1,
+                ),
+            ),
+            (
+                "label_spreading",
+                {"alpha": 0.5, "class_balance": False, "weight_power": 1.0},
+                LabelSpreading(
+                    n_neighbors=5, alpha=0.5, class_balance=False, weight_power=1.0, max_iter=50
+                ),
+            ),
+        ],
+    )
+    def test_params_name_an_estimator(
+        self, algorithm: str, changes: dict[str, Any], expected: SemiSupervisedClassifier
+    ) -> None:
+        params = TRAIN.model_copy(update={"algorithm": algorithm, **changes})
+        made = make_estimator(params)
+        assert type(made) is type(expected)
+        assert made.get_params() == expected.get_params()
+
+
+def write_shard(root: Path, labels: Sequence[str | None], features: NDArray[np.float32]) -> None:
+    """One shard of images that all train, and their features."""
+    ids = IDS[: len(labels)]
+    columns = {
+        "image_id": ids,
+        "path": [f"{i}.jpg" for i in ids],
+        "label": list(labels),
+        "coarse": [None] * len(ids),
+        "split": ["train"] * len(ids),
+        "phash": [""] * len(ids),
+        "image": [b""] * len(ids),
+    }
+    for folder, table in (
+        ("shards", pa.table(columns, schema=IMAGE_SCHEMA)),
+        ("features", feature_table(ids, features)),
+    ):
+        (root / folder).mkdir()
+        write_table(root / folder / shard_name(0, 1), table)
+
+
+class TestTrainingSet:
+    """What cannot be learned from, as the train stage says it."""
+
+    points, truth = blobs(60)
+    names: ClassVar = [f"class {i}" for i in truth]
+
+    def refusal(self, root: Path, labels: Sequence[str | None], **changes: Any) -> str:
+        points = self.points[: len(labels)].copy()
+        points[0, 0] = changes.pop("first", points[0, 0])
+        write_shard(root, labels, points)
+        with pytest.raises(DataError) as error:
+            train.run(
+                TRAIN.model_copy(update=changes),
+                shards=root / "shards",
+                features=root / "features",
+                classifier=root / "classifier",
+                metrics=root / "train.json",
+                on_step=lambda values: None,
+            )
+        assert not (root / "classifier").exists()
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    def test_a_feature_that_is_no_number(self, tmp_path: Path) -> None:
+        said = self.refusal(tmp_path, self.names, first=np.nan)
+        assert said == f"{tmp_path / 'features'} holds a feature that is not a finite number"
+
+    @pytest.mark.parametrize("algorithm", ["label_propagation", "label_spreading"])
+    def test_no_more_images_than_neighbours(self, tmp_path: Path, algorithm: str) -> None:
+        said = self.refusal(tmp_path, self.names, algorithm=algorithm, n_neighbors=60)
+        assert said == (
+            "train.n_neighbors is 60, but there are only 60 training images; at most 59 is allowed"
+        )
+
+    @pytest.mark.parametrize("algorithm", ["supervised", "label_spreading", "self_training"])
+    def test_no_label_at_all(self, tmp_path: Path, algorithm: str) -> None:
+        said = self.refusal(tmp_path, [None] * 60, algorithm=algorithm)
+        assert said == "none of the 60 training images has a label; label some of each class"
+
+    @pytest.mark.parametrize("algorithm", ["supervised", "label_spreading", "self_training"])
+    def test_one_class_only(self, tmp_path: Path, algorithm: str) -> None:
+        said = self.refusal(tmp_path, ["apple"] * 30 + [None] * 30, algorithm=algorithm)
+        assert said == (
+            "the labelled training images have one class only; a classifier needs at least two"
+        )
 
 
 class TestGraph:
     def test_symmetric_without_loops(self) -> None:
-        graph = similarity_graph(blobs()[0], n_neighbors=5, weight_power=3.0)
+        graph = similarity_graph(blobs()[0], n_neighbors=5, affinity=Affinity())
         assert abs(graph - graph.T).max() == 0
         assert graph.diagonal().max() == 0
         assert (np.diff(graph.indptr) >= 5).all()
 
     def test_features_that_resemble_nothing(self) -> None:
         with pytest.raises(DataError, match="no two of the 20 training images"):
-            similarity_graph(np.eye(20, dtype=np.float32), n_neighbors=3, weight_power=1.0)
+            similarity_graph(np.eye(20, dtype=np.float32), n_neighbors=3, affinity=Affinity())
 
 
 class TestHead:
@@ -184,6 +299,18 @@ class TestHead:
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == truth[two]).mean() > 0.9
 
+    def test_standardised_is_regularised_as_standard_scores(self) -> None:
+        points, truth = blobs()
+        points = points * np.geomspace(1, 100, points.shape[1], dtype=np.float32)
+        head = fit_head(points, truth, classes=truth.max() + 1, C=10.0, standardize=True)
+        peer = make_pipeline(
+            StandardScaler(with_mean=False),
+            LogisticRegression(C=10.0 / points.shape[1], max_iter=2000, tol=1e-6),
+        ).fit(points, truth)
+        np.testing.assert_allclose(
+            head.predict_proba(points), peer.predict_proba(points), atol=1e-2
+        )
+
     def test_calibration_finds_the_temperature(self) -> None:
         rng = np.random.default_rng(0)
         features = rng.normal(size=(4000, 3)).astype(np.float32)
@@ -191,12 +318,55 @@ class TestHead:
         probabilities = right.predict_proba(features)
         labels = np.array([rng.choice(3, p=row / row.sum()) for row in probabilities.astype(float)])
         overconfident = Head(4 * np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-        mended = calibrate(overconfident, features, labels)
+        mended = calibrate(overconfident, features, labels, level=0.5)
         assert mended.temperature == pytest.approx(4, rel=0.1)
+        assert mended.smoothing == pytest.approx(0, abs=0.03)
+
+    def test_calibration_finds_the_smoothing(self) -> None:
+        """Of blind mistakes, a tenth of the images, the logits say nothing."""
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, 4000)
+        features = np.eye(3, dtype=np.float32)[labels] * 20
+        blind = rng.random(4000) < 0.1
+        labels[blind] = rng.integers(0, 3, blind.sum())
+        head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+        assert calibrate(head, features, labels, level=0.5).smoothing == pytest.approx(
+            0.1, abs=0.02
+        )
+
+    @pytest.mark.parametrize("images", [40, 400, 4000])
+    def test_confidence_is_what_the_images_prove(self, images: int) -> None:
+        """The mean confidence is the exact lower bound: a binomial test would not refuse it."""
+        rng = np.random.default_rng(images)
+        labels = rng.integers(0, 3, images)
+        features = (np.eye(3)[labels] * 2 + rng.normal(size=(images, 3))).astype(np.float32)
+        head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+        mended = calibrate(head, features, labels, level=0.95)
+        probabilities = mended.predict_proba(features)
+        right = int((probabilities.argmax(axis=1) == labels).sum())
+        bound = float(probabilities.max(axis=1).mean(dtype=float))
+        assert binom.sf(right - 1, images, bound) == pytest.approx(0.05, rel=0.02)
+        plain = calibrate(head, features, labels, level=0.5)
+        assert plain.temperature == mended.temperature
+        assert plain.smoothing < mended.smoothing
+
+    @pytest.mark.parametrize("shift", [0, 1])
+    def test_calibration_of_a_head_that_is_always_right_or_wrong(self, shift: int) -> None:
+        labels = np.arange(30) % 3
+        features = 20 * np.eye(3, dtype=np.float32)[labels]
+        head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+        probabilities = calibrate(head, features, (labels + shift) % 3, level=0.95).predict_proba(
+            features
+        )
+        assert np.isfinite(probabilities).all()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+        assert (probabilities.argmax(axis=1) == labels).all()
 
     def test_nothing_to_calibrate_on(self) -> None:
         head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-        assert calibrate(head, np.empty((0, 3), np.float32), np.empty(0, np.int64)) == head
+        assert (
+            calibrate(head, np.empty((0, 3), np.float32), np.empty(0, np.int64), level=0.95) == head
+        )
 
 
 class TestMetrics:

@@ -217,7 +217,7 @@ def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"format": 99}, "format 99, this version reads 1"),
+        ({"format": 99}, "format 99, this version reads 2"),
         ({"kind": "other"}, "'other', not 'grocery-model'"),
         ({"sha256": 7}, "damaged"),
         ({"classes": ["apple"]}, "not a whole"),
@@ -267,7 +267,7 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
 def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
     """They are whole, and they would fit: only the digest tells."""
     model = small_model()
-    replace(model, head=model.head.with_temperature(3)).save(tmp_path / "other")
+    replace(model, head=model.head.calibrated(3, 0)).save(tmp_path / "other")
     file = folder / "model.safetensors"
     file.write_bytes((tmp_path / "other/model.safetensors").read_bytes())
     assert f"{file} is damaged or of another model" in refusal(folder)
@@ -303,8 +303,8 @@ def test_an_array_with_a_value_that_is_no_number(folder: Path, name: str, value:
         ("head_coefficients", lambda coefficients: coefficients[:, :-1]),
         ("head_coefficients", lambda coefficients: coefficients[:-1]),
         ("head_intercept", lambda intercept: intercept[:1]),
-        ("head_temperature", lambda temperature: temperature[:0]),
-        ("head_temperature", lambda temperature: temperature * 0),
+        ("head_calibration", lambda calibration: calibration[:1]),
+        ("head_calibration", lambda calibration: calibration * 0),
     ],
 )
 def test_arrays_that_do_not_fit_each_other(

@@ -69,7 +69,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jpegs, truth = pictures(0, 150)
     describe = ColourDescriptor()
     raw = np.stack([describe(pixels(jpeg)) for jpeg in jpegs])
-    projection = fit_projection(raw, dimensions=8, whiten=True)
+    projection = fit_projection(raw, dimensions=8, whitening=1)
     encoder = Encoder({"encoder": "colour"}, describe, projection)
     head = fit_head(encoder.project(raw), np.array(truth), classes=3, C=1.0)
     model = Model(encoder, head, CLASSES, {}, Canonical(32, 90, 1_000_000))

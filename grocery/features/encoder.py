@@ -61,7 +61,7 @@ class Encoder:
     describe
         The descriptor.
     projection
-        PCA with whitening of the raw vectors.
+        PCA of the raw vectors, with whitening.
     """
 
     settings: dict[str, Any]

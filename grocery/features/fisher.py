@@ -3,11 +3,14 @@
 An image is cut into small square cells; a window is the mean and the standard deviation of three
 opponent-colour channels in each of 4 x 4 neighbouring cells, taken at every cell and at several
 image scales. Its average is set apart, and the rest, the pattern, is divided by its contrast, so
-that a dim photograph shows the same pattern. A Gaussian mixture is the vocabulary, and the image's
-vector is the gradient of its descriptors' likelihood with respect to the mixture's means and
-variances.
+that a dim photograph shows the same pattern, and mirrored and turned until it brightens to the
+right and to the bottom, so that an apple lying on its side does. A Gaussian mixture is the
+vocabulary, and the image's vector is the gradient of its descriptors' likelihood with respect to
+the mixture's means and variances.
 
 - Local colour statistics: Clinchant et al., "XRCE's participation to ImagEval" (2007).
+- A canonical orientation for each window: Lowe, "Distinctive image features from scale-invariant
+  keypoints" (IJCV 2004), here among the eight symmetries of the square.
 - Fisher vector with power and L2 normalisation: Perronnin, Sanchez & Mensink, "Improving the Fisher
   kernel for large-scale image classification" (ECCV 2010), equations 6 to 9.
 """
@@ -33,11 +36,8 @@ _CHANNELS = 6  # mean and deviation of three colours
 LOCAL_DIMENSIONS = WINDOW * WINDOW * _CHANNELS + _CHANNELS
 _LEAST_CONTRAST = 0.01  # squared; keeps the noise of a flat window from becoming a pattern
 _EM_ITERATIONS = 15
-
-# RGB to opponent colours: red-green, yellow-blue, brightness (orthonormal).
-_OPPONENT = np.array([[1, -1, 0], [1, 1, -2], [1, 1, 1]], dtype=np.float32).T / np.sqrt(
-    np.array([2, 6, 3], dtype=np.float32)
-)
+_BRIGHTNESS = 2  # the channel
+_OFFSETS = np.arange(WINDOW, dtype=np.float32) - (WINDOW - 1) / 2  # of cells from the middle
 
 
 @lru_cache(maxsize=64)
@@ -61,11 +61,14 @@ class Grid:
         Image scales, each at most 1.
     chroma
         Weight of the two colour channels against brightness, before PCA.
+    align
+        Whether each window is mirrored and turned to its canonical orientation.
     """
 
     cell: int
     scales: Sequence[float]
     chroma: float
+    align: bool
 
 
 def local_descriptors(pixels: Pixels, grid: Grid) -> Floats:
@@ -79,29 +82,58 @@ def local_descriptors(pixels: Pixels, grid: Grid) -> Floats:
         size = [max(round(side * scale), WINDOW * grid.cell) for side in image.size]
         resized = image if tuple(size) == image.size else image.resize((size[0], size[1]))
         found.append(_at_one_scale(np.asarray(resized), grid))
-    return np.concatenate(found)
+    return np.concatenate(found, axis=1).T
 
 
 def _at_one_scale(pixels: Pixels, grid: Grid) -> Floats:
-    cell = grid.cell
-    height, width = pixels.shape[:2]
-    rows, columns = height // cell, width // cell
-    colours = (pixels.reshape(-1, 3).astype(np.float32) / np.float32(255)) @ _OPPONENT
-    colours[:, :2] *= np.float32(grid.chroma)
-    both = np.concatenate([colours, colours * colours], axis=1).reshape(height, width * 6)
-    # Averages over cells as two matrix products: along the columns, then along the rows.
-    down = (_averaging(rows, cell, height) @ both).reshape(rows, width, 6)
-    means = _averaging(columns, cell, width) @ down
-    first, second = means[..., :3], means[..., 3:]
+    """Descriptors as columns (102, n): steps along windows run on contiguous memory."""
+    means = _cell_means(pixels, grid)
+    first, second = means[:3], means[3:]
     deviation = np.sqrt(np.maximum(second - first * first, 0))
-    cells = np.concatenate([first, deviation], axis=2)
-    windows = np.lib.stride_tricks.sliding_window_view(cells, (WINDOW, WINDOW), axis=(0, 1))
-    pattern = np.ascontiguousarray(windows).reshape(-1, _CHANNELS, WINDOW * WINDOW)
-    average = pattern.mean(axis=2, keepdims=True)
-    pattern -= average
-    contrast = np.einsum("nck,nck->n", pattern[:, :3], pattern[:, :3])
-    pattern /= np.sqrt(contrast + np.float32(_LEAST_CONTRAST))[:, None, None]
-    return np.concatenate([pattern.reshape(len(pattern), -1), average[:, :, 0]], axis=1)
+    cells = np.concatenate([first, deviation])
+    windows = np.lib.stride_tricks.sliding_window_view(cells, (WINDOW, WINDOW), axis=(1, 2))
+    # Channels, window rows, window columns, windows.
+    pattern = windows.transpose(0, 3, 4, 1, 2).reshape(_CHANNELS, WINDOW, WINDOW, -1)
+    average = pattern.mean(axis=(1, 2), keepdims=True)
+    pattern = pattern - average
+    contrast = np.einsum("crxn,crxn->n", pattern[:3], pattern[:3])
+    pattern /= np.sqrt(contrast + np.float32(_LEAST_CONTRAST))
+    if grid.align:
+        pattern = _aligned(pattern)
+    return np.concatenate([pattern.reshape(-1, len(contrast)), average.reshape(_CHANNELS, -1)])
+
+
+def _cell_means(pixels: Pixels, grid: Grid) -> Floats:
+    """Averages over cells (6, rows, columns): of the three colours, and of their squares."""
+    height, width = pixels.shape[:2]
+    red, green, blue = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+    colours = np.empty((6, height, width), np.float32)
+    # Opponent colours (orthonormal): red-green, yellow-blue, brightness.
+    np.subtract(red, green, out=colours[0])
+    yellow = red + green
+    np.subtract(yellow, 2 * blue, out=colours[1])
+    np.add(yellow, blue, out=colours[2])
+    weights = np.array([grid.chroma, grid.chroma, 1]) / (255 * np.sqrt([2, 6, 3]))
+    colours[:3] *= weights.astype(np.float32)[:, None, None]
+    np.multiply(colours[:3], colours[:3], out=colours[3:])
+    # As two matrix products: along the columns, then along the rows.
+    across = colours @ _averaging(width // grid.cell, grid.cell, width).T
+    means: Floats = _averaging(height // grid.cell, grid.cell, height) @ across
+    return means
+
+
+def _aligned(pattern: Floats) -> Floats:
+    """Mirror and turn windows (channels, rows, columns, n) until they brighten rightward most.
+
+    Of the eight symmetries of the square, the one after which brightness grows to the right and to
+    the bottom, and to the right at least as much as to the bottom.
+    """
+    brightness = pattern[_BRIGHTNESS]
+    rightward = np.einsum("rxn,x->n", brightness, _OFFSETS)
+    downward = np.einsum("rxn,r->n", brightness, _OFFSETS)
+    pattern = np.where(rightward < 0, pattern[:, :, ::-1], pattern)
+    pattern = np.where(downward < 0, pattern[:, ::-1], pattern)
+    return np.where(np.abs(rightward) < np.abs(downward), pattern.swapaxes(1, 2), pattern)
 
 
 @dataclass(frozen=True)
@@ -124,23 +156,19 @@ class FisherVector:
 
     def __call__(self, pixels: Pixels) -> Floats:
         """Fisher vector (2 k d,) of an image (h, w, 3), power- and L2-normalised."""
-        raw = local_descriptors(pixels, self.grid)
-        points = self.projection(raw)
-        posterior = self.mixture.responsibilities(points)
-        mass = posterior.sum(axis=0)[:, None]
-        first = posterior.T @ points
-        second = posterior.T @ (points * points)
+        points = self.projection(local_descriptors(pixels, self.grid))
+        mass, first, second = self.mixture.statistics(points)
         weights, means, variances = (
             self.mixture.weights[:, None],
             self.mixture.means,
             self.mixture.variances,
         )
-        n = np.float32(len(points))
+        n = len(points)
         by_mean = (first - mass * means) / np.sqrt(weights * variances) / n
         by_variance = (second - 2 * means * first + mass * (means**2 - variances)) / (
             variances * np.sqrt(2 * weights) * n
         )
-        vector = np.concatenate([by_mean, by_variance]).ravel()
+        vector = np.concatenate([by_mean, by_variance]).ravel().astype(np.float32)
         vector = np.sign(vector) * np.sqrt(np.abs(vector))
         normalised: Floats = vector / max(np.float32(1e-12), np.sqrt((vector * vector).sum()))
         return normalised
@@ -177,7 +205,7 @@ def fit_fisher(
     rng: np.random.Generator,
 ) -> FisherVector:
     """Fit the vocabulary to local descriptors (n, 102) sampled from the training images."""
-    projection = fit_projection(samples, dimensions=dimensions, whiten=False)
+    projection = fit_projection(samples, dimensions=dimensions)
     mixture = fit_mixture(
         projection(samples), components=components, iterations=_EM_ITERATIONS, rng=rng
     )

@@ -49,7 +49,8 @@ def fit_encoder(
     describe: Descriptor = ColourDescriptor()
     settings: dict[str, Any] = {"encoder": params.encoder}
     if params.encoder == "fisher":
-        grid = Grid(params.fisher.cell, list(params.fisher.scales), params.fisher.chroma)
+        fisher = params.fisher
+        grid = Grid(fisher.cell, list(fisher.scales), fisher.chroma, fisher.align)
         settings["grid"] = asdict(grid)
         per_image = max(1, min(_SAMPLED_PER_IMAGE, _SAMPLED_DESCRIPTORS // len(sample)))
         draw = partial(
@@ -73,9 +74,11 @@ def fit_encoder(
     kept = list(parallel_map(keep, shards, workers=workers, title="describe"))
     raw = np.concatenate([np.load(path, allow_pickle=False) for path in kept])
     # Whitened to as many dimensions as there are points, any points are equally far from each
-    # other: a third leaves a geometry.
-    dimensions = min(params.dimensions, max(1, len(raw) // 3))
-    projection = fit_projection(raw, dimensions=dimensions, whiten=True)
+    # other: half as many leave a geometry.
+    dimensions = min(params.dimensions, max(1, len(raw) // 2))
+    projection = fit_projection(raw, dimensions=dimensions, whitening=params.whitening)
+    if not projection.components.size:
+        raise DataError(f"the encoder {params.encoder} gives all training images the same vector")
     # Rounded by a round trip, so that the encoder that is saved is the encoder that was used.
     encoder = Encoder(settings, describe, projection)
     return Encoder.from_arrays(encoder.arrays(), settings, Path(params.onnx.path))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
-_CHUNK = 8192  # rows a step, so that the (rows, components) responsibilities stay in cache
+_CHUNK = 1024  # rows a step, so that the (rows, components) responsibilities stay in cache
 _MIN_VARIANCE = 1e-4  # relative to the data's variance; keeps a component from collapsing
+# exp(-60) is nothing beside 1, and far from the subnormal numbers that slow a product tenfold.
+_LEAST_LOGIT = np.float32(-60)
 
 
 @dataclass(frozen=True)
@@ -23,19 +27,56 @@ class DiagonalMixture:
 
     def responsibilities(self, points: Floats) -> Floats:
         """Posterior probability (n, k) of each component for points (n, d)."""
-        # log w_k - 1/2 sum_d [log 2 pi s_kd + (x_d - m_kd)^2 / s_kd], expanded into two products;
-        # what does not depend on k cancels in the softmax.
+        posterior, sums = self._unnormalised(_extended(points))
+        posterior /= sums
+        return posterior
+
+    def statistics(self, points: Floats) -> tuple[Doubles, Doubles, Doubles]:
+        """Share points (n, d) out by their responsibilities, and sum up what each component gets.
+
+        Returns
+        -------
+        Mass (k, 1), sums (k, d) and sums of squares (k, d).
+        """
+        d = points.shape[1]
+        total = np.zeros((len(self.weights), 2 * d + 1))
+        for start in range(0, len(points), _CHUNK):
+            extended = _extended(points[start : start + _CHUNK])
+            posterior, sums = self._unnormalised(extended)
+            total += posterior.T @ (extended / sums)
+        return total[:, 2 * d :], total[:, :d], total[:, d : 2 * d]
+
+    def _unnormalised(self, extended: Floats) -> tuple[Floats, Floats]:
+        """Posterior (n, k) up to a factor a row, and the sum (n, 1) of each row."""
+        logits = extended @ self._log_joint
+        logits -= logits.max(axis=1, keepdims=True)
+        np.maximum(logits, _LEAST_LOGIT, out=logits)
+        np.exp(logits, out=logits)
+        return logits, logits.sum(axis=1, keepdims=True)
+
+    @cached_property
+    def _log_joint(self) -> Floats:
+        """Matrix (2 d + 1, k) that makes log densities of points, their squares and a 1.
+
+        log w_k - 1/2 sum_d [log 2 pi s_kd + (x_d - m_kd)^2 / s_kd], expanded into one product; what
+        does not depend on k cancels in the softmax.
+        """
         precision = 1 / self.variances
         constant = np.log(self.weights) - 0.5 * (
             np.log(self.variances).sum(axis=1) + (self.means**2 * precision).sum(axis=1)
         )
-        logits = points @ (self.means * precision).T
-        logits -= (points * points) @ (0.5 * precision).T
-        logits += constant
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        return logits.astype(np.float32, copy=False)
+        rows = np.concatenate([self.means * precision, -0.5 * precision, constant[:, None]], axis=1)
+        return np.ascontiguousarray(rows.T, dtype=np.float32)
+
+
+def _extended(points: Floats) -> Floats:
+    """Points (n, d), their squares and a column of ones, side by side."""
+    n, d = points.shape
+    extended = np.empty((n, 2 * d + 1), np.float32)
+    extended[:, :d] = points
+    np.multiply(points, points, out=extended[:, d : 2 * d])
+    extended[:, -1] = 1
+    return extended
 
 
 def fit_mixture(
@@ -46,28 +87,20 @@ def fit_mixture(
     Dempster, Laird & Rubin, "Maximum likelihood from incomplete data via the EM algorithm" (1977).
     The number of iterations is fixed: the vocabulary of a Fisher vector needs no exact optimum.
     """
-    total = points.astype(np.float64).var(axis=0)
-    floor = _MIN_VARIANCE * total + 1e-12
+    variance = points.astype(np.float64).var(axis=0)
+    floor = _MIN_VARIANCE * variance + 1e-12
     mixture = DiagonalMixture(
         weights=np.full(components, 1 / components, np.float32),
         means=points[rng.choice(len(points), components, replace=len(points) < components)],
-        variances=np.tile((total / 4 + floor).astype(np.float32), (components, 1)),
+        variances=np.tile((variance / 4 + floor).astype(np.float32), (components, 1)),
     )
     for _ in range(iterations):
-        mass = np.zeros(components)
-        first = np.zeros((components, points.shape[1]))
-        second = np.zeros_like(first)
-        for start in range(0, len(points), _CHUNK):
-            chunk = points[start : start + _CHUNK]
-            posterior = mixture.responsibilities(chunk)
-            mass += posterior.sum(axis=0, dtype=np.float64)
-            first += posterior.T @ chunk
-            second += posterior.T @ (chunk * chunk)
+        mass, first, second = mixture.statistics(points)
         mass = np.maximum(mass, 1e-6)
-        means = first / mass[:, None]
-        variances = np.maximum(second / mass[:, None] - means**2, floor)
+        means = first / mass
+        variances = np.maximum(second / mass - means**2, floor)
         mixture = DiagonalMixture(
-            weights=(mass / mass.sum()).astype(np.float32),
+            weights=(mass[:, 0] / mass.sum()).astype(np.float32),
             means=means.astype(np.float32),
             variances=variances.astype(np.float32),
         )

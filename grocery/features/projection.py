@@ -23,7 +23,7 @@ class Projection:
     components
         Orthonormal columns, shape (d, k).
     scale
-        Shape (k,): the standard deviation along each component with whitening, else ones.
+        Shape (k,): what each component is divided by; ones without whitening.
     """
 
     mean: Floats
@@ -44,8 +44,11 @@ class Projection:
         return projected
 
 
-def fit_projection(points: Floats, *, dimensions: int, whiten: bool) -> Projection:
+def fit_projection(points: Floats, *, dimensions: int, whitening: float = 0) -> Projection:
     """Fit PCA to points (n, d) and keep at most `dimensions` components.
+
+    Each is divided by its standard deviation to the power `whitening`: 0 is plain PCA, and with 1
+    all components have the same variance.
 
     The smaller of the covariance (d, d) and the Gram matrix (n, n) is decomposed. Components that
     carry no variance are left out, so fewer than `dimensions` may come back.
@@ -70,7 +73,7 @@ def fit_projection(points: Floats, *, dimensions: int, whiten: bool) -> Projecti
     return Projection(
         mean,
         np.ascontiguousarray(components, dtype=np.float32),
-        (scale if whiten else np.ones_like(scale)).astype(np.float32),
+        (scale**whitening).astype(np.float32),
     )
 
 
