@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from grocery.arrays import save_arrays
 from grocery.errors import one_sentence
 from grocery.files import replacing, write_json
-from grocery.learning.algorithms import steps
+from grocery.learning.algorithms import check_training_set, make_estimator
 from grocery.learning.dataset import UNLABELED, Split, load_splits
 from grocery.learning.fit_head import calibrate, fit_head
-from grocery.learning.head import KIND
+from grocery.learning.head import KIND, Head
 from grocery.learning.labels import choose_labeled
 from grocery.params import TrainParams, load
 from grocery.tracking.curves import Curves
@@ -46,26 +46,27 @@ def run(
     )
     known = np.where(chosen, train.labels, UNLABELED)
 
-    iterations = 0
-    for step in steps(train.features, known, val.features, classes=len(classes), params=params):
-        iterations += 1
+    check_training_set(known, classes=len(classes), params=params)
+    estimator = make_estimator(params)
+    for step in estimator.iter_fit(train.features, known, val.features):
         adopted = (step.labels != UNLABELED) & ~chosen
         on_step(
             {"residual": step.residual, "pseudo_labels": int(adopted.sum())}
             | accuracy("val_accuracy", step.validation, val)
         )
 
-    head = fit_head(
-        train.features, step.labels, classes=len(classes), C=params.C, weights=step.weights
+    baseline = labeled_only(train.features[chosen], known[chosen], val, len(classes), params)
+    head, baseline = (
+        calibrate(h, val.features, val.labels, level=params.calibration_level)
+        for h in (estimator.head_, baseline)
     )
-    baseline = fit_head(train.features[chosen], known[chosen], classes=len(classes), C=params.C)
-    head, baseline = (calibrate(h, val.features, val.labels) for h in (head, baseline))
 
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
-        "iterations": iterations,
+        "iterations": estimator.n_iter_,
         "temperature": head.temperature,
+        "smoothing": head.smoothing,
         **accuracy("val_accuracy", head.predict_proba(val.features), val),
         **accuracy("baseline_val_accuracy", baseline.predict_proba(val.features), val),
     }
@@ -82,6 +83,22 @@ def run(
         )
     write_json(metrics, result)
     return result
+
+
+def labeled_only(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    val: Split,
+    classes: int,
+    params: TrainParams,
+) -> Head:
+    """The head of the labelled images alone; scaled or not, whichever does better on validation."""
+    heads = [
+        fit_head(features, labels, classes=classes, C=params.C, standardize=standardize)
+        for standardize in (False, True)
+    ]
+    right = [(head.logits(val.features).argmax(axis=1) == val.labels).sum() for head in heads]
+    return heads[int(np.argmax(right))]
 
 
 def accuracy(name: str, scores: NDArray[Any], split: Split) -> dict[str, float]:

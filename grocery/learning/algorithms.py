@@ -1,137 +1,78 @@
-"""The semi-supervised algorithms, each a walk that ends in labels and weights for the head.
+"""The algorithms by the names that params.yaml gives them.
 
-An algorithm is a generator of `Step`. The stage that drives it logs every step; the last one holds
-what the deployable head is fitted on. This module alone knows which algorithm takes which
-parameter.
+This module alone knows which parameter goes to which estimator, and says in the words of the
+pipeline what makes a training set one that cannot be learned from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from grocery.errors import DataError
 from grocery.learning.dataset import UNLABELED
-from grocery.learning.fit_head import fit_head
-from grocery.learning.graph import neighbour_weights, row_normalised, similarity_graph
-from grocery.learning.spreading import certainty, label_propagation, label_spreading
+from grocery.learning.estimators import Integers, SemiSupervisedClassifier
+from grocery.learning.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.learning.self_training import SelfTraining
 from grocery.params import TrainParams
 
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
-Doubles = NDArray[np.float64]
+
+def make_estimator(params: TrainParams) -> SemiSupervisedClassifier:
+    """The unfitted estimator that the ``train`` section of params.yaml describes."""
+    if params.algorithm == "supervised":
+        # Self-training without an iteration: the head of the known labels.
+        return SelfTraining(max_iter=0, C=params.C)
+    if params.algorithm == "self_training":
+        return SelfTraining(threshold=params.threshold, max_iter=params.max_iter, C=params.C)
+    on_graph: dict[str, Any] = {
+        "affinity": params.affinity,
+        "weight_power": params.weight_power,
+        "gamma": params.gamma,
+        "n_neighbors": params.n_neighbors,
+        "neighbor_search": params.neighbor_search,
+        "max_iter": params.max_iter,
+        "tol": params.tol,
+        "C": params.C,
+    }
+    if params.algorithm == "label_propagation":
+        return LabelPropagation(**on_graph)
+    return LabelSpreading(alpha=params.alpha, class_balance=params.class_balance, **on_graph)
 
 
-@dataclass(frozen=True)
-class Step:
-    """Where an algorithm stands after an iteration.
-
-    Attributes
-    ----------
-    labels
-        Class of each training image (n,), known or adopted; `UNLABELED` where there is none.
-    weights
-        How certain each label is (n,), from 0 to 1; known labels weigh 1.
-    residual
-        By how much the labels moved in this iteration, a point.
-    validation
-        Class scores (v, c) that the algorithm itself gives to the validation images.
-    """
-
-    labels: Integers
-    weights: Doubles
-    residual: float
-    validation: Doubles
-
-
-def steps(
-    features: Floats, known: Integers, validation: Floats, *, classes: int, params: TrainParams
-) -> Iterator[Step]:
-    """Run the algorithm that `params` name.
+def check_training_set(known: Integers, *, classes: int, params: TrainParams) -> None:
+    """Refuse a training set that the estimator of `params` cannot learn from.
 
     Parameters
     ----------
-    features
-        Unit vectors of all training images, shape (n, d).
     known
         Class of each training image whose label is kept, else `UNLABELED`; shape (n,).
-    validation
-        Unit vectors of the validation images, shape (v, d).
     classes
-        Number of classes.
-    params
-        The ``train`` section of params.yaml.
+        Number of classes that the head must know.
+
+    Raises
+    ------
+    DataError
+        When no image has a label, or only one class has one, or a class has none, or the
+        similarity graph would have no more images than neighbours.
     """
-    if params.algorithm == "supervised":
-        yield from _supervised(features, known, validation, classes, params)
-    elif params.algorithm == "self_training":
-        yield from _self_training(features, known, validation, classes, params)
-    else:
-        yield from _on_graph(features, known, validation, classes, params)
-
-
-def _supervised(
-    features: Floats, known: Integers, validation: Floats, classes: int, params: TrainParams
-) -> Iterator[Step]:
-    labeled = known != UNLABELED
-    head = fit_head(features[labeled], known[labeled], classes=classes, C=params.C)
-    scores = head.predict_proba(validation).astype(np.float64)
-    yield Step(known, labeled.astype(np.float64), 0.0, scores)
-
-
-def _self_training(
-    features: Floats, known: Integers, validation: Floats, classes: int, params: TrainParams
-) -> Iterator[Step]:
-    """Fit, adopt the confident predictions as labels, and fit again.
-
-    Yarowsky, "Unsupervised word sense disambiguation rivaling supervised methods" (ACL 1995). An
-    adopted label is kept, as in scikit-learn's SelfTrainingClassifier.
-    """
-    labels = known.copy()
-    for _ in range(params.max_iter):
-        used = labels != UNLABELED
-        head = fit_head(features[used], labels[used], classes=classes, C=params.C)
-        scores = head.predict_proba(validation).astype(np.float64)
-        probabilities = head.predict_proba(features)
-        adopted = ~used & (probabilities.max(axis=1) >= params.threshold)
-        labels = np.where(adopted, probabilities.argmax(axis=1), labels)
-        weights = (labels != UNLABELED).astype(np.float64)
-        yield Step(labels, weights, float(adopted.mean()), scores)
-        if not adopted.any():
-            return
-
-
-def _on_graph(
-    features: Floats, known: Integers, validation: Floats, classes: int, params: TrainParams
-) -> Iterator[Step]:
-    labeled = known != UNLABELED
-    seeds = np.zeros((len(known), classes))
-    seeds[labeled, known[labeled]] = 1
-    graph = similarity_graph(
-        features, n_neighbors=params.n_neighbors, weight_power=params.weight_power
-    )
-    to_validation = row_normalised(
-        neighbour_weights(
-            validation,
-            features,
-            n_neighbors=params.n_neighbors,
-            weight_power=params.weight_power,
+    present = np.unique(known[known != UNLABELED])
+    if not len(present):
+        raise DataError(
+            f"none of the {len(known)} training images has a label; label some of each class"
         )
-    )
-    if params.algorithm == "label_propagation":
-        walk = label_propagation(graph, seeds, max_iter=params.max_iter, tol=params.tol)
-    else:
-        if params.class_balance:
-            seeds /= np.maximum(seeds.sum(axis=0), 1)
-        walk = label_spreading(
-            graph, seeds, alpha=params.alpha, max_iter=params.max_iter, tol=params.tol
+    if len(present) < classes:
+        raise DataError(
+            f"{classes - len(present)} of {classes} classes have no labelled training image; "
+            "label at least one of each"
         )
-    for spread in walk:
-        reached = spread.distributions.sum(axis=1) > 0
-        adopted = np.where(reached, spread.distributions.argmax(axis=1), UNLABELED)
-        labels = np.where(labeled, known, adopted)
-        weights = np.where(labeled, 1.0, certainty(spread.distributions))
-        scores = to_validation @ spread.distributions
-        yield Step(labels, weights, spread.residual, scores)
+    if classes < 2:
+        raise DataError(
+            "the labelled training images have one class only; a classifier needs at least two"
+        )
+    on_graph = params.algorithm in ("label_propagation", "label_spreading")
+    if on_graph and params.n_neighbors >= len(known):
+        raise DataError(
+            f"train.n_neighbors is {params.n_neighbors}, but there are only {len(known)} training "
+            f"images; at most {len(known) - 1} is allowed"
+        )

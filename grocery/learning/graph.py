@@ -2,78 +2,111 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
 
-from grocery.errors import DataError
+from grocery.errors import DataError, ParamsError
+from grocery.learning.neighbors import Floats, nearest
 
-Floats = NDArray[np.float32]
+AFFINITIES = ("cosine", "rbf", "uniform")
 
-_BLOCK = 256  # rows whose neighbours are held at once
+
+@dataclass(frozen=True)
+class Affinity:
+    """How much an edge between two near points x and y weighs.
+
+    Attributes
+    ----------
+    kind
+        "cosine": their cosine similarity to the power `weight_power`, and nothing below zero; the
+        points are unit vectors. "rbf": exp(-gamma |x - y|^2). "uniform": 1.
+    weight_power
+        More than 0.
+    gamma
+        At least 0, in units of one over a squared distance.
+    """
+
+    kind: str = "cosine"
+    weight_power: float = 3.0
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in AFFINITIES:
+            raise ParamsError(f"affinity is {self.kind!r}; allowed are cosine, rbf and uniform")
+
+    def weights(self, distances: Floats) -> Floats:
+        """Weights of edges with these squared distances, of the same shape and precision."""
+        number = distances.dtype.type
+        if self.kind == "cosine":
+            return np.maximum(1 - distances / 2, 0) ** number(self.weight_power)
+        if self.kind == "rbf":
+            return np.exp(number(-self.gamma) * distances)
+        return np.ones_like(distances)
 
 
 def neighbour_weights(
-    points: Floats, among: Floats, *, n_neighbors: int, weight_power: float, own: bool = False
+    points: Floats,
+    among: Floats,
+    *,
+    n_neighbors: int,
+    affinity: Affinity,
+    search: str = "auto",
+    own: bool = False,
 ) -> sparse.csr_matrix:
-    """Weigh each point's nearest neighbours by cosine similarity to a power.
+    """Weigh each point's nearest neighbours.
 
     Parameters
     ----------
     points
-        Unit vectors, shape (n, d).
+        Shape (n, d); unit vectors where the affinity is "cosine".
     among
-        Unit vectors to find neighbours in, shape (m, d).
+        Points to find neighbours in, shape (m, d); unit vectors likewise.
     n_neighbors
         Neighbours a point; at least 1, fewer than m.
-    weight_power
-        Exponent of the similarity; similarities below zero weigh nothing.
+    affinity
+        What a neighbour weighs.
+    search
+        "auto", "exact" or "approximate", see `nearest`.
     own
         `points` is `among`, and a point is not its own neighbour.
 
     Returns
     -------
-    Matrix (n, m) with n_neighbors entries a row.
+    Matrix (n, m) with n_neighbors entries a row, in the precision of the points.
 
     Raises
     ------
     DataError
-        When there are no more points than neighbours.
+        When there are no more points than neighbours, or when a coordinate is not finite.
     """
-    if len(among) <= n_neighbors:
-        raise DataError(
-            f"train.n_neighbors is {n_neighbors}, but there are only {len(among)} training images; "
-            f"at most {len(among) - 1} is allowed"
-        )
-    if not len(points):
-        return sparse.csr_matrix((0, len(among)))
-    # On unit vectors the Euclidean order is the cosine order.
-    search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(among)
-    nearest = search.kneighbors(None if own else points, return_distance=False)
-    similarity = np.empty(nearest.shape, np.float32)
-    for start in range(0, len(points), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        np.einsum("nd,nkd->nk", points[part], among[nearest[part]], out=similarity[part])
-    weights = np.maximum(similarity, 0) ** np.float32(weight_power)
-    rows = np.arange(0, nearest.size + 1, n_neighbors)
-    return sparse.csr_matrix(
-        (weights.ravel().astype(np.float64), nearest.ravel(), rows), (len(points), len(among))
-    )
+    indices, distances = nearest(points, among, n_neighbors=n_neighbors, search=search, own=own)
+    by_column = np.argsort(indices, axis=1)  # the canonical form, which scipy adds up faster
+    weights = affinity.weights(np.take_along_axis(distances, by_column, axis=1))
+    indices = np.take_along_axis(indices, by_column, axis=1)
+    starts = np.arange(0, indices.size + 1, n_neighbors)
+    return sparse.csr_matrix((weights.ravel(), indices.ravel(), starts), (len(points), len(among)))
 
 
-def similarity_graph(points: Floats, *, n_neighbors: int, weight_power: float) -> sparse.csr_matrix:
+def similarity_graph(
+    points: Floats, *, n_neighbors: int, affinity: Affinity, search: str = "auto"
+) -> sparse.csr_matrix:
     """Symmetric graph (n, n): two images are joined when either is a neighbour of the other.
 
+    Parameters and errors are those of `neighbour_weights`, and:
+
     Raises
     ------
     DataError
-        When it would have no edge.
+        When the graph would have no edge.
     """
     weights = neighbour_weights(
-        points, points, n_neighbors=n_neighbors, weight_power=weight_power, own=True
+        points, points, n_neighbors=n_neighbors, affinity=affinity, search=search, own=True
     )
-    graph = weights.maximum(weights.T).tocsr()
+    graph = weights.maximum(weights.T.tocsr())
     if not graph.sum():
         raise DataError(
             f"no two of the {len(points)} training images have similar features, so there is no "
@@ -84,15 +117,27 @@ def similarity_graph(points: Floats, *, n_neighbors: int, weight_power: float) -
 
 def row_normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:
     """Divide each row by its sum; an empty row stays empty."""
-    return sparse.diags(_inverse(weights.sum(axis=1))) @ weights
+    return _scaled(weights, _inverse(_sums(weights)))
 
 
 def symmetrically_normalised(graph: sparse.csr_matrix) -> sparse.csr_matrix:
     """D^(-1/2) W D^(-1/2) of a symmetric graph W with degrees D."""
-    scale = sparse.diags(np.sqrt(_inverse(graph.sum(axis=1))))
-    return scale @ graph @ scale
+    scale = np.sqrt(_inverse(_sums(graph)))
+    scaled = _scaled(graph, scale)
+    scaled.data *= scale[graph.indices]
+    return scaled
+
+
+def _scaled(weights: sparse.csr_matrix, scale: NDArray[np.float64]) -> sparse.csr_matrix:
+    """Rows times `scale` (n,), in the precision of the weights, on the same structure."""
+    data = weights.data * np.repeat(scale, np.diff(weights.indptr)).astype(weights.dtype)
+    return sparse.csr_matrix((data, weights.indices, weights.indptr), weights.shape)
+
+
+def _sums(weights: sparse.csr_matrix) -> NDArray[np.float64]:
+    sums: NDArray[Any] = np.asarray(weights.sum(axis=1, dtype=np.float64))
+    return sums.ravel()
 
 
 def _inverse(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    flat = np.asarray(sums).ravel()
-    return np.divide(1.0, flat, out=np.zeros_like(flat), where=flat > 0)
+    return np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)

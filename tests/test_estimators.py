@@ -1,0 +1,332 @@
+"""The estimators: scikit-learn's conventions, and scikit-learn's results where options coincide."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import semi_supervised
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_moons
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
+
+from grocery.errors import DataError
+from grocery.learning.estimators import SemiSupervisedClassifier
+from grocery.learning.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.learning.self_training import SelfTraining
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def expected_failures(estimator: SemiSupervisedClassifier) -> dict[str, str]:
+    if not isinstance(estimator, SelfTraining):
+        return {}
+    return {
+        "check_non_transformer_estimators_n_iter": (
+            "with no unlabelled point there is no iteration, as in SelfTrainingClassifier"
+        ),
+        "check_classifiers_classes": (
+            "it uses -1 as a class, which marks an unlabelled point here; scikit-learn's own are "
+            "spared by name, and so is this one in the test below"
+        ),
+    }
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+# The checks fit as few as ten points, so ten neighbours would be too many.
+@parametrize_with_checks(
+    [
+        LabelPropagation(n_neighbors=5),
+        LabelSpreading(n_neighbors=5),
+        LabelSpreading(n_neighbors=5, affinity="rbf"),
+        LabelSpreading(n_neighbors=5, affinity="uniform", class_balance=False),
+        SelfTraining(),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_conventions(
+    estimator: SemiSupervisedClassifier, check: Callable[[SemiSupervisedClassifier], None]
+) -> None:
+    check(estimator)
+
+
+def test_classes_of_any_type() -> None:
+    """The check that `expected_failures` names, without -1 as a class."""
+    check_classifiers_classes("SelfTrainingClassifier", SelfTraining())
+
+
+def moons() -> tuple[Doubles, Integers, Integers]:
+    """Two moons (120, 2), their classes, and the few that are known."""
+    points, truth = make_moons(120, noise=0.05, random_state=0)
+    return points, truth, np.where(np.arange(120) < 6, truth, -1)
+
+
+def ring() -> tuple[Doubles, Integers]:
+    """Points on a circle: their neighbours are mutual, so scikit-learn's graph is symmetric too."""
+    angles = np.arange(60) * 2 * np.pi / 60
+    known = np.full(60, -1)
+    known[[0, 7]], known[[25, 40, 41]], known[50] = 0, 1, 2
+    return np.column_stack([np.cos(angles), np.sin(angles)]), known
+
+
+def digits() -> tuple[Doubles, Integers, Integers]:
+    """Handwritten digits (600, 64), their classes, and the tenth that is known."""
+    points, truth = load_digits(return_X_y=True)
+    points, truth = points[:600] / 16, truth[:600]
+    return points, truth, np.where(np.random.default_rng(0).random(600) < 0.1, truth, -1)
+
+
+class TestAsScikitLearn:
+    """What they compute is the same; the head keeps its coefficients in single precision."""
+
+    @pytest.mark.parametrize("alpha", [0.2, 0.8])
+    def test_spreading_on_a_complete_graph(self, alpha: float) -> None:
+        points, _, known = moons()
+        options = {"gamma": 20, "alpha": alpha, "max_iter": 500, "tol": 1e-12}
+        ours = LabelSpreading(affinity="rbf", n_neighbors=119, class_balance=False, **options)
+        theirs = semi_supervised.LabelSpreading(kernel="rbf", **options)
+        self.compare(ours.fit(points, known), theirs.fit(points, known))
+
+    def test_propagation_on_a_complete_graph(self) -> None:
+        """Scikit-learn's graph has loops; they slow the walk, and leave its end where it is."""
+        points, _, known = moons()
+        options = {"gamma": 20, "max_iter": 20_000, "tol": 1e-11}
+        ours = LabelPropagation(affinity="rbf", n_neighbors=119, **options)
+        theirs = semi_supervised.LabelPropagation(kernel="rbf", **options)
+        self.compare(ours.fit(points, known), theirs.fit(points, known))
+
+    def test_spreading_on_mutual_neighbours(self) -> None:
+        """Scikit-learn counts a point among its own neighbours, so it gets one more."""
+        points, known = ring()
+        options = {"alpha": 0.8, "max_iter": 1000, "tol": 1e-10}
+        ours = LabelSpreading(affinity="uniform", n_neighbors=4, class_balance=False, **options)
+        theirs = semi_supervised.LabelSpreading(kernel="knn", n_neighbors=5, **options)
+        self.compare(ours.fit(points, known), theirs.fit(points, known))
+
+    def test_propagation_on_mutual_neighbours(self) -> None:
+        points, known = ring()
+        options = {"max_iter": 10_000, "tol": 1e-12}
+        ours = LabelPropagation(affinity="uniform", n_neighbors=4, **options)
+        theirs = semi_supervised.LabelPropagation(kernel="knn", n_neighbors=5, **options)
+        self.compare(ours.fit(points, known), theirs.fit(points, known))
+
+    @staticmethod
+    def compare(ours: Any, theirs: Any) -> None:
+        assert (ours.classes_ == theirs.classes_).all()
+        np.testing.assert_allclose(
+            ours.label_distributions_, theirs.label_distributions_, atol=1e-6
+        )
+        assert (ours.transduction_ == theirs.transduction_).all()
+
+    @pytest.mark.parametrize(
+        ("options", "ends"),
+        [
+            ({"threshold": 0.75}, "no_change"),
+            ({"threshold": 0.6, "max_iter": None}, "no_change"),
+            ({"threshold": 0.9, "max_iter": 3}, "max_iter"),
+            ({"threshold": 0.999}, "no_change"),
+            ({"threshold": 0.0}, "all_labeled"),
+            ({"max_iter": 0}, "max_iter"),
+        ],
+        ids=str,
+    )
+    def test_self_training(self, options: dict[str, Any], ends: str) -> None:
+        points, _, known = digits()
+        ours = SelfTraining(C=10.0, **options).fit(points, known)
+        head = LogisticRegression(C=10.0, max_iter=500)
+        theirs = semi_supervised.SelfTrainingClassifier(head, **options)
+        theirs.fit(points, known)
+        assert (ours.transduction_ == theirs.transduction_).all()
+        assert (ours.labeled_iter_ == theirs.labeled_iter_).all()
+        assert ours.n_iter_ == theirs.n_iter_
+        assert ours.termination_condition_ == theirs.termination_condition_ == ends
+        np.testing.assert_allclose(
+            ours.predict_proba(points), theirs.predict_proba(points), atol=1e-5
+        )
+
+
+ESTIMATORS = [LabelPropagation(), LabelSpreading(), SelfTraining(threshold=0.5)]
+
+
+class TestSteps:
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
+    def test_the_steps_are_what_fit_does(self, estimator: SemiSupervisedClassifier) -> None:
+        points, _, known = digits()
+        stepped, fitted = clone(estimator), clone(estimator).fit(points, known)
+        steps = list(stepped.iter_fit(points, known, points[:7]))
+        assert stepped.head_.coefficients.tobytes() == fitted.head_.coefficients.tobytes()
+        assert (stepped.transduction_ == fitted.transduction_).all()
+        # Self-training begins with a step of its own: where it stands before the first iteration.
+        assert len(steps) == fitted.n_iter_ + isinstance(estimator, SelfTraining)
+        assert all(step.validation.shape == (7, 10) for step in steps)
+        assert all((step.labels == known)[known != -1].all() for step in steps)
+        assert all((step.weights[known != -1] == 1).all() for step in steps)
+
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
+    def test_fitted_after_the_last_step(self, estimator: SemiSupervisedClassifier) -> None:
+        points, _, known = digits()
+        stepped = clone(estimator)
+        steps = stepped.iter_fit(points, known)
+        with pytest.raises(NotFittedError):
+            stepped.predict(points)
+        assert sum(1 for _ in steps) > 1
+        assert stepped.predict(points).shape == (600,)
+
+    def test_nothing_to_validate_on(self) -> None:
+        points, _, known = digits()
+        for estimator in ESTIMATORS:
+            *_, last = clone(estimator).iter_fit(points, known, points[:0])
+            assert last.validation.shape == (0, 10)
+
+    def test_the_scores_of_validation_are_the_neighbours_distributions(self) -> None:
+        points, truth, known = digits()
+        known[400:] = -1
+        estimator = LabelSpreading()
+        *_, last = estimator.iter_fit(points[:400], known[:400], points[400:])
+        np.testing.assert_allclose(last.validation.sum(axis=1), 1)
+        assert (last.validation.argmax(axis=1) == truth[400:]).mean() > 0.85
+
+
+class TestGraph:
+    def test_the_head_learns_the_graph_s_labels(self) -> None:
+        """On moons no line through the few known points does as well."""
+        points, truth, known = moons()
+        spread = LabelSpreading(affinity="rbf", gamma=20.0).fit(points, known)
+        few = SelfTraining(max_iter=0).fit(points, known)
+        assert spread.score(points, truth) > few.score(points, truth)
+        assert (spread.transduction_ == truth).mean() > spread.score(points, truth)
+
+    def test_in_the_precision_of_the_points(self) -> None:
+        points, _, known = digits()
+        for estimator in (LabelPropagation(), LabelSpreading()):
+            double, single = (
+                clone(estimator).fit(points.astype(kind), known).label_distributions_
+                for kind in (np.float64, np.float32)
+            )
+            assert (double.dtype, single.dtype) == (np.float64, np.float32)
+            np.testing.assert_allclose(double, single, atol=1e-3)
+
+    def test_an_island_gets_no_label(self) -> None:
+        rng = np.random.default_rng(0)
+        points = np.concatenate([rng.normal(c, 0.01, (8, 3)) for c in (0, 9, 90)])
+        known = np.full(24, -1)
+        known[[0, 8]] = 3, 5
+        fitted = LabelSpreading(affinity="uniform", n_neighbors=4).fit(points, known)
+        assert fitted.transduction_.tolist() == [3] * 8 + [5] * 8 + [-1] * 8
+        assert fitted.label_distributions_[16:].sum() == 0
+
+    def test_a_known_label_may_be_contradicted_and_is_learned_all_the_same(self) -> None:
+        points, truth, known = moons()
+        known[:60] = truth[:60]
+        known[0] = 1 - truth[0]
+        estimator = LabelSpreading(affinity="rbf", gamma=20.0)
+        *_, last = estimator.iter_fit(points, known)
+        assert estimator.transduction_[0] == truth[0]
+        assert last.labels[0] == known[0]
+
+    def test_class_balance_helps_the_rare_class(self) -> None:
+        points, truth, _ = moons()
+        known = np.where(np.arange(120) < 60, truth, -1)
+        known[np.flatnonzero(truth == 1)[2:]] = -1
+        mass = [
+            LabelSpreading(class_balance=balance).fit(points, known).label_distributions_[:, 1]
+            for balance in (False, True)
+        ]
+        assert mass[1].sum() > mass[0].sum()
+
+    def test_says_that_it_has_not_converged(self) -> None:
+        points, _, known = moons()
+        with pytest.warns(ConvergenceWarning, match="max_iter=2 was reached without convergence"):
+            LabelSpreading(max_iter=2).fit(points, known)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConvergenceWarning)
+            LabelSpreading(tol=2.0, max_iter=2).fit(points, known)
+
+
+def test_classes_that_are_words() -> None:
+    points, truth, known = digits()
+    words = np.array([f"digit {i}" for i in range(10)], dtype=object)
+    named = np.where(known == -1, -1, words[np.maximum(known, 0)])
+    for estimator in ESTIMATORS:
+        fitted = clone(estimator).fit(points, named)
+        assert fitted.classes_.tolist() == words.tolist()
+        assert (fitted.predict(points) == words[truth]).mean() > 0.8
+        assert set(fitted.transduction_) <= {-1, *words}
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.bool_, np.str_])
+def test_classes_of_a_type_without_minus_one(kind: type) -> None:
+    points, truth, _ = digits()
+    classes = (truth % 2).astype(kind)
+    for estimator in ESTIMATORS:
+        fitted = clone(estimator).fit(points, classes)
+        assert fitted.transduction_.dtype == classes.dtype
+        assert (fitted.transduction_ == classes).mean() > 0.9
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
+    @pytest.mark.parametrize(
+        ("spoil", "sentence"),
+        [
+            (lambda points, known: points.__setitem__((3, 1), np.nan), "Input X contains NaN"),
+            (lambda points, known: points.__setitem__((3, 1), np.inf), "Input X contains infinity"),
+            (lambda points, known: known.fill(-1), "y holds no label"),
+            (lambda points, known: np.minimum(known, 0, out=known), "y holds one class only, 0"),
+        ],
+    )
+    def test_data(
+        self, estimator: SemiSupervisedClassifier, spoil: Callable[..., Any], sentence: str
+    ) -> None:
+        points, _, known = digits()
+        spoil(points, known)
+        with pytest.raises(ValueError, match=sentence):
+            clone(estimator).fit(points, known)
+
+    def test_no_more_points_than_neighbours(self) -> None:
+        points, _, known = moons()
+        for estimator in (LabelPropagation(n_neighbors=120), LabelSpreading(n_neighbors=120)):
+            with pytest.raises(ValueError, match="only 120 samples; at most 119 is allowed"):
+                estimator.fit(points, known)
+
+    def test_validation_with_other_features(self) -> None:
+        points, _, known = moons()
+        with pytest.raises(ValueError, match="3 features, but LabelSpreading is expecting 2"):
+            LabelSpreading().iter_fit(points, known, np.ones((4, 3)))
+
+    def test_points_without_a_likeness(self) -> None:
+        known = np.array([0, 1] * 10)
+        with pytest.raises(DataError, match="no two of the 20"):
+            LabelSpreading(n_neighbors=3).fit(np.eye(20), known)
+
+    @pytest.mark.parametrize(
+        "estimator",
+        [
+            LabelSpreading(alpha=1.0),
+            LabelSpreading(alpha=0.0),
+            LabelSpreading(affinity="knn"),
+            LabelSpreading(class_balance="yes"),
+            LabelPropagation(n_neighbors=0),
+            LabelPropagation(neighbor_search="fast"),
+            LabelPropagation(max_iter=0),
+            LabelPropagation(gamma=-1.0),
+            LabelPropagation(weight_power=0.0),
+            LabelPropagation(tol=-1.0),
+            SelfTraining(threshold=1.0),
+            SelfTraining(threshold="high"),
+            SelfTraining(max_iter=-1),
+            SelfTraining(C=0.0),
+        ],
+        ids=str,
+    )
+    def test_parameters(self, estimator: SemiSupervisedClassifier) -> None:
+        points, _, known = moons()
+        with pytest.raises(ValueError, match=r"The '\w+' parameter of \w+ must be"):
+            estimator.fit(points, known)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import sparse
+
+from grocery.errors import DataError, ParamsError
+from grocery.learning.graph import (
+    Affinity,
+    neighbour_weights,
+    row_normalised,
+    similarity_graph,
+    symmetrically_normalised,
+)
+from grocery.learning.spreading import label_propagation, label_spreading
+from test_neighbors import clustered, naive
+
+POINTS = clustered(600, dimensions=16, clusters=9)
+POINTS.flags.writeable = False
+
+
+def dense(graph: sparse.csr_matrix) -> NDArray[np.float64]:
+    matrix: NDArray[np.float64] = graph.toarray().astype(np.float64)
+    return matrix
+
+
+class TestAffinity:
+    @pytest.mark.parametrize("affinity", [Affinity(), Affinity(weight_power=1.5)])
+    def test_cosine(self, affinity: Affinity) -> None:
+        weights = neighbour_weights(
+            POINTS, POINTS, n_neighbors=7, affinity=affinity, own=True
+        ).tocoo()
+        similarity = np.einsum("nd,nd->n", POINTS[weights.row], POINTS[weights.col])
+        expected = np.maximum(similarity, 0) ** affinity.weight_power
+        np.testing.assert_allclose(weights.data, expected, rtol=1e-5)
+
+    def test_cosine_below_zero_weighs_nothing(self) -> None:
+        given = np.array([1, 2, 3], np.float32)  # squared distances of cosines 0.5, 0 and -0.5
+        assert Affinity(weight_power=2.0).weights(given).tolist() == [0.25, 0, 0]
+
+    def test_rbf_and_uniform_on_points_of_any_length(self) -> None:
+        points = np.random.default_rng(0).normal(size=(200, 4)) * 3 + 5
+        nearest = naive(points, points, 6, own=True)
+        for kind in ("rbf", "uniform"):
+            affinity = Affinity(kind, gamma=0.2)
+            weights = dense(
+                neighbour_weights(points, points, n_neighbors=6, affinity=affinity, own=True)
+            )
+            expected = np.zeros((200, 200))
+            for row, columns in enumerate(nearest):
+                distance = ((points[row] - points[columns]) ** 2).sum(axis=1)
+                expected[row, columns] = np.exp(-0.2 * distance) if kind == "rbf" else 1
+            np.testing.assert_allclose(weights, expected, rtol=1e-10)
+
+    def test_unknown(self) -> None:
+        with pytest.raises(ParamsError, match="allowed are cosine, rbf and uniform"):
+            Affinity("linear")
+
+
+class TestGraph:
+    @pytest.mark.parametrize("search", ["exact", "approximate"])
+    @pytest.mark.parametrize("kind", ["cosine", "rbf", "uniform"])
+    def test_symmetric_without_loops(self, kind: str, search: str) -> None:
+        graph = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity(kind), search=search)
+        assert abs(graph - graph.T).max() == 0
+        assert graph.diagonal().max() == 0
+        assert (np.diff(graph.indptr) >= 5).all()
+        assert graph.has_canonical_format
+
+    def test_joined_when_either_is_a_neighbour_of_the_other(self) -> None:
+        joined = np.zeros((600, 600), bool)
+        nearest = naive(POINTS, POINTS, 5, own=True)
+        joined[np.arange(600)[:, None], nearest] = True
+        graph = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity("uniform"))
+        cosine = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity())
+        assert ((dense(graph) > 0) == (joined | joined.T)).all()
+        assert ((dense(cosine) > 0) == (joined | joined.T)).all()
+
+    def test_normalised(self) -> None:
+        graph = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity())
+        matrix = dense(graph)
+        degrees = matrix.sum(axis=1)
+        before = graph.data.copy()
+        rows, both = row_normalised(graph), symmetrically_normalised(graph)
+        np.testing.assert_allclose(dense(rows), matrix / degrees[:, None], atol=1e-6)
+        expected = matrix / np.sqrt(degrees[:, None] * degrees)
+        np.testing.assert_allclose(dense(both), expected, atol=1e-6)
+        assert (graph.data == before).all()
+
+    def test_an_empty_row_stays_empty(self) -> None:
+        graph = sparse.csr_matrix(np.array([[0, 2.0, 0], [2.0, 0, 0], [0, 0, 0]]))
+        for normalised in (row_normalised(graph), symmetrically_normalised(graph)):
+            expected = [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+            np.testing.assert_allclose(normalised.toarray(), expected, rtol=1e-12)
+
+    def test_no_edges(self) -> None:
+        points = np.eye(20, dtype=np.float32)
+        with pytest.raises(DataError, match="no two of the 20 training images"):
+            similarity_graph(points, n_neighbors=3, affinity=Affinity())
+
+    def test_more_neighbours_than_points(self) -> None:
+        with pytest.raises(DataError, match="at most 599 is allowed"):
+            similarity_graph(POINTS, n_neighbors=600, affinity=Affinity())
+
+
+class TestSpreading:
+    graph = similarity_graph(POINTS.astype(np.float64), n_neighbors=8, affinity=Affinity())
+    seeds = np.eye(3)[np.arange(600) % 3] * (np.arange(600) < 30)[:, None]
+
+    @pytest.mark.parametrize(("precision", "atol"), [(np.float64, 1e-10), (np.float32, 1e-5)])
+    def test_spreading_is_the_closed_form(self, precision: Any, atol: float) -> None:
+        seeds = self.seeds.astype(precision)
+        for spread in label_spreading(self.graph, seeds, alpha=0.9, max_iter=300, tol=0):
+            last = spread
+        both = dense(symmetrically_normalised(self.graph))
+        mass = np.linalg.solve(np.eye(600) - 0.9 * both, self.seeds)
+        expected = mass / mass.sum(axis=1, keepdims=True)
+        assert last.distributions.dtype == precision
+        np.testing.assert_allclose(last.distributions, expected, atol=atol)
+
+    @pytest.mark.parametrize(("precision", "atol"), [(np.float64, 1e-10), (np.float32, 1e-4)])
+    def test_propagation_is_the_harmonic_solution(self, precision: Any, atol: float) -> None:
+        seeds = self.seeds.astype(precision)
+        for spread in label_propagation(self.graph, seeds, max_iter=2000, tol=0):
+            last = spread
+        transition = dense(row_normalised(self.graph))
+        known, unknown = slice(0, 30), slice(30, None)
+        expected = np.linalg.solve(
+            np.eye(570) - transition[unknown, unknown],
+            transition[unknown, known] @ self.seeds[known],
+        )
+        assert (last.distributions[known] == seeds[known]).all()
+        np.testing.assert_allclose(last.distributions[unknown], expected, atol=atol)
+
+    def test_residual_is_the_mean_move_of_a_point(self) -> None:
+        walks = (
+            label_spreading(self.graph, self.seeds, alpha=0.9, max_iter=5, tol=0),
+            label_propagation(self.graph, self.seeds, max_iter=5, tol=0),
+        )
+        for walk in walks:
+            before = self.seeds
+            for spread in walk:
+                expected = np.abs(spread.distributions - before).sum() / 600
+                assert spread.residual == pytest.approx(expected, rel=1e-9)
+                before = spread.distributions
+
+    def test_stops_when_the_labels_settle(self) -> None:
+        steps = list(label_spreading(self.graph, self.seeds, alpha=0.5, max_iter=500, tol=1e-6))
+        assert 5 < len(steps) < 100
+        assert steps[-1].residual < 1e-6 <= steps[-2].residual
+
+    def test_steps_that_are_kept_do_not_change(self) -> None:
+        kept = list(label_spreading(self.graph, self.seeds, alpha=0.9, max_iter=4, tol=0))
+        walk = label_spreading(self.graph, self.seeds, alpha=0.9, max_iter=4, tol=0)
+        for step, again in zip(kept, walk, strict=True):
+            assert (step.distributions == again.distributions).all()
+
+    def test_single_precision_reaches_points_far_away(self) -> None:
+        """Eighty steps on a chain leave less mass than single precision has numbers for."""
+        chain = sparse.diags([np.ones(199), np.ones(199)], [-1, 1]).tocsr()
+        seeds = np.zeros((200, 2), np.float32)
+        seeds[0, 0] = 1e-3
+        for spread in label_spreading(chain, seeds, alpha=0.5, max_iter=190, tol=0):
+            last = spread
+        sums = last.distributions.sum(axis=1)
+        np.testing.assert_allclose(sums[:80], 1, atol=1e-6)
+        # Further on there is nothing, rather than noise.
+        assert ((np.abs(sums - 1) < 1e-3) | (sums == 0)).all()
+        assert sums[-1] == 0
+
+    def test_blocks_of_rows_do_not_show(self) -> None:
+        """More points than a task has rows, against scipy's own product."""
+        points = clustered(9000)
+        graph = similarity_graph(points, n_neighbors=5, affinity=Affinity())
+        seeds = np.zeros((9000, 60))
+        seeds[np.arange(900), np.arange(900) % 60] = 1
+        (spread,) = label_spreading(graph, seeds, alpha=0.9, max_iter=1, tol=0)
+        mass = 0.9 * (symmetrically_normalised(graph) @ seeds) + 0.1 * seeds
+        sums = mass.sum(axis=1, keepdims=True)
+        expected = np.divide(mass, sums, out=np.zeros_like(mass), where=sums > 0)
+        np.testing.assert_allclose(spread.distributions, expected, atol=1e-6)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from grocery.errors import DataError, ParamsError
+from grocery.learning.graph import Affinity, similarity_graph
+from grocery.learning.neighbors import EXACT_POINTS, nearest, recall
+from grocery.learning.spreading import label_spreading
+
+Singles = NDArray[np.float32]
+
+
+def unit(points: NDArray[Any]) -> Singles:
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(n: int, *, dimensions: int = 32, clusters: int = 60, seed: int = 0) -> Singles:
+    """Unit vectors around random centres, with as much noise as there is signal."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.normal(size=(clusters, dimensions)))
+    noise = rng.normal(size=(n, dimensions)) / np.sqrt(dimensions)
+    return unit(centres[rng.integers(clusters, size=n)] + noise)
+
+
+def naive(points: NDArray[Any], among: NDArray[Any], count: int, *, own: bool) -> NDArray[np.intp]:
+    """Neighbours by a full sort in double precision, ties by index."""
+    points, among = points.astype(float), among.astype(float)
+    away = ((points[:, None] - among[None]) ** 2).sum(axis=-1)
+    if own:
+        np.fill_diagonal(away, np.inf)
+    return np.argsort(away, axis=1, kind="stable")[:, :count]
+
+
+class TestExact:
+    def test_as_a_full_sort(self) -> None:
+        points = clustered(700)
+        found, _ = nearest(points, points, n_neighbors=9, own=True)
+        assert (found == naive(points, points, 9, own=True)).all()
+
+    def test_the_order_of_cosine_similarity(self) -> None:
+        points = clustered(700)
+        found, distances = nearest(points[:200], points, n_neighbors=9)
+        similarity = points[:200].astype(float) @ points.T.astype(float)
+        assert (found == np.argsort(-similarity, axis=1)[:, :9]).all()
+        expected = np.take_along_axis(similarity, found, axis=1)
+        np.testing.assert_allclose(1 - distances / 2, expected, atol=1e-6)
+
+    def test_ties_go_by_index(self) -> None:
+        points = np.array([[0], [1], [-1], [1], [-1], [2]], np.float32)
+        found, _ = nearest(points[:1], points, n_neighbors=5)
+        assert found.tolist() == [[0, 1, 2, 3, 4]]
+
+    def test_copies_of_one_point(self) -> None:
+        """Whichever copies are found, a point is never its own neighbour."""
+        points = np.repeat(unit(np.ones((1, 5))), 3000, axis=0)
+        found, distances = nearest(points, points, n_neighbors=3, own=True)
+        assert (found != np.arange(3000)[:, None]).all()
+        assert (np.diff(found, axis=1) > 0).all()
+        assert (distances == 0).all()
+
+    def test_all_others_are_neighbours(self) -> None:
+        points = clustered(40)
+        found, _ = nearest(points, points, n_neighbors=39, own=True)
+        assert (found == naive(points, points, 39, own=True)).all()
+
+    def test_points_far_from_the_origin_in_double_precision(self) -> None:
+        points = np.random.default_rng(0).normal(size=(400, 8)) + 100
+        found, distances = nearest(points[:50], points, n_neighbors=5)
+        assert (found == naive(points[:50], points, 5, own=False)).all()
+        assert distances.dtype == np.float64
+
+
+class TestDistances:
+    points = clustered(300)
+
+    def test_squared_distances(self) -> None:
+        found, distances = nearest(self.points, self.points, n_neighbors=4, own=True)
+        assert distances.dtype == np.float32
+        expected = ((self.points[:, None] - self.points[found]) ** 2).sum(axis=-1)
+        np.testing.assert_allclose(distances, expected, rtol=1e-5)
+
+    def test_no_points(self) -> None:
+        found, distances = nearest(self.points[:0], self.points, n_neighbors=4)
+        assert found.shape == distances.shape == (0, 4)
+
+
+class TestApproximate:
+    def test_finds_most_of_the_exact_neighbours(self) -> None:
+        points = clustered(12_000)
+        options: dict[str, Any] = {"n_neighbors": 10, "own": True}
+        found, distances = nearest(points, points, search="approximate", **options)
+        exact, _ = nearest(points, points, search="exact", **options)
+        assert 0.9 < recall(found, exact) < 1
+        assert (np.diff(distances, axis=1) >= 0).all()
+        assert (found != np.arange(len(points))[:, None]).all()
+        assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
+
+    def test_other_points_than_those_searched(self) -> None:
+        among, points = clustered(12_000), clustered(12_500)[12_000:]
+        found, _ = nearest(points, among, n_neighbors=10, search="approximate")
+        assert recall(found, naive(points, among, 10, own=False)) > 0.9
+
+    def test_lists_shorter_than_the_neighbours_that_are_asked_for(self) -> None:
+        points = clustered(600)
+        found, _ = nearest(points, points, n_neighbors=450, search="approximate", own=True)
+        assert (found == naive(points, points, 450, own=True)).mean() > 0.5
+        assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
+
+    def test_copies_of_one_point(self) -> None:
+        points = clustered(6000)
+        points[1000:5000] = points[1000]
+        found, distances = nearest(points, points, n_neighbors=5, search="approximate", own=True)
+        copies = found[1000:5000]
+        assert ((copies >= 1000) & (copies < 5000)).all()
+        assert (distances[1000:5000] == 0).all()
+
+    def test_auto_is_exact_up_to_the_limit(self) -> None:
+        points = clustered(EXACT_POINTS + 1, dimensions=8)
+        for count, search in ((EXACT_POINTS, "exact"), (EXACT_POINTS + 1, "approximate")):
+            given = points[:count]
+            found, _ = nearest(given[:2000], given, n_neighbors=5)
+            expected, _ = nearest(given[:2000], given, n_neighbors=5, search=search)
+            assert (found == expected).all()
+
+
+def digest() -> str:
+    """Of neighbours, graph and spread labels."""
+    points = clustered(9000)
+    seeds = np.zeros((9000, 60), np.float32)
+    seeds[np.arange(900), np.arange(900) % 60] = 1
+    found = hashlib.sha256()
+    for search in ("exact", "approximate"):
+        for array in nearest(points, points, n_neighbors=10, search=search, own=True):
+            found.update(array.tobytes())
+        graph = similarity_graph(points, n_neighbors=10, affinity=Affinity(), search=search)
+        for step in label_spreading(graph, seeds, alpha=0.9, max_iter=5, tol=0):
+            found.update(step.distributions.tobytes() + str(step.residual).encode())
+    return found.hexdigest()
+
+
+SCRIPT = """
+import os, sys
+os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: int(sys.argv[1])]))
+import grocery
+from test_neighbors import digest
+print(digest())
+"""
+
+
+def test_the_same_bytes_whatever_the_number_of_threads() -> None:
+    digests = {digest()}
+    for cores, threads in (("1", "1"), ("2", "1"), ("2", "3")):
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        environment["PYTHONPATH"] = str(Path(__file__).parent)
+        command = [sys.executable, "-c", SCRIPT, cores]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        digests.add(done.stdout.strip())
+    assert len(digests) == 1
+
+
+def test_without_faiss() -> None:
+    """In a process that cannot import it, exact search works and approximate says what to do."""
+    script = """
+import sys
+sys.modules["faiss"] = None
+from test_neighbors import clustered
+from grocery.errors import DataError
+from grocery.learning.neighbors import nearest
+points = clustered(500)
+nearest(points, points, n_neighbors=3)
+try:
+    nearest(points, points, n_neighbors=3, search="approximate")
+except DataError as error:
+    print(error)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "pip install 'grocery[faiss]', or set train.neighbor_search to exact" in done.stdout
+
+
+class TestBadInput:
+    points = clustered(10)
+
+    def test_more_neighbours_than_points(self) -> None:
+        with pytest.raises(DataError, match="at most 9 is allowed"):
+            nearest(self.points, self.points, n_neighbors=10)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_what_is_not_finite(self, value: float) -> None:
+        points = self.points.copy()
+        points[3, 1] = value
+        for given, among in ((points, self.points), (self.points, points)):
+            with pytest.raises(DataError, match="features of point 3 hold NaN or infinity"):
+                nearest(given, among, n_neighbors=2)
+
+    def test_a_search_that_does_not_exist(self) -> None:
+        with pytest.raises(ParamsError, match="allowed are auto, exact, approximate"):
+            nearest(self.points, self.points, n_neighbors=2, search="fast")
