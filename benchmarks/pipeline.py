@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import subprocess
 import time
-from pathlib import Path
 
 import psutil
-import yaml
+from workspace import parameters
 
 STAGES = ("prepare", "version", "featurize", "train", "evaluate", "register", "monitor")
 
@@ -27,26 +26,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    params, lock = Path("params.yaml"), Path("dvc.lock")
-    before = params.read_bytes(), lock.read_bytes() if lock.exists() else None
-    document = yaml.safe_load(before[0])
-    for change in arguments.set:
-        key, value = change.split("=", 1)
-        *sections, last = key.split(".")
-        place = document
-        for section in sections:
-            place = place[section]
-        place[last] = yaml.safe_load(value)
-    try:
-        params.write_text(yaml.safe_dump(document))
+    with parameters(arguments.set):
         print(f"| {'stage':<10} | seconds | peak MiB |\n|{'-' * 12}|---------|----------|")
         results = [measured(stage) for stage in STAGES]
         total, peak = sum(s for s, _ in results), max(m for _, m in results)
         print(f"| {'all':<10} | {total:7.1f} | {peak:8.0f} |")
-    finally:
-        params.write_bytes(before[0])
-        if before[1] is not None:
-            lock.write_bytes(before[1])
 
 
 def measured(stage: str) -> tuple[float, float]:

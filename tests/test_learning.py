@@ -299,6 +299,11 @@ class TestHead:
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == truth[two]).mean() > 0.9
 
+    @pytest.mark.filterwarnings("error")
+    def test_one_label_a_class(self) -> None:
+        """scikit-learn would take it for a regression, and warn."""
+        assert fit_head(np.eye(30, dtype=np.float32), np.arange(30), classes=30, C=10.0)
+
     def test_standardised_is_regularised_as_standard_scores(self) -> None:
         points, truth = blobs()
         points = points * np.geomspace(1, 100, points.shape[1], dtype=np.float32)

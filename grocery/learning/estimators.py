@@ -166,7 +166,8 @@ def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
     labelled = np.ones(len(y), bool) if y.dtype.kind in "US" else y != UNLABELED
     if not labelled.any():
         raise ValueError("y holds no label: every value is -1; label some points of each class")
-    check_classification_targets(y[labelled])
+    if y.dtype.kind == "f":  # whole numbers and names are classes, however many there are
+        check_classification_targets(y[labelled])
     classes, numbers = np.unique(y[labelled], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y holds one class only, {classes[0]}; label points of at least two")

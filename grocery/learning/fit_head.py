@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -60,11 +61,14 @@ def fit_head(
         deviation = fitted_on.std(axis=0)
         scale = np.where(deviation > 0, deviation, 1) * np.sqrt(features.shape[1])
     estimator = LogisticRegression(C=C, max_iter=_MAX_ITERATIONS)
-    estimator.fit(
-        fitted_on / scale,
-        labels[used],
-        sample_weight=None if weights is None else weights[used],
-    )
+    with warnings.catch_warnings():
+        # One label a class is few, and not a regression.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        estimator.fit(
+            fitted_on / scale,
+            labels[used],
+            sample_weight=None if weights is None else weights[used],
+        )
     coefficients, intercept = estimator.coef_ / scale, estimator.intercept_
     if classes == 2:  # scikit-learn keeps one row for two classes
         coefficients, intercept = (np.concatenate([-x, x]) / 2 for x in (coefficients, intercept))

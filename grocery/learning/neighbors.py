@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from grocery.errors import DataError, ParamsError
-from grocery.learning.threads import blocks, cores, thread_map
+from grocery.threads import blocks, cores, thread_map
 
 Floats = NDArray[np.floating[Any]]
 Indices = NDArray[np.int32]

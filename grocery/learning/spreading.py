@@ -19,7 +19,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from grocery.learning.graph import row_normalised, symmetrically_normalised
-from grocery.learning.threads import blocks, thread_map
+from grocery.threads import blocks, thread_map
 
 Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
