@@ -274,7 +274,7 @@ def test_what_is_no_backbone_is_refused_in_a_sentence(
 
 
 def test_no_backbone(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"is empty, which stands for no backbone; set featurize"):
+    with pytest.raises(ParamsError, match=r"stands for no backbone; set featurize"):
         Backbone.from_file(ROOT / "models/backbones/none.onnx", HOW)
     with pytest.raises(ModelError, match=r"missing\.onnx cannot be read: No such file"):
         Backbone.from_file(tmp_path / "missing.onnx", HOW)
@@ -556,6 +556,6 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
     )
     assert done.returncode
     assert (
-        "error: featurize: featurize.encoder is onnx and models/backbones/none.onnx is empty"
+        "error: featurize: featurize.encoder is onnx and models/backbones/none.onnx stands for no backbone"
         in done.stderr + done.stdout
     )

@@ -26,6 +26,7 @@ from grocery.errors import ModelError, ParamsError
 from grocery.features.onnx_file import open_session, runtime_reason
 from grocery.files import write_bytes
 
+NO_BACKBONE = b"no backbone"  # what models/backbones/none.onnx begins with
 BACKBONE = "backbone.onnx"  # its name beside the arrays of an encoder or a model
 
 Floats = NDArray[np.float32]
@@ -99,14 +100,14 @@ class Backbone:
         Raises
         ------
         ParamsError
-            When the file is the empty one that stands for no backbone, or has no such output.
+            When the file is the one that stands for no backbone, or has no such output.
         ModelError
             When the file, or the network in it, cannot be used; it says why.
         """
         data = _read(path)
-        if not data:
+        if data.startswith(NO_BACKBONE):
             raise ParamsError(
-                f"featurize.encoder is onnx and {path} is empty, which stands for no backbone; "
+                f"featurize.encoder is onnx and {path} stands for no backbone; "
                 "set featurize.onnx.path to an ONNX file (see docs/onnx.md)"
             )
         session = open_session(path, data)
