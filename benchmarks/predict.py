@@ -50,6 +50,7 @@ head.intercept_ = model.head.intercept / model.head.temperature
 for path in sys.argv[2:]:
     features = model.encoder([pixels(model.prepare(path))])
     (row,) = head.predict_proba(features)
+    row = (1 - model.head.smoothing) * row + model.head.smoothing / len(row)
     best = row.argmax()
     print(head.classes_[best], f"{row[best]:.3f}", path, sep="\\t", flush=True)
 """,

@@ -47,7 +47,7 @@ def one_sentence(command: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         _exit(f"{command}: interrupted; earlier outputs are as they were", 130, error)
     except MemoryError as error:
-        _exit(f"{command}: not enough memory; try a smaller compute.workers", 1, error)
+        _exit(f"{command}: not enough memory; fewer compute.workers need less", 1, error)
     except OSError as error:
         if error.errno is None:
             raise
@@ -58,6 +58,11 @@ def one_sentence(command: str) -> Iterator[None]:
         _exit(f"{command}: {os.strerror(error.errno)}{where}{hint}", 1, error)
 
 
+def printable(text: str) -> str:
+    """Replace what is not printable: a name may hold anything, such as codes for the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _exit(sentence: str, code: int, cause: BaseException) -> None:
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(sentence.split()))}", file=sys.stderr)
     raise SystemExit(code) from cause

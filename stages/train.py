@@ -15,8 +15,8 @@ from grocery.errors import one_sentence
 from grocery.files import replacing, write_json
 from grocery.learning.algorithms import check_training_set, make_estimator
 from grocery.learning.dataset import UNLABELED, Split, load_splits
-from grocery.learning.fit_head import calibrate, fit_head
-from grocery.learning.head import KIND, Head
+from grocery.learning.fit_head import calibrate, fit_head, gains_by_scaling
+from grocery.learning.head import KIND
 from grocery.learning.labels import choose_labeled
 from grocery.params import TrainParams, load
 from grocery.tracking.curves import Curves
@@ -47,7 +47,10 @@ def run(
     known = np.where(chosen, train.labels, UNLABELED)
 
     check_training_set(known, classes=len(classes), params=params)
-    estimator = make_estimator(params)
+    labeled_only = (train.features[chosen], known[chosen])
+    how: dict[str, Any] = {"classes": len(classes), "C": params.C}
+    scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
+    estimator = make_estimator(params, standardize=scaled)
     for step in estimator.iter_fit(train.features, known, val.features):
         adopted = (step.labels != UNLABELED) & ~chosen
         on_step(
@@ -55,7 +58,7 @@ def run(
             | accuracy("val_accuracy", step.validation, val)
         )
 
-    baseline = labeled_only(train.features[chosen], known[chosen], val, len(classes), params)
+    baseline = fit_head(*labeled_only, **how, standardize=scaled)
     head, baseline = (
         calibrate(h, val.features, val.labels, level=params.calibration_level)
         for h in (estimator.head_, baseline)
@@ -65,6 +68,7 @@ def run(
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
         "iterations": estimator.n_iter_,
+        "residual": step.residual,
         "temperature": head.temperature,
         "smoothing": head.smoothing,
         **accuracy("val_accuracy", head.predict_proba(val.features), val),
@@ -83,22 +87,6 @@ def run(
         )
     write_json(metrics, result)
     return result
-
-
-def labeled_only(
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    val: Split,
-    classes: int,
-    params: TrainParams,
-) -> Head:
-    """The head of the labelled images alone; scaled or not, whichever does better on validation."""
-    heads = [
-        fit_head(features, labels, classes=classes, C=params.C, standardize=standardize)
-        for standardize in (False, True)
-    ]
-    right = [(head.logits(val.features).argmax(axis=1) == val.labels).sum() for head in heads]
-    return heads[int(np.argmax(right))]
 
 
 def accuracy(name: str, scores: NDArray[Any], split: Split) -> dict[str, float]:

@@ -330,3 +330,16 @@ class TestBadInput:
         points, _, known = moons()
         with pytest.raises(ValueError, match=r"The '\w+' parameter of \w+ must be"):
             estimator.fit(points, known)
+
+
+def test_strings_that_cannot_mark_an_unlabelled_point() -> None:
+    with pytest.raises(ValueError, match="the string '-1'"):
+        LabelSpreading(n_neighbors=1).fit([[0, 1], [1, 0], [1, 1]], ["a", "b", -1])
+
+
+def test_a_fit_that_is_not_finished_predicts_nothing() -> None:
+    points, _, known = moons()
+    model = LabelSpreading().fit(points, known)
+    model.iter_fit(np.hstack([points, points]), known)
+    with pytest.raises(NotFittedError):
+        model.predict(points)

@@ -41,6 +41,13 @@ class TestAffinity:
         given = np.array([1, 2, 3], np.float32)  # squared distances of cosines 0.5, 0 and -0.5
         assert Affinity(weight_power=2.0).weights(given).tolist() == [0.25, 0, 0]
 
+    def test_zeros_resemble_nothing(self) -> None:
+        points = POINTS.copy()
+        points[:7] = 0
+        graph = similarity_graph(points, n_neighbors=5, affinity=Affinity())
+        assert graph[:7].sum() == 0
+        assert (graph[7:].sum(axis=1) > 0).all()
+
     def test_rbf_and_uniform_on_points_of_any_length(self) -> None:
         points = np.random.default_rng(0).normal(size=(200, 4)) * 3 + 5
         nearest = naive(points, points, 6, own=True)

@@ -22,7 +22,7 @@ from grocery.errors import DataError
 from grocery.learning.algorithms import check_training_set, make_estimator
 from grocery.learning.dataset import UNLABELED
 from grocery.learning.estimators import SemiSupervisedClassifier
-from grocery.learning.fit_head import calibrate, fit_head
+from grocery.learning.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.learning.graph import Affinity, similarity_graph
 from grocery.learning.graph_estimators import LabelPropagation, LabelSpreading
 from grocery.learning.head import Head
@@ -144,7 +144,7 @@ class TestAlgorithms:
         points, truth = blobs()
         known = np.where(np.arange(300) < 30, truth, UNLABELED)
         params = TRAIN.model_copy(update={"algorithm": algorithm})
-        *_, last = make_estimator(params).iter_fit(points, known, points[250:])
+        *_, last = make_estimator(params, standardize=False).iter_fit(points, known, points[250:])
         assert (last.labels[:30] == truth[:30]).all()
         assert last.validation.shape == (50, 3)
         if algorithm == "supervised":
@@ -158,7 +158,7 @@ class TestAlgorithms:
         points /= np.linalg.norm(points, axis=1, keepdims=True)
         known = np.where(np.arange(300) < 8, truth, UNLABELED)
         params = TRAIN.model_copy(update={"n_neighbors": 10})
-        *_, last = make_estimator(params).iter_fit(points, known)
+        *_, last = make_estimator(params, standardize=False).iter_fit(points, known)
         head = fit_head(points[:8], truth[:8], classes=2, C=1000.0)
         by_head = (head.predict_proba(points).argmax(axis=1) == truth)[8:].mean()
         assert (last.labels == truth)[8:].mean() > by_head + 0.05
@@ -205,7 +205,7 @@ class TestAlgorithms:
         self, algorithm: str, changes: dict[str, Any], expected: SemiSupervisedClassifier
     ) -> None:
         params = TRAIN.model_copy(update={"algorithm": algorithm, **changes})
-        made = make_estimator(params)
+        made = make_estimator(params, standardize=False)
         assert type(made) is type(expected)
         assert made.get_params() == expected.get_params()
 
@@ -303,6 +303,27 @@ class TestHead:
     def test_one_label_a_class(self) -> None:
         """scikit-learn would take it for a regression, and warn."""
         assert fit_head(np.eye(30, dtype=np.float32), np.arange(30), classes=30, C=10.0)
+
+    def test_a_constant_feature_is_left_alone(self) -> None:
+        """0.1 in double precision has a deviation that is all rounding."""
+        points, truth = blobs()
+        constant = np.full((len(points), 1), 0.1)
+        with_it = np.hstack([points.astype(float), constant])
+        head = fit_head(with_it, truth, classes=truth.max() + 1, C=10.0, standardize=True)
+        accuracy = (head.predict_proba(with_it).argmax(axis=1) == truth).mean()
+        plain = fit_head(points, truth, classes=truth.max() + 1, C=10.0, standardize=True)
+        assert accuracy >= (plain.predict_proba(points).argmax(axis=1) == truth).mean() - 0.01
+
+    def test_scaling_where_it_gains(self) -> None:
+        rng = np.random.default_rng(0)
+        truth = np.arange(600) % 3
+        signal = 3 * np.eye(3)[truth] + rng.normal(size=(600, 3))
+        noise = rng.normal(size=(600, 60))
+        for size, gains in ((100, True), (0.01, False)):
+            points = np.hstack([signal, size * noise]).astype(np.float32)
+            few = points[:30], truth[:30]
+            assert gains_by_scaling(*few, points[30:], truth[30:], classes=3, C=10.0) is gains
+            assert not gains_by_scaling(*few, points[:0], truth[:0], classes=3, C=10.0)
 
     def test_standardised_is_regularised_as_standard_scores(self) -> None:
         points, truth = blobs()

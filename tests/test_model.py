@@ -305,6 +305,9 @@ def test_an_array_with_a_value_that_is_no_number(folder: Path, name: str, value:
         ("head_intercept", lambda intercept: intercept[:1]),
         ("head_calibration", lambda calibration: calibration[:1]),
         ("head_calibration", lambda calibration: calibration * 0),
+        ("head_calibration", lambda calibration: np.array([-1, 0], np.float32)),
+        ("head_calibration", lambda calibration: np.array([1, 3], np.float32)),
+        ("head_calibration", lambda calibration: np.array([1, -2], np.float32)),
     ],
 )
 def test_arrays_that_do_not_fit_each_other(

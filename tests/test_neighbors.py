@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from grocery.errors import DataError, ParamsError
+from grocery.features.mixture import fit_mixture
 from grocery.learning.graph import Affinity, similarity_graph
 from grocery.learning.neighbors import EXACT_POINTS, nearest, recall
 from grocery.learning.spreading import label_spreading
@@ -133,7 +134,7 @@ class TestApproximate:
 
 
 def digest() -> str:
-    """Of neighbours, graph and spread labels."""
+    """Of everything that threads share out: neighbours, graph, spread labels, a mixture's fit."""
     points = clustered(9000)
     seeds = np.zeros((9000, 60), np.float32)
     seeds[np.arange(900), np.arange(900) % 60] = 1
@@ -144,6 +145,10 @@ def digest() -> str:
         graph = similarity_graph(points, n_neighbors=10, affinity=Affinity(), search=search)
         for step in label_spreading(graph, seeds, alpha=0.9, max_iter=5, tol=0):
             found.update(step.distributions.tobytes() + str(step.residual).encode())
+    descriptors = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    mixture = fit_mixture(descriptors, components=8, iterations=3, rng=rng)
+    found.update(mixture.means.tobytes() + mixture.variances.tobytes())
     return found.hexdigest()
 
 
@@ -158,9 +163,8 @@ print(digest())
 
 def test_the_same_bytes_whatever_the_number_of_threads() -> None:
     digests = {digest()}
-    for cores, threads in (("1", "1"), ("2", "1"), ("2", "3")):
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        environment["PYTHONPATH"] = str(Path(__file__).parent)
+    for cores in ("1", "2"):
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
         command = [sys.executable, "-c", SCRIPT, cores]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         digests.add(done.stdout.strip())
@@ -186,7 +190,7 @@ except DataError as error:
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    assert "pip install 'grocery[faiss]', or set train.neighbor_search to exact" in done.stdout
+    assert "pip install '.[faiss]', or set train.neighbor_search to exact" in done.stdout
 
 
 class TestBadInput:

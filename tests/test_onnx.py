@@ -321,8 +321,7 @@ with one_sentence("featurize"):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: featurize: the encoder onnx needs the package onnxruntime: "
-        "pip install 'grocery[onnx]'\n"
+        "error: featurize: the encoder onnx needs the package onnxruntime: pip install '.[onnx]'\n"
     )
 
 
@@ -556,6 +555,6 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
     )
     assert done.returncode
     assert (
-        "error: featurize: featurize.encoder is onnx and models/backbones/none.onnx stands for no backbone"
+        "featurize.encoder is onnx and models/backbones/none.onnx stands for no backbone"
         in done.stderr + done.stdout
     )

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.terminal import printable
+from grocery.errors import printable
 
 if TYPE_CHECKING:
     from grocery.data.diff import Change, DatasetDiff

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grocery.cli.terminal import printable
-from grocery.errors import DataError
+from grocery.errors import DataError, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""What the commands share: text that is safe to print, and standard output that may go away."""
+"""Standard output that may go away."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _SIGPIPE = 13
-
-
-def printable(text: str) -> str:
-    """Replace what is not printable: a name may hold anything, such as codes for the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextmanager

@@ -28,12 +28,6 @@ class DiagonalMixture:
     means: Floats
     variances: Floats
 
-    def responsibilities(self, points: Floats) -> Floats:
-        """Posterior probability (n, k) of each component for points (n, d)."""
-        posterior, sums = self._unnormalised(_extended(points))
-        posterior /= sums
-        return posterior
-
     def statistics(self, points: Floats) -> tuple[Doubles, Doubles, Doubles]:
         """Share points (n, d) out by their responsibilities, and sum up what each component gets.
 

@@ -65,7 +65,7 @@ def open_session(path: Path, data: bytes) -> Any:
         import onnxruntime
     except ImportError:
         raise ModelError(
-            "the encoder onnx needs the package onnxruntime: pip install 'grocery[onnx]'"
+            "the encoder onnx needs the package onnxruntime: pip install '.[onnx]'"
         ) from None
     try:
         external = has_external_data(data)

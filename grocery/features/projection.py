@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +39,12 @@ class Projection:
         """The same, where a row's bytes must not depend on how many rows there are."""
         return self._finish(rowwise_product(points, self.components))
 
+    @cached_property
+    def _offset(self) -> Floats:
+        return self.mean @ self.components
+
     def _finish(self, projected: Floats) -> Floats:
-        projected -= self.mean @ self.components
+        projected -= self._offset
         projected /= self.scale
         return projected
 

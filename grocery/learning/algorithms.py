@@ -18,13 +18,22 @@ from grocery.learning.self_training import SelfTraining
 from grocery.params import TrainParams
 
 
-def make_estimator(params: TrainParams) -> SemiSupervisedClassifier:
-    """The unfitted estimator that the ``train`` section of params.yaml describes."""
+def make_estimator(params: TrainParams, *, standardize: bool) -> SemiSupervisedClassifier:
+    """The unfitted estimator that the ``train`` section of params.yaml describes.
+
+    `standardize` says how a head scales its features that sees few points at first; one that is
+    fitted on a graph's labels always sees many, and scales them.
+    """
     if params.algorithm == "supervised":
         # Self-training without an iteration: the head of the known labels.
-        return SelfTraining(max_iter=0, C=params.C)
+        return SelfTraining(max_iter=0, C=params.C, standardize=standardize)
     if params.algorithm == "self_training":
-        return SelfTraining(threshold=params.threshold, max_iter=params.max_iter, C=params.C)
+        return SelfTraining(
+            threshold=params.threshold,
+            max_iter=params.max_iter,
+            C=params.C,
+            standardize=standardize,
+        )
     on_graph: dict[str, Any] = {
         "affinity": params.affinity,
         "weight_power": params.weight_power,

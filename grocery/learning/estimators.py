@@ -75,9 +75,11 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "C": [Interval(Real, 0, None, closed="neither")],
+        "standardize": ["boolean"],
     }
 
     C: float
+    standardize: bool
     head_: Head
     classes_: NDArray[Any]
     transduction_: NDArray[Any]
@@ -117,6 +119,7 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
             Points (v, d) that each step gives scores to; v may be 0.
         """
         self._validate_params()
+        self.__dict__.pop("head_", None)  # of another fit: it is no longer this one's
         points, labels = validate_data(
             self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2
         )
@@ -164,6 +167,11 @@ def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
     """The classes among labels (n,), and the class number of each label, `UNLABELED` for -1."""
     # An array of strings cannot hold -1, and numpy does not compare the two.
     labelled = np.ones(len(y), bool) if y.dtype.kind in "US" else y != UNLABELED
+    if y.dtype.kind in "US" and (y.astype(str) == str(UNLABELED)).any():
+        raise ValueError(
+            "y holds the string '-1'; where points have no label, classes that are strings need "
+            "the dtype object, and -1 as a number"
+        )
     if not labelled.any():
         raise ValueError("y holds no label: every value is -1; label some points of each class")
     if y.dtype.kind == "f":  # whole numbers and names are classes, however many there are

@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _MAX_ITERATIONS = 500
+_ROUNDING = 1e-6  # a feature that varies by a smaller share of its size is constant
 _LOG_TEMPERATURE = (np.log(0.05), np.log(20))
 _START = np.array([-0.5, -3.0])  # where the search for log temperature and logit smoothing begins
 _MOST_SMOOTHING = 0.9  # so that a head which is mostly wrong still prefers a class
@@ -59,13 +60,15 @@ def fit_head(
     scale = np.ones(features.shape[1])
     if standardize:
         deviation = fitted_on.std(axis=0)
-        scale = np.where(deviation > 0, deviation, 1) * np.sqrt(features.shape[1])
+        varies = deviation > _ROUNDING * np.abs(fitted_on).max(axis=0)
+        scale = np.where(varies, deviation, 1) * np.sqrt(features.shape[1])
+    fitted_on /= scale
     estimator = LogisticRegression(C=C, max_iter=_MAX_ITERATIONS)
     with warnings.catch_warnings():
         # One label a class is few, and not a regression.
         warnings.filterwarnings("ignore", message="The number of unique classes")
         estimator.fit(
-            fitted_on / scale,
+            fitted_on,
             labels[used],
             sample_weight=None if weights is None else weights[used],
         )
@@ -73,6 +76,29 @@ def fit_head(
     if classes == 2:  # scikit-learn keeps one row for two classes
         coefficients, intercept = (np.concatenate([-x, x]) / 2 for x in (coefficients, intercept))
     return Head(coefficients.astype(np.float32), intercept.astype(np.float32))
+
+
+def gains_by_scaling(
+    features: Floats,
+    labels: Integers,
+    validation: Floats,
+    validation_labels: Integers,
+    *,
+    classes: int,
+    C: float,
+) -> bool:
+    """Whether the head of labelled points does better on validation with `standardize`.
+
+    Parameters are those of `fit_head`; without validation points, and where it makes no difference,
+    the answer is no.
+    """
+    plain, scaled = (
+        fit_head(features, labels, classes=classes, C=C, standardize=standardize)
+        .logits(validation)
+        .argmax(axis=1)
+        for standardize in (False, True)
+    )
+    return bool((scaled == validation_labels).sum() > (plain == validation_labels).sum())
 
 
 def calibrate(head: Head, features: Floats, labels: Integers, *, level: float) -> Head:
@@ -83,7 +109,7 @@ def calibrate(head: Head, features: Floats, labels: Integers, *, level: float) -
     of 0.98, though, and the world differs from them: then smoothing rises until the mean confidence
     is no more than the lower confidence bound of the accuracy (Clopper & Pearson, "The use of
     confidence or fiducial limits illustrated in the case of the binomial", 1934). With many images
-    the bound is the accuracy. No prediction's class changes.
+    the bound is the accuracy. No prediction's class changes, and smoothing is at most 0.9.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ class Affinity:
     ----------
     kind
         "cosine": their cosine similarity to the power `weight_power`, and nothing below zero; the
-        points are unit vectors. "rbf": exp(-gamma |x - y|^2). "uniform": 1.
+        points must be unit vectors. "rbf": exp(-gamma |x - y|^2). "uniform": 1.
     weight_power
         More than 0.
     gamma
@@ -87,6 +87,8 @@ def neighbour_weights(
     by_column = np.argsort(indices, axis=1)  # the canonical form, which scipy adds up faster
     weights = affinity.weights(np.take_along_axis(distances, by_column, axis=1))
     indices = np.take_along_axis(indices, by_column, axis=1)
+    if affinity.kind == "cosine":  # a vector of zeros, of no length at all, is similar to none
+        weights *= _nonzero(points)[:, None] & _nonzero(among)[indices]
     starts = np.arange(0, indices.size + 1, n_neighbors)
     return sparse.csr_matrix((weights.ravel(), indices.ravel(), starts), (len(points), len(among)))
 
@@ -110,9 +112,13 @@ def similarity_graph(
     if not graph.sum():
         raise DataError(
             f"no two of the {len(points)} training images have similar features, so there is no "
-            "graph; try a smaller featurize.dimensions"
+            "graph; try a smaller featurize.dimensions or train.gamma"
         )
     return graph
+
+
+def _nonzero(points: Floats) -> NDArray[np.bool_]:
+    return np.asarray((points != 0).any(axis=1))
 
 
 def row_normalised(weights: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -44,7 +44,6 @@ class GraphClassifier(SemiSupervisedClassifier):
         "neighbor_search": [StrOptions({"auto", "exact", "approximate"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "standardize": ["boolean"],
     }
 
     affinity: str
@@ -54,7 +53,6 @@ class GraphClassifier(SemiSupervisedClassifier):
     neighbor_search: str
     max_iter: int
     tol: float
-    standardize: bool
     label_distributions_: Floats
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:

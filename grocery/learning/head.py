@@ -72,6 +72,8 @@ class Head:
     def from_arrays(cls, arrays: Arrays, prefix: str) -> Head:
         """Rebuild from what `arrays` gave."""
         temperature, smoothing = map(float, arrays[f"{prefix}calibration"])
+        if not (temperature > 0 and 0 <= smoothing < 1):
+            raise ValueError(f"its calibration is {temperature:g} and {smoothing:g}")
         coefficients, intercept = arrays[f"{prefix}coefficients"], arrays[f"{prefix}intercept"]
         return cls(coefficients, intercept, temperature, smoothing)
 

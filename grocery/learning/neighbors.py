@@ -1,8 +1,8 @@
 """The nearest neighbours of points, exactly or approximately.
 
 A library finds them (scikit-learn all, FAISS most), in blocks of a fixed size that threads share
-out; then they are measured and ordered here. So the bytes of an answer depend neither on the number
-of threads nor on how a library sorts ties.
+out; then they are measured and ordered here. So the bytes of an answer do not depend on the number
+of threads. Which of several equally distant points are the last ones is the library's choice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROBES = 6
 """Lists that a point is compared with."""
 
 _ROWS = 1024  # points of one task
-_MEASURED = 4096  # pairs whose vectors are gathered at once: they stay in a core's cache
+_MEASURED = 2**18  # numbers that are gathered at once: they stay in a core's cache
 _SAMPLE = 32  # points a list that k-means sees
 _ITERATIONS = 5  # of k-means; more hardly move the recall
 
@@ -137,7 +137,7 @@ def _approximate(among: Floats, wanted: int) -> Callable[[Floats], Found]:
     except ImportError:
         raise DataError(
             f"neighbours among {len(among):,} points are searched approximately, which needs the "
-            "package faiss-cpu: pip install 'grocery[faiss]', or set train.neighbor_search to exact"
+            "package faiss-cpu: pip install '.[faiss]', or set train.neighbor_search to exact"
         ) from None
     faiss.SIMDConfig.set_level(faiss.SIMDLevel_AVX2)  # as grocery._pin does with numpy
     # Centres and lists are the same with any number of threads: each is summed up by one of them.
@@ -149,6 +149,7 @@ def _approximate(among: Floats, wanted: int) -> Callable[[Floats], Found]:
     index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, _SAMPLE
     index.train(singles)
     index.add(singles)
+    faiss.omp_set_num_threads(1)
     index.nprobe = PROBES
 
     def find(points: Floats) -> Found:
@@ -171,7 +172,7 @@ def _measured(points: Floats, among: Floats, near: Found) -> tuple[Indices, Floa
     """Neighbours in order, and their distances, in the precision of the points."""
     count, each = near.shape
     distances = np.empty(near.shape, np.result_type(points, among, np.float32))
-    for rows in blocks(count, max(1, _MEASURED // each)):
+    for rows in blocks(count, max(1, _MEASURED // (each * points.shape[1]))):
         apart = points[rows, None] - among[near[rows]]
         np.einsum("nkd,nkd->nk", apart, apart, out=distances[rows])
     order = np.lexsort((near, distances), axis=-1)

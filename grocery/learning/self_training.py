@@ -41,6 +41,8 @@ class SelfTraining(SemiSupervisedClassifier):
         adopted.
     C : float > 0, default=10.0
         Inverse of the head's L2 regularisation.
+    standardize : bool, default=False
+        Whether the head scales all features to the same variance.
 
     Attributes
     ----------
@@ -67,10 +69,12 @@ class SelfTraining(SemiSupervisedClassifier):
         threshold: float = 0.75,
         max_iter: int | None = 30,
         C: float = 10.0,
+        standardize: bool = False,
     ) -> None:
         self.threshold = threshold
         self.max_iter = max_iter
         self.C = C
+        self.standardize = standardize
 
     def _steps(
         self, points: Floats, known: Integers, watched: Floats
@@ -105,8 +109,13 @@ class SelfTraining(SemiSupervisedClassifier):
 
     def _fit(self, points: Floats, labels: Integers) -> Head:
         used = labels != UNLABELED
-        classes = len(self.classes_)
-        return fit_head(points[used], labels[used], classes=classes, C=self.C)
+        return fit_head(
+            points[used],
+            labels[used],
+            classes=len(self.classes_),
+            C=self.C,
+            standardize=self.standardize,
+        )
 
     def _step(self, labels: Integers, adopted: int, watched: Floats) -> Step:
         weights: Doubles = (labels != UNLABELED).astype(np.float64)
