@@ -33,7 +33,7 @@ def test_a_killed_worker_is_one_sentence() -> None:
     [
         (GroceryError("two\nlines"), 1, "error: test: two lines"),
         (KeyboardInterrupt(), 130, "error: test: interrupted; earlier outputs are as they were"),
-        (MemoryError(), 1, "error: test: not enough memory; try a smaller compute.workers"),
+        (MemoryError(), 1, "error: test: not enough memory; fewer compute.workers need less"),
         (PermissionError(13, "x", "f"), 1, "error: test: Permission denied 'f'"),
     ],
 )

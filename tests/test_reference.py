@@ -110,7 +110,7 @@ def test_arrays_of_another_reference(folder: Path, tmp_path: Path) -> None:
     assert "digest" in refused(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_version(folder: Path, version: object) -> None:
     file = folder / "reference.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": version}))
