@@ -17,7 +17,7 @@ from statistics import mean
 from typing import Any
 
 from tqdm import tqdm
-from workspace import parameters
+from workspace import restored, set_parameters
 
 
 def main() -> None:
@@ -33,9 +33,11 @@ def main() -> None:
         for draw in range(arguments.draws if ratio < 1 else 1)
     ]
     results: dict[float, list[dict[str, Any]]] = {}
-    for ratio, draw in tqdm(cells, disable=None, leave=False):
-        changes = [f"train.labeled_ratio={ratio}", f"train.label_seed={draw}"]
-        results.setdefault(ratio, []).append(measured([*arguments.set, *changes]))
+    with restored():
+        set_parameters(arguments.set)
+        for ratio, draw in tqdm(cells, disable=None, leave=False):
+            set_parameters([f"train.labeled_ratio={ratio}", f"train.label_seed={draw}"])
+            results.setdefault(ratio, []).append(measured())
     print("| labelled | labelled only | with the others | right labels adopted | ECE | ECE, each |")
     print("|---|---|---|---|---|---|")
     for ratio, draws in results.items():
@@ -52,17 +54,14 @@ def main() -> None:
         print("| " + " | ".join(row) + " |")
 
 
-def measured(changes: list[str]) -> dict[str, Any]:
-    """Test metrics of the pipeline with these parameters."""
-    with parameters(changes):
-        done = subprocess.run(
-            ["dvc", "repro", "evaluate"], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr or done.stdout)
-        test, train = (
-            json.loads(Path(f"metrics/{stage}.json").read_text()) for stage in ("evaluate", "train")
-        )
+def measured() -> dict[str, Any]:
+    """Test metrics of the pipeline with the parameters as they are."""
+    done = subprocess.run(["dvc", "repro", "evaluate"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr or done.stdout)
+    test, train = (
+        json.loads(Path(f"metrics/{stage}.json").read_text()) for stage in ("evaluate", "train")
+    )
     return {
         "accuracy": test["accuracy"],
         "baseline": test["baseline"]["accuracy"],

@@ -16,7 +16,7 @@ import subprocess
 import time
 
 import psutil
-from workspace import parameters
+from workspace import restored, set_parameters
 
 STAGES = ("prepare", "version", "featurize", "train", "evaluate", "register", "monitor")
 
@@ -26,7 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    with parameters(arguments.set):
+    with restored():
+        set_parameters(arguments.set)
         print(f"| {'stage':<10} | seconds | peak MiB |\n|{'-' * 12}|---------|----------|")
         results = [measured(stage) for stage in STAGES]
         total, peak = sum(s for s, _ in results), max(m for _, m in results)

@@ -8,13 +8,24 @@ from pathlib import Path
 
 import yaml
 
+PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
+
 
 @contextmanager
-def parameters(changes: Sequence[str]) -> Iterator[None]:
-    """Set parameters (``section.key=value``); params.yaml and dvc.lock are put back at the end."""
-    files = [path for path in (Path("params.yaml"), Path("dvc.lock")) if path.exists()]
+def restored() -> Iterator[None]:
+    """Put params.yaml and dvc.lock back at the end."""
+    files = [path for path in (PARAMS, LOCK) if path.exists()]
     before = [path.read_bytes() for path in files]
-    document = yaml.safe_load(before[0])
+    try:
+        yield
+    finally:
+        for path, content in zip(files, before, strict=True):
+            path.write_bytes(content)
+
+
+def set_parameters(changes: Sequence[str]) -> None:
+    """Set parameters in params.yaml, each as ``section.key=value``."""
+    document = yaml.safe_load(PARAMS.read_text())
     for change in changes:
         key, value = change.split("=", 1)
         *sections, last = key.split(".")
@@ -22,9 +33,4 @@ def parameters(changes: Sequence[str]) -> Iterator[None]:
         for section in sections:
             place = place[section]
         place[last] = yaml.safe_load(value)
-    try:
-        files[0].write_text(yaml.safe_dump(document))
-        yield
-    finally:
-        for path, content in zip(files, before, strict=True):
-            path.write_bytes(content)
+    PARAMS.write_text(yaml.safe_dump(document))
