@@ -2,6 +2,8 @@
 
     python benchmarks/graph.py --points 25000 100000 1000000
 
+It needs FAISS: `make test` installs it, or `pip install '.[faiss]'`.
+
 The points are a mixture of Gaussians on the unit sphere in 64 dimensions, 81 classes of three
 clusters each; 3 % are labelled. Up to `--peer-points` points, scikit-learn's
 LabelSpreading(kernel="knn") learns from the same points; the two take turns, each time in a new
@@ -19,6 +21,7 @@ scikit-learn runs with the kernels and threads of its choice, ours with the pinn
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -59,6 +62,8 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measured(FITS[arguments.measure], arguments.folder)))
         return
+    if not importlib.util.find_spec("faiss"):
+        raise SystemExit("this benchmark needs FAISS: pip install '.[faiss]'")
     print("| points | fit by | seconds | accuracy | recall of neighbours | peak GiB | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for count in arguments.points:
