@@ -25,6 +25,10 @@ class ModelError(GroceryError):
     """A model file is damaged, of another version, or does not fit the data."""
 
 
+class TrackingError(GroceryError):
+    """W&B cannot be told something."""
+
+
 @contextmanager
 def one_sentence(command: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line on standard error and a non-zero exit.

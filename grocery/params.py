@@ -142,6 +142,8 @@ class TrackingParams(Section):
     project: str = Field(min_length=1)
     entity: str
     timeout: float = Field(ge=1, le=600)
+    upload: Literal["metadata", "files", "reference"]
+    registry: str = Field(pattern=r"^(wandb-registry-[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)?$")
 
 
 class Params(Section):

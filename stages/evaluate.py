@@ -22,6 +22,7 @@ from grocery.learning.head import KIND, Head
 from grocery.learning.metrics import ClassScore, class_scores, reliability, summary
 from grocery.monitoring.reference import Reference
 from grocery.params import EvaluateParams, load
+from grocery.tracking import artifacts
 from grocery.tracking.run import StageRun, stage_run
 
 SHARDS = Path("data/prepared/shards")
@@ -32,6 +33,7 @@ REFERENCE = Path("models/reference")
 EVALUATION = Path("metrics/evaluation")
 METRICS = Path("metrics/evaluate.json")
 
+PREDICTIONS_SHOWN = 10_000  # rows of a table that W&B draws
 MISTAKES_A_CLASS = 6  # a row of the picture of the worst classes
 
 
@@ -194,12 +196,14 @@ def main() -> None:
             "evaluate",
             settings=params.tracking,
             config={"evaluate": params.evaluate.model_dump()},
-            inputs={"shards": SHARDS, "features": FEATURES, "classifier": CLASSIFIER},
+            inputs={
+                artifacts.DATASET: SHARDS,
+                artifacts.INCOMING: INCOMING,
+                artifacts.FEATURES: FEATURES,
+                artifacts.CLASSIFIER: CLASSIFIER,
+            },
             tags=[params.data.source],
         ) as tracked:
-            tracked.uses("dataset", "dataset", digest=SHARDS)
-            tracked.uses("features", "features", digest=FEATURES)
-            tracked.uses("classifier", "model", digest=CLASSIFIER)
             result = run(
                 params.evaluate,
                 shards=SHARDS,
@@ -211,19 +215,25 @@ def main() -> None:
                 metrics=METRICS,
             )
             tracked.summary(result)
-            track_pictures(tracked)
-            tracked.artifact(
-                "evaluation", "evaluation", digest=EVALUATION, metadata=result, files=[EVALUATION]
-            )
+            if tracked.enabled:
+                track_pictures(tracked, worst=params.evaluate.worst_images)
+            tracked.artifact(artifacts.EVALUATION, EVALUATION, result)
+            tracked.artifact(artifacts.REFERENCE, REFERENCE, {"images": result["images"]})
 
 
-def track_pictures(tracked: StageRun) -> None:
-    """Show in W&B what `dvc plots` shows."""
-    predictions = read_table(EVALUATION / "predictions.parquet", ["label", "predicted"])
-    names = sorted({name for column in predictions.columns for name in column.to_pylist()})
+def track_pictures(tracked: StageRun, *, worst: int) -> None:
+    """Show in W&B what `dvc plots` shows, and each prediction: first the confident mistakes."""
+    rows = read_table(EVALUATION / "predictions.parquet").to_pylist()
+    names = sorted({row[column] for row in rows for column in ("label", "predicted")})
     numbers = {name: number for number, name in enumerate(names)}
-    actual, predicted = ([numbers[n] for n in c.to_pylist()] for c in predictions.columns)
+    actual, predicted = ([numbers[row[c]] for row in rows] for c in ("label", "predicted"))
     tracked.confusion_matrix("confusion matrix", actual, predicted, names)
+    rows.sort(key=lambda row: (row["label"] == row["predicted"], -row["confidence"]))
+    shown = {row["image_id"] for row in rows[:worst] if row["label"] != row["predicted"]}
+    images = images_of(shard_paths(SHARDS), shown)
+    columns = ["path", "label", "predicted", "confidence", "baseline"]
+    cells = [[images.get(row["image_id"]), *(row[c] for c in columns)] for row in rows]
+    tracked.table("predictions", ["image", *columns], cells[:PREDICTIONS_SHOWN])
     for name in ("per_class", "reliability"):
         with (EVALUATION / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
             columns, *rows = csv.reader(stream)

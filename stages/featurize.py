@@ -15,6 +15,8 @@ from grocery.features.encoder import KIND
 from grocery.features.fit_encoder import encode_shard, fit_encoder
 from grocery.files import replacing
 from grocery.params import FeaturizeParams, load
+from grocery.tracking import artifacts
+from grocery.tracking.artifacts import Output
 from grocery.tracking.run import stage_run
 
 SHARDS = Path("data/prepared/shards")
@@ -43,7 +45,7 @@ def main() -> None:
     """Run the stage on the paths of dvc.yaml."""
     with one_sentence("featurize"):
         params = load()
-        inputs = {"shards": SHARDS}
+        inputs: dict[str | Output, Path] = {artifacts.DATASET: SHARDS}
         if params.featurize.encoder == "onnx":
             inputs["backbone"] = Path(params.featurize.onnx.path)
         with stage_run(
@@ -53,7 +55,6 @@ def main() -> None:
             inputs=inputs,
             tags=[params.data.source],
         ) as tracked:
-            tracked.uses("dataset", "dataset", digest=SHARDS)
             result = run(
                 params.featurize,
                 shards=SHARDS,
@@ -63,8 +64,8 @@ def main() -> None:
             )
             tracked.summary(result)
             metadata = result | params.featurize.model_dump()
-            tracked.artifact("encoder", "encoder", digest=ENCODER, metadata=metadata)
-            tracked.artifact("features", "features", digest=FEATURES, metadata=metadata)
+            tracked.artifact(artifacts.ENCODER, ENCODER, metadata)
+            tracked.artifact(artifacts.FEATURES, FEATURES, metadata)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from grocery.monitoring.drift import judge
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, Sample, choose_samples, render
 from grocery.params import MonitorParams, load
-from grocery.tracking.run import stage_run
+from grocery.tracking import artifacts
+from grocery.tracking.run import StageRun, stage_run
 
 RELEASE = Path("models/release")
 INCOMING = Path("data/prepared/incoming")
@@ -29,6 +31,7 @@ OUTPUT = Path("metrics/monitor")
 METRICS = Path("metrics/monitor.json")
 
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
+HISTOGRAM_BINS = 20
 
 
 def run(
@@ -39,12 +42,12 @@ def run(
     output: Path,
     metrics: Path,
     workers: int,
+    on_batch: Callable[[BatchReport, dict[str, float]], None],
 ) -> dict[str, Any]:
     """Judge every incoming batch; write the verdicts, the signals for plots, and the page.
 
-    Besides the metrics, what is returned holds ``sentences`` (the findings that are not ok) and
-    ``timings`` (seconds of prediction and images per second) a batch. Neither is written: timings
-    differ from run to run.
+    Calls `on_batch` for each batch with what is found and how long prediction took: the seconds,
+    and the images per second. Those are not written, since they differ from run to run.
     """
     model = load_model(release)
     reference = Reference.load(release / "reference")
@@ -54,8 +57,10 @@ def run(
 
     paths = sorted(incoming.glob("*.parquet"))
     look = partial(examine, model=model, reference=reference, params=params)
-    examined = list(parallel_map(look, paths, workers=workers, title="batches"))
-    batches = [batch for batch, _ in examined]
+    batches = []
+    for batch, timing in parallel_map(look, paths, workers=workers, title="batches"):
+        batches.append(batch)
+        on_batch(batch, timing)
 
     result: dict[str, Any] = {
         "alerts": sum(batch.judgement.verdict == "alert" for batch in batches),
@@ -65,13 +70,7 @@ def run(
         write_json(folder / "batches.json", [row for batch in batches for row in rows(batch)])
         write_bytes(folder / "index.html", render(reference, batches, params))
         write_json(metrics, result)  # last, so that nothing is replaced when anything fails
-    return result | {
-        "sentences": {
-            batch.name: [s.sentence for s in batch.judgement.signals if s.verdict != "ok"]
-            for batch in batches
-        },
-        "timings": {batch.name: timing for batch, timing in examined},
-    }
+    return result
 
 
 def examine(
@@ -166,10 +165,9 @@ def main() -> None:
             "monitor",
             settings=params.tracking,
             config={"monitor": params.monitor.model_dump()},
-            inputs={"release": RELEASE, "incoming": INCOMING},
+            inputs={artifacts.RELEASE: RELEASE, artifacts.INCOMING: INCOMING},
             tags=[params.data.source],
         ) as tracked:
-            tracked.uses("release", "model", digest=RELEASE)
             result = run(
                 params.monitor,
                 release=RELEASE,
@@ -177,16 +175,27 @@ def main() -> None:
                 output=OUTPUT,
                 metrics=METRICS,
                 workers=params.compute.workers,
+                on_batch=partial(track_batch, tracked),
             )
             tracked.summary(result)
             tracked.html("report", OUTPUT / "index.html")
-            for name, batch in result["batches"].items():
-                if batch["verdict"] == "alert":
-                    tracked.alert(f"Drift in batch {name}", " ".join(result["sentences"][name]))
-            metadata = {"alerts": result["alerts"]}
-            tracked.artifact(
-                "monitoring", "report", digest=OUTPUT, metadata=metadata, files=[OUTPUT]
-            )
+            verdicts = {name: batch["verdict"] for name, batch in result["batches"].items()}
+            metadata = {"alerts": result["alerts"], "verdicts": verdicts}
+            tracked.artifact(artifacts.MONITORING, OUTPUT, metadata)
+
+
+def track_batch(tracked: StageRun, batch: BatchReport, timing: dict[str, float]) -> None:
+    """Show one batch in W&B, and notify the team when it has drifted."""
+    tracked.summary({f"prediction/{batch.name}/{name}": value for name, value in timing.items()})
+    counts, edges = np.histogram(batch.confidences, bins=HISTOGRAM_BINS, range=(0, 1))
+    tracked.histogram(f"confidence/{batch.name}", counts.tolist(), edges.tolist())
+    samples = batch.samples
+    captions = [f"{s.reason}: {s.predicted} ({s.confidence:.2f}), {s.path}" for s in samples]
+    jpegs = [sample.jpeg for sample in samples]
+    tracked.images(f"samples/{batch.name}", list(zip(jpegs, captions, strict=True)))
+    if batch.judgement.verdict == "alert":
+        found = [s.sentence for s in batch.judgement.signals if s.verdict != "ok"]
+        tracked.alert(f"Drift in batch {batch.name}", " ".join(found))
 
 
 if __name__ == "__main__":

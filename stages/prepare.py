@@ -21,6 +21,7 @@ from grocery.data.splits import check_labels
 from grocery.errors import one_sentence
 from grocery.files import replacing, write_json
 from grocery.params import PrepareParams, load
+from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
 
 RAW = Path("data/raw")
@@ -133,14 +134,16 @@ def main() -> None:
     """Run the stage on the dataset that params.yaml names."""
     with one_sentence("prepare"):
         params = load()
+        source = RAW / params.data.source
         with stage_run(
             "prepare",
             settings=params.tracking,
             config={"data": params.data.model_dump(), "prepare": params.prepare.model_dump()},
+            inputs={"raw": source},
             tags=[params.data.source],
         ) as tracked:
             counts = run(
-                RAW / params.data.source,
+                source,
                 params.prepare,
                 shards=SHARDS,
                 incoming=INCOMING,
@@ -148,9 +151,13 @@ def main() -> None:
                 workers=params.compute.workers,
             )
             tracked.summary(counts)
-            quarantined = json.loads(REPORT.read_bytes())["quarantined"]
-            rows = [[entry["path"], entry["reason"]] for entry in quarantined]
+            document = json.loads(REPORT.read_bytes())
+            rows = [[entry["path"], entry["reason"]] for entry in document["quarantined"]]
             tracked.table("quarantine", ["path", "reason"], rows)
+            settings = {"source": params.data.source} | params.prepare.model_dump()
+            tracked.artifact(artifacts.DATASET, SHARDS, settings | counts)
+            batches = {name: batch["images"] for name, batch in document["incoming"].items()}
+            tracked.artifact(artifacts.INCOMING, INCOMING, {"batches": batches})
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from grocery.model import Canonical, Model
 from grocery.model_card import model_card
 from grocery.monitoring.reference import Reference
 from grocery.params import Params, load
+from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
 from grocery.verdict import judge
 
@@ -90,12 +91,15 @@ def main() -> None:
             "register",
             settings=params.tracking,
             config={"register": params.register_.model_dump()},
-            inputs={"encoder": ENCODER, "classifier": CLASSIFIER, "card": CARD},
+            inputs={
+                artifacts.CARD: CARD.parent,
+                artifacts.EVALUATION: PER_CLASS.parent,
+                artifacts.ENCODER: ENCODER,
+                artifacts.CLASSIFIER: CLASSIFIER,
+                artifacts.REFERENCE: REFERENCE,
+            },
             tags=[params.data.source],
         ) as tracked:
-            tracked.uses("encoder", "encoder", digest=ENCODER)
-            tracked.uses("classifier", "model", digest=CLASSIFIER)
-            tracked.uses("evaluation", "evaluation", digest=PER_CLASS.parent)
             result = run(
                 params,
                 card=CARD,
@@ -112,7 +116,10 @@ def main() -> None:
             columns = ["name", "value", "side", "limit", "passed"]
             rows = [[check[column] for column in columns] for check in verdict["checks"]]
             tracked.table("verdict", columns, rows)
-            tracked.artifact("release", "model", digest=RELEASE, metadata=result, files=[RELEASE])
+            measured = json.loads(EVALUATION.read_bytes())
+            tracked.artifact(artifacts.RELEASE, RELEASE, measured | result)
+            if result["accepted"]:
+                tracked.link(artifacts.RELEASE, RELEASE, alias="candidate")
 
 
 if __name__ == "__main__":

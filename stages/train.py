@@ -19,6 +19,7 @@ from grocery.learning.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.learning.head import KIND
 from grocery.learning.labels import choose_labeled
 from grocery.params import TrainParams, load
+from grocery.tracking import artifacts
 from grocery.tracking.curves import Curves
 from grocery.tracking.run import stage_run
 
@@ -104,11 +105,9 @@ def main() -> None:
             "train",
             settings=params.tracking,
             config={"train": params.train.model_dump()},
-            inputs={"shards": SHARDS, "features": FEATURES},
+            inputs={artifacts.DATASET: SHARDS, artifacts.FEATURES: FEATURES},
             tags=[params.data.source, params.train.algorithm],
         ) as tracked:
-            tracked.uses("dataset", "dataset", digest=SHARDS)
-            tracked.uses("features", "features", digest=FEATURES)
             with Curves(CURVES) as curves:
                 numbers = count()
 
@@ -125,13 +124,8 @@ def main() -> None:
                     on_step=on_step,
                 )
             tracked.summary(result)
-            tracked.artifact(
-                "classifier",
-                "model",
-                digest=CLASSIFIER,
-                metadata=result | params.train.model_dump(),
-                files=[CLASSIFIER],
-            )
+            metadata = result | params.train.model_dump()
+            tracked.artifact(artifacts.CLASSIFIER, CLASSIFIER, metadata)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from grocery.errors import DataError, one_sentence
 from grocery.files import replacing, write_bytes, write_json
 from grocery.learning.suspects import find_suspects
 from grocery.params import VersionParams, load
+from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
 
 SHARDS = Path("data/prepared/shards")
@@ -101,7 +102,7 @@ def main() -> None:
             "version",
             settings=params.tracking,
             config={"version": params.version.model_dump(), "prepare": params.prepare.model_dump()},
-            inputs={"shards": SHARDS},
+            inputs={artifacts.DATASET: SHARDS},
             tags=[params.data.source],
         ) as tracked:
             result = run(
@@ -119,7 +120,7 @@ def main() -> None:
             tracked.html("dataset card", CARD / "index.html")
             sheet = (CARD / "contact-sheet.jpg").read_bytes()
             tracked.images("contact sheet", [(sheet, "contact sheet")])
-            tracked.artifact("dataset", "dataset", digest=SHARDS, metadata=result, files=[CARD])
+            tracked.artifact(artifacts.CARD, CARD, result)
 
 
 def changes_since(revision: str) -> dict[str, int]:

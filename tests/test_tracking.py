@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pty
-import struct
 import subprocess
 import sys
 import threading
@@ -19,11 +18,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from grocery.files import digest
+from grocery.contents import read_content
 from grocery.params import TrackingParams
+from grocery.tracking import artifacts
 from grocery.tracking.curves import Curves
 from grocery.tracking.mode import choose_mode
+from grocery.tracking.outbox import Outbox
 from grocery.tracking.run import StageRun, stage_run
+from wandb_log import of_kind, records
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # the form of a key, not a key
 REFUSED = "http://127.0.0.1:9"  # nothing listens on the discard port
@@ -45,13 +47,28 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def settings(timeout: float = 20) -> TrackingParams:
-    return TrackingParams(project="grocery", entity="", timeout=timeout)
+    return TrackingParams(
+        project="grocery",
+        entity="",
+        timeout=timeout,
+        upload="metadata",
+        registry="wandb-registry-model/grocery-classifier",
+    )
 
 
 def jpeg(colour: str) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (16, 12), colour).save(stream, "JPEG")
     return stream.getvalue()
+
+
+def folder(name: str, **files: bytes) -> Path:
+    """A folder of a stage, with these files."""
+    path = Path(name)
+    path.mkdir(exist_ok=True)
+    for file, data in files.items():
+        (path / file).write_bytes(data)
+    return path
 
 
 def speak(run: StageRun) -> None:
@@ -65,43 +82,15 @@ def speak(run: StageRun) -> None:
     Path("report.html").write_text("<h1>Drift</h1>")
     run.html("report", Path("report.html"))
     run.alert("drift", "batch-2 has drifted")
-    Path("card.json").write_text("{}")
-    run.uses("dataset", "dataset", digest="cd" * 32)
-    run.artifact(
-        "model", "model", digest="ab" * 32, metadata={"classes": 2}, files=[Path("card.json")]
-    )
-
-
-def records(folder: Path) -> list[Any]:
-    """Read the transaction log of a run: LevelDB's log format, one protobuf a record."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    (path,) = folder.glob("run-*.wandb")
-    data, position, found, part = path.read_bytes(), 7, [], b""
-    while position + 7 <= len(data):
-        if (left := 32768 - position % 32768) < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        if kind == 0:
-            break
-        part += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(part)
-            found.append(record)
-            part = b""
-    return found
+    run.histogram("confidence", [1, 2], [0, 0.5, 1])
+    run.uses(artifacts.DATASET, folder("shards", pixels=b"red"))
+    run.artifact(artifacts.CLASSIFIER, folder("classifier", card=b"{}"), {"classes": 2})
+    run.link(artifacts.CLASSIFIER, Path("classifier"), alias="candidate")
 
 
 def only_run(project: Path, pattern: str = "offline-run-*") -> Path:
     (folder,) = (project / "wandb").glob(pattern)
     return folder
-
-
-def of_kind(found: list[Any], kind: str) -> list[Any]:
-    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -119,13 +108,19 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 STAGE = """
 import sys
+from pathlib import Path
 from grocery.params import TrackingParams
+from grocery.tracking.artifacts import CLASSIFIER, DATASET
 from grocery.tracking.run import stage_run
-settings = TrackingParams(project="grocery", entity="", timeout={timeout})
-with stage_run("train", settings=settings, config={{}}) as run:
+settings = TrackingParams(
+    project="grocery", entity="", timeout={timeout}, upload="metadata", registry=""
+)
+shards, model = Path("shards.txt"), Path("model.txt")
+shards.write_text("red")
+with stage_run("train", settings=settings, config={{}}, inputs={{DATASET: shards}}) as run:
     run.log({{"residual": 0.5}}, step=0)
-    run.artifact("model", "model", digest="ab" * 32, metadata={{}})
-    run.uses("dataset", "dataset", digest="cd" * 32)
+    model.write_text("weights")
+    run.artifact(CLASSIFIER, model, {{}})
 print("wandb" in sys.modules)
 """
 
@@ -133,12 +128,10 @@ print("wandb" in sys.modules)
 def test_an_offline_run_holds_all_that_the_stage_said(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data = project / "data"
-    data.mkdir()
-    (data / "shard").write_bytes(b"pixels")
+    data = folder("data", shard=b"pixels")
     config = {"train": {"alpha": 0.95, "scales": [1.0, 0.5]}}
     with stage_run(
-        "train", settings=settings(), config=config, inputs={"data": data}, tags=["synthetic"]
+        "train", settings=settings(), config=config, inputs={"raw": data}, tags=["synthetic"]
     ) as run:
         speak(run)
     assert capfd.readouterr() == ("", "")
@@ -149,7 +142,7 @@ def test_an_offline_run_holds_all_that_the_stage_said(
     assert list(start.tags) == ["synthetic"]
     written = {item.key: json.loads(item.value_json) for item in start.config.update}
     assert written["train"] == config["train"]
-    assert written["inputs"] == {"data": digest(data)}
+    assert written["inputs"] == {"raw": read_content(data).md5}
 
     rows = [
         {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
@@ -171,33 +164,48 @@ def test_an_offline_run_holds_all_that_the_stage_said(
     assert {picture.read_bytes() for picture in pictures} == {jpeg("red"), jpeg("green")}
 
 
-def test_an_artifact_has_its_content_digest_as_alias(project: Path) -> None:
-    def logged(sha256: str) -> Any:
+@pytest.mark.parametrize("output", [artifacts.CLASSIFIER, artifacts.DATASET])
+def test_an_artifact_has_the_hash_of_its_content_as_alias(
+    project: Path, output: artifacts.Output
+) -> None:
+    def logged(data: bytes) -> Any:
         with stage_run("train", settings=settings(), config={}) as run:
-            run.artifact("model", "model", digest=sha256, metadata={"classes": 2})
-        folder = only_run(project)
-        (artifact,) = of_kind(records(folder), "artifact")
-        folder.rename(project / folder.name)
+            run.artifact(output, folder("out", data=data), {"classes": 2})
+        done = only_run(project)
+        (artifact,) = of_kind(records(done), "artifact")
+        done.rename(project / done.name)
         return artifact
 
-    first, again, other = logged("ab" * 32), logged("ab" * 32), logged("ac" * 32)
-    assert set(first.aliases) == {"latest", "sha256-abababababab"}
-    assert json.loads(first.metadata) == {"classes": 2, "sha256": "ab" * 32}
+    first, again, other = logged(b"red"), logged(b"red"), logged(b"blue")
+    folder("out", data=b"red")
+    md5 = read_content(Path("out")).md5
+    assert set(first.aliases) == {"latest", f"md5-{md5}"}
+    assert json.loads(first.metadata) == {"classes": 2, "files": 1, "bytes": 3, "md5": md5}
     assert first.digest == again.digest, "unchanged content makes a new version"
     assert first.digest != other.digest, "changed content makes no new version"
 
 
 def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
-    with stage_run("train", settings=settings(), config={}) as run:
-        run.uses("dataset", "dataset", digest="cd" * 32)
-        run.uses("features", "features", digest="ef" * 32)
-    lines = (only_run(project) / "outbox.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    assert [entry["artifact"] for entry in entries] == [
-        "dataset:sha256-cdcdcdcdcdcd",
-        "features:sha256-efefefefefef",
+    inputs = {
+        artifacts.DATASET: folder("shards", pixels=b"red"),
+        artifacts.FEATURES: folder("features", numbers=b"1 2 3"),
+    }
+    with stage_run("train", settings=settings(), config={}, inputs=inputs) as run:
+        run.artifact(artifacts.RELEASE, folder("release", card=b"{}"), {})
+        run.link(artifacts.RELEASE, Path("release"), alias="candidate")
+    outbox = Outbox(only_run(project))
+    assert only_run(project).name.endswith(outbox.run()["id"])
+    entries = list(outbox.pending().values())
+    assert [(entry["do"], entry["name"]) for entry in entries] == [
+        ("use", "dataset"),
+        ("use", "features"),
+        ("link", "release"),
     ]
-    assert all(only_run(project).name.endswith(entry["run"]) for entry in entries)
+    assert [entry["md5"] for entry in entries[:2]] == [
+        read_content(path).md5 for path in inputs.values()
+    ]
+    assert outbox.listing(entries[0]) == read_content(Path("shards")).listing
+    assert (entries[2]["target"], entries[2]["alias"]) == (settings().registry, "candidate")
 
 
 def test_the_group_is_the_experiment_or_the_commit(
@@ -355,7 +363,7 @@ def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
         process.kill()
         os.close(master)
     assert seen.splitlines() == [
-        "warning: W&B: no API key is configured; the run is kept offline, for `wandb sync`",
+        "warning: W&B: no API key is configured; the run is kept offline, for `grocery sync`",
         "True",
     ]
 
@@ -363,7 +371,7 @@ def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
 def test_disabled_does_not_even_import_wandb(project: Path) -> None:
     result = python(STAGE.format(timeout=5), WANDB_MODE="disabled")
     assert (result.stdout, result.stderr) == ("False\n", "")
-    assert list(project.iterdir()) == []
+    assert sorted(path.name for path in project.iterdir()) == ["model.txt", "shards.txt"]
 
 
 def test_importing_the_interface_imports_neither_wandb_nor_dvclive() -> None:
@@ -391,7 +399,7 @@ def test_a_refused_connection_turns_into_an_offline_run(
 
     found = records(only_run(project, "*run-*-*"))
     assert len(of_kind(found, "history")) == 3
-    assert any(artifact.name == "model" for artifact in of_kind(found, "artifact"))
+    assert any(artifact.name == "classifier" for artifact in of_kind(found, "artifact"))
     assert (only_run(project) / "outbox.jsonl").exists()
     everything = [path for path in project.parent.rglob("*") if path.is_file()]
     assert everything
@@ -437,10 +445,10 @@ def test_a_server_that_stalls_is_left_behind(project: Path) -> None:
     assert time.monotonic() - began < 15
     assert (result.returncode, result.stdout) == (0, "True\n")
     assert result.stderr == (
-        "warning: W&B: no answer within 1 s; the run is kept offline, for `wandb sync`\n"
+        "warning: W&B: no answer within 1 s; the run is kept offline, for `grocery sync`\n"
     )
     found = records(only_run(project, "*run-*-*"))
-    assert [artifact.name for artifact in of_kind(found, "artifact")] == ["model"]
+    assert [artifact.name for artifact in of_kind(found, "artifact")] == ["classifier"]
     assert len(of_kind(found, "history")) == 1
     assert [end.exit_code for end in of_kind(found, "exit")] == [0]
     assert (only_run(project) / "outbox.jsonl").exists()

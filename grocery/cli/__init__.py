@@ -11,11 +11,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grocery.cli import data_diff, predict
+from grocery.cli import data_diff, predict, sync
 from grocery.cli.terminal import standard_output
 from grocery.errors import one_sentence
 
-_COMMANDS: list[Callable[[Any], None]] = [predict.add_parser]
+_COMMANDS: list[Callable[[Any], None]] = [predict.add_parser, sync.add_parser]
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "data": ("ask about the dataset", [data_diff.add_parser]),
 }

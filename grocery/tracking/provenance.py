@@ -7,8 +7,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from grocery.files import digest
-
 
 def project_root() -> Path:
     """Folder that W&B's own folder lies in, unless WANDB_DIR says another.
@@ -34,16 +32,6 @@ def pipeline_run(git: dict[str, Any]) -> str | None:
     """Name that the runs of one pipeline run share: DVC's experiment, else the short commit."""
     named = os.environ.get("WANDB_RUN_GROUP") or os.environ.get("DVC_EXP_NAME")
     return named or git.get("commit", "")[:7] or None
-
-
-def content_digest(content: Path | str) -> str:
-    """SHA-256 (hex) of a file or folder; a string is such a digest already."""
-    return digest(content) if isinstance(content, Path) else content
-
-
-def digest_alias(sha256: str) -> str:
-    """Alias under which W&B finds the artifact of exactly this content."""
-    return f"sha256-{sha256[:12]}"
 
 
 def _git(*arguments: str) -> str:

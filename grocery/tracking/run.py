@@ -11,15 +11,18 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from grocery.contents import Content
 from grocery.params import TrackingParams
-from grocery.tracking import outbox
-from grocery.tracking.provenance import content_digest, digest_alias
-from grocery.tracking.session import RunRequest, Session, Task
+from grocery.tracking.artifacts import Output, alias_of, described
+from grocery.tracking.provenance import project_root
+from grocery.tracking.remote import remote_objects
+from grocery.tracking.session import NotStored, OpenRun, RunRequest, Session, Task, one_line
 
-if TYPE_CHECKING:
-    from wandb import Run
+LATER = "`grocery sync` will do it"
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def stage_run(
     *,
     settings: TrackingParams,
     config: Mapping[str, Any],
-    inputs: Mapping[str, Path | str] | None = None,
+    inputs: Mapping[str | Output, Path] | None = None,
     tags: Sequence[str] = (),
 ) -> Iterator[StageRun]:
     """Open the W&B run of one stage and finish it, as failed when the block raises.
@@ -38,31 +41,37 @@ def stage_run(
     stage
         Name of the stage; the run's name and job type.
     settings
-        Project, entity and the longest wait. WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE win.
+        Project, entity, the longest wait, and what is uploaded. WANDB_PROJECT, WANDB_ENTITY and
+        WANDB_MODE win.
     config
         The stage's parameters, one dict a section.
     inputs
-        What the stage reads: a file or folder, or its SHA-256. The digests join the config.
+        The files and folders that the stage reads. Their DVC hashes join the config, and those that
+        are outputs of another stage are declared as the run's input artifacts.
     tags
         Tags of the run, such as the name of the dataset.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
-        yield StageRun(None)
+        yield StageRun(None, settings)
         return
+    read = inputs or {}
     session = Session(
         RunRequest(
             stage=stage,
             project=os.environ.get("WANDB_PROJECT") or settings.project,
             entity=os.environ.get("WANDB_ENTITY") or settings.entity or None,
             config=config,
-            inputs=inputs or {},
+            inputs={key.name if isinstance(key, Output) else key: read[key] for key in read},
             tags=tags,
         ),
         timeout=settings.timeout,
     )
-    run = StageRun(session)
+    run = StageRun(session, settings)
     exit_code = 1
     try:
+        for key, path in read.items():
+            if isinstance(key, Output):
+                run.uses(key, path)
         yield run
         exit_code = 0
     finally:
@@ -72,8 +81,9 @@ def stage_run(
 class StageRun:
     """The verbs of a stage's run. Values are handed over: do not change them afterwards."""
 
-    def __init__(self, session: Session | None) -> None:
+    def __init__(self, session: Session | None, settings: TrackingParams) -> None:
         self._session = session
+        self._settings = settings
 
     @property
     def enabled(self) -> bool:
@@ -86,16 +96,16 @@ class StageRun:
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Add one point to each curve. `step` counts from 0 and never goes back."""
-        self._tell(lambda run: run.log(dict(values), step=step))
+        self._tell(lambda on: on.run.log(dict(values), step=step))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set final metrics, the columns of W&B's table of runs."""
-        self._tell(lambda run: run.summary.update(dict(values)))
+        self._tell(lambda on: on.run.summary.update(dict(values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table. A cell of type bytes is a picture (JPEG)."""
 
-        def task(run: Run) -> None:
+        def task(on: OpenRun) -> None:
             import wandb
 
             with tempfile.TemporaryDirectory() as folder:
@@ -103,17 +113,19 @@ class StageRun:
                     [_picture(cell, folder) if isinstance(cell, bytes) else cell for cell in row]
                     for row in rows
                 ]
-                run.log({name: wandb.Table(columns=list(columns), data=cells)}, commit=False)
+                on.run.log({name: wandb.Table(columns=list(columns), data=cells)}, commit=False)
 
         self._tell(task)
 
     def images(self, name: str, pictures: Sequence[tuple[bytes, str]]) -> None:
         """Show pictures (JPEG bytes, caption) side by side; W&B takes up to 108."""
+        if not pictures:
+            return
 
-        def task(run: Run) -> None:
+        def task(on: OpenRun) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 shown = [_picture(data, folder, caption) for data, caption in pictures]
-                run.log({name: shown}, commit=False)
+                on.run.log({name: shown}, commit=False)
 
         self._tell(task)
 
@@ -127,90 +139,157 @@ class StageRun:
         """Show a confusion matrix of class numbers (n) and (n), each below len(class_names)."""
         truth, predicted = [int(k) for k in labels], [int(k) for k in predictions]
 
-        def task(run: Run) -> None:
+        def task(on: OpenRun) -> None:
             import wandb
 
             chart = wandb.plot.confusion_matrix(
                 y_true=truth, preds=predicted, class_names=list(class_names), title=name
             )
-            run.log({name: chart}, commit=False)
+            on.run.log({name: chart}, commit=False)
 
         self._tell(task)
 
     def html(self, name: str, path: Path) -> None:
         """Show a self-contained page."""
 
-        def task(run: Run) -> None:
+        def task(on: OpenRun) -> None:
             import wandb
 
-            run.log({name: wandb.Html(path.read_text("utf-8"), inject=False)}, commit=False)
+            on.run.log({name: wandb.Html(path.read_text("utf-8"), inject=False)}, commit=False)
 
         self._tell(task)
 
     def alert(self, title: str, text: str) -> None:
         """Notify the team, by the channel that each member chose in W&B."""
-        self._tell(lambda run: run.alert(title=title, text=text, level="WARN"))
+        self._tell(lambda on: on.run.alert(title=title, text=text, level="WARN"))
 
-    def artifact(
-        self,
-        name: str,
-        kind: str,
-        *,
-        digest: Path | str,
-        metadata: Mapping[str, Any],
-        files: Sequence[Path] = (),
-    ) -> None:
-        """Record an output under its content digest.
+    def histogram(self, name: str, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """Show a histogram of `counts` (n) between `edges` (n + 1)."""
 
-        Equal `digest` and `files` make no new version in W&B; another digest always makes one,
-        even when no file is sent.
-
-        Parameters
-        ----------
-        name, kind
-            W&B's name and type of the artifact, such as ``features`` and ``dataset``.
-        digest
-            SHA-256 of the content, or the file or folder that it is the digest of.
-        metadata
-            What can be queried without a download; JSON, at most 100 keys.
-        files
-            Files and folders that W&B keeps a copy of. What DVC keeps need not be sent again: leave
-            it empty to send the metadata only.
-        """
-
-        def task(run: Run) -> None:
+        def task(on: OpenRun) -> None:
             import wandb
 
-            content = content_digest(digest)
-            artifact = wandb.Artifact(name, kind, metadata={**metadata, "sha256": content})
-            with artifact.new_file("content.sha256") as stream:
-                stream.write(content + "\n")
-            for path in files:
-                add = artifact.add_dir if path.is_dir() else artifact.add_file
-                add(str(path), skip_cache=True)
-            run.log_artifact(artifact, aliases=["latest", digest_alias(content)])
+            bins = (np.asarray(counts), np.asarray(edges))
+            on.run.log({name: wandb.Histogram(np_histogram=bins)}, commit=False)
 
         self._tell(task)
 
-    def uses(self, name: str, kind: str, *, digest: Path | str) -> None:
-        """Declare an artifact with this content as an input, so that W&B draws the lineage.
+    def artifact(self, output: Output, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Record an output that is complete, under the DVC hash of its content.
 
-        What W&B cannot be told now, because the run is offline or the artifact is not there yet,
-        is written to the outbox.
+        Unchanged content makes no new version.
+
+        Parameters
+        ----------
+        output
+            Which one it is.
+        path
+            Where it lies.
+        metadata
+            What can be queried in W&B without a download; JSON, at most 100 keys.
         """
+        session = self._session
+        if session is None:
+            return
 
-        def task(run: Run) -> None:
-            reference = f"{name}:{digest_alias(content_digest(digest))}"
-            if not run.offline:
+        def log(on: OpenRun) -> None:
+            content = session.content(path)
+            artifact = self._described(on, output, path, content, metadata)
+            aliases = ["latest", alias_of(content.md5)]
+            on.logged[output.name] = on.run.log_artifact(artifact, aliases=aliases)
+
+        def wait(on: OpenRun) -> None:
+            if not on.run.offline and output.name in on.logged:
                 try:
-                    run.use_artifact(reference, type=kind)
-                    return
-                except Exception:
-                    pass  # whatever it was, it is said later
-            outbox.append(run, {"do": "use_artifact", "artifact": reference, "kind": kind})
+                    on.logged[output.name].wait()
+                except Exception as error:
+                    raise NotStored(one_line(error)) from error
 
-        if self._session is not None:
-            self._session.submit_last(task)
+        session.submit(log)
+        session.submit_last(wait)
+
+    def uses(self, output: Output, path: Path) -> None:
+        """Declare an output of another stage as an input, so that W&B draws the lineage.
+
+        If nobody has recorded it, because its stage was not run here or not tracked, this run does.
+        What W&B cannot be told now is written to the outbox.
+        """
+        session = self._session
+        if session is None:
+            return
+
+        def use(on: OpenRun) -> None:
+            if not path.exists():  # the stage itself will say so
+                return
+            content = session.content(path)
+            if not on.run.offline:
+                try:
+                    self._use_now(on, output, path, content)
+                    return
+                except Exception as error:
+                    on.warn(f"{output.name} is not linked yet ({one_line(error)}); {LATER}")
+            entry = {"do": "use", "name": output.name, "type": output.type, "md5": content.md5}
+            on.outbox.add(entry, content.listing)
+
+        session.submit_last(use)
+
+    def link(self, output: Output, path: Path, *, alias: str) -> None:
+        """Link an artifact that this run has logged to the W&B registry, under an alias.
+
+        Without a registry in the settings nothing is done. What W&B cannot be told now is written
+        to the outbox.
+        """
+        session, target = self._session, self._settings.registry
+        if session is None or not target:
+            return
+
+        def link(on: OpenRun) -> None:
+            if not on.run.offline:
+                try:
+                    on.run.link_artifact(on.logged[output.name], target, aliases=[alias])
+                    return
+                except Exception as error:
+                    on.warn(f"{output.name} is not linked to {target} ({one_line(error)}); {LATER}")
+            entry = {
+                "do": "link",
+                "name": output.name,
+                "type": output.type,
+                "md5": session.content(path).md5,
+                "target": target,
+                "alias": alias,
+            }
+            on.outbox.add(entry)
+
+        session.submit_last(link)
+
+    def _use_now(self, on: OpenRun, output: Output, path: Path, content: Content) -> None:
+        import wandb
+
+        name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(content.md5)}"
+        if wandb.Api().artifact_exists(name):
+            on.run.use_artifact(name)
+        else:
+            artifact = self._described(on, output, path, content, {})
+            on.run.use_artifact(artifact, aliases=[alias_of(content.md5)])
+
+    def _described(
+        self,
+        on: OpenRun,
+        output: Output,
+        path: Path,
+        content: Content,
+        metadata: Mapping[str, Any],
+    ) -> Any:
+        upload = self._settings.upload
+        return described(
+            output,
+            path,
+            content,
+            metadata,
+            upload=upload,
+            objects=remote_objects(project_root()) if upload == "reference" else None,
+            settled=not on.run.offline,
+        )
 
 
 def _picture(jpeg: bytes, folder: str, caption: str | None = None) -> Any:

@@ -15,26 +15,27 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
 from secrets import token_hex
-from threading import Event, Thread
+from threading import Lock, Thread
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Literal
 
+from grocery.contents import Content, read_content
 from grocery.tracking.mode import Mode, choose_mode, requested_mode
-from grocery.tracking.provenance import content_digest, git_state, pipeline_run, project_root
+from grocery.tracking.outbox import Outbox, held
+from grocery.tracking.provenance import git_state, pipeline_run, project_root
 
 if TYPE_CHECKING:
-    from wandb import Run
+    import wandb
 
-Task = Callable[["Run"], Any]
+# Time for the offline run after W&B was given up, in seconds. It needs the disk only.
+GRACE = 10.0
 
-# Time for W&B's own time-outs to come to their end, and for the fallback after them, in seconds.
-GRACE = 5.0
-
-OFFLINE = "the run is kept offline, for `wandb sync`"
+OFFLINE = "the run is kept offline, for `grocery sync`"
 
 # Silence on the terminal; nothing is captured, measured or sent that a stage did not ask for.
 SETTINGS: dict[str, Any] = {
@@ -51,6 +52,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+class NotStored(Exception):
+    """The server did not take in what an online run sent: the run is to be kept offline."""
+
+
 @dataclass(frozen=True)
 class RunRequest:
     """What identifies a stage's run."""
@@ -59,8 +64,24 @@ class RunRequest:
     project: str
     entity: str | None
     config: Mapping[str, Any]
-    inputs: Mapping[str, Path | str]
+    inputs: Mapping[str, Path]
     tags: Sequence[str]
+
+
+@dataclass
+class OpenRun:
+    """What a task works with: the run, its outbox, and the artifacts that it has logged, by name.
+
+    `warn` takes one sentence, which is shown when the stage ends.
+    """
+
+    run: wandb.Run
+    outbox: Outbox
+    warn: Callable[[str], None]
+    logged: dict[str, wandb.Artifact] = field(default_factory=dict)
+
+
+Task = Callable[[OpenRun], Any]
 
 
 class Session:
@@ -71,8 +92,7 @@ class Session:
     request
         The run to open.
     timeout
-        Longest wait, in seconds, for the server to accept the run, and again for it to take in all
-        of the run at the end.
+        Longest wait at the end of the stage, in seconds, for the server to take in all of the run.
     """
 
     def __init__(self, request: RunRequest, *, timeout: float) -> None:
@@ -80,11 +100,13 @@ class Session:
         self._timeout = timeout
         self._id = token_hex(4)
         self._root = project_root()
+        self._contents: dict[Path, Content] = {}
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._last_tasks: list[Task] = []
         self._begun: list[Task] = []
         self._exit_code = 0
-        self._opened = Event()
+        self._phase = Lock()
+        self._online = False
         self._gave_up = False
         self._reasons: dict[str, None] = {}
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
@@ -98,14 +120,19 @@ class Session:
         """Do `task` after all others: it waits for the server, and must not hold up the rest."""
         self._last_tasks.append(task)
 
+    def content(self, path: Path) -> Content:
+        """What a file or folder holds, read once. For tasks: it may take a while."""
+        if path not in self._contents:
+            self._contents[path] = read_content(path)
+        return self._contents[path]
+
     def close(self, exit_code: int) -> None:
         """Finish the run; give up when W&B does not come to an end."""
         self._exit_code = exit_code
         for task in (*self._last_tasks, None):
             self._tasks.put(task)
         try:
-            self._opened.wait(self._timeout + GRACE)
-            self._thread.join(self._timeout + GRACE)
+            self._thread.join(self._timeout)
         finally:
             if self._thread.is_alive():
                 self._give_up()
@@ -113,7 +140,7 @@ class Session:
                 print(f"warning: W&B: {'; '.join(self._reasons)}", file=sys.stderr)
 
     def _work(self) -> None:
-        with _contained(self._root / "wandb"):
+        with contained(self._root / "wandb"):
             try:
                 mode = self._set_up()
                 if mode == "online":
@@ -123,7 +150,6 @@ class Session:
             except Exception as error:
                 self._warn(f"{self._sentence(error)}; the stage is not tracked")
             finally:
-                self._opened.set()
                 _tear_down()
 
     def _set_up(self) -> Mode:
@@ -143,9 +169,12 @@ class Session:
         return mode
 
     def _track_online(self) -> None:
+        self._online = True
         try:
             self._track("online")
         except Exception as error:
+            with self._phase:
+                self._online = False
             self._warn(f"{self._sentence(error)}; {OFFLINE}")
             _tear_down()
             self._set_up()
@@ -155,16 +184,31 @@ class Session:
 
     def _track(self, mode: Literal["online", "offline"]) -> None:
         """Open the run, do all tasks, finish the run."""
+        begun = time_ns()
         run = self._init(mode)
-        self._opened.set()
-        for task in self._each_task():
-            try:
-                task(run)
-            except Exception as error:
-                if self._gave_up and mode == "online":
+        outbox = Outbox(Path(run.dir).parent)
+        with held(outbox.lock):
+            outbox.open(
+                {
+                    "id": run.id,
+                    "project": run.project,
+                    "entity": run.entity,
+                    "group": run.group,
+                    "stage": self._request.stage,
+                    "begun": begun,
+                }
+            )
+            opened = OpenRun(run, outbox, self._warn)
+            for task in self._each_task():
+                try:
+                    task(opened)
+                except NotStored:
                     raise
-                self._warn(self._sentence(error))
-        run.finish(exit_code=self._exit_code)
+                except Exception as error:
+                    if self._gave_up and mode == "online":
+                        raise
+                    self._warn(self._sentence(error))
+            run.finish(exit_code=self._exit_code)
 
     def _each_task(self) -> Iterator[Task]:
         """All tasks from the first one on, however many were done before."""
@@ -174,11 +218,13 @@ class Session:
             yield task
         self._tasks.put(None)
 
-    def _init(self, mode: Literal["online", "offline"]) -> Run:
+    def _init(self, mode: Literal["online", "offline"]) -> wandb.Run:
         import wandb
 
         request, git = self._request, git_state()
-        inputs = {name: content_digest(item) for name, item in sorted(request.inputs.items())}
+        inputs = {
+            name: self.content(path).md5 for name, path in request.inputs.items() if path.exists()
+        }
         return wandb.init(
             id=self._id,
             mode=mode,
@@ -195,11 +241,14 @@ class Session:
 
     def _give_up(self) -> None:
         """End W&B's own process, which releases what waits for it; then the run is kept offline."""
-        self._gave_up = True
-        if wandb_setup := sys.modules.get("wandb.sdk.wandb_setup"):
-            with suppress(AttributeError):
-                attrgetter("_connection._proc._process")(wandb_setup.singleton()).kill()
+        with self._phase:
+            if self._online:
+                self._gave_up = True
+                _kill()
         self._thread.join(GRACE)
+        if self._thread.is_alive():
+            self._warn("it does not come to an end; the run may be incomplete")
+            _kill()
 
     def _warn(self, reason: str) -> None:
         self._reasons.setdefault(reason)
@@ -208,8 +257,20 @@ class Session:
         """What an error says, in one line of bounded length."""
         if self._gave_up:
             return f"no answer within {self._timeout:g} s"
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return text if len(text) <= 200 else text[:199] + "…"
+        return one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of at most 200 characters."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _kill() -> None:
+    """End W&B's process."""
+    if wandb_setup := sys.modules.get("wandb.sdk.wandb_setup"):
+        with suppress(AttributeError):
+            attrgetter("_connection._proc._process")(wandb_setup.singleton()).kill()
 
 
 def _tear_down() -> None:
@@ -220,7 +281,7 @@ def _tear_down() -> None:
 
 
 @contextmanager
-def _contained(folder: Path) -> Iterator[None]:
+def contained(folder: Path) -> Iterator[None]:
     """Keep what W&B writes in one folder, and its reports about itself to itself."""
     wanted = {
         "WANDB_DATA_DIR": str(folder),

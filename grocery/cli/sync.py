@@ -1,0 +1,80 @@
+"""`grocery sync`: send to W&B what was kept offline."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from grocery.errors import printable
+
+if TYPE_CHECKING:
+    from grocery.tracking.sync import WaitingRun
+
+
+def add_parser(parsers: Any) -> None:
+    """Add the command."""
+    parser = parsers.add_parser(
+        "sync",
+        help="send to W&B what was kept offline",
+        description=(
+            "Send the runs that were kept offline with W&B's own sync, then deliver what W&B\n"
+            "cannot be told offline: which artifacts a run used, and links to the registry. Each\n"
+            "thing is sent once. It may be interrupted at any point, and repeated.\n"
+            "A run that a stage is still writing is left for later."
+        ),
+        epilog=(
+            "examples:\n"
+            "  grocery sync --dry-run    say what would be sent\n"
+            "  grocery sync              send it\n"
+            "\n"
+            "`wandb clean` removes the local copies of runs that were sent."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=30,
+        metavar="SECONDS",
+        help="longest wait for one answer of W&B (default: %(default)s)",
+    )
+    parser.set_defaults(run=_run, command="sync")
+
+
+def _seconds(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("a number of seconds, at least 1")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from grocery.compute import progress
+    from grocery.tracking.provenance import project_root
+    from grocery.tracking.sync import synchronize, waiting_runs
+
+    root = project_root()
+    runs = waiting_runs(root)
+    if not runs:
+        print("nothing waits to be sent")
+        return
+    if arguments.dry_run:
+        for run in runs:
+            print(_line(run))
+        return
+    total = sum(run.steps for run in runs)
+    sent = sum(
+        1 for _ in progress(synchronize(root, timeout=arguments.timeout), title="sync", total=total)
+    )
+    left = total - sent
+    print(f"{sent} of {total} sent" + (f"; {left} belong to runs that are at work" if left else ""))
+
+
+def _line(run: WaitingRun) -> str:
+    """What would be sent for a run."""
+    what = ["the run"] if run.upload else []
+    what += [f"{entry['do']} {entry['name']}" for entry in run.entries.values()]
+    where = "/".join(part for part in (run.about["entity"], run.about["project"]) if part)
+    group = f" of {run.about['group']}" if run.about["group"] else ""
+    return printable(f"{run.about['stage']}{group} ({where}/{run.about['id']}): {', '.join(what)}")

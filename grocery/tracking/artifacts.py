@@ -1,0 +1,140 @@
+"""The pipeline's outputs as W&B artifacts: one artifact an output, found by DVC's own hash.
+
+What an artifact holds depends on the content alone, so that whoever records it, the stage that made
+it or one that reads it, W&B sees the same artifact and makes no second version.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from grocery.contents import Content
+
+if TYPE_CHECKING:
+    import wandb
+
+Upload = Literal["metadata", "files", "reference"]
+
+LISTING = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output of the pipeline, as W&B knows it.
+
+    Attributes
+    ----------
+    name, type
+        W&B's name and type of the artifact.
+    bulky
+        Whether W&B gets a copy of the files only when `tracking.upload` says so.
+    """
+
+    name: str
+    type: str
+    bulky: bool = False
+
+
+DATASET = Output("dataset", "dataset", bulky=True)
+INCOMING = Output("incoming", "dataset", bulky=True)
+CARD = Output("dataset-card", "dataset-card")
+ENCODER = Output("encoder", "encoder", bulky=True)  # the release holds its arrays too
+FEATURES = Output("features", "features", bulky=True)
+CLASSIFIER = Output("classifier", "model")
+REFERENCE = Output("reference", "evaluation")
+EVALUATION = Output("evaluation", "evaluation")
+RELEASE = Output("release", "model")
+MONITORING = Output("monitoring", "report")
+
+
+def alias_of(md5: str) -> str:
+    """Alias of the artifact of exactly this content, by the hash that stands in dvc.lock."""
+    return f"md5-{md5}"
+
+
+def listed(output: Output, md5: str, listing: bytes) -> wandb.Artifact:
+    """An artifact that holds the list of the output's files and their hashes, and no file."""
+    import wandb
+
+    artifact = wandb.Artifact(output.name, output.type, metadata={"md5": md5})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / LISTING
+        file.write_bytes(listing)
+        artifact.add_file(str(file), skip_cache=True)  # W&B takes a copy
+    return artifact
+
+
+def described(
+    output: Output,
+    path: Path,
+    content: Content,
+    metadata: Mapping[str, Any],
+    *,
+    upload: Upload,
+    objects: str | None = None,
+    settled: bool = False,
+) -> wandb.Artifact:
+    """The artifact of an output.
+
+    Parameters
+    ----------
+    output
+        Which one it is.
+    path, content
+        Where it lies, and what it holds.
+    metadata
+        What can be queried without a download. `md5`, `files` (a number) and `bytes` are added.
+    upload
+        ``metadata``: of bulky outputs the list of files, of others the files themselves; ``files``:
+        the files; ``reference``: W&B points at the objects in the DVC remote.
+    objects
+        For ``reference``: address of the remote's objects, see
+        `grocery.tracking.remote.remote_objects`. Without one the list of files is sent.
+    settled
+        Whether the files stay as they are until the artifact is sent; else W&B takes copies now.
+    """
+    import wandb
+
+    total = {"files": len(content.files), "bytes": sum(content.sizes.values())}
+    if upload == "reference" and objects is not None:
+        artifact = wandb.Artifact(output.name, output.type)
+        for name, md5 in content.files.items():
+            artifact.manifest.add_entry(_reference(name, md5, content.sizes[name], objects))
+    elif upload == "reference" or (output.bulky and upload == "metadata"):
+        artifact = listed(output, content.md5, content.listing)
+    else:
+        artifact = wandb.Artifact(output.name, output.type)
+        for name in content.files:
+            artifact.add_file(
+                str(path / name if path.is_dir() else path),
+                name=name,
+                skip_cache=True,
+                policy="immutable" if settled else "mutable",
+            )
+    artifact.metadata = {**metadata, **total, "md5": content.md5}
+    return artifact
+
+
+def _reference(name: str, md5: str, size: int, objects: str) -> Any:
+    """A manifest entry for an object of the remote, which DVC may push later.
+
+    `Artifact.add_reference` would look at the object, and fails while it is not there. Its digest
+    is what W&B compares when it downloads: of a local file the MD5 in base 64, of an object in S3
+    the ETag, which is the MD5 in hex unless the object was sent in parts.
+    """
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+    from wandb.sdk.lib.hashutil import hex_to_b64_id
+    from wandb.sdk.lib.paths import LogicalPath
+
+    local = objects.startswith("file:")
+    return ArtifactManifestEntry(
+        path=LogicalPath(name),
+        ref=f"{objects}/{md5[:2]}/{md5[2:]}",
+        digest=hex_to_b64_id(md5) if local else md5,
+        size=size,
+        extra={} if local else {"etag": md5},
+    )

@@ -1,0 +1,41 @@
+"""The hash of a content is DVC's own."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from conftest import Project
+
+from grocery.contents import read_content
+
+
+def test_every_output_of_the_pipeline_has_the_hash_of_dvc_lock(project: Project) -> None:
+    compared = 0
+    for stage in project.lock().values():
+        for item in stage["outs"] + stage["deps"]:
+            content = read_content(project.path / item["path"])
+            assert content.md5 == item["md5"], item["path"]
+            assert sum(content.sizes.values()) == item["size"]
+            compared += item["md5"].endswith(".dir")
+    assert compared > 10, "too few folders to prove anything"
+
+
+def test_names_beyond_ascii_and_folders_in_folders(project: Project) -> None:
+    folder = project.path / "kühl"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "Äpfel.txt").write_text("1")
+    (folder / "b.txt").write_text("2")
+    (folder / "empty").touch()
+    project.run("dvc", "add", "--quiet", "kühl")
+    text = (project.path / "kühl.dvc").read_text(encoding="utf-8")
+    content = read_content(folder)
+    assert f"md5: {content.md5}\n" in text
+    assert list(content.files) == ["b.txt", "b/Äpfel.txt", "empty"]
+    assert hashlib.md5(content.listing).hexdigest() + ".dir" == content.md5
+
+
+def test_what_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_content(tmp_path / "nowhere")
