@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from grocery.errors import ParamsError
+from grocery.errors import ParamsError, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -33,6 +36,25 @@ def requested_mode() -> Mode | None:
     if asked not in MODES:
         raise ParamsError(f"WANDB_MODE is {asked!r}, but it should be one of {', '.join(MODES)}")
     return MODES[asked]
+
+
+def check_server(url: str, *, timeout: float) -> None:
+    """Knock at the server's door, since W&B's own tries would take the whole of its time-out.
+
+    Raises
+    ------
+    TrackingError
+        When nothing answers there. Behind a proxy nothing is tried: it would answer for the server.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in getproxies() and not proxy_bypass(host):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), timeout=timeout).close()
+    except OSError as error:
+        raise TrackingError(f"{url} cannot be reached ({error.strerror or error})") from None
 
 
 def choose_mode() -> tuple[Mode, str]:

@@ -4,8 +4,10 @@
 JSON line of ``outbox.jsonl`` in the run's own folder, in the order of the calls. `grocery sync`
 sends the run, then delivers the lines, and notes each in ``outbox.delivered``.
 
-The first line names the run. A lock is held while a stage writes, so that a run that is still being
-written is left alone; the system lets go of it when the process ends, in whatever way.
+The first line names the run. Lines that say ``log`` are not delivered: they tell what a run that is
+kept offline will bring to the server, so that nobody else puts it there before. A lock is held
+while a stage writes, so that a run that is still being written is left alone; the system lets go of
+it when the process ends, in whatever way.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,20 @@ class Outbox:
         """The entries that are not delivered yet, by their numbers, in order."""
         delivered = {line["entry"] for line in self._lines(self._delivered)}
         entries = enumerate(self._lines(self._file))
-        return {n: entry for n, entry in entries if n and n not in delivered}
+        calls = {n: entry for n, entry in entries if entry["do"] not in ("run", "log")}
+        return {n: entry for n, entry in calls.items() if n not in delivered}
+
+    def brings(self, name: str, md5: str) -> bool:
+        """Whether the run, when it is sent, brings the artifact of this name and content."""
+        wanted = {"do": "log", "name": name, "md5": md5}
+        return any(wanted == entry for entry in self._lines(self._file))
+
+    @property
+    def kept(self) -> bool:
+        """Whether the run itself is kept offline: it is not sent, or not whole."""
+        return self.folder.name.startswith("offline-") and not any(
+            self.folder.glob("*.wandb.synced")
+        )
 
     def mark_delivered(self, number: int) -> None:
         """Note that an entry has arrived; it is on disk when this returns."""
@@ -91,6 +107,14 @@ class Outbox:
         for line in text.splitlines():
             with suppress(ValueError):
                 yield json.loads(line)
+
+
+def all_outboxes(root: Path) -> list[Outbox]:
+    """The outboxes of all runs below ``root/wandb``, in the order the runs began."""
+    found = [Outbox(folder) for folder in (root / "wandb").glob("*run-*-*")]
+    known = [(outbox.run(), outbox) for outbox in found if not outbox.folder.is_symlink()]
+    named = [(about["begun"], outbox) for about, outbox in known if about]
+    return [outbox for _, outbox in sorted(named, key=itemgetter(0))]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Tracking is never in the way. Every verb returns at once, whatever state W&B is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from grocery.contents import Content
 from grocery.params import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
+from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.provenance import project_root
 from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import NotStored, OpenRun, RunRequest, Session, Task, one_line
@@ -197,6 +199,8 @@ class StageRun:
             artifact = self._described(on, output, path, content, metadata)
             aliases = ["latest", alias_of(content.md5)]
             on.logged[output.name] = on.run.log_artifact(artifact, aliases=aliases)
+            if on.run.offline:
+                on.outbox.add({"do": "log", "name": output.name, "md5": content.md5})
 
         def wait(on: OpenRun) -> None:
             if not on.run.offline and output.name in on.logged:
@@ -266,8 +270,11 @@ class StageRun:
         import wandb
 
         name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(content.md5)}"
+        others = (outbox for outbox in all_outboxes(project_root()) if outbox.kept)
         if wandb.Api().artifact_exists(name):
             on.run.use_artifact(name)
+        elif any(outbox.brings(output.name, content.md5) for outbox in others):
+            raise LookupError("the run that made it is kept offline")
         else:
             artifact = self._described(on, output, path, content, {})
             on.run.use_artifact(artifact, aliases=[alias_of(content.md5)])
@@ -293,9 +300,12 @@ class StageRun:
 
 
 def _picture(jpeg: bytes, folder: str, caption: str | None = None) -> Any:
-    """A W&B image of exactly these bytes, by way of a file: W&B would encode them anew as PNG."""
+    """A W&B image of exactly these bytes, by way of a file: W&B would encode them anew as PNG.
+
+    The file's name joins a table, so it is the content's too, and equal tables are equal.
+    """
     import wandb
 
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".jpg", delete=False) as stream:
-        stream.write(jpeg)
-    return wandb.Image(stream.name, caption=caption)
+    file = Path(folder) / f"{hashlib.sha256(jpeg).hexdigest()[:20]}.jpg"
+    file.write_bytes(jpeg)
+    return wandb.Image(str(file), caption=caption)

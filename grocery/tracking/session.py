@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -25,7 +25,7 @@ from time import time_ns
 from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content, read_content
-from grocery.tracking.mode import Mode, choose_mode, requested_mode
+from grocery.tracking.mode import Mode, check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import Outbox, held
 from grocery.tracking.provenance import git_state, pipeline_run, project_root
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 # Time for the offline run after W&B was given up, in seconds. It needs the disk only.
 GRACE = 10.0
+
+# Longest wait for the server to accept a connection, in seconds.
+KNOCK = 5.0
 
 OFFLINE = "the run is kept offline, for `grocery sync`"
 
@@ -109,6 +112,7 @@ class Session:
         self._online = False
         self._gave_up = False
         self._reasons: dict[str, None] = {}
+        self._settled: Collection[str] = ()
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
@@ -140,7 +144,7 @@ class Session:
                 print(f"warning: W&B: {'; '.join(self._reasons)}", file=sys.stderr)
 
     def _work(self) -> None:
-        with contained(self._root / "wandb"):
+        with contained(self._root / "wandb") as self._settled:
             try:
                 mode = self._set_up()
                 if mode == "online":
@@ -150,7 +154,7 @@ class Session:
             except Exception as error:
                 self._warn(f"{self._sentence(error)}; the stage is not tracked")
             finally:
-                _tear_down()
+                tear_down()
 
     def _set_up(self) -> Mode:
         folder = self._root / "wandb"
@@ -169,14 +173,18 @@ class Session:
         return mode
 
     def _track_online(self) -> None:
+        import wandb
+
         self._online = True
         try:
+            check_server(wandb.setup().settings.base_url, timeout=min(KNOCK, self._timeout))
             self._track("online")
         except Exception as error:
             with self._phase:
                 self._online = False
+            self._reasons.clear()  # what could not be said online is said offline
             self._warn(f"{self._sentence(error)}; {OFFLINE}")
-            _tear_down()
+            tear_down()
             self._set_up()
             self._track("offline")
             for failed in (self._root / "wandb").glob(f"run-*-{self._id}"):
@@ -187,6 +195,8 @@ class Session:
         begun = time_ns()
         run = self._init(mode)
         outbox = Outbox(Path(run.dir).parent)
+        if "WANDB_DATA_DIR" in self._settled:  # W&B's copies of files lie with the run
+            os.environ["WANDB_DATA_DIR"] = str(outbox.folder)
         with held(outbox.lock):
             outbox.open(
                 {
@@ -225,30 +235,35 @@ class Session:
         inputs = {
             name: self.content(path).md5 for name, path in request.inputs.items() if path.exists()
         }
-        return wandb.init(
-            id=self._id,
-            mode=mode,
-            dir=str(self._root),
-            project=request.project,
-            entity=request.entity,
-            name=request.stage,
-            job_type=request.stage,
-            group=pipeline_run(git),
-            tags=sorted(request.tags),
-            config={**request.config, "inputs": inputs, "git": git},
-            reinit="create_new",
-        )
+        try:
+            return wandb.init(
+                id=self._id,
+                mode=mode,
+                dir=str(self._root),
+                project=request.project,
+                entity=request.entity,
+                name=request.stage,
+                job_type=request.stage,
+                group=pipeline_run(git),
+                tags=sorted(request.tags),
+                config={**request.config, "inputs": inputs, "git": git},
+                reinit="create_new",
+            )
+        except wandb.errors.CommError as error:
+            if "no message" not in str(error):
+                raise
+            raise NotStored("the server does not take the run: is the API key right?") from error
 
     def _give_up(self) -> None:
         """End W&B's own process, which releases what waits for it; then the run is kept offline."""
         with self._phase:
             if self._online:
                 self._gave_up = True
-                _kill()
+                kill_service()
         self._thread.join(GRACE)
         if self._thread.is_alive():
             self._warn("it does not come to an end; the run may be incomplete")
-            _kill()
+            kill_service()
 
     def _warn(self, reason: str) -> None:
         self._reasons.setdefault(reason)
@@ -266,23 +281,26 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _kill() -> None:
+def kill_service() -> None:
     """End W&B's process."""
     if wandb_setup := sys.modules.get("wandb.sdk.wandb_setup"):
         with suppress(AttributeError):
             attrgetter("_connection._proc._process")(wandb_setup.singleton()).kill()
 
 
-def _tear_down() -> None:
+def tear_down() -> None:
     """End W&B here and not at the interpreter's exit, where nothing would bound the wait."""
     if wandb := sys.modules.get("wandb"):
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):  # it would exit with the status of a killed process
             wandb.teardown()
 
 
 @contextmanager
-def contained(folder: Path) -> Iterator[None]:
-    """Keep what W&B writes in one folder, and its reports about itself to itself."""
+def contained(folder: Path) -> Iterator[Collection[str]]:
+    """Keep what W&B writes in one folder, and its reports about itself to itself.
+
+    Gives the names of the variables that it has set, which the user had not.
+    """
     wanted = {
         "WANDB_DATA_DIR": str(folder),
         "WANDB_CACHE_DIR": str(folder / "cache"),
@@ -291,7 +309,7 @@ def contained(folder: Path) -> Iterator[None]:
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        yield
+        yield added.keys()
     finally:
         for name in added:
             os.environ.pop(name, None)

@@ -8,18 +8,20 @@ kill between the delivery and its note does no harm.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grocery.errors import TrackingError
 from grocery.tracking.artifacts import Output, alias_of, listed
-from grocery.tracking.outbox import Outbox, held
-from grocery.tracking.session import SETTINGS, contained, one_line
+from grocery.tracking.mode import check_server
+from grocery.tracking.outbox import Outbox, all_outboxes, held
+from grocery.tracking.session import SETTINGS, contained, kill_service, one_line, tear_down
 
 if TYPE_CHECKING:
     import wandb
@@ -54,16 +56,11 @@ class WaitingRun:
 
 def waiting_runs(root: Path) -> list[WaitingRun]:
     """The runs below ``root/wandb`` that have something to send, in the order they began."""
-    found = []
-    for folder in (root / "wandb").glob("*run-*-*"):
-        outbox = Outbox(folder)
-        about = outbox.run()
-        if not about or folder.is_symlink():
-            continue
-        offline = folder.name.startswith("offline-")
-        upload = offline and not any(folder.glob("*.wandb.synced"))
-        found.append(WaitingRun(outbox, about, upload, outbox.pending()))
-    return sorted((run for run in found if run.steps), key=lambda run: run.about["begun"])
+    found = [
+        WaitingRun(outbox, outbox.run(), outbox.kept, outbox.pending())
+        for outbox in all_outboxes(root)
+    ]
+    return [run for run in found if run.steps]
 
 
 def synchronize(root: Path, *, timeout: int) -> Iterator[str]:
@@ -98,7 +95,7 @@ def synchronize(root: Path, *, timeout: int) -> Iterator[str]:
         if not runs:
             return
         stack.enter_context(contained(root / "wandb"))
-        post = _PostOffice(timeout)
+        post = stack.enter_context(_post_office(timeout))
         for run in runs:
             if run.upload:
                 _upload(run.outbox.folder, inherited=whole)
@@ -130,32 +127,41 @@ def _upload(folder: Path, *, inherited: int) -> None:
         said = (done.stderr + done.stdout).strip().splitlines() or ["it does not say why"]
         reason = next((line for line in said if "rror" in line), said[-1])
         raise TrackingError(f"W&B did not take in {folder.name}: {reason.strip()}")
+    shutil.rmtree(folder / "artifacts", ignore_errors=True)  # copies of files that W&B has now
+
+
+@contextmanager
+def _post_office(timeout: int) -> Iterator[_PostOffice]:
+    """Open W&B's client; at the end, or at any error, end its process without waiting for it."""
+    import wandb
+
+    os.environ.pop("WANDB_MODE", None)  # to send is to be online
+    wandb.termsetup(wandb.Settings(silent=True), None)
+    settings = wandb.setup(wandb.Settings(**SETTINGS)).settings
+    try:
+        try:
+            if not wandb.login(prompt=False, verify=False):
+                raise TrackingError("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
+            check_server(settings.base_url, timeout=timeout)
+            api = wandb.Api(timeout=timeout)
+            if not api.default_entity:
+                raise TrackingError(f"W&B at {settings.base_url} knows no such user")
+        except TrackingError:
+            raise
+        except Exception as error:
+            raise TrackingError(f"W&B cannot be reached: {one_line(error)}") from error
+        yield _PostOffice(api)
+    finally:
+        kill_service()
+        tear_down()
 
 
 @dataclass
 class _PostOffice:
     """Delivers lines of outboxes through W&B's public API, each only if it has not arrived yet."""
 
-    timeout: int
-    api: wandb.Api = field(init=False)
+    api: wandb.Api
     _used: dict[str, set[str | None]] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        import wandb
-
-        os.environ.pop("WANDB_MODE", None)  # to send is to be online
-        wandb.termsetup(wandb.Settings(silent=True), None)
-        wandb.setup(wandb.Settings(**SETTINGS))
-        try:
-            if not wandb.login(prompt=False, verify=False):
-                raise TrackingError("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
-            self.api = wandb.Api(timeout=self.timeout)
-            if not self.api.default_entity:
-                raise TrackingError(f"W&B at {self.api.settings['base_url']} knows no such user")
-        except TrackingError:
-            raise
-        except Exception as error:
-            raise TrackingError(f"W&B cannot be reached: {one_line(error)}") from error
 
     def deliver(self, run: WaitingRun, entry: Mapping[str, Any]) -> None:
         entity = run.about["entity"] or self.api.default_entity

@@ -1,0 +1,281 @@
+"""Tracking online: what the stages' verbs leave on a W&B server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Project
+from grocery.contents import read_content
+from wandb_pipeline import offline, pipeline, silent, synchronize, variables
+from wandb_server import KEY, WandbServer
+
+RUN = "team/grocery/-/"  # entity/project/group: there is no repository, so no group
+REGISTRY = "example-groceries/wandb-registry-model/grocery-classifier"
+
+
+@dataclass
+class World:
+    """A server, and a folder whose stages have been tracked there."""
+
+    server: WandbServer
+    folder: Path
+    state: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("online")
+    with WandbServer() as server:
+        silent(pipeline(folder, server))
+        yield World(server, folder, server.state())
+        assert server.errors == []
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as one:
+        yield one
+
+
+def ask(server: WandbServer, folder: Path, code: str) -> Any:
+    """What an expression says of `api`, W&B's own client of the server."""
+    program = f"import json, wandb; api = wandb.Api(); print(json.dumps({code}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=variables(folder, server, WANDB_SILENT="true"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def versions(state: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = state["artifacts"][f"team/grocery/{name}"]["versions"]
+    return found
+
+
+def test_a_run_is_there_with_all_that_the_stage_said(world: World) -> None:
+    runs = world.state["runs"]
+    assert set(runs) == {RUN + "prepare", RUN + "train", RUN + "register"}
+    train = runs[RUN + "train"]
+    assert (train["job_type"], train["state"], train["exit_code"]) == ("train", "finished", 0)
+    assert train["config"] == {
+        "train": {"alpha": 0.95, "scales": [1.5, 0.5]},
+        "inputs": {"dataset": read_content(world.folder / "shards").md5},
+    }
+    assert runs[RUN + "prepare"]["tags"] == ["synthetic"]
+    assert [row["residual"] for row in train["history"]] == [1, 0.5, 1 / 3, 0.25]
+    assert [row["_step"] for row in train["history"]] == [0, 1, 2, 3]
+    shown = {"predictions", "mistakes", "confusion_table", "confidence", "card"}
+    assert shown <= train["history"][-1].keys()
+    assert train["summary"]["accuracy"] == 0.9
+    assert [alert["title"] for alert in train["alerts"]] == ["Drift in batch noon"]
+    assert sum(name.endswith(".jpg") for name in train["files"]) == 1  # mistakes
+    (table,) = world.state["artifacts"][f"team/grocery/run-[{RUN}train]-predictions"][
+        "versions"
+    ].values()
+    assert sum(name.endswith(".jpg") for name in table["entries"]) == 1
+
+
+def test_an_artifact_is_found_by_the_hash_in_dvc_lock_and_tells_without_a_download(
+    world: World,
+) -> None:
+    content = read_content(world.folder / "shards")
+    name = f"team/grocery/dataset:md5-{content.md5}"
+    seen = len(world.server.requests)
+    assert ask(world.server, world.folder, f"dict(api.artifact({name!r}).metadata)") == {
+        "images": 3,
+        "files": 2,
+        "bytes": 12_000,
+        "md5": content.md5,
+    }
+    kinds = {request.kind for request in world.server.requests[seen:]}
+    assert "graphql" in kinds
+    assert "download" not in kinds
+
+
+def test_the_lineage_is_whole(world: World) -> None:
+    runs = world.state["runs"]
+    edges = {name: (run["uses"], run["logs"]) for name, run in runs.items()}
+    tables = {f"team/grocery/run-[{RUN}train]-{name}:v0" for name in ("predictions", "confusion")}
+    assert edges[RUN + "prepare"][0] == []
+    assert "team/grocery/dataset:v0" in edges[RUN + "prepare"][1]
+    assert edges[RUN + "train"][0] == ["team/grocery/dataset:v0"]
+    assert "team/grocery/classifier:v0" in edges[RUN + "train"][1]
+    assert len(tables & set(edges[RUN + "train"][1])) == 1
+    assert edges[RUN + "register"] == (["team/grocery/classifier:v0"], ["team/grocery/release:v0"])
+    code = "[run.name for run in api.artifact('team/grocery/classifier:latest').used_by()]"
+    assert ask(world.server, world.folder, code) == ["register"]
+
+
+def test_an_accepted_release_is_the_candidate_of_the_registry(world: World) -> None:
+    (link,) = world.state["links"][REGISTRY].values()
+    assert link == {"artifact": "team/grocery/release:v0", "aliases": ["candidate", "latest"]}
+    code = "api.artifact('wandb-registry-model/grocery-classifier:candidate').source_name"
+    assert ask(world.server, world.folder, code) == "release:v0"
+
+
+def test_the_key_is_nowhere(world: World) -> None:
+    files = [path for path in world.folder.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+    assert KEY not in json.dumps(world.state)
+
+
+def test_unchanged_content_makes_no_new_version(server: WandbServer, tmp_path: Path) -> None:
+    silent(pipeline(tmp_path, server))
+    before = server.state()["artifacts"]
+    silent(pipeline(tmp_path, server))
+    state = server.state()
+    for name in ("dataset", "classifier", "release"):
+        assert state["artifacts"][f"team/grocery/{name}"] == before[f"team/grocery/{name}"]
+    assert state["runs"][RUN + "train#2"]["uses"] == ["team/grocery/dataset:v0"]
+    silent(pipeline(tmp_path, server, word="blue"))
+    assert list(versions(server.state(), "release")) == ["v0", "v1"]
+    links = server.state()["links"][REGISTRY]
+    assert [link["aliases"] for link in links.values()] == [[], ["candidate", "latest"]]
+
+
+def test_a_stage_that_was_skipped_or_not_tracked_is_in_the_lineage_all_the_same(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    silent(pipeline(tmp_path, None, "prepare", WANDB_MODE="disabled"))
+    silent(pipeline(tmp_path, server, "train"))
+    assert server.state()["runs"][RUN + "train"]["uses"] == ["team/grocery/dataset:v0"]
+    (dataset,) = versions(server.state(), "dataset").values()
+    assert dataset["metadata"]["md5"] == read_content(tmp_path / "shards").md5
+
+    silent(pipeline(tmp_path, server))
+    assert list(versions(server.state(), "dataset")) == ["v0"], "its own stage makes no second one"
+    assert server.state()["runs"][RUN + "train#2"]["uses"] == ["team/grocery/dataset:v0"]
+
+
+def uploads(server: WandbServer, name: str) -> list[int]:
+    return [
+        request.size
+        for request in server.requests
+        if request.kind == "upload" and request.operation.rsplit("/")[-1] == name
+    ]
+
+
+def test_metadata_sends_the_list_of_a_dataset_and_the_files_of_a_model(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    silent(pipeline(tmp_path, server))
+    (dataset,) = versions(server.state(), "dataset").values()
+    assert list(dataset["entries"]) == ["manifest.json"]
+    (release,) = versions(server.state(), "release").values()
+    assert list(release["entries"]) == ["card", "weights"]
+    assert uploads(server, "one") == []
+    code = "api.artifact('team/grocery/dataset:v0').download(root='got')"
+    ask(server, tmp_path, code)
+    listing = (tmp_path / "got/manifest.json").read_bytes()
+    assert f"{hashlib.md5(listing).hexdigest()}.dir" == read_content(tmp_path / "shards").md5
+
+
+def test_files_sends_changed_shards_only(server: WandbServer, tmp_path: Path) -> None:
+    silent(pipeline(tmp_path, server, "prepare", upload="files"))
+    silent(pipeline(tmp_path, server, "prepare", upload="files", word="blue"))
+    assert list(versions(server.state(), "dataset")) == ["v0", "v1"]
+    assert len(uploads(server, "one")) == 1
+    assert uploads(server, "two") == [3000, 4000]
+    ask(server, tmp_path, "api.artifact('team/grocery/dataset:v0').download(root='got')")
+    assert (tmp_path / "got/two").read_text() == "red" * 1000
+
+
+def test_reference_points_at_the_objects_that_dvc_pushes(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project = Project(folder)
+    project.run("dvc", "init", "--no-scm", "--quiet")
+    project.run("dvc", "remote", "add", "--default", "storage", "../remote")
+    silent(pipeline(folder, server, upload="reference"))
+    sent = [
+        r.operation for r in server.requests if r.kind == "upload" and "/artifact/" in r.operation
+    ]
+    assert [name for name in sent if not name.endswith(".table.json")] == [
+        name for name in sent if name.endswith(".jpg")
+    ], "a copy was sent"
+    (dataset,) = versions(server.state(), "dataset").values()
+    assert dataset["metadata"]["md5"] == read_content(folder / "shards").md5
+
+    for name in ("shards", "release"):
+        project.run("dvc", "add", "--quiet", name)
+    project.run("dvc", "push", "--quiet")
+    for name, output in (("dataset", "shards"), ("release", "release")):
+        ask(server, folder, f"api.artifact('team/grocery/{name}:v0').download(root='got/{name}')")
+        assert read_content(folder / "got" / name).md5 == read_content(folder / output).md5
+
+
+def test_a_reference_does_not_tell_the_remotes_password(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project = Project(folder)
+    project.run("dvc", "init", "--no-scm", "--quiet")
+    project.run("dvc", "remote", "add", "-d", "storage", "https://ann:hunter2@example.invalid/d/")
+    silent(pipeline(folder, server, "prepare", upload="reference"))
+    (dataset,) = versions(server.state(), "dataset").values()
+    md5 = read_content(folder / "shards").files["one"]
+    place = f"https://example.invalid/d/files/md5/{md5[:2]}/{md5[2:]}"
+    assert dataset["entries"]["one"]["ref"] == place
+    assert "hunter2" not in json.dumps(server.state())
+
+
+def test_a_registry_that_refuses_does_not_send_the_run_offline(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    silent(pipeline(tmp_path, server, "prepare", "train"))
+    server.fail("403", only="LinkArtifact")
+    done = pipeline(tmp_path, server, "register")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("warning: W&B: release is not linked to wandb-registry-model/")
+    assert done.stderr.count("\n") == 1
+    assert server.state()["runs"][RUN + "register"]["state"] == "finished"
+    assert server.state()["links"] == {}
+
+    server.heal()
+    assert synchronize(tmp_path, server).stdout == "1 of 1 sent\n"
+    assert [link["aliases"] for link in server.state()["links"][REGISTRY].values()] == [
+        ["candidate", "latest"]
+    ]
+
+
+def test_what_an_offline_run_will_bring_is_not_brought_by_another(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    offline(tmp_path, "prepare")
+    done = pipeline(tmp_path, server, "train")
+    assert done.stderr == (
+        "warning: W&B: dataset is not linked yet (the run that made it is kept offline); "
+        "`grocery sync` will do it\n"
+    )
+    assert synchronize(tmp_path, server).stdout == "2 of 2 sent\n"
+    runs = server.state()["runs"]
+    assert "team/grocery/dataset:v0" in runs[RUN + "prepare"]["logs"]
+    assert runs[RUN + "train"]["uses"] == ["team/grocery/dataset:v0"]
+    assert versions(server.state(), "dataset")["v0"]["metadata"]["images"] == 3
+
+
+def test_offline_and_online_runs_of_one_project_go_together(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    silent(pipeline(tmp_path, server, "prepare"))
+    offline(tmp_path, "train", "register")
+    assert synchronize(tmp_path, server).returncode == 0
+    assert server.state()["runs"][RUN + "train"]["uses"] == ["team/grocery/dataset:v0"]

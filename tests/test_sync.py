@@ -1,0 +1,359 @@
+"""`grocery sync`: what was kept offline arrives, each thing once, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grocery.tracking.outbox import Outbox, all_outboxes, held
+from wandb_pipeline import offline, pipeline, silent, synchronize, variables
+from wandb_server import KEY, WandbServer
+
+RUN = "team/grocery/-/"
+
+
+@pytest.fixture(scope="module")
+def online() -> dict[str, Any]:
+    """The state of a server that the same stages were tracked at directly."""
+    import tempfile
+
+    with WandbServer() as server, tempfile.TemporaryDirectory() as folder:
+        silent(pipeline(Path(folder), server))
+        return server.state()
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def kept_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kept")
+    offline(folder)
+    return folder
+
+
+@pytest.fixture
+def kept(kept_once: Path, tmp_path: Path) -> Path:
+    """A folder in which three stages were tracked offline, free to change."""
+    return Path(shutil.copytree(kept_once, tmp_path / "kept", symlinks=True))
+
+
+def effects(server: WandbServer, pattern: str) -> list[str]:
+    """Changes of the server's state that match a pattern."""
+    found = [change for request in server.requests for change in request.effect]
+    return [change for change in found if re.search(pattern, change)]
+
+
+def test_everything_arrives_once(kept: Path, server: WandbServer, online: dict[str, Any]) -> None:
+    done = synchronize(kept, server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "6 of 6 sent\n", "")
+    assert server.state() == online
+    copies = [path for path in (kept / "wandb").rglob("*") if "staging" in path.parts]
+    assert copies == [], "copies of what W&B has now are left"
+    edges = [r for r in server.requests if r.operation in ("UseArtifact", "LinkArtifact")]
+    assert len(edges) == 3
+
+    seen = len(server.requests)
+    assert synchronize(kept, server).stdout == "nothing waits to be sent\n"
+    assert len(server.requests) == seen
+
+
+def test_dry_run_says_what_would_be_sent_and_sends_nothing(kept: Path, server: WandbServer) -> None:
+    for known in (server, None):  # it needs neither a server nor a key
+        done = synchronize(kept, known, "--dry-run")
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert [re.sub(r"/\w{8}\)", "/ID)", line) for line in lines] == [
+            "prepare (grocery/ID): the run",
+            "train (grocery/ID): the run, use dataset",
+            "register (grocery/ID): the run, use classifier, link release",
+        ]
+    assert server.requests == []
+    assert synchronize(kept, server).stdout == "6 of 6 sent\n"
+    assert synchronize(kept, server, "--dry-run").stdout == "nothing waits to be sent\n"
+
+
+def test_an_empty_folder_has_nothing_to_send(tmp_path: Path) -> None:
+    done = synchronize(tmp_path, None)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing waits to be sent\n", "")
+
+
+def start(folder: Path, server: WandbServer) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "grocery.cli", "sync"],
+        cwd=folder,
+        env=variables(folder, server),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[str], how: signal.Signals) -> None:
+    """Send a signal to a process and all that it has started, unless it has ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
+    process.wait()
+
+
+def wait_until(condition: Any) -> None:
+    """Wait for a condition, or a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+# After how many requests it is killed, one time after the other; sending a run takes about thirty,
+# and delivering a line of an outbox about eight.
+@pytest.mark.parametrize(
+    "points",
+    [(1, 4, 9, 15, 22, 30, 38, 5, 8, 11, 14, 17, 20), (2, 7, 12, 18, 26, 34, 42, 6, 7, 9, 10, 12)],
+)
+def test_killed_at_any_point_it_can_be_repeated(
+    points: Sequence[int], kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    kills = 0
+    for requests in points:
+        seen = len(server.requests)
+        process = start(kept, server)
+        while len(server.requests) < seen + requests and process.poll() is None:
+            time.sleep(0.005)
+        kills += process.poll() is None
+        end(process, signal.SIGKILL)
+    assert kills >= 4
+    assert synchronize(kept, server).returncode == 0
+    assert server.state() == online
+    repeated = Counter(effects(server, r"^(uses|link|alias|artifact .*: .*:v)"))
+    assert repeated
+    assert set(repeated.values()) == {1}, "something had its effect twice"
+
+
+@pytest.mark.parametrize("operation", ["UseArtifact", "LinkArtifact"])
+def test_killed_between_a_delivery_and_its_note_it_delivers_once(
+    operation: str, kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    server.fail("drop", only=operation, times=1)  # it has its effect, and nobody hears of it
+    process = start(kept, server)
+    wait_until(lambda: any(request.operation == operation for request in server.requests))
+    end(process, signal.SIGKILL)
+    assert synchronize(kept, server).returncode == 0
+    assert server.state() == online
+    assert set(Counter(effects(server, r"^(uses|link)")).values()) == {1}
+
+
+def test_interrupted_it_says_so_in_one_line(kept: Path, server: WandbServer) -> None:
+    server.fail("hang", only="UseArtifact")
+    process = start(kept, server)
+    wait_until(lambda: any(request.operation == "UseArtifact" for request in server.requests))
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("error: sync: interrupted")
+    assert err.count("\n") == 1
+    server.heal()
+    assert synchronize(kept, server).returncode == 0
+
+
+def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
+    kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    server.fail("hang", only="file_stream")
+    process = start(kept, server)
+    wait_until(lambda: any(request.kind == "file_stream" for request in server.requests))
+    at_work = f"error: sync: another `grocery sync` is at work in {kept}\n"
+    assert failure(synchronize(kept, server)) == at_work
+
+    process.kill()  # only itself: W&B's own sync, which it has started, goes on for a while
+    server.heal()
+    process.wait()
+    wait_until(lambda: free(kept))
+    assert synchronize(kept, server).returncode == 0
+    assert server.state() == online
+
+
+def free(folder: Path) -> bool:
+    with held(folder / "wandb/sync.lock") as lock:
+        return lock is not None
+
+
+def test_a_lock_is_held_by_the_process_that_inherits_it(tmp_path: Path) -> None:
+    with held(tmp_path / "lock") as lock:
+        assert lock is not None
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
+    with held(tmp_path / "lock") as lock:
+        assert lock is None
+    child.kill()
+    child.wait()
+    with held(tmp_path / "lock") as lock:
+        assert lock is not None
+
+
+def test_a_run_that_is_being_written_is_left_alone(kept: Path, server: WandbServer) -> None:
+    *_, last = all_outboxes(kept)
+    with held(last.lock):
+        done = synchronize(kept, server)
+    assert done.stdout == "3 of 6 sent; 3 belong to runs that are at work\n"
+    assert set(server.state()["runs"]) == {RUN + "prepare", RUN + "train"}
+    assert synchronize(kept, server).stdout == "3 of 3 sent\n"
+    assert RUN + "register" in server.state()["runs"]
+
+
+def test_a_stage_that_was_killed_leaves_what_it_had_said(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    code = (
+        "import os, time\n"
+        "from grocery.params import TrackingParams\n"
+        "from grocery.tracking.run import stage_run\n"
+        "settings = TrackingParams(\n"
+        "    project='grocery', entity='', timeout=5, upload='metadata', registry='')\n"
+        "with stage_run('train', settings=settings, config={}) as run:\n"
+        "    for step in range(3):\n"
+        "        run.log({'residual': 0.5}, step=step)\n"
+        "    time.sleep(4)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    environment = variables(tmp_path, None, WANDB_MODE="offline")
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert synchronize(tmp_path, server).stdout == "1 of 1 sent\n"
+    (run,) = server.state()["runs"].values()
+    assert len(run["history"]) >= 2, "the last point is not complete"
+    assert run["state"] != "running"
+
+
+def test_an_input_that_no_run_has_recorded_is_recorded_then(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    silent(pipeline(tmp_path, None, "prepare", WANDB_MODE="disabled"))
+    offline(tmp_path, "train")
+    assert synchronize(tmp_path, server).stdout == "2 of 2 sent\n"
+    state = server.state()
+    assert state["runs"][RUN + "train"]["uses"] == ["team/grocery/dataset:v0"]
+    (dataset,) = state["artifacts"]["team/grocery/dataset"]["versions"].values()
+    assert list(dataset["entries"]) == ["manifest.json"]
+    assert dataset["aliases"][-1].startswith("md5-")
+
+
+def test_an_older_release_does_not_take_the_candidates_place(
+    kept: Path, server: WandbServer
+) -> None:
+    """Its link was delivered and the note was lost; a newer one was linked since."""
+    assert synchronize(kept, server).returncode == 0
+    silent(pipeline(kept, server, word="blue"))
+    (note,) = (outbox.folder / "outbox.delivered" for outbox in all_outboxes(kept)[2:3])
+    lines = note.read_text().splitlines(keepends=True)
+    note.write_text("".join(lines[:-1]))
+    assert synchronize(kept, server).stdout == "1 of 1 sent\n"
+    (links,) = server.state()["links"].values()
+    assert [link["aliases"] for link in links.values()] == [[], ["candidate", "latest"]]
+
+
+@pytest.mark.parametrize("cut", ["outbox.jsonl", "outbox.delivered"])
+def test_a_line_that_was_cut_off_is_no_line(
+    cut: str, kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    outbox = all_outboxes(kept)[2]
+    before = outbox.pending()
+    (outbox.folder / cut).open("a").write('{"do": "li')
+    assert outbox.pending() == before
+    assert synchronize(kept, server).returncode == 0
+    assert server.state() == online
+    assert Outbox(outbox.folder).pending() == {}
+
+
+def failure(done: subprocess.CompletedProcess[str]) -> str:
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: sync: ")
+    assert done.stderr.count("\n") == 1
+    assert KEY not in done.stderr
+    return done.stderr
+
+
+def test_without_a_key_it_says_what_is_missing(kept: Path) -> None:
+    assert "no W&B key is configured: `wandb login`, or set WANDB_API_KEY" in failure(
+        synchronize(kept, None)
+    )
+
+
+@pytest.mark.parametrize("mode", ["refuse", "401", "hang", "drop"])
+def test_a_server_that_fails_costs_one_sentence_and_loses_nothing(
+    mode: str, kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    server.fail(mode)
+    failure(synchronize(kept, server, "--timeout", "2"))
+    server.heal()
+    assert synchronize(kept, server).returncode == 0
+    assert server.state() == online
+
+
+def test_a_server_that_fails_half_way_keeps_what_has_arrived(
+    kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    server.fail("403", only="LinkArtifact")
+    sentence = failure(synchronize(kept, server))
+    assert "link of release:md5-" in sentence
+    server.heal()
+    assert synchronize(kept, server).stdout == "1 of 1 sent\n"
+    assert server.state() == online
+
+
+def test_a_mode_that_forbids_does_not_forbid_to_synchronise(
+    kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    assert synchronize(kept, server, WANDB_MODE="offline").returncode == 0
+    assert server.state() == online
+
+
+def test_a_terminal_sees_a_progress_bar(kept: Path, server: WandbServer) -> None:
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "grocery.cli", "sync"],
+        cwd=kept,
+        env=variables(kept, server, TERM="xterm"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+    )
+    os.close(terminal)
+    out, _ = process.communicate(timeout=120)
+    seen = os.read(master, 100_000).decode()
+    os.close(master)
+    assert out == "6 of 6 sent\n"
+    assert "sync:" in seen
+    assert "/6 [" in seen
+
+
+def test_the_help_says_what_it_does(tmp_path: Path) -> None:
+    done = synchronize(tmp_path, None, "--help")
+    assert "interrupted at any point" in done.stdout
+    wrong = synchronize(tmp_path, None, "--timeout", "0")
+    assert wrong.returncode == 2
+    assert "at least 1" in wrong.stderr
+
+
+def test_the_state_that_is_compared_holds_something(online: dict[str, Any]) -> None:
+    text = json.dumps(online)
+    assert all(word in text for word in ("residual", "candidate", "md5-", "Drift in batch noon"))
