@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from conftest import Project
 
+from conftest import Project
 from grocery.contents import read_content
 
 

@@ -83,9 +83,7 @@ def test_a_run_is_there_with_all_that_the_stage_said(world: World) -> None:
     assert train["summary"]["accuracy"] == 0.9
     assert [alert["title"] for alert in train["alerts"]] == ["Drift in batch noon"]
     assert sum(name.endswith(".jpg") for name in train["files"]) == 1  # mistakes
-    (table,) = world.state["artifacts"][f"team/grocery/run-[{RUN}train]-predictions"][
-        "versions"
-    ].values()
+    (table,) = world.state["artifacts"][RUN + "train/predictions"]["versions"].values()
     assert sum(name.endswith(".jpg") for name in table["entries"]) == 1
 
 
@@ -109,12 +107,14 @@ def test_an_artifact_is_found_by_the_hash_in_dvc_lock_and_tells_without_a_downlo
 def test_the_lineage_is_whole(world: World) -> None:
     runs = world.state["runs"]
     edges = {name: (run["uses"], run["logs"]) for name, run in runs.items()}
-    tables = {f"team/grocery/run-[{RUN}train]-{name}:v0" for name in ("predictions", "confusion")}
     assert edges[RUN + "prepare"][0] == []
     assert "team/grocery/dataset:v0" in edges[RUN + "prepare"][1]
     assert edges[RUN + "train"][0] == ["team/grocery/dataset:v0"]
-    assert "team/grocery/classifier:v0" in edges[RUN + "train"][1]
-    assert len(tables & set(edges[RUN + "train"][1])) == 1
+    assert edges[RUN + "train"][1] == [
+        f"{RUN}train/confusion_table:v0",
+        f"{RUN}train/predictions:v0",
+        "team/grocery/classifier:v0",
+    ]
     assert edges[RUN + "register"] == (["team/grocery/classifier:v0"], ["team/grocery/release:v0"])
     code = "[run.name for run in api.artifact('team/grocery/classifier:latest').used_by()]"
     assert ask(world.server, world.folder, code) == ["register"]

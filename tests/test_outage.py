@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from grocery.contents import read_content
 from wandb_log import of_kind, records
 from wandb_pipeline import pipeline, silent, synchronize
 from wandb_server import WandbServer
-
-from grocery.contents import read_content
 
 TIMEOUT = 2.0
 OFFLINE = "; the run is kept offline, for `grocery sync`"

@@ -1,0 +1,208 @@
+"""The whole pipeline, run by DVC and tracked at a W&B server on loopback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT, Project
+from grocery.tracking import artifacts
+from wandb_server import WandbServer
+
+pytestmark = pytest.mark.slow
+
+# Which output of dvc.yaml each artifact is.
+OUTPUTS = {
+    "data/prepared/shards": artifacts.DATASET,
+    "data/prepared/incoming": artifacts.INCOMING,
+    "data/card": artifacts.CARD,
+    "models/encoder": artifacts.ENCODER,
+    "data/features": artifacts.FEATURES,
+    "models/classifier": artifacts.CLASSIFIER,
+    "models/reference": artifacts.REFERENCE,
+    "metrics/evaluation": artifacts.EVALUATION,
+    "models/release": artifacts.RELEASE,
+    "metrics/monitor": artifacts.MONITORING,
+}
+# What W&B shows without an artifact: as a table, as curves, or as the run's summary.
+SHOWN_IN_RUNS = {"data/prepared/report.json", "metrics/curves"}
+
+
+@dataclass
+class Tracked:
+    """A project that was built from nothing, tracked online."""
+
+    project: Project
+    server: WandbServer
+    state: dict[str, Any]
+    group: str
+
+
+def rebuild(project: Project, server: WandbServer | None, *options: str, **changes: str) -> str:
+    """Run the pipeline, tracked; what it printed."""
+    env = {"WANDB_MODE": "online", **(server.environment() if server else {}), **changes}
+    done = project.run("dvc", "repro", *options, env=env)
+    return done.stdout + done.stderr
+
+
+def all_stages(document: dict[str, Any]) -> dict[str, Any]:
+    stages: dict[str, Any] = document["stages"]
+    return stages
+
+
+@pytest.fixture(scope="module")
+def tracked(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracked]:
+    project = built.copy(tmp_path_factory.mktemp("tracked") / "project")
+    group = project.run("git", "rev-parse", "HEAD").stdout[:7]
+    with WandbServer() as server:
+        said = rebuild(project, server, "--force")
+        assert "warning" not in said
+        yield Tracked(project, server, server.state(), group)
+        assert server.errors == []
+
+
+def edges(tracked: Tracked, kind: str) -> dict[str, set[str]]:
+    """Artifacts that the run of each stage uses or logs, by name; W&B's own tables left out."""
+    prefix = f"team/grocery/{tracked.group}/"
+    return {
+        name.removeprefix(prefix): {
+            path.removeprefix("team/grocery/").split(":")[0]
+            for path in run[kind]
+            if path.count("/") == 2
+        }
+        for name, run in tracked.state["runs"].items()
+    }
+
+
+def declared(stage: dict[str, Any], kind: str) -> set[str]:
+    """Artifacts that dvc.yaml has among the stage's deps or outs."""
+    paths = [item if isinstance(item, str) else next(iter(item)) for item in stage[kind]]
+    return {OUTPUTS[path].name for path in paths if path in OUTPUTS}
+
+
+def test_the_lineage_graph_is_that_of_dvc_yaml(tracked: Tracked) -> None:
+    stages = all_stages(yaml.safe_load((ROOT / "dvc.yaml").read_text()))
+    assert edges(tracked, "uses") == {name: declared(s, "deps") for name, s in stages.items()}
+    assert edges(tracked, "logs") == {name: declared(s, "outs") for name, s in stages.items()}
+    outs = {next(iter(item)) for stage in stages.values() for item in stage["outs"]}
+    assert outs == OUTPUTS.keys() | SHOWN_IN_RUNS, "an output is no artifact"
+
+
+def test_the_picture_in_the_docs_is_that_graph(tracked: Tracked) -> None:
+    code = "import json, sys, lineage; print(*lineage.drawn(json.load(sys.stdin)), sep='\\n')"
+    picture = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "docs",
+        input=json.dumps(tracked.state),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert picture.count(" --> ") > 20
+    assert f"```mermaid\n{picture}```" in (ROOT / "docs/wandb.md").read_text()
+
+
+def test_each_artifact_is_found_by_the_hash_in_dvc_lock(tracked: Tracked) -> None:
+    stages = tracked.project.lock().values()
+    hashes = {item["path"]: item["md5"] for stage in stages for item in stage["outs"]}
+    for path, output in OUTPUTS.items():
+        (version,) = tracked.state["artifacts"][f"team/grocery/{output.name}"]["versions"].values()
+        assert f"md5-{hashes[path]}" in version["aliases"]
+        assert version["metadata"]["md5"] == hashes[path]
+
+
+def test_a_run_knows_its_commit_parameters_and_inputs(tracked: Tracked) -> None:
+    run = tracked.state["runs"][f"team/grocery/{tracked.group}/train"]
+    assert run["commit"].startswith(tracked.group)
+    assert run["config"]["git"]["dirty"] is False
+    assert run["config"]["train"]["labeled_ratio"] == 0.3
+    lock = {d["path"]: d["md5"] for d in tracked.project.lock()["train"]["deps"]}
+    assert run["config"]["inputs"] == {
+        "dataset": lock["data/prepared/shards"],
+        "features": lock["data/features"],
+    }
+    assert run["tags"] == ["label_spreading", "synthetic"]
+    assert {"val_accuracy", "residual"} <= run["history"][0].keys()
+
+
+def test_what_a_team_looks_at_is_there(tracked: Tracked) -> None:
+    runs = {name.rsplit("/")[-1]: run for name, run in tracked.state["runs"].items()}
+    last = {name: run["history"][-1] if run["history"] else {} for name, run in runs.items()}
+    assert {"predictions", "mistakes", "per_class", "reliability"} <= last["evaluate"].keys()
+    assert any(key.startswith("confusion matrix") for key in last["evaluate"])
+    assert {"contact sheet", "dataset card"} <= last["version"].keys()
+    assert "quarantine" in last["prepare"]
+    batches = [key for key in last["monitor"] if key.startswith("confidence/")]
+    assert batches
+    assert {key.replace("confidence", "samples") for key in batches} <= last["monitor"].keys()
+    assert runs["monitor"]["alerts"], "the drills hold a batch that has drifted"
+    assert runs["evaluate"]["summary"]["accuracy"] > 0.3
+    release = tracked.state["artifacts"]["team/grocery/release"]["versions"]["v0"]
+    assert {"accuracy", "accepted", "dataset_digest", "model_digest"} <= release["metadata"].keys()
+
+
+def test_an_accepted_release_is_a_candidate(tracked: Tracked) -> None:
+    assert tracked.project.run("cat", "metrics/register.json").stdout.count('"accepted": true') == 1
+    ((path, links),) = tracked.state["links"].items()
+    assert path.endswith("wandb-registry-model/grocery-classifier")
+    assert links["v0"] == {
+        "artifact": "team/grocery/release:v0",
+        "aliases": ["candidate", "latest"],
+    }
+
+
+def test_no_setting_of_wandb_changes_an_output_or_runs_a_stage(
+    tracked: Tracked, built: Project
+) -> None:
+    project = tracked.project
+    assert project.lock() == built.lock(), "tracked online or not tracked: the same bytes"
+    runs = len(tracked.server.store.all_projects)
+    before = len(tracked.server.requests)
+    for upload, registry in (("files", ""), ("reference", "wandb-registry-model/other")):
+        project.edit_params(
+            {"tracking": {"upload": upload, "registry": registry, "project": "p", "timeout": 5}}
+        )
+        for mode in ("online", "offline", "disabled"):
+            said = rebuild(project, tracked.server, WANDB_MODE=mode, WANDB_PROJECT="q")
+            assert "Running stage" not in said
+    assert (len(tracked.server.requests), len(tracked.server.store.all_projects)) == (before, runs)
+    project.run("git", "checkout", "--quiet", "params.yaml")
+
+
+def test_after_an_outage_of_the_whole_pipeline_the_server_holds_the_same(
+    tracked: Tracked, built: Project, tmp_path: Path
+) -> None:
+    project = built.copy(tmp_path / "project")
+    params = project.path / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("timeout: 30", "timeout: 5"))
+    assert params.read_text() != text
+    with WandbServer() as server:
+        server.fail("drop", only="upload", after=25)  # in the middle of the third stage or so
+        said = rebuild(project, server, "--force")
+        assert "the run is kept offline, for `grocery sync`" in said
+        assert project.lock() == tracked.project.lock()
+        assert len(server.state()["runs"]) >= 2
+        server.heal()
+        params.write_text(text)
+        done = project.run("grocery", "sync", env={"WANDB_MODE": "", **server.environment()})
+        assert done.stderr == ""
+        after = server.state()
+    # The runs of an outage know that params.yaml had another time-out: the checkout was dirty.
+    for run in after["runs"].values():
+        assert run["config"]["git"].pop("dirty") is True
+        run["config"]["git"]["dirty"] = False
+    # How fast prediction was is no output, and differs.
+    for state in (after, tracked.state):
+        for run in state["runs"].values():
+            for key in [key for key in run["summary"] if key.startswith("prediction/")]:
+                del run["summary"][key]
+    assert after == tracked.state

@@ -1,0 +1,186 @@
+"""A small W&B server for the tests: in memory, on loopback, for the unmodified W&B SDK.
+
+Use it as a context manager, or run ``python tests/wandb_server.py``, which prints its address for
+WANDB_BASE_URL. WANDB_API_KEY is `KEY`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self
+
+from wandb_server_graphql import Executor
+from wandb_server_http import KEY, Fault, Listener, Request, refusal
+from wandb_server_state import picture
+from wandb_server_store import Store
+from wandb_server_types import WandbError
+
+
+class WandbServer:
+    """The server. It listens from `start` (or the beginning of the block) to `close`.
+
+    Parameters
+    ----------
+    port
+        Port on 127.0.0.1; 0 takes a free one.
+    entity
+        The team that the key's owner belongs to, and logs to by default. Other entities exist as
+        soon as they are named.
+
+    Attributes
+    ----------
+    requests
+        What arrived, in order.
+    errors
+        What was answered as an error: a GraphQL field or operation that the schema does not know,
+        or a request that cannot be carried out.
+    """
+
+    def __init__(self, port: int = 0, entity: str = "team") -> None:
+        self.store = Store(entity)
+        self.requests: list[Request] = []
+        self.errors: list[str] = []
+        self._port = port
+        self._executor = Executor(self.store)
+        self._lock = threading.RLock()
+        self._fault: Fault | None = None
+        self._listener: Listener | None = None
+
+    def start(self) -> Self:
+        self._listen()
+        return self
+
+    def close(self) -> None:
+        """Stop at once; whoever still waits for an answer loses the connection."""
+        self._end_fault()
+        self.stop_listening()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def environment(self) -> dict[str, str]:
+        """Variables with which the SDK speaks to this server."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
+
+    def state(self) -> dict[str, Any]:
+        """All that was stored, without what a clock, a host or a random id decides."""
+        with self._lock:
+            return picture(self.store)
+
+    def advance(self, seconds: float) -> None:
+        """Set the server's clock forward; it says when an alert may be sent once more."""
+        with self._lock:
+            self.store.clock += seconds
+
+    def fail(
+        self, mode: str, *, only: str | None = None, after: int = 0, times: int | None = None
+    ) -> None:
+        """Fail from now on, until `heal`.
+
+        Parameters
+        ----------
+        mode
+            An HTTP status such as ``"500"``; ``"hang"``: accept and answer nothing; ``"drop"``: cut
+            the connection, in the middle of the body of an upload, and of the answer to all other
+            requests, which have had their effect; ``"refuse"``: listen no longer.
+        only
+            Only requests of this kind (graphql, file_stream, upload, download), or this GraphQL
+            operation. Where the mode is ``"refuse"``, the request at which it begins.
+        after
+            The number of such requests that still succeed.
+        times
+            The number of such requests that fail; all by default.
+        """
+        if mode not in ("hang", "drop", "refuse") and not mode.isdecimal():
+            raise ValueError(f"there is no fault {mode!r}")
+        self.heal()
+        fault = Fault(mode, only, after, times)
+        with self._lock:
+            self._fault = fault
+            if mode == "refuse" and only is None and after == 0:
+                self.stop_listening(fault)
+
+    def heal(self) -> None:
+        """End the fault. Requests that hang lose their connection, as if the server restarted."""
+        with self._lock:
+            self._end_fault()
+            if self._listener is None:
+                self._listen()
+
+    def _end_fault(self) -> None:
+        with self._lock:
+            if self._fault:
+                self._fault.ended.set()
+            self._fault = None
+
+    def _listen(self) -> None:
+        self._listener = Listener(self._port, self)
+        self._port = self._listener.server_port
+        self.store.url = self.url
+        threading.Thread(target=self._listener.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop_listening(self, fault: Fault | None = None) -> None:
+        """Refuse further connections, and end those that there are; not if `fault` is over."""
+        with self._lock:
+            if self._listener and self._fault is fault:
+                self._listener.shutdown()
+                self._listener.server_close()
+                self._listener.cut_connections()
+                self._listener = None
+
+    def admit(self, request: Request) -> Fault | None:
+        """Record a request; the fault that hits it, if any."""
+        with self._lock:
+            self.requests.append(request)
+            hit = self._fault is not None and self._fault.strikes(request)
+            return self._fault if hit else None
+
+    def perform(self, request: Request, action: Callable[[], tuple[int, bytes]]) -> bytes:
+        """Do what a request asks, one at a time; the body of the answer."""
+        with self._lock:
+            before = len(self.store.changes)
+            try:
+                status, answer = action()
+            except WandbError as error:
+                self.errors.append(str(error))
+                status, answer = HTTPStatus.BAD_REQUEST, refusal(str(error))
+            request.status = int(status)
+            request.effect = tuple(self.store.changes[before:])
+        return answer
+
+    def graphql(self, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        status, answer = self._executor.execute(body)
+        self.errors.extend(error["message"] for error in answer.get("errors") or ())
+        return status, json.dumps(answer).encode()
+
+
+def main() -> None:
+    """Serve in the foreground until interrupted."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    with WandbServer(parser.parse_args().port) as server:
+        print(server.url, flush=True)
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

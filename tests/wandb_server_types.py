@@ -1,0 +1,184 @@
+"""What the types of the W&B server have in common: ids, pages, filters, accounts and files.
+
+The server's classes are named and shaped as the types of wandb_server.graphql: a field of a type is
+the attribute or method of the same name in snake case.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wandb_server_artifacts import Artifact
+
+REGISTRY = "wandb-registry-"
+ORGANIZATION = "Example Groceries"
+ORG_ENTITY = "example-groceries"
+USER = "tester"
+
+
+class WandbError(Exception):
+    """What the server answers as a GraphQL error."""
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def server_id(kind: str, key: object) -> str:
+    """An id as W&B's: base64 of the type and a key; the SDK decodes those of artifacts."""
+    return base64.b64encode(f"{kind}:{key}".encode()).decode()
+
+
+def md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data).digest()).decode()
+
+
+def connection(
+    nodes: Iterable[Any], first: int | None = None, after: str | None = None
+) -> dict[str, Any]:
+    """A page of nodes; a cursor is the number of nodes up to and with its own."""
+    whole = list(nodes)
+    start = int(after or 0)
+    stop = len(whole) if first is None else min(start + first, len(whole))
+    return {
+        "total_count": len(whole),
+        "page_info": {"has_next_page": stop < len(whole), "end_cursor": str(stop)},
+        "edges": [
+            {"cursor": str(number + 1), "node": whole[number]} for number in range(start, stop)
+        ],
+    }
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def matches(filters: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Whether an object passes a filter in MongoDB's language, as far as it is needed here."""
+    for key, wanted in filters.items():
+        if key == "$and":
+            passed = all(matches(part, fields) for part in wanted)
+        elif key == "$or":
+            passed = any(matches(part, fields) for part in wanted)
+        else:
+            passed = _passes(wanted, _lookup(key, fields))
+        if not passed:
+            return False
+    return True
+
+
+def _lookup(key: str, fields: Mapping[str, Any]) -> Any:
+    name, *path = key.removesuffix(".value").split(".")
+    if snake(name) not in fields:
+        raise WandbError(f"the filter {key!r} is not known; the fields are {', '.join(fields)}")
+    value = fields[snake(name)]
+    for step in path:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _passes(wanted: Any, value: Any) -> bool:
+    if not isinstance(wanted, Mapping):
+        return bool(wanted in value if isinstance(value, list) else wanted == value)
+    tests = {
+        "$eq": lambda operand: _passes(operand, value),
+        "$ne": lambda operand: not _passes(operand, value),
+        "$in": lambda operand: any(_passes(item, value) for item in operand),
+        "$nin": lambda operand: not any(_passes(item, value) for item in operand),
+        "$regex": lambda operand: re.search(operand, str(value)) is not None,
+        "$exists": lambda operand: (value is not None) == operand,
+    }
+    if unknown := wanted.keys() - tests.keys():
+        raise WandbError(f"the operator {sorted(unknown)[0]} of a filter is not known")
+    return all(tests[operator](operand) for operator, operand in wanted.items())
+
+
+def ordered(nodes: Sequence[Any], order: str | None) -> list[Any]:
+    """Sort by time of creation, `+created_at` or `-created_at`; nodes come oldest first."""
+    if not order:
+        return list(nodes)
+    if snake(order.lstrip("+-")) not in ("created_at", "heartbeat_at"):
+        raise WandbError(f"the order {order!r} is not known")
+    return list(reversed(nodes)) if order.startswith("-") else list(nodes)
+
+
+@dataclass(eq=False)
+class Entity:
+    """A user, a team, or the organisation's own entity, which owns the registries."""
+
+    name: str
+
+    @property
+    def id(self) -> str:
+        return server_id("Entity", self.name)
+
+    @property
+    def is_team(self) -> bool:
+        return self.name != USER
+
+    @property
+    def entity_type(self) -> str:
+        return "organization" if self.name == ORG_ENTITY else "team" if self.is_team else "user"
+
+    @property
+    def organization(self) -> Organization | None:
+        return Organization() if self.is_team else None
+
+    @property
+    def user(self) -> dict[str, Any] | None:
+        return None if self.is_team else {"organizations": [Organization()]}
+
+    available, read_only, xxhash_digests_enabled = True, False, False
+
+
+class Organization:
+    """The one organisation that every team belongs to."""
+
+    id = server_id("Organization", ORGANIZATION)
+    name = ORGANIZATION
+    org_entity = Entity(ORG_ENTITY)
+    core_weave_organization_id = None
+    feature_flags: Sequence[Any] = ()
+
+
+@dataclass(eq=False)
+class File:
+    """A stored file, or one that is to be uploaded when `upload_url` is set."""
+
+    name: str
+    url_or_none: str | None
+    size_bytes: int = 0
+    md5: str | None = None
+    upload_url: str | None = None
+    upload_headers: Sequence[str] = ()
+    storage_path: str | None = None
+    artifact: Artifact | None = None
+
+    updated_at = upload_multipart_urls = None
+    mimetype = "application/octet-stream"
+
+    @property
+    def id(self) -> str:
+        return server_id("File", self.url_or_none or self.upload_url)
+
+    @property
+    def display_name(self) -> str:
+        return self.name
+
+    @property
+    def digest(self) -> str | None:
+        return self.md5
+
+    @property
+    def direct_url(self) -> str | None:
+        return self.url_or_none
+
+    def url(self, upload: bool = False) -> str | None:
+        return self.upload_url if upload else self.url_or_none
