@@ -105,6 +105,7 @@ def main() -> None:
             inputs={artifacts.DATASET: SHARDS},
             tags=[params.data.source],
         ) as tracked:
+            tracked.summary(lambda: {"changes": changes_since("HEAD")})
             result = run(
                 params.version,
                 near_duplicate_bits=params.prepare.near_duplicate_bits,
@@ -115,8 +116,6 @@ def main() -> None:
                 workers=params.compute.workers,
             )
             tracked.summary(result)
-            if tracked.enabled:
-                tracked.summary({"changes": changes_since("HEAD")})
             tracked.html("dataset card", CARD / "index.html")
             sheet = (CARD / "contact-sheet.jpg").read_bytes()
             tracked.images("contact sheet", [(sheet, "contact sheet")])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,12 @@ class StageRun:
         """Add one point to each curve. `step` counts from 0 and never goes back."""
         self._tell(lambda on: on.run.log(dict(values), step=step))
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Set final metrics, the columns of W&B's table of runs."""
-        self._tell(lambda on: on.run.summary.update(dict(values)))
+    def summary(self, values: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Set final metrics, the columns of W&B's table of runs.
+
+        A function is called in W&B's own thread, and not at all when nothing is tracked.
+        """
+        self._tell(lambda on: on.run.summary.update(dict(values() if callable(values) else values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table. A cell of type bytes is a picture (JPEG)."""
