@@ -249,8 +249,6 @@ def test_a_run_is_read_and_updated(server: WandbServer) -> None:
     assert (found.name, found.state, found.group, found.job_type, found.config, found.tags) == (
         ("train", "finished", "a1b2c3", "train", {"alpha": 1}, ["a"])
     )
-    assert "wandb-metadata.json" in [file.name for file in found.files()]
-    assert found.metadata["program"]
 
     def steps(rows: Any) -> list[int]:
         return [row["_step"] for row in rows]
@@ -309,8 +307,10 @@ def test_files_of_a_run(server: WandbServer) -> None:
     assert found.file("confusion.csv").download(root="copy").read() == "a,b\n"
     Path("later.txt").write_text("more")
     found.upload_file("later.txt")
-    files = server.state()["runs"]["team/grocery/a1b2c3/train"]["files"]
-    assert files["later.txt"] == hashlib.sha256(b"more").hexdigest()
+    assert server.state()["runs"]["team/grocery/a1b2c3/train"]["files"] == {
+        "confusion.csv": hashlib.sha256(b"a,b\n").hexdigest(),
+        "later.txt": hashlib.sha256(b"more").hexdigest(),
+    }
 
 
 def test_a_run_is_resumed_or_started_over(server: WandbServer) -> None:
@@ -420,19 +420,24 @@ def test_an_artifact_is_downloaded(server: WandbServer) -> None:
         "card ü.json": None,
         "two": "dvc://store/files/ab/cd",
     }
-    assert sorted(file.name for file in found.files()) == ["card ü.json", "shards/one"]
+    assert sorted(file.name for file in found.files()) == ["card ü.json", "shards/one", "two"]
     assert Path(found.get_entry("shards/one").download("copy")).read_text() == "1"
     assert Path(found.get_entry("card ü.json").download("copy")).read_text() == "{}"
+    assert "/artifactsV2/" in server.requests[-1].operation
 
+    Path("here").write_text("2")
+    made = artifact("whole", {"shards/one": "1"})
+    made.add_reference(Path("here").absolute().as_uri(), name="two")
     with start() as run:
-        log(run, artifact("plain", {"shards/one": "1", "two": "2"}))
-    plain = wandb.Api().artifact("grocery/plain:v0")
-    folder = Path(plain.download(skip_cache=True))
+        log(run, made)
+    assert [item.size for item in server.requests if item.operation.endswith("/two")] == []
+    whole = wandb.Api().artifact("grocery/whole:v0")
+    folder = Path(whole.download(skip_cache=True))
     assert {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()} == {
         "one": "1",
         "two": "2",
     }
-    plain.verify(str(folder))
+    whole.verify(str(folder))
 
 
 def test_an_artifact_is_changed(server: WandbServer) -> None:
@@ -737,10 +742,12 @@ def test_the_sdk_gives_up_on_half_an_answer(server: WandbServer) -> None:
     assert server.state()["artifacts"]["team/grocery/model"]["versions"] == {}
     assert len(server.state()["artifacts"]["team/grocery/model"]["unfinished"]) == 1
     server.heal()
-    with start() as run:
+    with start("again") as run:
         log(run, artifact("model", {"a": "1"}))
     assert list(server.state()["artifacts"]["team/grocery/model"]["versions"]) == ["v0"]
     assert server.state()["artifacts"]["team/grocery/model"]["unfinished"] == []
+    logs = {key.rpartition("/")[2]: run["logs"] for key, run in server.state()["runs"].items()}
+    assert logs == {"train": [], "again": ["team/grocery/model:v0"]}
 
 
 @pytest.mark.parametrize(

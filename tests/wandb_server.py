@@ -176,10 +176,10 @@ def main() -> None:
     """Serve in the foreground until interrupted."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    with WandbServer(parser.parse_args().port) as server:
+    port = parser.parse_args().port
+    with suppress(KeyboardInterrupt), WandbServer(port) as server:
         print(server.url, flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from wandb_server_store import Store
 CLOCK = {"_timestamp", "_runtime", "_wandb"}
 
 # Files that W&B writes itself. They repeat the config and the summary, with clock, host, versions
-# and, after `wandb sync`, another telemetry.
+# and, after `wandb sync`, another telemetry; and a run that ends at once may not send all of them.
 GENERATED = {
     "config.yaml",
     "output.log",
@@ -129,8 +129,9 @@ class _Painter:
             "summary": self._values(run.summary),
             "alerts": sorted(run.alerts, key=json.dumps),
             "files": {
-                name: "generated" if name in GENERATED else hashlib.sha256(content).hexdigest()
+                name: hashlib.sha256(content).hexdigest()
                 for name, content in sorted(run.contents.items())
+                if name not in GENERATED
             },
             "uses": sorted(self._label(artifact) for artifact in run.inputs),
             "logs": sorted(self._label(artifact) for artifact in run.outputs),

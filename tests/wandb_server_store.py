@@ -43,31 +43,28 @@ class Store(RunStore):
     def create_artifact(self, input: Mapping[str, Any]) -> dict[str, Any]:
         """A version to be filled, or the one of the collection that has the same digest."""
         sequence = self._sequence(input)
-        run = None
-        if input.get("run_name"):
-            run = self._run(input["entity_name"], input["project_name"], input["run_name"])
-        aliases = [item["alias"] for item in input.get("aliases") or ()]
         artifact = sequence.by_digest.get(input["digest"])
         if artifact is None:
-            artifact = Artifact(
-                sequence,
-                next(NUMBERS),
-                input["digest"],
-                self.url,
-                created_by=run,
-                description=input.get("description"),
-                metadata=input.get("metadata"),
-                history_step=input.get("history_step"),
-                tag_names=[item["tag_name"] for item in input.get("tags") or ()],
-            )
+            artifact = Artifact(sequence, next(NUMBERS), input["digest"], self.url)
             sequence.by_digest[artifact.digest] = self.all_artifacts[artifact.id] = artifact
-        self.by_client_id[input.get("client_id") or ""] = artifact
-        self.by_client_id[input.get("sequence_client_id") or ""] = sequence
-        if artifact.state == "PENDING":
-            artifact.pending_aliases = aliases
+        if artifact.state == "PENDING":  # new, or left behind by somebody who was interrupted
+            self._describe(artifact, input)
         else:
-            self._assign(sequence.memberships[artifact.version_index or 0], aliases)
+            aliases = [item["alias"] for item in input.get("aliases") or ()]
+            self._assign(artifact.memberships[0], aliases)
+        clients = {"client_id": artifact, "sequence_client_id": sequence}
+        self.by_client_id |= {input[key]: item for key, item in clients.items() if input.get(key)}
         return {"artifact": artifact}
+
+    def _describe(self, artifact: Artifact, input: Mapping[str, Any]) -> None:
+        if input.get("run_name"):
+            keys = ("entity_name", "project_name", "run_name")
+            artifact.created_by = self._run(*(input[key] for key in keys))
+        artifact.description = input.get("description")
+        artifact.metadata = input.get("metadata")
+        artifact.history_step = input.get("history_step")
+        artifact.tag_names = [item["tag_name"] for item in input.get("tags") or ()]
+        artifact.pending_aliases = [item["alias"] for item in input.get("aliases") or ()]
 
     def create_artifact_manifest(self, input: Mapping[str, Any]) -> dict[str, Any]:
         if input["type"] != "FULL":
@@ -226,7 +223,7 @@ class Store(RunStore):
     # Look-ups
 
     def _artifact(self, id: str | None, client_id: str | None = None) -> Artifact:
-        found = self.all_artifacts.get(id or "") or self.by_client_id.get(client_id or "")
+        found = self.all_artifacts.get(id) if id else self.by_client_id.get(client_id or "")
         if isinstance(found, Artifact):
             return found
         raise WandbError(f"there is no artifact with the id {id or client_id}")
