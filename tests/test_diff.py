@@ -17,6 +17,7 @@ from grocery.cli import main
 from grocery.data.diff import COLUMNS, SHARDS, diff_rows, rows_at
 from grocery.data.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
 from grocery.errors import DataError
+from stages.version import changes_since
 
 
 def image(name: str, **changes: Any) -> dict[str, Any]:
@@ -229,6 +230,14 @@ class TestCommand:
         assert said.out == ""
         assert said.err.startswith("error: data diff: git knows no revision 'v9' here")
         assert said.err.count("\n") == 1
+
+
+def test_what_the_version_stage_tells_of_changes(repository: Path) -> None:
+    assert changes_since("v2") == diff_rows(table(*NEW), table(*NEW)).counts()
+    assert changes_since("v1") == diff_rows(table(*OLD), table(*NEW)).counts()
+    write(repository, OLD)
+    assert changes_since("HEAD") == diff_rows(table(*NEW), table(*OLD)).counts()
+    assert changes_since("v9") == {}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["data", "diff", "--help"]])

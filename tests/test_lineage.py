@@ -139,6 +139,7 @@ def test_what_a_team_looks_at_is_there(tracked: Tracked) -> None:
     assert {"predictions", "mistakes", "per_class", "reliability"} <= last["evaluate"].keys()
     assert any(key.startswith("confusion matrix") for key in last["evaluate"])
     assert {"contact sheet", "dataset card"} <= last["version"].keys()
+    assert set(runs["version"]["summary"]["changes"].values()) == {0}
     assert "quarantine" in last["prepare"]
     batches = [key for key in last["monitor"] if key.startswith("confidence/")]
     assert batches

@@ -22,10 +22,10 @@ def git_state() -> dict[str, Any]:
 
     Empty without git, outside of a repository, or before the first commit.
     """
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if not commit:
         return {}
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
 
 
 def pipeline_run(git: dict[str, Any]) -> str | None:
@@ -34,7 +34,8 @@ def pipeline_run(git: dict[str, Any]) -> str | None:
     return named or git.get("commit", "")[:7] or None
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What a git command says, or nothing where there is no git, no repository or no such thing."""
     try:
         done = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
