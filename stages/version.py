@@ -127,7 +127,7 @@ def main() -> None:
 def changes_since(revision: str) -> dict[str, int]:
     """Number of changes of each kind since a commit; empty where it holds no dataset to read."""
     now = rows_at(None)
-    if read_content(SHARDS).md5 in git("show", f"{revision}:dvc.lock"):
+    if read_content(SHARDS).md5 in git("show", f"{revision}:./dvc.lock"):
         return diff_rows(now, now).counts()  # to read the revision takes a second
     try:
         return diff_rows(rows_at(revision), now).counts()

@@ -59,6 +59,7 @@ def run_monitor(root: Path, params: Params) -> None:
         incoming=root / monitor.INCOMING,
         output=root / monitor.OUTPUT,
         metrics=root / monitor.METRICS,
+        on_batch=lambda batch, timing: None,
         workers=1,
     )
 

@@ -41,6 +41,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "artifacts refused": ("500", {"only": "CreateArtifact", "after": 1}),
     "cut after the effect": ("drop", {"only": "CommitArtifact", "after": 1}),
     "inputs refused": ("500", {"only": "UseArtifact"}),
+    "questions hang": ("hang", {"only": "GetDefaultEntity"}),
     "links hang": ("hang", {"only": "LinkArtifact"}),
 }
 

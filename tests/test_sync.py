@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from grocery.tracking.outbox import Outbox, all_outboxes, held
+from grocery.tracking.outbox import all_outboxes, held
 from wandb_pipeline import offline, pipeline, silent, synchronize, variables
 from wandb_server import KEY, WandbServer
 
@@ -89,6 +89,20 @@ def test_dry_run_says_what_would_be_sent_and_sends_nothing(kept: Path, server: W
     assert server.requests == []
     assert synchronize(kept, server).stdout == "6 of 6 sent\n"
     assert synchronize(kept, server, "--dry-run").stdout == "nothing waits to be sent\n"
+
+
+def test_it_is_found_from_a_folder_of_the_project(kept: Path, server: WandbServer) -> None:
+    (kept / ".dvc").mkdir()
+    (kept / "docs").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "grocery.cli", "sync", "--dry-run"],
+        cwd=kept / "docs",
+        env=variables(kept, server),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.count("\n") == 3
 
 
 def test_an_empty_folder_has_nothing_to_send(tmp_path: Path) -> None:
@@ -210,7 +224,7 @@ def test_a_lock_is_held_by_the_process_that_inherits_it(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_being_written_is_left_alone(kept: Path, server: WandbServer) -> None:
-    *_, last = all_outboxes(kept)
+    *_, last = all_outboxes(kept / "wandb")
     with held(last.lock):
         done = synchronize(kept, server)
     assert done.stdout == "3 of 6 sent; 3 belong to runs that are at work\n"
@@ -255,35 +269,93 @@ def test_an_input_that_no_run_has_recorded_is_recorded_then(
     assert dataset["aliases"][-1].startswith("md5-")
 
 
-def test_an_older_release_does_not_take_the_candidates_place(
-    kept: Path, server: WandbServer
-) -> None:
-    """Its link was delivered and the note was lost; a newer one was linked since."""
-    assert synchronize(kept, server).returncode == 0
+def test_a_link_that_was_delivered_is_not_made_again(kept: Path, server: WandbServer) -> None:
+    """Its note was lost, and a newer release was linked since."""
+    server.fail("drop", only="LinkArtifact", times=1)  # it has its effect, and nobody hears of it
+    process = start(kept, server)
+    wait_until(lambda: any(request.operation == "LinkArtifact" for request in server.requests))
+    end(process, signal.SIGKILL)
     silent(pipeline(kept, server, word="blue"))
-    (note,) = (outbox.folder / "outbox.delivered" for outbox in all_outboxes(kept)[2:3])
-    lines = note.read_text().splitlines(keepends=True)
-    note.write_text("".join(lines[:-1]))
     assert synchronize(kept, server).stdout == "1 of 1 sent\n"
+    assert candidates(server) == [[], ["candidate", "latest"]]
+
+
+def candidates(server: WandbServer) -> list[list[str]]:
+    """Aliases of the registry's versions."""
     (links,) = server.state()["links"].values()
-    assert [link["aliases"] for link in links.values()] == [[], ["candidate", "latest"]]
+    return [link["aliases"] for link in links.values()]
 
 
-@pytest.mark.parametrize("cut", ["outbox.jsonl", "outbox.delivered"])
+def test_a_release_that_comes_back_is_the_candidate_again(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    for word in ("red", "blue", "red"):
+        done = pipeline(tmp_path, None, "register", word=word, WANDB_MODE="offline")
+        assert done.returncode == 0
+    assert synchronize(tmp_path, server).returncode == 0
+    assert candidates(server)[0] == ["candidate", "latest"]
+
+
+@pytest.mark.parametrize("cut", ["calls.jsonl", "notes.jsonl"])
 def test_a_line_that_was_cut_off_is_no_line(
     cut: str, kept: Path, server: WandbServer, online: dict[str, Any]
 ) -> None:
-    outbox = all_outboxes(kept)[2]
+    outbox = all_outboxes(kept / "wandb")[2]
     before = outbox.pending()
     (outbox.folder / cut).open("a").write('{"do": "li')
     assert outbox.pending() == before
+    outbox.note("begun", 1)
+    assert outbox.begun(1)
     assert synchronize(kept, server).returncode == 0
     assert server.state() == online
-    assert Outbox(outbox.folder).pending() == {}
+    assert not outbox.folder.exists()
+
+
+def test_what_is_refused_holds_up_nothing_else_and_survives_a_clean(
+    kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    server.fail("403", only="LinkArtifact")
+    assert "W&B refuses the link of release:md5-" in failure(synchronize(kept, server))
+    offline(kept, "train")
+    assert "link of release" in failure(synchronize(kept, server))
+    runs = server.state()["runs"]
+    assert runs[RUN + "train"]["uses"] == runs[RUN + "train#2"]["uses"] != []
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "clean", "--min-hours", "0", "--force"],
+        cwd=kept,
+        env=variables(kept, server),
+        check=True,
+        capture_output=True,
+    )
+    assert not list((kept / "wandb").glob("offline-run-*"))
+    server.heal()
+    assert synchronize(kept, server).stdout == "1 of 1 sent\n"
+    assert server.state()["links"] == online["links"]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_model_that_no_run_has_recorded_is_recorded_as_its_stage_would_have(
+    changed: bool, tmp_path: Path, server: WandbServer
+) -> None:
+    silent(pipeline(tmp_path, None, "prepare", "train", WANDB_MODE="disabled"))
+    offline(tmp_path, "register")
+    weights = tmp_path / "classifier/weights"
+    if changed:
+        weights.write_text("blue")
+    assert synchronize(tmp_path, server).returncode == 0
+    weights.write_text("red")
+    state = server.state()
+    (classifier,) = state["artifacts"]["team/grocery/classifier"]["versions"].values()
+    assert list(classifier["entries"]) == ["manifest.json" if changed else "weights"]
+    assert state["runs"][RUN + "register"]["uses"] == ["team/grocery/classifier:v0"]
+    if not changed:
+        silent(pipeline(tmp_path, server, "train"))
+        versions = server.state()["artifacts"]["team/grocery/classifier"]["versions"]
+        assert list(versions) == ["v0"], "its own stage makes no second one"
 
 
 def failure(done: subprocess.CompletedProcess[str]) -> str:
-    assert (done.returncode, done.stdout) == (1, "")
+    assert done.returncode == 1
     assert done.stderr.startswith("error: sync: ")
     assert done.stderr.count("\n") == 1
     assert KEY not in done.stderr
@@ -307,20 +379,10 @@ def test_a_server_that_fails_costs_one_sentence_and_loses_nothing(
     assert server.state() == online
 
 
-def test_a_server_that_fails_half_way_keeps_what_has_arrived(
-    kept: Path, server: WandbServer, online: dict[str, Any]
-) -> None:
-    server.fail("403", only="LinkArtifact")
-    sentence = failure(synchronize(kept, server))
-    assert "link of release:md5-" in sentence
-    server.heal()
-    assert synchronize(kept, server).stdout == "1 of 1 sent\n"
-    assert server.state() == online
-
-
 def test_a_mode_that_forbids_does_not_forbid_to_synchronise(
     kept: Path, server: WandbServer, online: dict[str, Any]
 ) -> None:
+    (kept / "wandb/settings").write_text("[default]\nmode = offline\n")
     assert synchronize(kept, server, WANDB_MODE="offline").returncode == 0
     assert server.state() == online
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
 import threading
@@ -19,11 +20,12 @@ import pytest
 from PIL import Image
 
 from grocery.contents import read_content
+from grocery.errors import TrackingError
 from grocery.params import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.curves import Curves
-from grocery.tracking.mode import choose_mode
-from grocery.tracking.outbox import Outbox
+from grocery.tracking.mode import check_server, choose_mode
+from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun, stage_run
 from wandb_log import of_kind, records
 
@@ -193,7 +195,8 @@ def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
     with stage_run("train", settings=settings(), config={}, inputs=inputs) as run:
         run.artifact(artifacts.RELEASE, folder("release", card=b"{}"), {})
         run.link(artifacts.RELEASE, Path("release"), alias="candidate")
-    outbox = Outbox(only_run(project))
+    (outbox,) = all_outboxes(project / "wandb")
+    assert outbox.run_folder == only_run(project)
     assert only_run(project).name.endswith(outbox.run()["id"])
     entries = list(outbox.pending().values())
     assert [(entry["do"], entry["name"]) for entry in entries] == [
@@ -400,7 +403,7 @@ def test_a_refused_connection_turns_into_an_offline_run(
     found = records(only_run(project, "*run-*-*"))
     assert len(of_kind(found, "history")) == 3
     assert any(artifact.name == "classifier" for artifact in of_kind(found, "artifact"))
-    assert (only_run(project) / "outbox.jsonl").exists()
+    assert [outbox.kept for outbox in all_outboxes(project / "wandb")] == [True]
     everything = [path for path in project.parent.rglob("*") if path.is_file()]
     assert everything
     assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
@@ -434,8 +437,7 @@ def test_a_server_that_stalls_is_left_behind(project: Path) -> None:
     began = time.monotonic()
     try:
         result = python(
-            "import grocery.tracking.session as session; session.GRACE = 2.0\n"
-            + STAGE.format(timeout=1),
+            STAGE.format(timeout=1),
             WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}",
             WANDB_API_KEY=KEY,
         )
@@ -451,7 +453,19 @@ def test_a_server_that_stalls_is_left_behind(project: Path) -> None:
     assert [artifact.name for artifact in of_kind(found, "artifact")] == ["classifier"]
     assert len(of_kind(found, "history")) == 1
     assert [end.exit_code for end in of_kind(found, "exit")] == [0]
-    assert (only_run(project) / "outbox.jsonl").exists()
+    assert [outbox.kept for outbox in all_outboxes(project / "wandb")] == [True]
+
+
+def test_a_name_that_is_looked_up_for_ever_does_not_hold_anything_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: ended.wait())
+    try:
+        with pytest.raises(TrackingError, match=r"^http://ex.invalid:80 cannot be reached \(timed"):
+            check_server("http://ann:hunter2@ex.invalid", timeout=0.1)
+    finally:
+        ended.set()
 
 
 def test_a_folder_that_cannot_be_made_costs_one_line(

@@ -20,7 +20,8 @@ def add_parser(parsers: Any) -> None:
             "Send the runs that were kept offline with W&B's own sync, then deliver what W&B\n"
             "cannot be told offline: which artifacts a run used, and links to the registry. Each\n"
             "thing is sent once. It may be interrupted at any point, and repeated.\n"
-            "A run that a stage is still writing is left for later."
+            "A run that a stage is still writing is left for later. What W&B refuses for good\n"
+            "is forgotten by removing its folder in wandb/outbox."
         ),
         epilog=(
             "examples:\n"
@@ -37,7 +38,7 @@ def add_parser(parsers: Any) -> None:
         type=_seconds,
         default=30,
         metavar="SECONDS",
-        help="longest wait for one answer of W&B (default: %(default)s)",
+        help="longest wait for an answer of W&B (default: %(default)s); an upload takes its time",
     )
     parser.set_defaults(run=_run, command="sync")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -51,10 +53,24 @@ def check_server(url: str, *, timeout: float) -> None:
     if parts.scheme in getproxies() and not proxy_bypass(host):
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
+    answer: SimpleQueue[str] = SimpleQueue()
+
+    def knock() -> None:
+        try:
+            socket.create_connection((host, port), timeout=timeout).close()
+        except OSError as error:
+            answer.put(error.strerror or str(error))
+        else:
+            answer.put("")
+
+    # In a thread, since nothing else bounds the time that looking up a name takes.
+    Thread(target=knock, name="wandb-knock", daemon=True).start()
     try:
-        socket.create_connection((host, port), timeout=timeout).close()
-    except OSError as error:
-        raise TrackingError(f"{url} cannot be reached ({error.strerror or error})") from None
+        reason = answer.get(timeout=timeout + 0.5)
+    except Empty:
+        reason = "timed out"
+    if reason:
+        raise TrackingError(f"{parts.scheme}://{host}:{port} cannot be reached ({reason})")
 
 
 def choose_mode() -> tuple[Mode, str]:

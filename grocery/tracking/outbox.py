@@ -1,8 +1,9 @@
-"""What W&B cannot be told yet, kept beside the run that has to tell it.
+"""What W&B cannot be told yet, kept beside the runs that have to tell it.
 
 `run.use_artifact` and `run.link_artifact` need the server. What a run could not say becomes one
-JSON line of ``outbox.jsonl`` in the run's own folder, in the order of the calls. `grocery sync`
-sends the run, then delivers the lines, and notes each in ``outbox.delivered``.
+JSON line of ``wandb/outbox/RUN/calls.jsonl``, in the order of the calls. `grocery sync` sends the
+run, then delivers the lines, and notes each in ``notes.jsonl``. It lies outside of the run's own
+folder, which `wandb clean` removes when the run is sent.
 
 The first line names the run. Lines that say ``log`` are not delivered: they tell what a run that is
 kept offline will bring to the server, so that nobody else puts it there before. A lock is held
@@ -15,47 +16,52 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
-
-FILE = "outbox.jsonl"
-DELIVERED = "outbox.delivered"
-LISTINGS = "listings"
+from typing import Any, Literal
 
 
 class Outbox:
-    """The outbox in the folder of one run.
+    """The outbox of one run.
 
     Parameters
     ----------
-    folder
-        The run's folder, such as ``wandb/offline-run-20250102_030405-abcd1234``.
+    wandb
+        W&B's folder in the project.
+    run_id
+        The run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file = folder / FILE
-        self._delivered = folder / DELIVERED
+    def __init__(self, wandb: Path, run_id: str) -> None:
+        self._wandb = wandb
+        self.folder = wandb / "outbox" / run_id
+        self._calls = self.folder / "calls.jsonl"
+        self._notes = self.folder / "notes.jsonl"
 
     @property
     def lock(self) -> Path:
         """The lock file of this outbox: who writes it, or delivers it, holds it."""
-        return self.folder / "outbox.lock"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / "lock"
+
+    @property
+    def run_folder(self) -> Path:
+        """Where W&B keeps the run, such as ``wandb/offline-run-20250102_030405-abcd1234``."""
+        return self._wandb / Path(str(self.run().get("folder", "nowhere"))).name
 
     def open(self, run: Mapping[str, Any]) -> None:
-        """Begin with the line that names the run."""
-        self._append(self._file, {"do": "run", **run})
+        """Begin anew, with the line that names the run."""
+        self._calls.unlink(missing_ok=True)
+        self._append(self._calls, {"do": "run", **run})
 
     def add(self, entry: Mapping[str, Any], listing: bytes = b"") -> None:
         """Add one entry; `listing`, the files of the artifact that it names, is kept beside it."""
         if listing:
-            file = self._listing(str(entry["md5"]))
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(listing)
-        self._append(self._file, entry)
+            self._listing(str(entry["md5"])).write_bytes(listing)
+        self._append(self._calls, entry)
 
     def listing(self, entry: Mapping[str, Any]) -> bytes:
         """The files of the artifact that an entry names; empty if they were not kept."""
@@ -64,33 +70,44 @@ class Outbox:
 
     def run(self) -> dict[str, Any]:
         """The line that names the run; empty when there is no outbox or it was cut off."""
-        return next(iter(self._lines(self._file)), {})
+        return next(iter(self._lines(self._calls)), {})
 
     def pending(self) -> dict[int, dict[str, Any]]:
-        """The entries that are not delivered yet, by their numbers, in order."""
-        delivered = {line["entry"] for line in self._lines(self._delivered)}
-        entries = enumerate(self._lines(self._file))
+        """The calls that are not delivered yet, by their numbers, in order."""
+        delivered = {note.get("delivered") for note in self._lines(self._notes)}
+        entries = enumerate(self._lines(self._calls))
         calls = {n: entry for n, entry in entries if entry["do"] not in ("run", "log")}
         return {n: entry for n, entry in calls.items() if n not in delivered}
+
+    def begun(self, number: int) -> bool:
+        """Whether somebody has set out to deliver a call."""
+        return any(note.get("begun") == number for note in self._lines(self._notes))
 
     def brings(self, name: str, md5: str) -> bool:
         """Whether the run, when it is sent, brings the artifact of this name and content."""
         wanted = {"do": "log", "name": name, "md5": md5}
-        return any(wanted == entry for entry in self._lines(self._file))
+        return any(wanted == entry for entry in self._lines(self._calls))
 
     @property
     def kept(self) -> bool:
         """Whether the run itself is kept offline: it is not sent, or not whole."""
-        return self.folder.name.startswith("offline-") and not any(
-            self.folder.glob("*.wandb.synced")
+        folder = self.run_folder
+        return (
+            folder.name.startswith("offline-")
+            and folder.is_dir()
+            and not any(folder.glob("*.wandb.synced"))
         )
 
-    def mark_delivered(self, number: int) -> None:
-        """Note that an entry has arrived; it is on disk when this returns."""
-        self._append(self._delivered, {"entry": number})
+    def note(self, what: Literal["begun", "delivered"], number: int) -> None:
+        """Note how far a call has got; it is on disk when this returns."""
+        self._append(self._notes, {what: number})
+
+    def discard(self) -> None:
+        """Remove the outbox: nothing is left to tell."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _listing(self, md5: str) -> Path:
-        return self.folder / LISTINGS / f"{Path(md5).name}.json"
+        return self.folder / f"{Path(md5).name}.json"
 
     @staticmethod
     def _append(file: Path, entry: Mapping[str, Any]) -> None:
@@ -109,12 +126,12 @@ class Outbox:
                 yield json.loads(line)
 
 
-def all_outboxes(root: Path) -> list[Outbox]:
-    """The outboxes of all runs below ``root/wandb``, in the order the runs began."""
-    found = [Outbox(folder) for folder in (root / "wandb").glob("*run-*-*")]
-    known = [(outbox.run(), outbox) for outbox in found if not outbox.folder.is_symlink()]
-    named = [(about["begun"], outbox) for about, outbox in known if about]
-    return [outbox for _, outbox in sorted(named, key=itemgetter(0))]
+def all_outboxes(wandb: Path) -> list[Outbox]:
+    """The outboxes in W&B's folder of a project, in the order the runs began."""
+    found = [Outbox(wandb, folder.name) for folder in (wandb / "outbox").glob("*/")]
+    named = [(outbox.run(), outbox) for outbox in found]
+    ordered = sorted(((about["begun"], o) for about, o in named if about), key=itemgetter(0))
+    return [outbox for _, outbox in ordered]
 
 
 @contextmanager

@@ -14,7 +14,15 @@ def project_root() -> Path:
     `dvc exp run --queue` and `--temp` run a stage in a temporary copy of the project that is
     removed afterwards, and would take the runs with it; DVC_ROOT is the project itself.
     """
-    return Path(os.environ.get("WANDB_DIR") or os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
+    return Path(os.environ.get("WANDB_DIR") or dvc_root()).absolute()
+
+
+def dvc_root() -> Path:
+    """Root of the DVC repository that we are in; the working directory where there is none."""
+    if named := os.environ.get("DVC_ROOT"):
+        return Path(named)
+    here = Path.cwd()
+    return next((path for path in (here, *here.parents) if (path / ".dvc").is_dir()), here)
 
 
 def git_state() -> dict[str, Any]:
@@ -38,7 +46,12 @@ def git(*arguments: str) -> str:
     """What a git command says, or nothing where there is no git, no repository or no such thing."""
     try:
         done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+            ["git", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # DVC may be at work beside us
         )
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -11,7 +11,7 @@ def remote_objects(root: Path) -> str | None:
 
     An object lies at ``URL/ab/cdef…`` where ``abcdef…`` is its hash. None without a repository or a
     default remote, and for a remote that keeps files by name (``worktree``, ``version_aware``).
-    A user name or password in the address is left out.
+    A user name, a password and a query in the address are left out.
     """
     from dvc.config import Config, ConfigError
 
@@ -28,4 +28,5 @@ def remote_objects(root: Path) -> str | None:
     if "://" not in url:
         return (Path(url).absolute() / "files" / "md5").as_uri()
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) + "/files/md5"
+    place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    return urlunsplit(place).rstrip("/") + "/files/md5"

@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from grocery.contents import Content
 from grocery.params import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
 from grocery.tracking.outbox import all_outboxes
-from grocery.tracking.provenance import project_root
+from grocery.tracking.provenance import dvc_root, project_root
 from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import NotStored, OpenRun, RunRequest, Session, Task, one_line
 
@@ -235,7 +236,13 @@ class StageRun:
                     return
                 except Exception as error:
                     on.warn(f"{output.name} is not linked yet ({one_line(error)}); {LATER}")
-            entry = {"do": "use", "name": output.name, "type": output.type, "md5": content.md5}
+            entry = {
+                "do": "use",
+                **asdict(output),
+                "md5": content.md5,
+                "path": path.as_posix(),
+                "upload": self._settings.upload,
+            }
             on.outbox.add(entry, content.listing)
 
         session.submit_last(use)
@@ -270,11 +277,9 @@ class StageRun:
         session.submit_last(link)
 
     def _use_now(self, on: OpenRun, output: Output, path: Path, content: Content) -> None:
-        import wandb
-
         name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(content.md5)}"
-        others = (outbox for outbox in all_outboxes(project_root()) if outbox.kept)
-        if wandb.Api().artifact_exists(name):
+        others = (outbox for outbox in all_outboxes(project_root() / "wandb") if outbox.kept)
+        if on.api.artifact_exists(name):
             on.run.use_artifact(name)
         elif any(outbox.brings(output.name, content.md5) for outbox in others):
             raise LookupError("the run that made it is kept offline")
@@ -291,13 +296,16 @@ class StageRun:
         metadata: Mapping[str, Any],
     ) -> Any:
         upload = self._settings.upload
+        objects = remote_objects(dvc_root()) if upload == "reference" else None
+        if upload == "reference" and objects is None:
+            on.warn("there is no DVC remote to refer to; lists of the files are sent")
         return described(
             output,
             path,
             content,
             metadata,
             upload=upload,
-            objects=remote_objects(project_root()) if upload == "reference" else None,
+            objects=objects,
             settled=not on.run.offline,
         )
 

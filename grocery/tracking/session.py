@@ -13,18 +13,21 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
 from secrets import token_hex
 from threading import Lock, Thread
-from time import time_ns
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content, read_content
+from grocery.errors import printable
 from grocery.tracking.mode import Mode, check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import Outbox, held
 from grocery.tracking.provenance import git_state, pipeline_run, project_root
@@ -32,8 +35,8 @@ from grocery.tracking.provenance import git_state, pipeline_run, project_root
 if TYPE_CHECKING:
     import wandb
 
-# Time for the offline run after W&B was given up, in seconds. It needs the disk only.
-GRACE = 10.0
+# Time for a run that is kept offline, in seconds. It needs the disk only, so it comes to an end.
+GRACE = 120.0
 
 # Longest wait for the server to accept a connection, in seconds.
 KNOCK = 5.0
@@ -83,6 +86,13 @@ class OpenRun:
     warn: Callable[[str], None]
     logged: dict[str, wandb.Artifact] = field(default_factory=dict)
 
+    @cached_property
+    def api(self) -> wandb.Api:
+        """W&B's client for questions; only for a run that is online."""
+        import wandb
+
+        return wandb.Api()
+
 
 Task = Callable[[OpenRun], Any]
 
@@ -103,6 +113,7 @@ class Session:
         self._timeout = timeout
         self._id = token_hex(4)
         self._root = project_root()
+        self._git = git_state()  # now, before the stage writes files that git tracks
         self._contents: dict[Path, Content] = {}
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._last_tasks: list[Task] = []
@@ -113,6 +124,7 @@ class Session:
         self._gave_up = False
         self._reasons: dict[str, None] = {}
         self._settled: Collection[str] = ()
+        _quiet_threads()
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
@@ -152,7 +164,7 @@ class Session:
                 elif mode == "offline":
                     self._track("offline")
             except Exception as error:
-                self._warn(f"{self._sentence(error)}; the stage is not tracked")
+                self._warn(f"{one_line(error)}; the stage is not tracked")
             finally:
                 tear_down()
 
@@ -182,11 +194,14 @@ class Session:
         except Exception as error:
             with self._phase:
                 self._online = False
+            reason = f"no answer within {self._timeout:g} s" if self._gave_up else one_line(error)
+            self._gave_up = False
             self._reasons.clear()  # what could not be said online is said offline
-            self._warn(f"{self._sentence(error)}; {OFFLINE}")
+            self._warn(reason)
             tear_down()
             self._set_up()
             self._track("offline")
+            self._warn(OFFLINE)
             for failed in (self._root / "wandb").glob(f"run-*-{self._id}"):
                 shutil.rmtree(failed, ignore_errors=True)
 
@@ -194,9 +209,10 @@ class Session:
         """Open the run, do all tasks, finish the run."""
         begun = time_ns()
         run = self._init(mode)
-        outbox = Outbox(Path(run.dir).parent)
+        folder = Path(run.dir).parent
+        outbox = Outbox(self._root / "wandb", run.id)
         if "WANDB_DATA_DIR" in self._settled:  # W&B's copies of files lie with the run
-            os.environ["WANDB_DATA_DIR"] = str(outbox.folder)
+            os.environ["WANDB_DATA_DIR"] = str(folder)
         with held(outbox.lock):
             outbox.open(
                 {
@@ -206,6 +222,7 @@ class Session:
                     "group": run.group,
                     "stage": self._request.stage,
                     "begun": begun,
+                    "folder": folder.name,
                 }
             )
             opened = OpenRun(run, outbox, self._warn)
@@ -217,8 +234,10 @@ class Session:
                 except Exception as error:
                     if self._gave_up and mode == "online":
                         raise
-                    self._warn(self._sentence(error))
+                    self._warn(one_line(error))
             run.finish(exit_code=self._exit_code)
+            if mode == "online" and not outbox.pending():
+                outbox.discard()
 
     def _each_task(self) -> Iterator[Task]:
         """All tasks from the first one on, however many were done before."""
@@ -231,7 +250,7 @@ class Session:
     def _init(self, mode: Literal["online", "offline"]) -> wandb.Run:
         import wandb
 
-        request, git = self._request, git_state()
+        request, git = self._request, self._git
         inputs = {
             name: self.content(path).md5 for name, path in request.inputs.items() if path.exists()
         }
@@ -256,29 +275,42 @@ class Session:
 
     def _give_up(self) -> None:
         """End W&B's own process, which releases what waits for it; then the run is kept offline."""
-        with self._phase:
-            if self._online:
-                self._gave_up = True
-                kill_service()
-        self._thread.join(GRACE)
+        end = monotonic() + GRACE
+        while self._thread.is_alive() and monotonic() < end:
+            with self._phase:
+                if self._online:  # again and again: it may have been about to start
+                    self._gave_up = True
+                    kill_service()
+            self._thread.join(1.0)
         if self._thread.is_alive():
             self._warn("it does not come to an end; the run may be incomplete")
+            sys.unraisablehook = lambda _: None  # W&B's own hook at exit would complain at length
             kill_service()
 
     def _warn(self, reason: str) -> None:
         self._reasons.setdefault(reason)
 
-    def _sentence(self, error: Exception) -> str:
-        """What an error says, in one line of bounded length."""
-        if self._gave_up:
-            return f"no answer within {self._timeout:g} s"
-        return one_line(error)
-
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line of at most 200 characters."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = printable((str(error).strip() or type(error).__name__).splitlines()[0])
     return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _quiet_threads() -> None:
+    """Let W&B's own threads end without a traceback when its process has been ended."""
+    usual = threading.excepthook
+    if usual is not _without_wandb:
+        _usual_hooks.append(usual)
+        threading.excepthook = _without_wandb
+
+
+_usual_hooks: list[Callable[[threading.ExceptHookArgs], Any]] = []
+
+
+def _without_wandb(hook: threading.ExceptHookArgs) -> None:
+    if not (hook.thread and hook.thread.name.startswith("wandb-")):
+        _usual_hooks[-1](hook)
 
 
 def kill_service() -> None:

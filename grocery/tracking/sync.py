@@ -17,11 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grocery.contents import read_content
 from grocery.errors import TrackingError
-from grocery.tracking.artifacts import Output, alias_of, listed
+from grocery.tracking.artifacts import Output, Upload, alias_of, described, listed
 from grocery.tracking.mode import check_server
 from grocery.tracking.outbox import Outbox, all_outboxes, held
-from grocery.tracking.session import SETTINGS, contained, kill_service, one_line, tear_down
+from grocery.tracking.remote import remote_objects
+from grocery.tracking.session import (
+    KNOCK,
+    SETTINGS,
+    contained,
+    kill_service,
+    one_line,
+    tear_down,
+)
 
 if TYPE_CHECKING:
     import wandb
@@ -58,7 +67,7 @@ def waiting_runs(root: Path) -> list[WaitingRun]:
     """The runs below ``root/wandb`` that have something to send, in the order they began."""
     found = [
         WaitingRun(outbox, outbox.run(), outbox.kept, outbox.pending())
-        for outbox in all_outboxes(root)
+        for outbox in all_outboxes(root / "wandb")
     ]
     return [run for run in found if run.steps]
 
@@ -98,22 +107,42 @@ def synchronize(root: Path, *, timeout: int) -> Iterator[str]:
         post = stack.enter_context(_post_office(timeout))
         for run in runs:
             if run.upload:
-                _upload(run.outbox.folder, inherited=whole)
+                _upload(run.outbox.run_folder, inherited=whole)
                 yield f"run {run.about['stage']} {run.about['id']}"
-        for run in runs:
-            for number, entry in run.entries.items():
-                try:
-                    post.deliver(run, entry)
-                except Exception as error:
-                    what = f"{entry['do']} of {entry['name']}:{alias_of(entry['md5'])}"
-                    raise TrackingError(f"W&B refuses the {what}: {one_line(error)}") from error
-                run.outbox.mark_delivered(number)
+        yield from _deliver_all(runs, post)
+
+
+def _deliver_all(runs: Sequence[WaitingRun], post: _PostOffice) -> Iterator[str]:
+    """Deliver what waits; what W&B refuses does not hold up the rest, but for later links.
+
+    Links are an alias's history, so none overtakes another.
+    """
+    refusals: list[str] = []
+    failed: set[str] = set()
+    for run in runs:
+        for number, entry in run.entries.items():
+            if entry["do"] == "link" and "link" in failed:
+                continue
+            try:
+                post.deliver(run, number, entry)
+            except Exception as error:
+                what = f"{entry['do']} of {entry['name']}:{alias_of(entry['md5'])}"
+                refusals.append(f"W&B refuses the {what}: {one_line(error)}")
+                failed.add(entry["do"])
+                check_server(post.url, timeout=KNOCK)
+            else:
+                run.outbox.note("delivered", number)
                 yield f"{entry['do']} {entry['name']}"
+        if not run.outbox.pending():
+            run.outbox.discard()
+    if refusals:
+        more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+        raise TrackingError(refusals[0] + more)
 
 
 def _upload(folder: Path, *, inherited: int) -> None:
     """Send a run with W&B's own sync, which holds our lock to its end even if we are killed."""
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
+    environment = {**os.environ, "WANDB_MODE": "online"}
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", str(folder)],
         env=environment,
@@ -135,9 +164,9 @@ def _post_office(timeout: int) -> Iterator[_PostOffice]:
     """Open W&B's client; at the end, or at any error, end its process without waiting for it."""
     import wandb
 
-    os.environ.pop("WANDB_MODE", None)  # to send is to be online
+    os.environ["WANDB_MODE"] = "online"  # to send is to be online, whatever was set before
     wandb.termsetup(wandb.Settings(silent=True), None)
-    settings = wandb.setup(wandb.Settings(**SETTINGS)).settings
+    settings = wandb.setup(wandb.Settings(**SETTINGS, mode="online")).settings
     try:
         try:
             if not wandb.login(prompt=False, verify=False):
@@ -150,7 +179,7 @@ def _post_office(timeout: int) -> Iterator[_PostOffice]:
             raise
         except Exception as error:
             raise TrackingError(f"W&B cannot be reached: {one_line(error)}") from error
-        yield _PostOffice(api)
+        yield _PostOffice(api, settings.base_url)
     finally:
         kill_service()
         tear_down()
@@ -161,16 +190,20 @@ class _PostOffice:
     """Delivers lines of outboxes through W&B's public API, each only if it has not arrived yet."""
 
     api: wandb.Api
+    url: str
     _used: dict[str, set[str | None]] = field(default_factory=dict, init=False)
 
-    def deliver(self, run: WaitingRun, entry: Mapping[str, Any]) -> None:
+    def deliver(self, run: WaitingRun, number: int, entry: Mapping[str, Any]) -> None:
         entity = run.about["entity"] or self.api.default_entity
         place = f"{entity}/{run.about['project']}"
         artifact = self._artifact(place, run, entry)
         if entry["do"] == "use":
             self._use(f"{place}/{run.about['id']}", artifact)
         elif entry["do"] == "link":
-            self._link(artifact, entry["target"], [entry["alias"]])
+            tried = run.outbox.begun(number)
+            run.outbox.note("begun", number)
+            if not (tried and self._linked(artifact, entry["target"])):
+                artifact.link(entry["target"], aliases=[entry["alias"]])
         else:
             raise TrackingError(f"{run.outbox.folder}: {entry['do']!r} is nothing that W&B does")
 
@@ -179,21 +212,34 @@ class _PostOffice:
         alias = alias_of(entry["md5"])
         name = f"{place}/{entry['name']}:{alias}"
         if not self.api.artifact_exists(name):
-            self._record(place, Output(entry["name"], entry["type"]), run.outbox, entry)
+            if entry["do"] == "link":
+                raise TrackingError("it is not there")
+            self._record(place, run, entry)
         return self.api.artifact(name)
 
-    def _record(self, place: str, output: Output, outbox: Outbox, entry: Mapping[str, Any]) -> None:
+    def _record(self, place: str, run: WaitingRun, entry: Mapping[str, Any]) -> None:
+        """Record an artifact that no tracked stage has, as the run would have done it online.
+
+        Its files are sent if they still lie where the run found them; else the list of them.
+        """
         import wandb
 
         entity, project = place.split("/")
-        listing = outbox.listing(entry)
-        if not listing:
-            raise TrackingError("no run has recorded it")
-        artifact = listed(output, entry["md5"], listing)
+        output = Output(entry["name"], entry["type"], entry["bulky"])
+        path, root = Path(entry["path"]), run.outbox.folder.parents[2]
+        content = read_content(root / path) if (root / path).exists() else None
+        if content and content.md5 == entry["md5"]:
+            upload: Upload = entry["upload"]
+            objects = remote_objects(root) if upload == "reference" else None
+            artifact = described(
+                output, root / path, content, {}, upload=upload, objects=objects, settled=True
+            )
+        else:
+            artifact = listed(output, entry["md5"], run.outbox.listing(entry))
         with wandb.init(
-            entity=entity, project=project, name="sync", job_type="sync", dir=str(root_of(outbox))
-        ) as run:
-            run.use_artifact(artifact, aliases=[alias_of(entry["md5"])])
+            entity=entity, project=project, name="sync", job_type="sync", dir=str(root)
+        ) as recorder:
+            recorder.use_artifact(artifact, aliases=[alias_of(entry["md5"])])
 
     def _use(self, path: str, artifact: Any) -> None:
         run = self.api.run(path)
@@ -203,13 +249,7 @@ class _PostOffice:
             used.add(artifact.id)
 
     @staticmethod
-    def _link(artifact: Any, target: str, aliases: Sequence[str]) -> None:
-        """Link unless it is linked: a later link must not lose its alias to an earlier one."""
-        linked = {f"{known.project}/{known.collection.name}" for known in artifact.linked_artifacts}
-        if target not in linked:
-            artifact.link(target, aliases=list(aliases))
-
-
-def root_of(outbox: Outbox) -> Path:
-    """The project's folder that an outbox belongs to."""
-    return outbox.folder.parent.parent
+    def _linked(artifact: Any, target: str) -> bool:
+        """Whether it is linked: another may have the alias since, and must not lose it."""
+        links = artifact.linked_artifacts
+        return target in {f"{known.project}/{known.collection.name}" for known in links}
