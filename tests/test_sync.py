@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from grocery.tracking.outbox import all_outboxes, held
@@ -198,10 +199,14 @@ def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
     at_work = f"error: sync: another `grocery sync` is at work in {kept}\n"
     assert failure(synchronize(kept, server)) == at_work
 
+    started = psutil.Process(process.pid).children(recursive=True)
     process.kill()  # only itself: W&B's own sync, which it has started, goes on for a while
     server.heal()
     process.wait()
     wait_until(lambda: free(kept))
+    for child in started:  # W&B's service outlives its client
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
     assert synchronize(kept, server).returncode == 0
     assert server.state() == online
 
