@@ -47,13 +47,23 @@ def read_content(path: Path) -> Content:
         return Content(md5, {path.name: md5}, {path.name: path.stat().st_size})
     found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     names = sorted(found)
-    content = Content(
-        "",
+    return _folder(
         {name: _md5(found[name]) for name in names},
         {name: found[name].stat().st_size for name in names},
     )
+
+
+def content_of(files: Mapping[str, bytes]) -> Content:
+    """The content of a folder that holds these files, by relative POSIX path."""
+    names = sorted(files)
+    md5s = {name: hashlib.md5(files[name], usedforsecurity=False).hexdigest() for name in names}
+    return _folder(md5s, {name: len(files[name]) for name in names})
+
+
+def _folder(files: Mapping[str, str], sizes: Mapping[str, int]) -> Content:
+    content = Content("", files, sizes)
     whole = hashlib.md5(content.listing, usedforsecurity=False).hexdigest()
-    return Content(f"{whole}.dir", content.files, content.sizes)
+    return Content(f"{whole}.dir", files, sizes)
 
 
 def _md5(file: Path) -> str:

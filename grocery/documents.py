@@ -41,19 +41,26 @@ def read_document(path: Path, model: type[Document], error: type[GroceryError]) 
         What to raise, with one sentence that names the file, the key, its value and what is
         allowed.
     """
-    # YAML 1.2, as DVC reads it: in 1.1, 010 would be 8 and 1e-3 a string.
-    reader = YAML(typ="safe", pure=True)
     try:
-        document = reader.load(path.read_text(encoding="utf-8"))
+        document = parse_yaml(path.read_bytes(), str(path), error)
     except FileNotFoundError:
         raise error(f"{path} is missing") from None
-    except (YAMLError, UnicodeDecodeError) as reason:
-        raise error(f"{path} is not valid YAML: {reason}") from reason
     try:
         return model.model_validate(document)
     except ValidationError as reason:
         sentences = [_sentence(detail, model) for detail in reason.errors()]
         raise error(f"{path}: " + "; ".join(sentences)) from None
+
+
+def parse_yaml(data: bytes, name: str, error: type[GroceryError]) -> Any:
+    """Read YAML 1.2, as DVC does: in 1.1, 010 would be 8 and 1e-3 a string.
+
+    `error` is raised with `name` when it cannot be read.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(data.decode())
+    except (YAMLError, UnicodeDecodeError) as reason:
+        raise error(f"{name} is not valid YAML: {reason}") from reason
 
 
 def _sentence(detail: Any, model: type[BaseModel]) -> str:

@@ -29,6 +29,10 @@ class TrackingError(GroceryError):
     """W&B cannot be told something."""
 
 
+class RegistryError(GroceryError):
+    """A version cannot be registered, moved, found or trusted."""
+
+
 @contextmanager
 def one_sentence(command: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line on standard error and a non-zero exit.

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 
@@ -60,6 +60,23 @@ def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON; floats are kept to 6 decimals so that a diff is readable."""
     text = json.dumps(rounded(value), indent=2, sort_keys=True, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def leads_out(name: Any) -> bool:
+    """Whether a name that comes with data is no plain relative POSIX path, on any system.
+
+    True for what is absolute, has ``..`` or a drive in it, or is written in two ways.
+    """
+    if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
+        return True
+    path = PurePosixPath(name)
+    return (
+        path.is_absolute()
+        or ".." in path.parts
+        or name != path.as_posix()
+        or name == "."
+        or bool(PureWindowsPath(name).anchor)
+    )
 
 
 def rounded(value: Any, digits: int = 6) -> Any:

@@ -136,6 +136,13 @@ class ComputeParams(Section):
     workers: int = Field(ge=0, le=1024)
 
 
+class RegistryParams(Section):
+    """What production asks of a version; changes no output."""
+
+    margin: Ratio
+    remote: str = Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._/-]*)?$")
+
+
 class TrackingParams(Section):
     """Where W&B runs go; changes no output."""
 
@@ -157,6 +164,7 @@ class Params(Section):
     evaluate: EvaluateParams
     register_: RegisterParams = Field(alias="register")
     monitor: MonitorParams
+    registry: RegistryParams
     compute: ComputeParams
     tracking: TrackingParams
 

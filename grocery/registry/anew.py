@@ -1,0 +1,156 @@
+"""Models that were evaluated on different test data, evaluated anew on one test set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from grocery.compute import parallel_map
+from grocery.data.shards import read_columns, read_table, shard_paths
+from grocery.errors import DataError, RegistryError
+from grocery.model import Canonical, Model
+from grocery.registry.comparison import PREDICTIONS
+
+MIN_IMAGES = 20  # fewer would tell any two models apart by luck only
+
+
+@dataclass(frozen=True)
+class Anew:
+    """What models say of the same test images.
+
+    Attributes
+    ----------
+    tables
+        A table of predictions a model (`grocery.registry.comparison.PREDICTIONS`), sorted by id,
+        all of the same images.
+    left_out
+        Number of test images that are not in the tables, since some model learned from them.
+    unknown
+        For each model, how many images of its table are of a class that it does not know. They
+        count as its mistakes, as they would in production.
+    """
+
+    tables: list[pa.Table]
+    left_out: int
+    unknown: list[int]
+
+
+def seen_images(shards: Path) -> set[str]:
+    """Ids of the images that a model made from these prepared shards learned from.
+
+    They are those of train and val, the unlabelled ones too.
+    """
+    table = read_columns(shards, ["image_id", "split"])
+    pairs = zip(*(table.column(name).to_pylist() for name in ("image_id", "split")), strict=True)
+    return {image_id for image_id, split in pairs if split != "test"}
+
+
+def evaluate_anew(
+    models: Sequence[Model],
+    shards: Path,
+    seen: Sequence[Set[str]],
+    canonical: Canonical,
+    *,
+    workers: int = 1,
+) -> Anew:
+    """Predict the test images of one dataset with each of several models.
+
+    An image that any of the models has seen is left out for all: it would flatter that model. An
+    image is known by the bytes of its raw file; a near duplicate of one that was seen is not found.
+
+    A model is given the canonical images of the shards as they are if they were made as it wants
+    them. Otherwise it prepares them again, though the raw images, which are not at hand, would
+    serve it better: the images have then passed through JPEG twice, and are no larger than the
+    dataset has them.
+
+    Parameters
+    ----------
+    models
+        At least one.
+    shards
+        Folder of the dataset's prepared shards; one is in memory at a time, for each worker.
+    seen
+        For each model the ids of the images that it learned from, see `seen_images`.
+    canonical
+        How the images of the shards were prepared.
+    workers
+        Number of processes, 0 for one a core; it changes no result.
+
+    Raises
+    ------
+    RegistryError
+        When fewer than `MIN_IMAGES` test images are left.
+    DataError
+        When the shards cannot be read.
+    """
+    if len(models) != len(seen):
+        raise ValueError(f"{len(models)} models, but the seen images of {len(seen)}")
+    excluded = frozenset().union(*seen)
+    work: list[tuple[Path, list[int]]] = []
+    total = 0
+    for path in shard_paths(shards):
+        ids = _test_rows(path)
+        total += len(ids)
+        if rows := [row for row, image_id in ids.items() if image_id not in excluded]:
+            work.append((path, rows))
+    images = sum(len(rows) for _, rows in work)
+    if images < MIN_IMAGES:
+        raise RegistryError(
+            f"of the {total} test images in {shards}, {images} are new to all models; "
+            f"at least {MIN_IMAGES} are needed to compare them"
+        )
+
+    predict = partial(_predict_shard, models=models, canonical=canonical)
+    parts = parallel_map(predict, work, workers=workers, title="evaluate anew")
+    tables = [pa.concat_tables(t).sort_by("image_id") for t in zip(*parts, strict=True)]
+    known = [set(model.classes) for model in models]
+    labels = tables[0].column("label").to_pylist()
+    return Anew(
+        tables, total - images, [sum(label not in names for label in labels) for names in known]
+    )
+
+
+def _test_rows(shard: Path) -> dict[int, str]:
+    """Ids of a shard's test images, by row."""
+    table = read_table(shard, ["image_id", "split"])
+    ids, splits = (table.column(name).to_pylist() for name in ("image_id", "split"))
+    return {row: ids[row] for row, split in enumerate(splits) if split == "test"}
+
+
+def _predict_shard(
+    work: tuple[Path, list[int]], *, models: Sequence[Model], canonical: Canonical
+) -> list[pa.Table]:
+    """Predictions of each model for some rows of a shard."""
+    shard, rows = work
+    table = read_table(shard, ["image_id", "path", "label", "image"]).take(rows)
+    try:
+        return [_predictions(model, table, canonical) for model in models]
+    except DataError as error:
+        raise DataError(f"{shard}: {error}") from None
+
+
+def _predictions(model: Model, images: pa.Table, canonical: Canonical) -> pa.Table:
+    jpegs, paths = (images.column(name).to_pylist() for name in ("image", "path"))
+    if not _alike(model.canonical, canonical):
+        jpegs = [model.prepare(jpeg, path) for jpeg, path in zip(jpegs, paths, strict=True)]
+    best = [ranked[0] for ranked in model.rank(jpegs)]
+    columns = {
+        "image_id": images.column("image_id"),
+        "path": images.column("path"),
+        "label": images.column("label"),
+        "predicted": [prediction.label for prediction in best],
+        "confidence": [prediction.confidence for prediction in best],
+    }
+    return pa.table(columns, schema=PREDICTIONS)
+
+
+def _alike(wanted: Canonical, canonical: Canonical) -> bool:
+    """Whether both settings give the same image; `max_pixels` only decides which are refused."""
+    return (wanted.image_size, wanted.jpeg_quality) == (
+        canonical.image_size,
+        canonical.jpeg_quality,
+    )

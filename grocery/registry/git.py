@@ -1,0 +1,169 @@
+"""The few questions that the registry asks of git, and the one way in which it changes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from grocery.contents import content_of
+from grocery.errors import RegistryError, printable
+
+NETWORK_SECONDS = 60.0
+
+
+class GitFailed(RegistryError):
+    """A git command failed; the sentence holds what git said."""
+
+
+class Git:
+    """A git repository.
+
+    Parameters
+    ----------
+    folder
+        A folder in it: the project's root, to which all paths are relative.
+
+    Raises
+    ------
+    RegistryError
+        When there is no git, or the folder is in no repository.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise RegistryError(f"{folder} is not a folder")
+        try:
+            self.ask("rev-parse", "--git-dir")
+        except GitFailed:
+            raise RegistryError(
+                f"{folder.absolute()} is in no git repository; run this in a clone of the project, "
+                "or name its address"
+            ) from None
+
+    def ask(self, *arguments: str, stdin: str | None = None, seconds: float | None = None) -> str:
+        """What a git command prints, without the last line break.
+
+        Raises
+        ------
+        GitFailed
+            When it fails; in git's own words.
+        """
+        said = self._run(arguments, stdin=stdin, seconds=seconds)
+        return said.decode(errors="replace").rstrip("\n")
+
+    def _run(
+        self, arguments: Sequence[str], *, stdin: str | None = None, seconds: float | None = None
+    ) -> bytes:
+        environment = {
+            **os.environ,
+            "GIT_OPTIONAL_LOCKS": "0",
+            "GIT_TERMINAL_PROMPT": "0",  # a question would wait for ever in a pipe
+            "LC_ALL": "C",
+        }
+        try:
+            done = subprocess.run(
+                ["git", *arguments],
+                cwd=self.folder,
+                env=environment,
+                input=None if stdin is None else stdin.encode(),
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                check=False,
+                timeout=seconds,
+            )
+        except FileNotFoundError:
+            raise RegistryError("git is not installed; the registry lives in its tags") from None
+        except subprocess.TimeoutExpired:
+            raise GitFailed(f"git {arguments[0]} did not end within {seconds:.0f} s") from None
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            marks = ("!", "fatal", "error")  # a refused tag, then what git says of it all
+            found = (
+                line.strip() for mark in marks for line in said if line.strip().startswith(mark)
+            )
+            raise GitFailed(printable(next(found, " ".join(said) or f"git {arguments[0]} failed")))
+        return done.stdout
+
+    def commit_of(self, revision: str) -> str | None:
+        """Full id of the commit that a revision or a tag names; None when git knows no such."""
+        if revision.startswith("-"):
+            return None
+        try:
+            return self.ask("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+        except GitFailed:
+            return None
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        """Content of a file in a commit; None where it is not there."""
+        try:
+            return self._run(["cat-file", "blob", f"{commit}:./{path}"])
+        except GitFailed:
+            return None
+
+    def md5(self, commit: str, path: str) -> str | None:
+        """What DVC calls the content of a path in a commit; None where git does not have it."""
+        listed = self.ask("ls-tree", "-r", "-z", "--name-only", commit, "--", path)
+        names = [name for name in listed.split("\0") if name]
+        if not names:
+            return None
+        files = {name: self.read(commit, name) or b"" for name in names}
+        if names == [path]:
+            return content_of(files).files[path]
+        return content_of({name[len(path) + 1 :]: data for name, data in files.items()}).md5
+
+    def changed_files(self) -> list[str]:
+        """Tracked files that are not what was committed."""
+        listed = self.ask("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return [line[3:] for line in listed.splitlines()]
+
+    @cached_property
+    def remotes(self) -> list[str]:
+        """Names of the remotes of this clone."""
+        return self.ask("remote").splitlines()
+
+    def tags_at(self, remote: str, pattern: str) -> dict[str, str]:
+        """Id of the object of each tag at a remote."""
+        listed = self.ask("ls-remote", "--tags", "--refs", remote, pattern, seconds=NETWORK_SECONDS)
+        rows = [line.split("\t") for line in listed.splitlines()]
+        return {name.removeprefix("refs/tags/"): sha for sha, name in rows}
+
+    def fetch_tags(self, remote: str, pattern: str) -> None:
+        """Bring the tags of a remote here. One that is here already, and differs, is an error."""
+        place = f"refs/tags/{pattern}"
+        self.ask("fetch", "--no-tags", remote, f"{place}:{place}", seconds=NETWORK_SECONDS)
+
+    def create_tag(self, name: str, commit: str, message: str, *, not_before: int) -> str:
+        """Write an annotated tag's object and give its id; `publish_tag` gives it its name.
+
+        Parameters
+        ----------
+        not_before
+            Earliest time of the tag, in seconds since 1970. Clocks differ from machine to machine,
+            and tags are read in the order of their times.
+        """
+        who, seconds, zone = self.ask("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)
+        when = max(int(seconds), not_before)
+        head = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {when} {zone}\n"
+        return self.ask("mktag", stdin=f"{head}\n{message}\n")
+
+    def publish_tag(self, name: str, tag: str, *, remote: str | None) -> None:
+        """Give a tag object its name: at the remote first, which decides who came first, then here.
+
+        Raises
+        ------
+        GitFailed
+            When a tag of that name is there already, or the remote cannot be written to.
+        """
+        place = f"refs/tags/{name}"
+        if remote:
+            self.ask("push", "--quiet", remote, f"{tag}:{place}", seconds=NETWORK_SECONDS)
+        self.ask("update-ref", place, tag, "0" * 40)
+
+    def push_tag(self, name: str, remote: str) -> None:
+        """Send a tag that stands here to a remote."""
+        place = f"refs/tags/{name}"
+        self.ask("push", "--quiet", remote, f"{place}:{place}", seconds=NETWORK_SECONDS)

@@ -1,0 +1,227 @@
+"""Build a past version again, from nothing but its commit and its inputs, and compare the bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from grocery.compute import progress
+from grocery.contents import read_content
+from grocery.errors import RegistryError, printable
+from grocery.registry.git import Git
+from grocery.registry.objects import Missing, Objects
+from grocery.registry.pipeline import Pipeline, read_pipeline
+from grocery.registry.records import hashes_of
+from grocery.registry.state import Version
+
+_SHOWN = 5  # files or values that the account of a difference names
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of building a version again.
+
+    Attributes
+    ----------
+    version
+        Its name.
+    outputs
+        Number of outputs that were compared.
+    identical
+        Whether all of them are the recorded ones, byte for byte.
+    stage
+        The first stage that gave something else, if one did.
+    differences
+        What it gave: a phrase an output.
+    packages
+        Installed packages of another version than the commit's requirements.lock asks for: (here,
+        there).
+    """
+
+    version: str
+    outputs: int
+    identical: bool
+    stage: str | None = None
+    differences: Sequence[str] = ()
+    packages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON."""
+        return asdict(self)
+
+
+def reproduce(objects: Objects, git: Git, version: Version) -> Reproduction:
+    """Run a version's pipeline by force in a temporary clone, with a cache of its own.
+
+    Raises
+    ------
+    RegistryError
+        When its inputs cannot be pulled or its pipeline does not run through.
+    """
+    pipeline = read_pipeline(objects, git, version.commit)
+    with tempfile.TemporaryDirectory(prefix="grocery-reproduce-") as scratch:
+        clone = Path(scratch) / "project"
+        _clone(git, version.commit, clone)
+        _connect(objects, git.folder, clone)
+        if pipeline.inputs:
+            _dvc(clone, "pull", *pipeline.inputs)
+        stages = _repro(clone)
+        for _ in progress(stages, title=f"reproduce {version.name}", total=len(pipeline.stages)):
+            pass
+        return _compare(objects, pipeline, version, clone)
+
+
+def _clone(git: Git, commit: str, target: Path) -> None:
+    # of the repository's own top, which may lie above the project
+    top = git.ask("rev-parse", "--show-toplevel")
+    git.ask("clone", "--quiet", "--no-checkout", top, str(target))
+    Git(target).ask("checkout", "--quiet", "--detach", commit)
+
+
+def _connect(objects: Objects, root: Path, clone: Path) -> None:
+    """Give the clone the remote as this checkout reaches it: a relative address, local settings."""
+    settings = root / ".dvc" / "config.local"
+    if settings.is_file():
+        shutil.copyfile(settings, clone / ".dvc" / "config.local")
+    config = objects.repo.config
+    name = config["core"].get("remote")
+    if name:
+        _dvc(clone, "remote", "modify", "--local", name, "url", str(config["remote"][name]["url"]))
+
+
+def _environment() -> dict[str, str]:
+    """Of a command in the clone: this interpreter first, nothing tracked, no outer DVC."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "PYTHONPATH"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), own.get("PATH", os.defpath)])
+    return own | {"PATH": path, "WANDB_MODE": "disabled"}
+
+
+def _dvc(clone: Path, *arguments: str) -> None:
+    for _ in _lines(clone, *arguments):
+        pass
+
+
+def _repro(clone: Path) -> Iterator[str]:
+    """Run all stages; yields the name of each that begins."""
+    for line in _lines(clone, "repro", "--force", "dvc.yaml"):
+        begun = re.match(r"Running stage '(.+)':", line)
+        if begun:
+            yield begun[1]
+
+
+def _lines(clone: Path, *arguments: str) -> Iterator[str]:
+    """What a DVC command prints, line by line.
+
+    Raises
+    ------
+    RegistryError
+        When it fails; with the line that says why.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=clone,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    said = []
+    try:
+        for line in process.stdout or ():
+            said.append(line.rstrip())
+            yield said[-1]
+        code = process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if code:
+        reasons = [line for line in said if line.lower().startswith("error")] or said[-1:]
+        why = printable(reasons[0]) if reasons else f"exit code {code}"
+        raise RegistryError(f"dvc {arguments[0]} failed in the clone: {why}")
+
+
+def _compare(objects: Objects, pipeline: Pipeline, version: Version, clone: Path) -> Reproduction:
+    built = hashes_of((clone / "dvc.lock").read_bytes(), "dvc.lock of the clone")
+    packages = other_packages(Git(clone).read("HEAD", "requirements.lock") or b"")
+    for stage in pipeline.stages:
+        different = [path for path, md5 in stage.outputs.items() if built.get(path) != md5]
+        if different:
+            accounts = [_account(objects, clone, path, stage.outputs[path]) for path in different]
+            return Reproduction(
+                version.name, len(pipeline.outputs), False, stage.name, accounts, packages
+            )
+    return Reproduction(version.name, len(pipeline.outputs), True, packages=packages)
+
+
+def _account(objects: Objects, clone: Path, path: str, recorded: str) -> str:
+    """How an output differs from the recorded one."""
+    place = clone / path
+    if not place.exists():
+        return f"{path} was not made"
+    if place.suffix == ".json" and place.is_file():
+        data = Git(clone).read("HEAD", path)
+        if data is not None:
+            return f"{path}: {_values(json.loads(data), json.loads(place.read_bytes()))}"
+    if not recorded.endswith(".dir"):
+        return f"{path} has another content"
+    try:
+        before = objects.folder(recorded)
+    except Missing:
+        return f"{path} has another content; what it held is in neither cache nor remote"
+    now = read_content(place).files
+    found = [f"{name} is new" for name in now if name not in before]
+    found += [f"{name} is missing" for name in before if name not in now]
+    found += [f"{name} differs" for name in now if before.get(name, now[name]) != now[name]]
+    return f"{path}: {_listed(found)}"
+
+
+def _values(before: Any, now: Any, name: str = "") -> str:
+    """The values of two JSON documents that differ."""
+    return _listed(list(_changed(before, now, name)))
+
+
+def _changed(before: Any, now: Any, name: str) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _changed(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{name} is {now}, was {before}"
+
+
+def _listed(found: Sequence[str]) -> str:
+    more = [f"{len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    return ", ".join([*found[:_SHOWN], *more])
+
+
+def other_packages(lock: bytes) -> dict[str, tuple[str, str]]:
+    """Packages whose installed version is not one that a requirements.lock asks for.
+
+    Returns
+    -------
+    dict
+        (installed, asked for) by name; of packages that are installed at all.
+    """
+    wanted: dict[str, list[str]] = {}  # one name may stand there for several versions of Python
+    for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock.decode(), re.MULTILINE):
+        wanted.setdefault(name, []).append(version)
+    found = {}
+    for name, versions in wanted.items():
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if installed not in versions:
+            found[name] = (installed, " or ".join(versions))
+    return found

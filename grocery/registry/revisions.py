@@ -1,0 +1,86 @@
+"""What a person may call a commit: a revision of git's, or the name of a DVC experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grocery.errors import RegistryError
+from grocery.registry.git import Git, GitFailed
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit, as somebody named it.
+
+    Attributes
+    ----------
+    name
+        How it was named.
+    commit
+        Its full id.
+    experiment
+        Name of the DVC experiment that made it, if one did.
+    """
+
+    name: str
+    commit: str
+    experiment: str | None = None
+
+    def __str__(self) -> str:
+        if self.name.startswith(self.commit[:7]):
+            return f"commit {self.commit[:7]}"
+        return f"{self.name} ({self.commit[:7]})"
+
+
+def resolve(git: Git, name: str) -> Revision:
+    """The commit that a name means; an experiment wins over nothing else.
+
+    Raises
+    ------
+    RegistryError
+        When there is none, or several experiments have the name.
+    """
+    commit = git.commit_of(name)
+    named = [found for found in experiments(git) if found.name == name]
+    if commit is None and len(named) > 1:
+        bases = ", ".join(found.commit[:7] for found in named)
+        raise RegistryError(f"several experiments are called {name!r}; name a commit: {bases}")
+    if commit is None and not named:
+        raise RegistryError(f"{name!r} is neither a revision nor a DVC experiment here")
+    if commit is not None:
+        by_id = {found.commit: found.experiment for found in experiments(git)}
+        return Revision(name, commit, by_id.get(commit))
+    return named[0]
+
+
+def experiments(git: Git) -> list[Revision]:
+    """All DVC experiments of this clone, the oldest first."""
+    # refs/exps/AB/CDEF.../NAME; what DVC keeps for itself, such as refs/exps/exec, is not as deep
+    listed = git.ask(
+        "for-each-ref",
+        "--sort=committerdate",
+        "--format=%(refname:lstrip=2) %(objectname)",
+        "refs/exps/??/*/*",
+    )
+    found = []
+    for line in listed.splitlines():
+        place, commit = line.rsplit(" ", 1)
+        found.append(Revision(place.split("/", 2)[2], commit, place.split("/", 2)[2]))
+    return found
+
+
+def commits(git: Git, span: str) -> list[Revision]:
+    """The commits of a range that changed dvc.lock, the oldest first.
+
+    Raises
+    ------
+    RegistryError
+        When git does not know the range.
+    """
+    if span.startswith("-"):
+        raise RegistryError(f"{span!r} is no range of commits")
+    try:
+        listed = git.ask("rev-list", "--reverse", span, "--", "dvc.lock")
+    except GitFailed as error:
+        raise RegistryError(f"{span!r} is no range of commits ({error})") from None
+    return [Revision(commit, commit) for commit in listed.splitlines()]

@@ -1,0 +1,222 @@
+"""A registered release on this machine: found by name, fetched once, verified on every use.
+
+Releases are kept in the user's cache folder, each under its own hash, so nothing that is there has
+to be trusted: what is another content than its name says is fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grocery.contents import Content, read_content
+from grocery.errors import GroceryError, RegistryError
+from grocery.model import Model
+from grocery.model import load_model as load_folder
+
+if TYPE_CHECKING:
+    from grocery.registry.git import Git
+    from grocery.registry.objects import Objects
+    from grocery.registry.state import Version
+
+# A release holds arrays, JSON, the model card, and the backbone where there is one. Never code.
+SUFFIXES = frozenset({".safetensors", ".json", ".md", ".onnx"})
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A release on this machine.
+
+    Attributes
+    ----------
+    version
+        The version that the name meant.
+    md5
+        DVC's hash of the release.
+    folder
+        Where it lies; read only.
+    """
+
+    version: str
+    md5: str
+    folder: Path
+
+
+def load_model(name: str | os.PathLike[str], repo: str | os.PathLike[str] | None = None) -> Model:
+    """Load a model from the registry by name, or from its folder.
+
+    Parameters
+    ----------
+    name
+        ``production``, ``staging`` or a version such as ``v1.2.0``; anything else is a folder
+        (write ``./production`` for a folder of such a name).
+    repo
+        Whose registry: a clone of the project, or its git address. By default the clone that the
+        working directory is in. Its tags are taken as they are: ``git fetch --tags`` brings a
+        clone up to date.
+
+    Raises
+    ------
+    RegistryError
+        When there is no such version, or its objects cannot be had or are not what git says.
+    ModelError
+        When the folder holds no model, a damaged one, or parts of different models.
+    """
+    return load_folder(open_release(os.fspath(name), repo))
+
+
+def open_release(name: str, repo: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a release: a name in the registry is fetched, anything else is the folder.
+
+    See `load_model`.
+    """
+    from grocery.registry.state import is_registry_name
+
+    if not is_registry_name(name):
+        return Path(name)
+    return fetch(name, repo).folder
+
+
+def fetch(name: str, repo: str | os.PathLike[str] | None = None) -> Fetched:
+    """Fetch the release of a version or a stage, unless it is here, and verify it.
+
+    See `load_model`.
+    """
+    with _source(repo) as (git, objects):
+        from grocery.registry.state import read_state
+
+        version = read_state(git).find(name)
+        md5 = release_of(git, version)
+        folder = kept(md5)
+        if folder is None:
+            with objects() as store:
+                folder = keep(md5, partial(store.get, md5), model_of(version))
+        return Fetched(version.name, md5, folder)
+
+
+def release_of(git: Git, version: Version) -> str:
+    """DVC's hash of a version's release.
+
+    Raises
+    ------
+    RegistryError
+        When its commit has none, or another one than its tag says.
+    """
+    from grocery.registry.records import RELEASE, recorded_hashes
+
+    md5 = recorded_hashes(git, version.commit).get(RELEASE)
+    if md5 is None:
+        raise RegistryError(
+            f"{version.name} stands at {version.commit[:7]}, which has no {RELEASE}"
+        )
+    model = version.evidence.get("model")
+    said = model.get("release", md5) if isinstance(model, dict) else md5
+    if said != md5:
+        raise RegistryError(
+            f"{version.name}: its tag says that the release is {said}, and dvc.lock of its commit "
+            f"says {md5}; the tag was moved or made by hand"
+        )
+    return md5
+
+
+def model_of(version: Version) -> str | None:
+    """Digest of a version's model, as its tag says it."""
+    model = version.evidence.get("model")
+    digest = model.get("digest") if isinstance(model, dict) else None
+    return digest if isinstance(digest, str) else None
+
+
+def kept(md5: str) -> Path | None:
+    """The release of this hash in the cache folder; None when it is not there, or damaged."""
+    folder = _place(md5)
+    if not folder.is_dir():
+        return None
+    if read_content(folder).md5 == md5:
+        return folder
+    shutil.rmtree(folder)
+    return None
+
+
+def keep(md5: str, write: Callable[[Path], None], model: str | None = None) -> Path:
+    """Put a release into the cache folder: all of it, and verified, or nothing.
+
+    Parameters
+    ----------
+    md5
+        Its hash.
+    write
+        Writes it to a folder that does not exist yet.
+    model
+        Digest of its model, as the version's tag says it; None where nothing is said.
+
+    Raises
+    ------
+    RegistryError
+        When what was written has another hash, holds a file that no release has, or is no model.
+    """
+    folder = _place(md5)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+        fresh = Path(scratch) / "release"
+        write(fresh)
+        _check(fresh, read_content(fresh), md5, model)
+        try:
+            fresh.rename(folder)
+        except OSError:  # somebody else was first
+            if kept(md5) is None:
+                raise
+    return folder
+
+
+def _check(folder: Path, content: Content, md5: str, model: str | None) -> None:
+    if content.md5 != md5:
+        raise RegistryError(f"the release is not what its hash {md5} says; refused")
+    for name in content.files:
+        if Path(name).suffix not in SUFFIXES:
+            raise RegistryError(
+                f"the release holds the file {name!r}; a release holds only "
+                f"{', '.join(sorted(SUFFIXES))} files, none of which is code; refused"
+            )
+    try:
+        digest = load_folder(folder).digest
+    except GroceryError as error:
+        raise RegistryError(f"the release cannot be used: {error}") from None
+    if model is not None and model != digest:
+        raise RegistryError(
+            f"the release holds the model {digest}, but its version's tag says {model}; refused"
+        )
+
+
+@contextmanager
+def _source(
+    repo: str | os.PathLike[str] | None,
+) -> Iterator[tuple[Git, Callable[[], AbstractContextManager[Objects]]]]:
+    """Git and, where they are needed, the objects of a clone or of an address."""
+    from grocery.registry.git import Git
+    from grocery.registry.objects import open_objects
+    from grocery.tracking.provenance import dvc_root
+
+    where = os.fspath(repo) if repo is not None else str(dvc_root())
+    where = where.removeprefix("file://")
+    if Path(where).is_dir() and (Path(where) / ".dvc").is_dir():
+        yield Git(Path(where)), lambda: open_objects(where)
+        return
+    if repo is None:
+        raise RegistryError(
+            f"{Path(where).absolute()} is in no clone of the project, so the registry is unknown; "
+            "run this in one, or name the address of its repository"
+        )
+    with open_objects(where) as objects:
+        yield Git(Path(objects.repo.scm.root_dir)), lambda: nullcontext(objects)
+
+
+def _place(md5: str) -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "grocery" / "releases" / md5.removesuffix(".dir")

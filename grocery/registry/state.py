@@ -1,0 +1,206 @@
+"""What the tags say together: the versions there are, and which of them each stage has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grocery.errors import RegistryError
+from grocery.registry.git import Git
+from grocery.registry.tags import STAGES, Tag, is_version, read_tags
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version.
+
+    Attributes
+    ----------
+    name
+        Such as ``v1.2.0``.
+    tag
+        The tag that registered it: who, when, the commit, and the evidence.
+    """
+
+    name: str
+    tag: Tag
+
+    @property
+    def commit(self) -> str:
+        """The commit that made it."""
+        return self.tag.commit
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """What was recorded when it was registered; empty if the tag was made by other means."""
+        return self.tag.evidence
+
+
+@dataclass(frozen=True)
+class State:
+    """The registry as the tags of one repository tell it.
+
+    Attributes
+    ----------
+    versions
+        Those that are not withdrawn, by name, the lowest first.
+    events
+        Assignments and their ends, oldest first.
+    problems
+        One sentence for each tag that makes no sense.
+    withdrawn
+        Names of versions that are not in use any more.
+    """
+
+    versions: dict[str, Version]
+    events: Sequence[Tag]
+    problems: Sequence[str]
+    withdrawn: Sequence[str]
+    _by_commit: dict[str, Version] = field(repr=False)
+
+    def at(self, commit: str) -> Version | None:
+        """The version of a commit."""
+        return self._by_commit.get(commit)
+
+    def assignment(self, stage: str) -> Tag | None:
+        """The tag that put a stage where it is: the latest that was not taken back.
+
+        As GTO has it, the end of an assignment brings back the one before it.
+        """
+        standing: dict[str, Tag] = {}
+        for tag in self.history(stage):
+            standing.pop(tag.commit, None)
+            if tag.action == "assign":
+                standing[tag.commit] = tag
+        return list(standing.values())[-1] if standing else None
+
+    def history(self, stage: str) -> list[Tag]:
+        """The events of a stage, oldest first."""
+        return [tag for tag in self.events if tag.stage == stage]
+
+    def current(self, stage: str) -> Version | None:
+        """The version that a stage has; None when it has none.
+
+        Raises
+        ------
+        RegistryError
+            When the stage stands at a commit that is no version (any more).
+        """
+        tag = self.assignment(stage)
+        if tag is None:
+            return None
+        version = self.at(tag.commit)
+        if version is None:
+            raise RegistryError(
+                f"{stage} stands at commit {tag.commit[:7]} (tag {tag.name}), which is no version: "
+                f"its tag was deleted or withdrawn; register that commit again, or roll back"
+            )
+        return version
+
+    def previous(self, stage: str) -> Tag | None:
+        """The assignment before the current one; one that was rolled back does not count."""
+        before: list[Tag] = []
+        for tag in self.history(stage):
+            if tag.action == "unassign":
+                before = [other for other in before if other.commit != tag.commit]
+            elif "rollback" in tag.evidence:
+                while before and before[-1].commit != tag.commit:
+                    before.pop()
+                before = before or [tag]
+            elif not before or before[-1].commit != tag.commit:
+                before.append(tag)
+        now = self.assignment(stage)
+        if now is None:
+            return None
+        if before and before[-1].commit == now.commit:
+            before.pop()
+        return before[-1] if before else None
+
+    def stages_of(self, version: Version) -> list[str]:
+        """The stages that have a version."""
+        stages = sorted({*STAGES, *(tag.stage for tag in self.events if tag.stage)})
+        assigned = {stage: self.assignment(stage) for stage in stages}
+        return [stage for stage, tag in assigned.items() if tag and tag.commit == version.commit]
+
+    def find(self, name: str) -> Version:
+        """The version that a name means: a version, with or without its ``v``, or a stage.
+
+        Raises
+        ------
+        RegistryError
+            When there is none; the sentence says which there are.
+        """
+        known = self.versions.get(name) or self.versions.get(f"v{name}")
+        if known:
+            return known
+        if any(tag.stage == name for tag in self.events):
+            found = self.current(name)
+            if found:
+                return found
+        if name in STAGES:
+            raise RegistryError(
+                f"no version is in {name}; versions: {self._names()}; "
+                f"put one there with: grocery registry promote VERSION --stage {name}"
+            )
+        raise RegistryError(f"{name!r} is no version or stage; versions: {self._names()}")
+
+    def next_version(self, bump: str) -> str:
+        """The version after the highest one; ``v1.0.0`` is the first.
+
+        Parameters
+        ----------
+        bump
+            ``major``, ``minor`` or ``patch``.
+        """
+        ever = (*self.versions, *self.withdrawn)  # a name is not used twice
+        highest = max(map(precedence, ever), default=None)
+        if highest is None:
+            return "v1.0.0"
+        major, minor, patch = highest[0]
+        return {
+            "major": f"v{major + 1}.0.0",
+            "minor": f"v{major}.{minor + 1}.0",
+            "patch": f"v{major}.{minor}.{patch + 1}",
+        }[bump]
+
+    def _names(self) -> str:
+        return ", ".join(self.versions) or "none"
+
+
+def read_state(git: Git) -> State:
+    """Read the tags of a repository and put them together."""
+    tags, problems = read_tags(git)
+    registered: dict[str, Tag] = {}
+    withdrawn: list[str] = []
+    for tag in tags:
+        if tag.version and tag.action == "register":
+            other = registered.get(tag.version)
+            if other and other.commit != tag.commit:
+                problems.append(f"tags {other.name} and {tag.name} name two commits")
+            registered[tag.version] = tag
+        elif tag.version:
+            registered.pop(tag.version, None)
+            withdrawn.append(tag.version)
+    versions = {
+        name: Version(name, registered[name]) for name in sorted(registered, key=precedence)
+    }
+    by_commit = {version.commit: version for version in versions.values()}
+    events = [tag for tag in tags if tag.stage]
+    for tag in events:
+        if tag.commit not in by_commit:
+            problems.append(f"tag {tag.name} stands at {tag.commit[:7]}, which is no version")
+    return State(versions, events, problems, withdrawn, by_commit)
+
+
+def precedence(version: str) -> tuple[tuple[int, int, int], bool, str]:
+    """What versions are sorted by; a pre-release comes before its release."""
+    numbers, _, pre = version.partition("+")[0].partition("-")
+    major, minor, patch = (int(number) for number in re.findall(r"\d+", numbers))
+    return (major, minor, patch), not pre, pre
+
+
+def is_registry_name(name: str) -> bool:
+    """Whether a name means a registered model rather than a folder."""
+    return name in STAGES or is_version(name)

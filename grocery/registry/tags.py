@@ -1,0 +1,150 @@
+"""Git tags in GTO's format: what each says, and in which order.
+
+======================  =================================================
+``NAME@v1.2.3``         version 1.2.3 is this commit
+``NAME@v1.2.3!#4``      it is withdrawn
+``NAME#production#5``   the version of this commit goes to production
+``NAME#production!#6``  and is taken out of it again
+======================  =================================================
+
+https://github.com/iterative/gto. GTO reads annotated tags only, in the order of their times.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from grocery.registry.git import Git
+
+ARTIFACT = "grocery-classifier"  # its entry in dvc.yaml
+STAGES = ("staging", "production")
+
+Action = Literal["register", "deregister", "assign", "unassign"]
+
+_NUMBER = r"(?:0|[1-9]\d*)"
+_VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?"
+_TAG = re.compile(
+    rf"{ARTIFACT}(?:@(?P<version>{_VERSION})|#(?P<stage>[A-Za-z0-9](?:[A-Za-z0-9/_-]*[A-Za-z0-9])?))"
+    r"(?P<cancel>!?)(?:#(?P<counter>\d+))?"
+)
+_FIELDS = (
+    "%(refname:lstrip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(*objecttype)%00"
+    "%(taggername)%00%(taggeremail:trim)%00%(taggerdate:unix)%00%(contents)%01"
+)
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One event in the life of the model.
+
+    Attributes
+    ----------
+    name, object
+        The tag, and the id of its git object.
+    commit
+        The commit that it stands at.
+    action
+        What it says.
+    version, stage
+        What it says it of; the other one is None.
+    counter
+        GTO's number, 0 without one.
+    who, email, time
+        Tagger, and when, in seconds since 1970.
+    text, evidence
+        First line of the message, and the JSON object below it; empty in a tag made by hand.
+    """
+
+    name: str
+    object: str
+    commit: str
+    action: Action
+    version: str | None
+    stage: str | None
+    counter: int
+    who: str
+    email: str
+    time: int
+    text: str
+    evidence: dict[str, Any]
+
+    @property
+    def when(self) -> str:
+        """Its time, UTC, such as ``2025-01-31 08:30``."""
+        return datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def is_version(name: str) -> bool:
+    """Whether a name is a version, such as ``v1.2.3``."""
+    return re.fullmatch(_VERSION, name) is not None
+
+
+def message(text: str, evidence: dict[str, Any]) -> str:
+    """The message of a tag: a sentence for people, and the evidence for programs."""
+    return f"{text}\n\n{json.dumps(evidence, indent=2, sort_keys=True, ensure_ascii=False)}"
+
+
+def read_tags(git: Git) -> tuple[list[Tag], list[str]]:
+    """The model's tags in the order of their times, and a sentence for each that says nothing."""
+    tags, problems = [], []
+    for name, kind, sha, commit, target, who, email, time, text in _rows(git):
+        found = _TAG.fullmatch(name)
+        if not found:
+            problems.append(f"tag {name} is not in GTO's format, and is passed over")
+        elif kind != "tag":
+            problems.append(
+                f"tag {name} is a plain one, which says neither who nor when, and is passed over, "
+                "as GTO does; delete it, and register or promote again"
+            )
+        elif target != "commit":
+            problems.append(f"tag {name} does not stand at a commit, and is passed over")
+        else:
+            title, evidence = _parsed(text)
+            cancel = found["cancel"] == "!"
+            action: Action
+            if found["version"]:
+                action = "deregister" if cancel else "register"
+            else:
+                action = "unassign" if cancel else "assign"
+            tags.append(
+                Tag(
+                    name=name,
+                    object=sha,
+                    commit=commit,
+                    action=action,
+                    version=found["version"],
+                    stage=found["stage"],
+                    counter=int(found["counter"] or 0),
+                    who=who,
+                    email=email.strip("<>"),
+                    time=int(time or 0),
+                    text=title,
+                    evidence=evidence,
+                )
+            )
+    return sorted(tags, key=lambda tag: (tag.time, tag.counter)), problems
+
+
+def _rows(git: Git) -> Iterator[list[str]]:
+    places = [f"refs/tags/{ARTIFACT}{mark}*" for mark in "@#"]
+    listed = git.ask("for-each-ref", f"--format={_FIELDS}", *places, *(f"{p}/**" for p in places))
+    for record in listed.split("\x01"):
+        fields = record.strip("\n").split("\0")
+        if len(fields) == 9:
+            yield fields
+
+
+def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+    """Title and evidence; a message may hold anything."""
+    title, _, rest = text.partition("\n")
+    start = rest.find("{")
+    try:
+        evidence = json.loads(rest[start:]) if start >= 0 else {}
+    except (ValueError, RecursionError):
+        evidence = {}
+    return title.strip(), evidence if isinstance(evidence, dict) else {}
