@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 # Looked up by name, not imported: a stage that imports the package does not thereby depend on
 # every module that serves a name here.
-_LAZY = {"load_model": "grocery.model"}
+_LAZY = {"load_model": "grocery.registry.serving"}
 
 __all__ = ["__version__", "load_model"]
 

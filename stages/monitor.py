@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from PIL import Image
 
 from grocery.compute import parallel_map
-from grocery.data.images import canonical, pixels
-from grocery.data.shards import BATCH_SCHEMA, read_table
 from grocery.errors import DataError, one_sentence
 from grocery.files import replacing, write_bytes, write_json
-from grocery.model import Model, load_model
-from grocery.monitoring.drift import judge
+from grocery.model import load_model
+from grocery.monitoring.batches import examine_file, numbers, rows
 from grocery.monitoring.reference import Reference
-from grocery.monitoring.report import BatchReport, Sample, choose_samples, render
+from grocery.monitoring.report import BatchReport, render
 from grocery.params import MonitorParams, load
 from grocery.tracking import artifacts
 from grocery.tracking.run import StageRun, stage_run
@@ -30,7 +25,6 @@ INCOMING = Path("data/prepared/incoming")
 OUTPUT = Path("metrics/monitor")
 METRICS = Path("metrics/monitor.json")
 
-THUMBNAIL = 160  # longest side of a picture on the page, in pixels
 HISTOGRAM_BINS = 20
 
 
@@ -56,7 +50,7 @@ def run(
         raise DataError(f"{incoming} is missing; run the stage that makes the batches first")
 
     paths = sorted(incoming.glob("*.parquet"))
-    look = partial(examine, model=model, reference=reference, params=params)
+    look = partial(examine_file, model=model, reference=reference, params=params)
     batches = []
     for batch, timing in parallel_map(look, paths, workers=workers, title="batches"):
         batches.append(batch)
@@ -71,90 +65,6 @@ def run(
         write_bytes(folder / "index.html", render(reference, batches, params))
         write_json(metrics, result)  # last, so that nothing is replaced when anything fails
     return result
-
-
-def examine(
-    path: Path, *, model: Model, reference: Reference, params: MonitorParams
-) -> tuple[BatchReport, dict[str, float]]:
-    """Predict and judge one batch; also say how long prediction took."""
-    table = read_batch(path)
-    readable = table.filter(table.column("image").is_valid())
-    jpegs = readable.column("image").to_pylist()
-    labels = readable.column("label").to_pylist()
-    start = time.perf_counter()
-    try:
-        probabilities = model.predict_proba(jpegs)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    seconds = time.perf_counter() - start
-
-    predicted = probabilities.argmax(axis=1)
-    confidences = probabilities.max(axis=1)
-    image_ids = readable.column("image_id").to_pylist()
-    paths = readable.column("path").to_pylist()
-    samples = [
-        Sample(
-            reason=reason,
-            path=paths[row],
-            predicted=model.classes[predicted[row]],
-            confidence=float(confidences[row]),
-            label=labels[row],
-            jpeg=thumbnail(jpegs[row]),
-        )
-        for row, reason in choose_samples(confidences, image_ids, params.sample_images)
-    ]
-    unreadable = len(table) - len(readable)
-    batch = BatchReport(
-        name=path.stem,
-        judgement=judge(reference, probabilities, labels, unreadable, params),
-        confidences=confidences,
-        predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
-        samples=samples,
-    )
-    return batch, {"seconds": seconds, "images_per_second": len(jpegs) / max(seconds, 1e-9)}
-
-
-def read_batch(path: Path) -> pa.Table:
-    """Read an incoming batch and check its columns."""
-    try:
-        return read_table(path, BATCH_SCHEMA.names).cast(BATCH_SCHEMA)
-    except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{path} is not an incoming batch: {error}") from error
-
-
-def thumbnail(jpeg: bytes) -> bytes:
-    """A canonical image, small enough for the page."""
-    return canonical(Image.fromarray(pixels(jpeg)), size=THUMBNAIL, quality=80)
-
-
-def numbers(batch: BatchReport) -> dict[str, Any]:
-    """What ``dvc metrics show`` says of a batch."""
-    judgement = batch.judgement
-    return {
-        "verdict": judgement.verdict,
-        "images": judgement.images,
-        "unreadable": judgement.unreadable,
-        "estimated_accuracy": judgement.estimated_accuracy,
-        "accuracy": judgement.accuracy,
-        "confidence_wasserstein": judgement.wasserstein,
-    } | {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}
-
-
-def rows(batch: BatchReport) -> list[dict[str, Any]]:
-    """The signals of a batch in full, as points of a DVC plot."""
-    return [
-        {
-            "batch": batch.name,
-            "signal": signal.name,
-            "statistic": signal.statistic,
-            "p_value": signal.p_value,
-            "effect": signal.effect,
-            "threshold": signal.threshold,
-            "verdict": signal.verdict,
-            "sentence": signal.sentence,
-        }
-        for signal in batch.judgement.signals
-    ]
 
 
 def main() -> None:

@@ -59,8 +59,9 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--model",
         default="models/release",
-        metavar="FOLDER",
-        help="the folder of the model (default: %(default)s)",
+        metavar="MODEL",
+        help="a folder, or a name in the registry: production, staging or a version such as "
+        "v1.2.0 (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
     parser.add_argument(
@@ -76,7 +77,7 @@ def _count(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.model import load_model
+    from grocery.registry.serving import load_model
 
     model = load_model(arguments.model)
     form: _Form = _JsonLines(arguments.top) if arguments.json else _Table(model)

@@ -25,8 +25,8 @@ class Anew:
     Attributes
     ----------
     tables
-        A table of predictions a model (`grocery.registry.comparison.PREDICTIONS`), sorted by id,
-        all of the same images.
+        A table of predictions a model (`grocery.registry.comparison.PREDICTIONS`), all of the same
+        images, in the order of the shards: by id.
     left_out
         Number of test images that are not in the tables, since some model learned from them.
     unknown
@@ -106,12 +106,11 @@ def evaluate_anew(
 
     predict = partial(_predict_shard, models=models, canonical=canonical)
     parts = parallel_map(predict, work, workers=workers, title="evaluate anew")
-    tables = [pa.concat_tables(t).sort_by("image_id") for t in zip(*parts, strict=True)]
+    tables = [pa.concat_tables(of_model) for of_model in zip(*parts, strict=True)]
     known = [set(model.classes) for model in models]
     labels = tables[0].column("label").to_pylist()
-    return Anew(
-        tables, total - images, [sum(label not in names for label in labels) for names in known]
-    )
+    unknown = [sum(label not in names for label in labels) for names in known]
+    return Anew(tables, total - images, unknown)
 
 
 def _test_rows(shard: Path) -> dict[int, str]:

@@ -115,19 +115,29 @@ class Objects:
     def push(self, md5s: Collection[str]) -> None:
         """Send objects from the cache to the remote, with DVC's own transfer.
 
+        A folder's list goes last, since DVC takes a list that is there for the whole folder. For
+        the same reason DVC's memory of what the remote holds is not asked.
+
         Raises
         ------
         RegistryError
             When the cache does not hold them all, or the remote does not take them.
         """
         from dvc_data.hashfile.hash_info import HashInfo
+        from dvc_data.hashfile.transfer import transfer
 
-        wanted = [HashInfo("md5", md5) for md5 in sorted(md5s)]
-        with dvc_errors("the objects cannot be pushed"), _quiet():
-            result = self.repo.cloud.push(wanted)
-        if result.failed:
-            failed = len(result.failed)
-            raise RegistryError(f"{failed} objects could not be pushed to {self.address}")
+        found, unknown = self.needed(md5s)
+        if unknown:
+            raise self._nowhere(unknown[0])
+        lists = {md5 for md5 in found if md5.endswith(".dir")}
+        cache = self.repo.cache.local
+        for group in (found - lists, lists):
+            wanted = {HashInfo("md5", md5) for md5 in group}
+            with dvc_errors("the objects cannot be pushed"), _quiet():
+                result = transfer(cache, self._remote, wanted)
+            if result.failed:
+                failed = len(result.failed)
+                raise RegistryError(f"{failed} objects could not be pushed to {self.address}")
 
     def get(self, md5: str, target: Path) -> None:
         """Write the file or the folder of a hash to `target`, which must not be there yet.

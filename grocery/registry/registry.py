@@ -19,6 +19,7 @@ from grocery.registry.candidate import Candidate, evidence, failed_checks, read_
 from grocery.registry.git import Git, GitFailed
 from grocery.registry.judge import Judgement, judge
 from grocery.registry.objects import Objects, open_objects
+from grocery.registry.pipeline import read_pipeline
 from grocery.registry.records import RELEASE, recorded_hashes
 from grocery.registry.revisions import Revision, commits, experiments, resolve
 from grocery.registry.serving import release_of
@@ -377,6 +378,50 @@ class Registry:
         if self.remote and name in self.git.tags_at(self.remote, name):
             return True
         return self.git.commit_of(f"refs/tags/{name}") is not None
+
+    def unshared(self) -> list[str]:
+        """A sentence for each tag that is not here as it is at the git remote."""
+        if not self.remote:
+            return []
+        try:
+            there = self.git.tags_at(self.remote, f"{ARTIFACT}*")
+        except GitFailed as error:
+            return [f"{self.remote} cannot be asked ({error})"]
+        here = {tag.name: tag.object for tag in read_tags(self.git)[0]}
+        found = []
+        for name in sorted({*here, *there}):
+            if name not in there:
+                found.append(f"tag {name} is not at {self.remote}; send it, or delete it here")
+            elif name not in here:
+                found.append(f"tag {name} is at {self.remote} and not here: git fetch --tags")
+            elif here[name] != there[name]:
+                found.append(f"tag {name} is another one here than at {self.remote}")
+        return found
+
+    def lost(self) -> list[str]:
+        """A sentence for each version that the DVC remote does not hold whole."""
+        found = []
+        with open_objects(self.root) as objects:
+            for version in self.state().versions.values():
+                try:
+                    pipeline = read_pipeline(objects, self.git, version.commit)
+                    release_of(self.git, version)
+                    self.check_pullable(objects, pipeline.stored, version.name)
+                except RegistryError as error:
+                    found.append(str(error))
+        return found
+
+    def mirror(self) -> list[str]:
+        """Tell W&B of what changed."""
+        return []
+
+    def repair(self) -> list[str]:
+        """Make W&B show what the tags say."""
+        return []
+
+    def disagreements(self) -> list[str]:
+        """Where W&B shows something else."""
+        return []
 
     def _share(self, tag: Tag) -> None:
         """Send a tag that stands here only, as after ``--local``."""

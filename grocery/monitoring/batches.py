@@ -1,0 +1,177 @@
+"""The examination of one batch of incoming images: predict, judge, and keep what is shown of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from grocery.data.images import canonical, pixels
+from grocery.data.shards import BATCH_SCHEMA, read_table
+from grocery.errors import DataError
+from grocery.model import Model
+from grocery.monitoring.drift import judge
+from grocery.monitoring.reference import Reference
+from grocery.monitoring.report import BatchReport, Sample, choose_samples
+from grocery.params import MonitorParams
+
+THUMBNAIL = 160  # longest side of a picture on the page, in pixels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Incoming images, prepared as the model wants them.
+
+    Attributes
+    ----------
+    name
+        What the report calls the batch.
+    origin
+        The file or folder that it was read from, for errors.
+    image_ids
+        SHA-256 (hex) of each of the n raw files.
+    paths
+        Where each came from, in the order of the batch.
+    labels
+        True class of each, None where it is not known.
+    jpegs
+        Canonical image of each, None where the raw file could not be read.
+    """
+
+    name: str
+    origin: Path
+    image_ids: Sequence[str]
+    paths: Sequence[str]
+    labels: Sequence[str | None]
+    jpegs: Sequence[bytes | None]
+
+
+def read_batch(path: Path) -> Batch:
+    """Read a Parquet batch (`grocery.data.shards.BATCH_SCHEMA`), named after its file.
+
+    Raises
+    ------
+    DataError
+        When the file is not a whole Parquet file or has other columns.
+    """
+    try:
+        table = read_table(path, BATCH_SCHEMA.names).cast(BATCH_SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"{path} is not an incoming batch: {error}") from error
+    image_ids, paths, labels, jpegs = (
+        table.column(name).to_pylist() for name in ("image_id", "path", "label", "image")
+    )
+    return Batch(path.stem, path, image_ids, paths, labels, jpegs)
+
+
+def examine_file(
+    path: Path, *, model: Model, reference: Reference, params: MonitorParams
+) -> tuple[BatchReport, dict[str, float]]:
+    """Read a Parquet batch and `examine` it."""
+    return examine(read_batch(path), model=model, reference=reference, params=params)
+
+
+def examine(
+    batch: Batch, *, model: Model, reference: Reference, params: MonitorParams
+) -> tuple[BatchReport, dict[str, float]]:
+    """Predict and judge one batch; also say how long prediction took.
+
+    Parameters
+    ----------
+    batch
+        May be empty, and none of it may be readable.
+    model, reference
+        The model, and the reference that was recorded with it.
+    params
+        Significance, thresholds, and the number of pictures to keep.
+
+    Returns
+    -------
+    BatchReport
+        What is found.
+    dict
+        ``seconds`` that prediction took, and ``images_per_second``. They differ from run to run.
+
+    Raises
+    ------
+    DataError
+        When a prepared image is damaged or far too large; it names the batch's origin.
+    """
+    readable = [row for row, jpeg in enumerate(batch.jpegs) if jpeg is not None]
+    jpegs = [jpeg for jpeg in batch.jpegs if jpeg is not None]
+    labels = [batch.labels[row] for row in readable]
+    start = time.perf_counter()
+    try:
+        probabilities = model.predict_proba(jpegs)
+    except (DataError, Image.DecompressionBombError) as error:
+        raise DataError(f"{batch.origin}: {error}") from None
+    seconds = time.perf_counter() - start
+
+    predicted = probabilities.argmax(axis=1)
+    confidences = probabilities.max(axis=1)
+    image_ids = [batch.image_ids[row] for row in readable]
+    samples = [
+        Sample(
+            reason=reason,
+            path=batch.paths[readable[index]],
+            predicted=model.classes[predicted[index]],
+            confidence=float(confidences[index]),
+            label=labels[index],
+            jpeg=thumbnail(jpegs[index]),
+        )
+        for index, reason in choose_samples(confidences, image_ids, params.sample_images)
+    ]
+    unreadable = len(batch.jpegs) - len(jpegs)
+    report = BatchReport(
+        name=batch.name,
+        judgement=judge(reference, probabilities, labels, unreadable, params),
+        confidences=confidences,
+        predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
+        samples=samples,
+    )
+    return report, {"seconds": seconds, "images_per_second": len(jpegs) / max(seconds, 1e-9)}
+
+
+def thumbnail(jpeg: bytes) -> bytes:
+    """A canonical image, small enough for the page."""
+    return canonical(Image.fromarray(pixels(jpeg)), size=THUMBNAIL, quality=80)
+
+
+def numbers(batch: BatchReport) -> dict[str, Any]:
+    """What ``dvc metrics show`` says of a batch."""
+    judgement = batch.judgement
+    return {
+        "verdict": judgement.verdict,
+        "images": judgement.images,
+        "unreadable": judgement.unreadable,
+        "estimated_accuracy": judgement.estimated_accuracy,
+        "accuracy": judgement.accuracy,
+        "confidence_wasserstein": judgement.wasserstein,
+    } | {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}
+
+
+def signals(batch: BatchReport) -> list[dict[str, Any]]:
+    """The signals of a batch in full, as JSON values."""
+    return [
+        {
+            "signal": signal.name,
+            "statistic": signal.statistic,
+            "p_value": signal.p_value,
+            "effect": signal.effect,
+            "threshold": signal.threshold,
+            "verdict": signal.verdict,
+            "sentence": signal.sentence,
+        }
+        for signal in batch.judgement.signals
+    ]
+
+
+def rows(batch: BatchReport) -> list[dict[str, Any]]:
+    """The signals of a batch as points of a DVC plot."""
+    return [{"batch": batch.name} | signal for signal in signals(batch)]

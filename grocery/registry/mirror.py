@@ -1,0 +1,319 @@
+"""Git and its mirror, the W&B registry: what waits to be told, and what is told.
+
+A command that changes the registry first notes so in ``wandb/outbox/registry.jsonl``, then changes
+git, then tells W&B what git says now. So after a kill at any point the note stands, and `grocery
+sync` tells W&B. A note names what was done for people only: W&B is told the state, not the steps.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic, sleep
+
+from grocery.errors import GroceryError, RegistryError, TrackingError
+from grocery.params import Params, TrackingParams
+from grocery.registry.git import Git
+from grocery.registry.serving import release_of
+from grocery.registry.state import State, read_state
+from grocery.registry.tags import ARTIFACT
+from grocery.tracking.differences import STAGES, Wanted
+from grocery.tracking.mirror import Release, may_tell, open_collection
+from grocery.tracking.mode import requested_mode
+from grocery.tracking.outbox import held
+from grocery.tracking.session import one_line
+
+LATER = "`grocery sync` tells W&B"
+
+# Git may change while W&B is told; as often it is told anew.
+_ROUNDS = 5
+
+
+def wanted(git: Git, state: State) -> tuple[list[Wanted], list[str]]:
+    """What should stand in the W&B registry, in the order in which it was registered.
+
+    Returns
+    -------
+    The versions, and a sentence for each that has no release that could be linked.
+    """
+    found, problems = [], []
+    by_time = sorted(state.versions.values(), key=lambda known: (known.tag.time, known.tag.counter))
+    for version in by_time:
+        try:
+            md5 = release_of(git, version)
+        except RegistryError as error:
+            problems.append(str(error))
+            continue
+        stages = STAGES.intersection(state.stages_of(version))
+        found.append(Wanted(version.name, md5, frozenset({version.name, *stages})))
+    return found, problems
+
+
+def waiting(root: Path) -> list[str]:
+    """What was done to the registry that W&B was not told, oldest first.
+
+    Parameters
+    ----------
+    root
+        Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
+    """
+    return _Notes(root).waiting()
+
+
+@dataclass
+class Mirror:
+    """The mirror of one clone.
+
+    Attributes
+    ----------
+    root
+        Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
+    git
+        The repository.
+    settings
+        The section ``tracking`` of params.yaml; an empty `registry` means that there is no mirror.
+    remote
+        Git remote whose tags count; None for those of this clone alone.
+    """
+
+    root: Path
+    git: Git
+    settings: TrackingParams
+    remote: str | None = None
+    _notes: _Notes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._notes = _Notes(self.root)
+
+    @classmethod
+    def of(cls, root: Path, git: Git, params: Params) -> Mirror:
+        """The mirror that params.yaml describes."""
+        shared = params.registry.remote
+        return cls(root, git, params.tracking, shared if shared in git.remotes else None)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether W&B is told at all: there is a registry, and WANDB_MODE is not disabled."""
+        return bool(self.settings.registry) and requested_mode() != "disabled"
+
+    def remember(self, what: str) -> None:
+        """Note what is about to be done to git; it is on disk when this returns.
+
+        Parameters
+        ----------
+        what
+            For people, such as ``promote v1.1.0 to production``.
+        """
+        if self.enabled:
+            self._notes.add(what)
+
+    def mirror_now(self, release: Release | None = None) -> str:
+        """Tell W&B after git was changed: now if it can be reached, else it stays noted.
+
+        Parameters
+        ----------
+        release
+            Gives the folder of a release that W&B has not got; DVC by default.
+
+        Returns
+        -------
+        A sentence for people, which begins with ``warning:`` when W&B failed; empty when there is
+        no mirror. Nothing is raised: what was done is done.
+        """
+        try:
+            if not self.enabled:
+                return ""
+            self._notes.done()
+            online, reason = may_tell(self.root)
+            if online:
+                count = sum(1 for _ in self.reconcile(release))
+                return f"W&B: {count} change{'' if count == 1 else 's'}"
+        except Exception as error:  # also a defect: the command has done its work
+            reason = one_line(error)
+        return f"warning: W&B: {reason}; {LATER}" if reason else LATER
+
+    def disagreements(self) -> list[str]:
+        """A sentence for each thing that is otherwise in W&B than in git; none without a mirror.
+
+        Raises
+        ------
+        TrackingError
+            When W&B is not to be asked, or cannot be.
+        RegistryError
+            When git's remote cannot be asked.
+        """
+        if not self.enabled:
+            return []
+        online, reason = may_tell(self.root)
+        if not online:
+            raise TrackingError(reason or "W&B is offline, and is not asked")
+        versions, problems = self._wanted()
+        with open_collection(self.settings, self.root) as collection:
+            return problems + [found.says for found in collection.differences(versions)]
+
+    def repair(self, release: Release | None = None) -> Iterator[str]:
+        """Make W&B what git says, whatever it is now; yields a sentence for each change.
+
+        Raises
+        ------
+        TrackingError
+            When there is no mirror, when W&B cannot be reached, and when it refuses something.
+        RegistryError
+            When git's remote cannot be asked.
+        """
+        if not self.settings.registry:
+            raise TrackingError("there is no W&B registry: tracking.registry is empty")
+        yield from self.reconcile(release, patient=True)
+
+    def reconcile(self, release: Release | None = None, *, patient: bool = False) -> Iterator[str]:
+        """As `repair`; without `patient`, a release must get to W&B within the longest wait.
+
+        When it comes to its end, what was noted before it began is told.
+        """
+        if not self.settings.registry:
+            self._notes.told(self._notes.count())
+            return
+        self._notes.done()
+        with (
+            self._alone(),
+            _releases(self.git) as of_dvc,
+            open_collection(self.settings, self.root, patient=patient) as collection,
+        ):
+            noted = self._notes.settled()
+            versions, _ = self._wanted()
+            for _ in range(_ROUNDS):
+                yield from collection.reconcile(versions, release or of_dvc)
+                # Whoever changed git meanwhile may have told W&B before us. Of all that tell it,
+                # the last one looks at git after that, so W&B ends as git does.
+                before = versions
+                versions, _ = self._wanted()
+                if versions == before:
+                    break
+            self._notes.told(noted)
+
+    def _wanted(self) -> tuple[list[Wanted], list[str]]:
+        if self.remote:
+            try:
+                self.git.fetch_tags(self.remote, f"{ARTIFACT}*")
+            except RegistryError as error:
+                raise RegistryError(f"the tags of {self.remote} cannot be had ({error})") from None
+        return wanted(self.git, read_state(self.git))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for others in this clone that tell W&B."""
+        end = monotonic() + self.settings.timeout
+        while True:
+            with held(self._notes.folder() / "registry.lock") as lock:
+                if lock is not None:
+                    yield
+                    return
+            if monotonic() > end:
+                raise TrackingError("another command is telling W&B about the registry")
+            sleep(0.1)
+
+
+@contextmanager
+def _releases(git: Git) -> Iterator[Release]:
+    """Gives releases from DVC's cache or its remote, for a while."""
+    with TemporaryDirectory(prefix="grocery-release-") as scratch:
+
+        def get(version: Wanted) -> Path:
+            from grocery.registry.objects import open_objects
+
+            folder = Path(scratch) / version.version
+            with open_objects(git.folder) as objects:
+                objects.get(version.md5, folder)
+            return folder
+
+        yield get
+
+
+# Locks that say that this process is between its note and git, by the notes' file.
+_changing: dict[Path, int] = {}
+
+
+class _Notes:
+    """What W&B is not told yet: a line of JSON for each thing.
+
+    The file is only ever added to, or emptied. ``{"told": 3}`` says that W&B knows of the first
+    three lines.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._file = root / "wandb" / "outbox" / "registry.jsonl"
+        self._busy = self._file.with_suffix(".busy")
+
+    def folder(self) -> Path:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        return self._file.parent
+
+    def waiting(self) -> list[str]:
+        lines = self._lines()
+        told = max((line.get("told", 0) for line in lines), default=0)
+        return [line["what"] for line in lines[told:] if "what" in line]
+
+    def count(self) -> int:
+        return len(self._lines())
+
+    def add(self, what: str) -> None:
+        """Add a line, and say until `done`, or this process's end, that git is being changed."""
+        self.folder()
+        if self._busy not in _changing:
+            _changing[self._busy] = os.open(self._busy, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(_changing[self._busy], fcntl.LOCK_SH)
+        self._append({"what": what})
+
+    def done(self) -> None:
+        """Git is what the notes of this process say."""
+        number = _changing.pop(self._busy, None)
+        if number is not None:
+            os.close(number)
+
+    def settled(self) -> int:
+        """The number of lines that git is certain to know of: none while somebody changes it."""
+        with held(self._busy) as quiet:
+            return 0 if quiet is None else self.count()
+
+    def told(self, lines: int) -> None:
+        """W&B knows of the first lines."""
+        if lines and self._file.is_file():
+            with self._locked() as stream:
+                if self.count() == lines:
+                    stream.truncate(0)
+                    return
+            self._append({"told": lines})
+
+    def _append(self, entry: dict[str, object]) -> None:
+        with self._locked() as stream:
+            whole = not stream.tell() or self._file.read_bytes().endswith(b"\n")
+            stream.write(("" if whole else "\n").encode() + json.dumps(entry).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    @contextmanager
+    def _locked(self) -> Iterator[BinaryIO]:
+        """The file, for adding to, while nobody else does."""
+        with self._file.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield stream
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """The lines; what a kill cut off says nothing."""
+        data = self._file.read_bytes() if self._file.is_file() else b""
+        return [_parsed(line) for line in data.splitlines()]
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    with suppress(ValueError):
+        value = json.loads(line)
+        if isinstance(value, dict):
+            return value
+    return {}

@@ -1,0 +1,345 @@
+"""`grocery monitor`, as people and cron call it, on a real pipeline's batches and release."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import Project, environment
+from grocery.cli import main
+from grocery.data.shards import BATCH_SCHEMA, read_table, write_table
+from grocery.data.sources import open_source
+from grocery.data.synthetic import FLAWS
+
+INCOMING = "data/prepared/incoming"
+
+
+def monitor(
+    project: Project, *arguments: str | Path, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    command = ["python", "-m", "grocery.cli", "monitor", *map(str, arguments)]
+    done = project.run(*command, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def documents(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def recorded(project: Project) -> dict[str, Any]:
+    """What the stage said of the same batches."""
+    batches: dict[str, Any] = json.loads((project.path / "metrics/monitor.json").read_text())
+    return dict(batches["batches"])
+
+
+def numbers(document: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in document.items() if k not in ("batch", "incoming", "signals")}
+
+
+def write_raw(project: Project, name: str, folder: Path, by_class: bool = False) -> Path:
+    """Write the raw files of one of the dataset's batches, as a shop's cameras would."""
+    for image in open_source(project.path / "data/raw/synthetic").incoming()[name]:
+        assert image.label is not None
+        file = folder / name / (image.label if by_class else "") / Path(image.path).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(image.read())
+    return folder / name
+
+
+class TestVerdicts:
+    def test_are_those_of_the_stage(self, built: Project) -> None:
+        found = documents(monitor(built, INCOMING, "--json", code=2))
+        assert [document["batch"] for document in found] == ["clean", "dim"]
+        assert [document["incoming"] for document in found] == [
+            f"{INCOMING}/clean.parquet",
+            f"{INCOMING}/dim.parquet",
+        ]
+        assert {document["batch"]: numbers(document) for document in found} == recorded(built)
+        points = json.loads((built.path / "metrics/monitor/batches.json").read_text())
+        assert points == [
+            {"batch": document["batch"]} | signal
+            for document in found
+            for signal in document["signals"]
+        ]
+
+    def test_a_table_for_people(self, built: Project) -> None:
+        expected = ["verdict  images  unreadable  estimated accuracy  accuracy  batch"]
+        for name, batch in recorded(built).items():
+            expected.append(
+                f"{batch['verdict']:<7}  {batch['images']:>6}  {batch['unreadable']:>10}  "
+                f"{batch['estimated_accuracy']:18.3f}  {batch['accuracy']:8.3f}  {name}"
+            )
+        done = monitor(built, INCOMING, code=2)
+        table, findings = done.stdout.split("\n\n")
+        assert table.splitlines() == expected
+        points = json.loads((built.path / "metrics/monitor/batches.json").read_text())
+        odd = [f"{p['batch']}: {p['sentence']}" for p in points if p["verdict"] != "ok"]
+        assert findings.splitlines() == odd != []
+        assert done.stderr == ""
+
+    def test_the_exit_code_says_whether_a_batch_is_an_alert(self, built: Project) -> None:
+        clean, dim = f"{INCOMING}/clean.parquet", f"{INCOMING}/dim.parquet"
+        assert monitor(built, clean).stdout.splitlines()[1].startswith("ok ")
+        assert monitor(built, dim, clean, code=2).stdout.splitlines()[1].startswith("alert ")
+
+    def test_thresholds_come_from_the_params(self, built: Project, tmp_path: Path) -> None:
+        """The section alone is enough: where a model is used there need be no pipeline."""
+        section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
+        section["min_confidence_shift"] = section["min_class_shift"] = 1.0
+        patient = tmp_path / "patient.yaml"
+        patient.write_text(yaml.safe_dump({"monitor": section}))
+        (dim,) = documents(monitor(built, f"{INCOMING}/dim.parquet", "--json", "--params", patient))
+        assert dim["verdict"] == "watch"
+        assert {signal["threshold"] for signal in dim["signals"]} >= {1.0}
+
+    def test_the_model_may_be_a_name_in_the_registry(self, project: Project) -> None:
+        expected = monitor(project, INCOMING, "--json", code=2).stdout
+        for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
+            project.run("git", "tag", "--annotate", tag, "-m", tag)
+        shutil.rmtree(project.path / "models")
+        named = ("--json", "--model", "production")
+        assert monitor(project, INCOMING, *named, code=2).stdout == expected
+
+
+class TestFoldersOfImages:
+    @pytest.mark.parametrize(("name", "code"), [("clean", 0), ("dim", 2)])
+    def test_raw_files_give_what_the_pipelines_batch_gives(
+        self, built: Project, tmp_path: Path, name: str, code: int
+    ) -> None:
+        expected = recorded(built)[name]
+        flat = write_raw(built, name, tmp_path / "flat")
+        (found,) = documents(monitor(built, flat, "--json", code=code))
+        assert (found["batch"], found["incoming"]) == (name, str(flat))
+        assert numbers(found) == expected | {"accuracy": None}
+
+        sorted_by_hand = write_raw(built, name, tmp_path / "checked", by_class=True)
+        (found,) = documents(monitor(built, sorted_by_hand, "--labelled", "--json", code=code))
+        assert numbers(found) == expected
+        (found,) = documents(monitor(built, sorted_by_hand, "--json", code=code))
+        assert numbers(found) == expected | {"accuracy": None}
+
+    def test_without_labels_the_table_has_no_such_column(
+        self, built: Project, tmp_path: Path
+    ) -> None:
+        header, row = monitor(built, write_raw(built, "clean", tmp_path)).stdout.splitlines()
+        assert header == "verdict  images  unreadable  estimated accuracy  batch"
+        assert row.split()[:3] == ["ok", "24", "0"]
+
+    def test_what_cannot_be_read_is_named_and_counted(self, built: Project, tmp_path: Path) -> None:
+        folder = write_raw(built, "clean", tmp_path)
+        first, second, *_ = sorted(folder.iterdir())
+        first.write_bytes(FLAWS["truncated"](first.read_bytes()))
+        second.write_bytes(FLAWS["bomb"](b""))
+        done = monitor(built, folder, "--json")
+        (found,) = documents(done)
+        assert (found["images"], found["unreadable"]) == (22, 2)
+        limit = yaml.safe_load((built.path / "params.yaml").read_text())["prepare"]["max_pixels"]
+        assert done.stderr.splitlines() == [
+            f"unreadable: {first} cannot be read as an image: truncated",
+            f"unreadable: {second} cannot be read as an image: 2,500,000,000 pixels, more than "
+            f"the {limit:,} allowed",
+        ]
+
+    def test_a_batch_of_rubbish_is_an_alert(self, built: Project, tmp_path: Path) -> None:
+        for number in range(25):
+            (tmp_path / f"{number}.jpg").write_bytes(FLAWS["text"](b""))
+        done = monitor(built, tmp_path, code=2)
+        assert done.stdout.splitlines()[1].split() == ["alert", "0", "25", "-", tmp_path.name]
+        assert f"{tmp_path.name}: 25 of 25 files cannot be read" in done.stdout
+
+    def test_too_few_images_are_said_to_be(self, built: Project, tmp_path: Path) -> None:
+        folder = write_raw(built, "dim", tmp_path)
+        for file in sorted(folder.iterdir())[3:]:
+            file.unlink()
+        said = monitor(built, folder).stdout
+        assert said.splitlines()[1].startswith("too few  ")
+        assert "dim: 3 readable images are too few to judge predictions by; 20 are needed." in said
+
+    def test_sidecars_are_left_out_and_the_folder_may_be_a_link(
+        self, built: Project, tmp_path: Path
+    ) -> None:
+        folder = write_raw(built, "clean", tmp_path)
+        for name in (".DS_Store", "Thumbs.db", ".cache/1.jpg"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"no image")
+        (tmp_path / "latest").symlink_to(folder)
+        done = monitor(built, tmp_path / "latest", "--json")
+        (found,) = documents(done)
+        assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 24, 0)
+        assert done.stderr == ""
+
+    def test_names_cannot_steer_the_terminal(self, built: Project, tmp_path: Path) -> None:
+        evil = "\x1b[2J\n"
+        folder = write_raw(built, "clean", tmp_path).rename(tmp_path / evil)
+        (folder / evil).write_bytes(b"no image")
+        done = monitor(built, folder)
+        assert done.stdout.splitlines()[1].endswith("  ?[2J?")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"unreadable: {tmp_path}/?[2J?/?[2J? cannot be read")
+
+
+class TestReport:
+    def test_is_the_stages_page(self, built: Project, tmp_path: Path) -> None:
+        page = tmp_path / "new" / "drift.html"
+        monitor(built, INCOMING, "--report", page, code=2)
+        assert page.read_bytes() == (built.path / "metrics/monitor/index.html").read_bytes()
+
+    def test_shows_a_folder_of_images(self, built: Project, tmp_path: Path) -> None:
+        folder, page = write_raw(built, "dim", tmp_path), tmp_path / "drift.html"
+        monitor(built, folder, "--report", page, code=2)
+        shown = page.read_text()
+        assert "<h1>1 of 1 batch in alert</h1>" in shown
+        assert shown.count("<img") == 8
+
+
+def batch_of(path: Path, jpegs: Sequence[bytes]) -> Path:
+    columns = [["0" * 64] * len(jpegs), ["a.jpg"] * len(jpegs), [None] * len(jpegs), list(jpegs)]
+    write_table(path, pa.table(columns, schema=BATCH_SCHEMA))
+    return path
+
+
+class TestBadInput:
+    """One sentence, the exit code 1, and no verdict."""
+
+    @pytest.fixture(autouse=True)
+    def in_the_project(self, built: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(built.path)
+
+    @pytest.fixture
+    def refused(self, capsys: pytest.CaptureFixture[str]) -> Any:
+        def call(*arguments: str | Path) -> str:
+            with pytest.raises(SystemExit) as caught:
+                main(["monitor", *map(str, arguments)])
+            out, err = capsys.readouterr()
+            assert (caught.value.code, out) == (1, "")
+            sentence: str = err.splitlines()[-1]
+            assert sentence.startswith("error: monitor: ")
+            assert err.count("error: ") == 1
+            return sentence
+
+        return call
+
+    def test_an_empty_folder(self, refused: Any, tmp_path: Path) -> None:
+        assert refused(tmp_path).endswith(f"{tmp_path} holds no images")
+
+    def test_nothing_there(self, refused: Any) -> None:
+        assert "nowhere is not here; a batch is a folder" in refused(INCOMING, "nowhere")
+
+    def test_a_file_that_is_no_batch(self, refused: Any, tmp_path: Path) -> None:
+        assert "params.yaml is no batch" in refused("params.yaml")
+        whole = Path(INCOMING, "clean.parquet").read_bytes()
+        cut = tmp_path / "cut.parquet"
+        cut.write_bytes(whole[:-100])
+        assert f"{cut} cannot be read as a shard" in refused(INCOMING, cut)
+        shard = next(Path("data/prepared/shards").glob("*.parquet"))
+        write_table(cut, read_table(shard).drop_columns(["image"]))
+        assert str(cut) in refused(cut)
+
+    def test_damaged_and_hostile_images_in_a_parquet_batch(
+        self, refused: Any, tmp_path: Path
+    ) -> None:
+        batch = batch_of(tmp_path / "batch.parquet", [b"no JPEG"] * 30)
+        assert f"{batch}: a prepared image cannot be read" in refused(batch)
+        stream = BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG")
+        jpeg = stream.getvalue()
+        frame = jpeg.index(b"\xff\xc0") + 5  # height and width follow
+        huge = jpeg[:frame] + b"\xff\xdc\xff\xdc" + jpeg[frame + 4 :]
+        batch_of(batch, [huge] * 30)
+        assert f"{batch}: Image size (4290250000 pixels)" in refused(batch)
+
+    def test_a_folder_of_batches_and_images(self, refused: Any, tmp_path: Path) -> None:
+        shutil.copy(Path(INCOMING, "clean.parquet"), tmp_path)
+        (tmp_path / "1.jpg").touch()
+        assert f"{tmp_path} holds Parquet files and others" in refused(tmp_path)
+
+    def test_links_in_a_folder(self, built: Project, refused: Any, tmp_path: Path) -> None:
+        folder = write_raw(built, "clean", tmp_path)
+        (folder / "passwords.jpg").symlink_to("/etc/passwd")
+        assert "passwords.jpg is a symbolic link" in refused(folder)
+
+    def test_a_name_that_is_not_utf_8(self, built: Project, refused: Any, tmp_path: Path) -> None:
+        folder = write_raw(built, "clean", tmp_path).rename(tmp_path / os.fsdecode(b"caf\xe9"))
+        assert "is not UTF-8" in refused(folder)
+
+    def test_labels_that_are_no_classes(self, built: Project, refused: Any, tmp_path: Path) -> None:
+        flat = write_raw(built, "clean", tmp_path)
+        assert f"folders in {flat} that are named after classes" in refused(flat, "--labelled")
+        (tmp_path / "days").mkdir()
+        flat.rename(tmp_path / "days/monday")
+        assert "such as Cucumber; found: monday" in refused(tmp_path / "days", "--labelled")
+
+    def test_a_model_that_is_not_there(self, refused: Any, tmp_path: Path) -> None:
+        assert str(tmp_path) in refused(INCOMING, "--model", tmp_path)
+        assert "no-such-model" in refused(INCOMING, "--model", "no-such-model")
+        assert "production" in refused(INCOMING, "--model", "production")
+
+    def test_a_model_without_its_reference(self, refused: Any, tmp_path: Path) -> None:
+        release = shutil.copytree("models/release", tmp_path / "release")
+        shutil.rmtree(release / "reference")
+        assert "reference" in refused(INCOMING, "--model", release)
+
+    def test_params_that_are_missing_or_wrong(self, refused: Any, tmp_path: Path) -> None:
+        file = tmp_path / "thresholds.yaml"
+        assert f"{file} is not here; name the file" in refused(INCOMING, "--params", file)
+        assert "is not here" in refused(INCOMING, "--params", tmp_path)
+        file.write_text("train: {}\n")
+        assert f"{file}: monitor is missing" in refused(INCOMING, "--params", file)
+        section = yaml.safe_load(Path("params.yaml").read_text())["monitor"]
+        file.write_text(yaml.safe_dump({"monitor": section | {"significance": 3}}))
+        assert "monitor.significance is 3, but" in refused(INCOMING, "--params", file)
+        file.write_text(yaml.safe_dump({"monitor": section | {"min_bach": 3}}))
+        assert "did you mean min_batch?" in refused(INCOMING, "--params", file)
+
+    def test_a_report_that_cannot_be_written(self, refused: Any, tmp_path: Path) -> None:
+        assert f"{tmp_path} is a folder" in refused(INCOMING, "--report", tmp_path)
+        assert "'params.yaml'" in refused(INCOMING, "--report", "params.yaml/drift.html")
+
+    def test_a_command_line_that_is_wrong(self, refused: Any) -> None:
+        """Not 2, argparse's own code: to cron that would be an alert."""
+        assert "unrecognized arguments: --jsno" in refused(INCOMING, "--jsno")
+        assert "the following arguments are required: INCOMING" in refused()
+        assert "--model: expected one argument" in refused(INCOMING, "--model")
+
+
+def test_a_progress_bar_on_a_terminal_only(built: Project, tmp_path: Path) -> None:
+    folder = write_raw(built, "clean", tmp_path)
+    assert monitor(built, folder).stderr == ""
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    done = subprocess.run(
+        [sys.executable, "-m", "grocery.cli", "monitor", str(folder)],
+        cwd=built.path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=child,
+        text=True,
+        check=True,
+    )
+    os.close(child)
+    shown = b""
+    try:
+        while data := os.read(parent, 4096):
+            shown += data
+    except OSError:  # the other side is closed
+        pass
+    os.close(parent)
+    assert done.stdout == monitor(built, folder).stdout
+    assert b"clean: " in shown
+    assert b"/24 [" in shown
