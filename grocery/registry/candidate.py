@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grocery.errors import RegistryError
-from grocery.registry.comparison import read_predictions, test_digest
+from grocery.registry.comparison import data_digest, read_predictions
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects
 from grocery.registry.pipeline import Pipeline, read_pipeline
@@ -94,7 +94,7 @@ def evidence(candidate: Candidate, objects: Objects, git: Git) -> dict[str, Any]
             "images": data.get("images"),
         },
         "model": {"digest": judged.get("model_digest"), "release": candidate.hash_of(RELEASE)},
-        "test": {"digest": test_digest(table), "images": len(table)},
+        "test": {"digest": data_digest(table), "images": len(table)},
         "params": dict(candidate.params),
     }
 

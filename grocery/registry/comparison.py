@@ -143,7 +143,7 @@ def read_predictions(data: bytes | Path, name: str) -> pa.Table:
     return table
 
 
-def test_digest(predictions: pa.Table) -> str:
+def data_digest(predictions: pa.Table) -> str:
     """SHA-256 (hex) of the test data that predictions are of: the ids and labels of its images.
 
     Two models were evaluated on the same test data if and only if it is equal.

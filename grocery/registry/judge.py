@@ -15,7 +15,7 @@ from grocery.errors import RegistryError
 from grocery.model import Canonical, Model, load_model
 from grocery.registry.anew import Anew, evaluate_anew, seen_images
 from grocery.registry.candidate import EVALUATION, PREDICTIONS, SHARDS
-from grocery.registry.comparison import Difference, compare, read_predictions, test_digest
+from grocery.registry.comparison import Difference, compare, data_digest, read_predictions
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects
 from grocery.registry.records import json_at, params_at, recorded_hashes
@@ -131,7 +131,7 @@ def stored_predictions(objects: Objects, git: Git, version: Version) -> pa.Table
 
 def same_test_data(tables: Sequence[pa.Table]) -> bool:
     """Whether all predictions are of the same test images with the same labels."""
-    return len({test_digest(table) for table in tables}) == 1
+    return len({data_digest(table) for table in tables}) == 1
 
 
 def measure(objects: Objects, git: Git, versions: Sequence[Version]) -> Measured:

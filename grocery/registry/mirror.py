@@ -7,19 +7,17 @@ sync` tells W&B. A note names what was done for people only: W&B is told the sta
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
-from grocery.errors import GroceryError, RegistryError, TrackingError
+from grocery.errors import RegistryError, TrackingError
 from grocery.params import Params, TrackingParams
 from grocery.registry.git import Git
+from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
 from grocery.registry.state import State, read_state
 from grocery.registry.tags import ARTIFACT
@@ -55,17 +53,6 @@ def wanted(git: Git, state: State) -> tuple[list[Wanted], list[str]]:
     return found, problems
 
 
-def waiting(root: Path) -> list[str]:
-    """What was done to the registry that W&B was not told, oldest first.
-
-    Parameters
-    ----------
-    root
-        Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
-    """
-    return _Notes(root).waiting()
-
-
 @dataclass
 class Mirror:
     """The mirror of one clone.
@@ -86,10 +73,10 @@ class Mirror:
     git: Git
     settings: TrackingParams
     remote: str | None = None
-    _notes: _Notes = field(init=False, repr=False)
+    _notes: Notes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._notes = _Notes(self.root)
+        self._notes = Notes(self.root)
 
     @classmethod
     def of(cls, root: Path, git: Git, params: Params) -> Mirror:
@@ -176,10 +163,10 @@ class Mirror:
 
         When it comes to its end, what was noted before it began is told.
         """
-        if not self.settings.registry:
-            self._notes.told(self._notes.count())
-            return
         self._notes.done()
+        if not self.settings.registry:
+            self._notes.told(self._notes.settled())
+            return
         with (
             self._alone(),
             _releases(self.git) as of_dvc,
@@ -210,7 +197,7 @@ class Mirror:
         """Wait for others in this clone that tell W&B."""
         end = monotonic() + self.settings.timeout
         while True:
-            with held(self._notes.folder() / "registry.lock") as lock:
+            with held(self._notes.lock) as lock:
                 if lock is not None:
                     yield
                     return
@@ -233,87 +220,3 @@ def _releases(git: Git) -> Iterator[Release]:
             return folder
 
         yield get
-
-
-# Locks that say that this process is between its note and git, by the notes' file.
-_changing: dict[Path, int] = {}
-
-
-class _Notes:
-    """What W&B is not told yet: a line of JSON for each thing.
-
-    The file is only ever added to, or emptied. ``{"told": 3}`` says that W&B knows of the first
-    three lines.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._file = root / "wandb" / "outbox" / "registry.jsonl"
-        self._busy = self._file.with_suffix(".busy")
-
-    def folder(self) -> Path:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        return self._file.parent
-
-    def waiting(self) -> list[str]:
-        lines = self._lines()
-        told = max((line.get("told", 0) for line in lines), default=0)
-        return [line["what"] for line in lines[told:] if "what" in line]
-
-    def count(self) -> int:
-        return len(self._lines())
-
-    def add(self, what: str) -> None:
-        """Add a line, and say until `done`, or this process's end, that git is being changed."""
-        self.folder()
-        if self._busy not in _changing:
-            _changing[self._busy] = os.open(self._busy, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(_changing[self._busy], fcntl.LOCK_SH)
-        self._append({"what": what})
-
-    def done(self) -> None:
-        """Git is what the notes of this process say."""
-        number = _changing.pop(self._busy, None)
-        if number is not None:
-            os.close(number)
-
-    def settled(self) -> int:
-        """The number of lines that git is certain to know of: none while somebody changes it."""
-        with held(self._busy) as quiet:
-            return 0 if quiet is None else self.count()
-
-    def told(self, lines: int) -> None:
-        """W&B knows of the first lines."""
-        if lines and self._file.is_file():
-            with self._locked() as stream:
-                if self.count() == lines:
-                    stream.truncate(0)
-                    return
-            self._append({"told": lines})
-
-    def _append(self, entry: dict[str, object]) -> None:
-        with self._locked() as stream:
-            whole = not stream.tell() or self._file.read_bytes().endswith(b"\n")
-            stream.write(("" if whole else "\n").encode() + json.dumps(entry).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    @contextmanager
-    def _locked(self) -> Iterator[BinaryIO]:
-        """The file, for adding to, while nobody else does."""
-        with self._file.open("ab") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield stream
-
-    def _lines(self) -> list[dict[str, Any]]:
-        """The lines; what a kill cut off says nothing."""
-        data = self._file.read_bytes() if self._file.is_file() else b""
-        return [_parsed(line) for line in data.splitlines()]
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    with suppress(ValueError):
-        value = json.loads(line)
-        if isinstance(value, dict):
-            return value
-    return {}

@@ -1,0 +1,546 @@
+"""Which of two models is better: against SciPy, scikit-learn and brute force, and anew."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
+
+from conftest import Project
+from grocery.data.shards import read_columns, read_table, shard_paths, write_table
+from grocery.errors import DataError, RegistryError
+from grocery.learning.metrics import summary
+from grocery.model import Canonical, Model, load_model
+from grocery.registry import comparison
+from grocery.registry.anew import MIN_IMAGES, evaluate_anew, seen_images
+from grocery.registry.comparison import PREDICTIONS, Difference, compare, mcnemar, read_predictions
+
+CLASSES = ["apple", "beet", "chard", "date", "endive", "fig"]
+
+
+def table(labels: list[str], predicted: list[str]) -> pa.Table:
+    n = len(labels)
+    columns = {
+        "image_id": [f"{row:064x}" for row in range(n)],
+        "path": [f"{row}.jpg" for row in range(n)],
+        "label": labels,
+        "predicted": predicted,
+        "confidence": [0.5] * n,
+    }
+    return pa.table(columns, schema=PREDICTIONS)
+
+
+def pair(
+    seed: int, n: int = 200, *, old: float = 0.7, new: float = 0.7
+) -> tuple[list[str], list[str], list[str]]:
+    """Labels, rare classes among them, and the predictions of two models that err alike.
+
+    On half of the images the old model's answer is the new one's too; of the rest each gets its
+    share right.
+    """
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.4, 0.3, 0.15, 0.1, 0.04, 0.01])
+    labels = rng.choice(CLASSES, n, p=shares)
+    # One class is predicted that no test image is of.
+    guesses = rng.choice([*CLASSES, "grape"], (2, n))
+    by_old = np.where(rng.random(n) < old, labels, guesses[0])
+    by_new = np.where(rng.random(n) < new, labels, guesses[1])
+    by_new = np.where(rng.random(n) < 0.5, by_old, by_new)
+    return labels.tolist(), by_old.tolist(), by_new.tolist()
+
+
+def tables(seed: int, n: int = 200, *, old: float = 0.7, new: float = 0.7) -> list[pa.Table]:
+    labels, by_old, by_new = pair(seed, n, old=old, new=new)
+    return [table(labels, by_old), table(labels, by_new)]
+
+
+def of_counts(only_old: int, only_new: int, both: int = 10, neither: int = 5) -> Difference:
+    """The comparison of two models that are right on so many images."""
+    n = only_old + only_new + both + neither
+    old = ["a"] * (only_old + both) + ["b"] * (only_new + neither)
+    new = ["b"] * only_old + ["a"] * (both + only_new) + ["b"] * neither
+    return compare(table(["a"] * n, old), table(["a"] * n, new), resamples=100)
+
+
+# McNemar's test
+
+
+@pytest.mark.parametrize(
+    ("only_old", "only_new", "by_hand"),
+    [
+        (0, 0, 1.0),
+        (3, 3, 1.0),
+        (0, 1, 1.0),
+        (0, 5, 2 / 2**5),
+        (6, 0, 2 / 2**6),
+        (2, 8, 2 * (1 + 10 + 45) / 2**10),
+    ],
+)
+def test_mcnemar_by_hand(only_old: int, only_new: int, by_hand: float) -> None:
+    assert mcnemar(only_old, only_new) == pytest.approx(by_hand, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("only_old", "only_new"), [(31, 12), (12, 31), (50, 261), (5, 4), (0, 900), (4000, 4100)]
+)
+def test_mcnemar_is_the_binomial_test(only_old: int, only_new: int) -> None:
+    expected = binomtest(only_old, only_old + only_new).pvalue
+    assert mcnemar(only_old, only_new) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_images_that_one_gets_right() -> None:
+    found = of_counts(12, 31, both=50, neither=7)
+    assert (found.images, found.only_old, found.only_new) == (100, 12, 31)
+    assert (found.old, found.new, found.difference) == (0.62, 0.81, 0.19)
+    assert found.p_value == mcnemar(12, 31)
+    assert found.more_than_chance
+    assert not of_counts(20, 31).more_than_chance
+
+
+# The bootstrap
+
+
+def naive_macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
+    scores = []
+    for name in np.unique(labels):
+        right = np.count_nonzero((labels == name) & (predicted == name))
+        wrong = np.count_nonzero((labels == name) != (predicted == name))
+        scores.append(2 * right / (2 * right + wrong))
+    return sum(scores) / len(scores)
+
+
+@pytest.mark.parametrize("new", [0.6, 0.8])
+def test_the_intervals_are_those_of_drawing_images_one_by_one(new: float) -> None:
+    names = pair(3, new=new)
+    labels, by_old, by_new = (np.array(column) for column in names)
+    rng = np.random.default_rng(1)
+    accuracy, macro_f1 = [], []
+    for _ in range(4000):
+        drawn = rng.integers(len(labels), size=len(labels))
+        truth, a, b = labels[drawn], by_old[drawn], by_new[drawn]
+        accuracy.append((b == truth).mean() - (a == truth).mean())
+        macro_f1.append(naive_macro_f1(truth, b) - naive_macro_f1(truth, a))
+    found = compare(*tables(3, new=new))
+    for interval, peer in ((found.interval, accuracy), (found.macro_f1_interval, macro_f1)):
+        low, high = np.quantile(peer, [0.025, 0.975])
+        # The ends of 4,000 draws have a standard error of 1 % of the interval's width.
+        assert interval == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_equally_good_models_are_seldom_told_apart() -> None:
+    """The exact test promises at most 5 % false alarms; an interval misses about 5 %."""
+    found = [compare(*tables(seed), resamples=400) for seed in range(300)]
+    assert 0 < sum(d.more_than_chance for d in found) <= 0.05 * 300
+    missed = sum(not d.interval[0] <= 0 <= d.interval[1] for d in found)
+    assert 0.02 * 300 <= missed <= 0.09 * 300
+
+
+def test_a_better_model_is_seen() -> None:
+    for seed in range(20):
+        found = compare(*tables(seed, n=1500, old=0.6, new=0.75), resamples=400)
+        assert found.more_than_chance
+        assert found.interval[0] > 0
+        assert found.macro_f1_interval[0] < found.macro_f1_difference < found.macro_f1_interval[1]
+
+
+def test_the_seed_decides_the_draws() -> None:
+    old, new = tables(0)
+    found = compare(old, new)
+    assert compare(old, new, seed=0) == found
+    assert compare(old, new, seed=1).macro_f1_interval != found.macro_f1_interval
+
+
+def test_memory_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tables(0)
+    at_once = compare(old, new, resamples=500)
+    monkeypatch.setattr(comparison, "_CELLS", 1000)
+    assert compare(old, new, resamples=500) == at_once
+
+
+# Macro F1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_macro_f1_is_scikit_learns(seed: int) -> None:
+    labels, by_old, by_new = pair(seed, n=60)
+    found = compare(table(labels, by_old), table(labels, by_new), resamples=10)
+    f1_old, f1_new = (
+        f1_score(labels, names, labels=sorted(set(labels)), average="macro", zero_division=0)
+        for names in (by_old, by_new)
+    )
+    assert (found.macro_f1_old, found.macro_f1_new) == pytest.approx((f1_old, f1_new), abs=1e-12)
+    assert found.macro_f1_difference == pytest.approx(f1_new - f1_old, abs=1e-12)
+
+
+def test_macro_f1_is_that_of_the_metrics() -> None:
+    labels, _, predicted = pair(8)
+    names = [*CLASSES, "grape"]
+    probabilities = np.eye(len(names), dtype=np.float32)[[names.index(p) for p in predicted]]
+    numbers = np.array([names.index(label) for label in labels])
+    expected = summary(probabilities, numbers, coarse=[None] * len(names), bins=5)
+    found = compare(table(labels, labels), table(labels, predicted), resamples=10)
+    assert found.macro_f1_new == pytest.approx(expected["macro_f1"], abs=1e-12)
+    assert found.new == pytest.approx(expected["accuracy"], abs=1e-12)
+    assert found.macro_f1_old == found.old == 1
+
+
+def test_the_pipelines_model_against_its_baseline(built: Project) -> None:
+    folder = built.path / "metrics/evaluation"
+    new = read_predictions(folder / "predictions.parquet", "the model")
+    names = pq.read_table(folder / "predictions.parquet").column("baseline")
+    old = new.set_column(new.column_names.index("predicted"), "predicted", names)
+    found = compare(old, new)
+    metrics = json.loads((built.path / "metrics/evaluate.json").read_bytes())
+    for key, value in {
+        "images": found.images,
+        "accuracy": found.new,
+        "macro_f1": found.macro_f1_new,
+        "gain": found.difference,
+    }.items():
+        assert metrics[key] == pytest.approx(value, abs=1e-6)
+    assert metrics["baseline"]["macro_f1"] == pytest.approx(found.macro_f1_old, abs=1e-6)
+
+
+# Symmetry
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_exchanging_the_models_mirrors_everything(seed: int) -> None:
+    old, new = tables(seed, new=0.5 + 0.05 * seed)
+    there, back = compare(old, new, resamples=300), compare(new, old, resamples=300)
+    mirrored = Difference(
+        images=back.images,
+        old=back.new,
+        new=back.old,
+        difference=-back.difference,
+        interval=(-back.interval[1], -back.interval[0]),
+        p_value=back.p_value,
+        only_old=back.only_new,
+        only_new=back.only_old,
+        macro_f1_old=back.macro_f1_new,
+        macro_f1_new=back.macro_f1_old,
+        macro_f1_difference=-back.macro_f1_difference,
+        macro_f1_interval=(-back.macro_f1_interval[1], -back.macro_f1_interval[0]),
+    )
+    for ours, theirs in zip(astuple(there), astuple(mirrored), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_the_order_of_the_rows_plays_no_part() -> None:
+    old, new = tables(4)
+    shuffled = new.take(np.random.default_rng(0).permutation(len(new)))
+    assert compare(old, shuffled) == compare(old, new)
+    assert comparison.data_digest(shuffled) == comparison.data_digest(new)
+
+
+def test_a_model_is_as_good_as_itself() -> None:
+    model, _ = tables(5)
+    found = compare(model, model)
+    assert (found.p_value, found.only_old, found.only_new) == (1, 0, 0)
+    assert (found.difference, found.interval) == (0, (0, 0))
+    assert (found.macro_f1_difference, found.macro_f1_interval) == (0, (0, 0))
+    assert found.sentence("v1", "v2") == "v2 is right on the same images as v1"
+
+
+# The same test data
+
+
+def relabelled(predictions: pa.Table, rows: int) -> pa.Table:
+    labels = predictions.column("label").to_pylist()
+    labels[:rows] = ["turnip"] * rows
+    return predictions.set_column(2, "label", pa.array(labels))
+
+
+@pytest.mark.parametrize(
+    ("change_old", "change_new", "how"),
+    [
+        (lambda t: t, lambda t: relabelled(t, 1), "1 image is labelled otherwise"),
+        (lambda t: t, lambda t: relabelled(t, 3), "3 images are labelled otherwise"),
+        (lambda t: t.slice(1), lambda t: t, "1 image is only in that of v2"),
+        (lambda t: t, lambda t: t.slice(2), "2 images are only in that of v1"),
+        (
+            lambda t: t.slice(0, 150),
+            lambda t: relabelled(t, 40).slice(30),
+            "30 images are only in that of v1, 50 images are only in that of v2, "
+            "10 images are labelled otherwise",
+        ),
+    ],
+)
+def test_other_test_data_are_refused(
+    change_old: Callable[[pa.Table], pa.Table],
+    change_new: Callable[[pa.Table], pa.Table],
+    how: str,
+) -> None:
+    old, new = tables(6)
+    old, new = change_old(old), change_new(new)
+    assert comparison.data_digest(old) != comparison.data_digest(new)
+    with pytest.raises(RegistryError) as caught:
+        compare(old, new, names=("v1", "v2"))
+    assert str(caught.value) == f"v1 and v2 were evaluated on different test data: {how}"
+
+
+def test_the_digest_is_of_ids_and_labels_only() -> None:
+    old, new = tables(7)
+    assert old.column("predicted") != new.column("predicted")
+    assert comparison.data_digest(old) == comparison.data_digest(new.select(["label", "image_id"]))
+
+
+@pytest.mark.parametrize("between", ["", " ", ",", "\0", '", "'])
+@pytest.mark.parametrize("end", ["", "\n", "\0", '"]["'])
+def test_no_class_name_passes_for_more_images(between: str, end: str) -> None:
+    one = pa.table({"image_id": ["1"], "label": [f"a{end}2{between}b"]})
+    two = pa.table({"image_id": ["1", "2"], "label": ["a", "b"]})
+    assert comparison.data_digest(one) != comparison.data_digest(two)
+
+
+# In words, and as JSON
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        (
+            (12, 31),
+            "v2 is right on 31 images that v1 gets wrong, and wrong on 12 that it gets right: "
+            "better, by more than chance (p = 0.005)",
+        ),
+        (
+            (31, 1),
+            "v2 is right on 1 image that v1 gets wrong, and wrong on 31 that it gets right: "
+            "worse, by more than chance (p < 0.001)",
+        ),
+        (
+            (2, 8),
+            "v2 is right on 8 images that v1 gets wrong, and wrong on 2 that it gets right: "
+            "this may be chance (p = 0.109)",
+        ),
+    ],
+)
+def test_the_sentence(counts: tuple[int, int], sentence: str) -> None:
+    assert of_counts(*counts).sentence("v1", "v2") == sentence
+
+
+def test_the_document_is_json() -> None:
+    found = of_counts(2, 8)
+    document = json.loads(json.dumps(found.document(), allow_nan=False))
+    assert document.pop("more_than_chance") is False
+    for name in ("interval", "macro_f1_interval"):
+        document[name] = tuple(document[name])
+    assert Difference(**document) == found
+
+
+# Reading predictions
+
+
+def parquet(predictions: pa.Table) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(predictions, stream)
+    return stream.getvalue()
+
+
+def test_predictions_of_a_path_and_of_bytes(built: Project) -> None:
+    file = built.path / "metrics/evaluation/predictions.parquet"
+    found = read_predictions(file, "v1")
+    assert found.schema == PREDICTIONS
+    assert found == pq.read_table(file).drop_columns("baseline")
+    assert read_predictions(file.read_bytes(), "v1") == found
+
+
+def with_column(name: str, values: pa.Array) -> pa.Table:
+    predictions = table(["a"] * 3, ["b"] * 3)
+    return predictions.set_column(predictions.column_names.index(name), name, values)
+
+
+OFFSETS = pa.py_buffer(np.arange(4, dtype=np.int32))
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, [None, OFFSETS, pa.py_buffer(b"\xff" * 3)])
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "cannot be read: "),
+        (b"PAR1 and nothing else", "cannot be read: "),
+        (parquet(table(["a"] * 9, ["a"] * 9))[:-20], "cannot be read: "),
+        (Path("missing.parquet"), "cannot be read: No such file or directory"),
+        (parquet(with_column("label", pa.array([["a"]] * 3))), "cannot be read: "),
+        (parquet(with_column("label", NOT_UTF8)), "cannot be read: "),
+        (parquet(with_column("confidence", pa.array(["high"] * 3))), "cannot be read: "),
+        (parquet(table([], [])), "hold no image"),
+        (parquet(table(["a"], ["a"]).drop_columns("label")), "lack the column 'label'"),
+        (
+            parquet(with_column("predicted", pa.array(["a", None, "a"]))),
+            "have an empty value in the column 'predicted'",
+        ),
+        (
+            parquet(with_column("image_id", pa.array(["7", "3", "7"]))),
+            "hold the image 7 more than once",
+        ),
+    ],
+)
+def test_predictions_that_cannot_be_used(data: bytes | Path, sentence: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        read_predictions(data, "v1.0.0")
+    message = str(caught.value)
+    assert message.startswith(f"the test predictions of v1.0.0 {sentence}")
+    assert "\n" not in message
+
+
+# Evaluated anew
+
+
+@pytest.fixture
+def shards(built: Project) -> Path:
+    return built.path / "data/prepared/shards"
+
+
+@pytest.fixture
+def model(built: Project) -> Model:
+    return load_model(built.path / "models/release")
+
+
+@pytest.fixture
+def recorded(built: Project) -> pa.Table:
+    """What the pipeline itself predicted."""
+    return read_predictions(built.path / "metrics/evaluation/predictions.parquet", "the model")
+
+
+def stored(shards: Path) -> tuple[list[str], list[bytes]]:
+    """Ids and images of the test images, sorted by id."""
+    rows = read_columns(shards, ["image_id", "image", "split"]).to_pylist()
+    pairs = sorted((row["image_id"], row["image"]) for row in rows if row["split"] == "test")
+    return [image_id for image_id, _ in pairs], [jpeg for _, jpeg in pairs]
+
+
+def worse(model: Model) -> Model:
+    """The same model with a head of other numbers, which makes mistakes."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(scale=3, size=model.head.coefficients.shape).astype(np.float32)
+    head = replace(model.head, coefficients=model.head.coefficients + noise)
+    return replace(model, head=head)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_anew_is_as_the_pipeline_evaluated(
+    workers: int, shards: Path, model: Model, recorded: pa.Table
+) -> None:
+    other = worse(model)
+    anew = evaluate_anew(
+        [model, other], shards, [seen_images(shards)] * 2, model.canonical, workers=workers
+    )
+    assert (anew.left_out, anew.unknown) == (0, [0, 0])
+    ours, theirs = anew.tables
+    assert ours.equals(recorded)  # confidences to the bit
+    found = compare(ours, theirs)
+    assert found.only_old > 0
+    assert not compare(recorded, ours).only_old
+
+
+def test_the_other_model_is_asked_too(shards: Path, model: Model) -> None:
+    other = worse(model)
+    anew = evaluate_anew([model, other], shards, [set(), set()], model.canonical)
+    ids, jpegs = stored(shards)
+    probabilities = other.predict_proba(jpegs)
+    assert anew.tables[1].column("image_id").to_pylist() == ids
+    assert anew.tables[1].column("confidence").to_numpy().tolist() == probabilities.max(1).tolist()
+
+
+def test_images_that_any_model_has_seen_are_left_out(
+    shards: Path, model: Model, recorded: pa.Table
+) -> None:
+    ids = recorded.column("image_id").to_pylist()
+    learned = seen_images(shards)
+    spare = len(ids) - MIN_IMAGES
+    assert spare > 4
+    seen = [learned | set(ids[:3]), learned | set(ids[2:spare])]
+    anew = evaluate_anew([model, worse(model)], shards, seen, model.canonical)
+    assert anew.left_out == spare
+    ours, theirs = anew.tables
+    assert ours.equals(recorded.slice(spare))
+    assert theirs.column("image_id") == ours.column("image_id")
+
+    seen[0].add(ids[-1])
+    with pytest.raises(RegistryError) as caught:
+        evaluate_anew([model, worse(model)], shards, seen, model.canonical)
+    assert str(caught.value) == (
+        f"of the {len(ids)} test images in {shards}, {MIN_IMAGES - 1} are new to all models; "
+        f"at least {MIN_IMAGES} are needed to compare them"
+    )
+
+
+def test_the_images_that_were_learned_from(built: Project, shards: Path) -> None:
+    seen = seen_images(shards)
+    rows = read_columns(shards, ["image_id", "label", "split"]).to_pylist()
+    report = json.loads((built.path / "data/card/card.json").read_bytes())
+    test = {row["image_id"] for row in rows if row["split"] == "test"}
+    unlabelled = {row["image_id"] for row in rows if row["label"] is None}
+    assert len(unlabelled) == report["unlabeled"] > 0
+    assert unlabelled < seen
+    assert {row["split"] for row in rows if row["image_id"] in seen} == {"train", "val"}
+    assert seen | test == {row["image_id"] for row in rows}
+    assert not seen & test
+
+
+def test_a_class_that_a_model_does_not_know_is_its_mistake(
+    shards: Path, model: Model, recorded: pa.Table
+) -> None:
+    narrow = replace(model, classes=["Oat-Drink" if c == "Milk" else c for c in model.classes])
+    anew = evaluate_anew([model, narrow], shards, [set(), set()], model.canonical)
+    milk = recorded.column("label").to_pylist().count("Milk")
+    assert anew.unknown == [0, milk]
+    assert milk > 0
+    rows = anew.tables[1].to_pylist()
+    assert all(row["predicted"] != row["label"] for row in rows if row["label"] == "Milk")
+    found = compare(*anew.tables)
+    assert found.only_old == sum(
+        row["predicted"] == row["label"] == "Milk" for row in anew.tables[0].to_pylist()
+    )
+
+
+def test_images_are_prepared_again_as_a_model_wants_them(
+    shards: Path, model: Model, recorded: pa.Table
+) -> None:
+    small = replace(model, canonical=Canonical(32, 80, model.canonical.max_pixels))
+    strict = replace(model, canonical=replace(model.canonical, max_pixels=10_000))
+    anew = evaluate_anew([small, strict, model], shards, [set()] * 3, model.canonical)
+    expected = small.predict(stored(shards)[1])
+    confidences = [prediction.confidence for prediction in expected]
+    assert anew.tables[0].column("predicted").to_pylist() == [p.label for p in expected]
+    assert anew.tables[0].column("confidence").to_pylist() == confidences
+    assert confidences != recorded.column("confidence").to_pylist()
+    # Which images are refused does not change those that are not.
+    assert anew.tables[1].equals(recorded)
+    assert anew.tables[2].equals(recorded)
+
+
+def test_a_damaged_image_is_named(shards: Path, model: Model, tmp_path: Path) -> None:
+    for path in shard_paths(shards):
+        images = read_table(path)
+        tests = pc.equal(images.column("split"), "test")
+        cut = pc.if_else(tests, pc.binary_slice(images.column("image"), 0, 40), images["image"])
+        column = images.column_names.index("image")
+        write_table(tmp_path / path.name, images.set_column(column, "image", cut))
+    first = next(
+        path
+        for path in shard_paths(tmp_path)
+        if "test" in read_table(path, ["split"])["split"].to_pylist()
+    )
+    with pytest.raises(DataError, match="^" + str(first)):
+        evaluate_anew([model], tmp_path, [set()], model.canonical)
+    small = replace(model, canonical=replace(model.canonical, image_size=32))
+    with pytest.raises(DataError, match="^" + str(first) + ".*jpg cannot be read as an image"):
+        evaluate_anew([small], tmp_path, [set()], model.canonical)
+
+
+def test_each_model_needs_what_it_has_seen(shards: Path, model: Model) -> None:
+    with pytest.raises(ValueError, match="2 models, but the seen images of 1"):
+        evaluate_anew([model, model], shards, [set()], model.canonical)
