@@ -19,7 +19,14 @@ trap 'rm -rf "$place"' EXIT
 log=$place/log
 
 say() { printf '\n# %s\n' "$*"; }
-show() { printf '$'; printf ' %s' "$@" | sed "s|$place/||g"; printf '\n'; }
+show() {
+    local word words=""
+    for word; do
+        [[ $word == *" "* ]] && word="'$word'"
+        words+=" $word"
+    done
+    printf '$%s\n' "${words//"$place/"/}"
+}
 
 # Show a command and what it says; DVC's own account of its work is kept for when it fails.
 run() { show "$@"; "$@"; }

@@ -44,9 +44,9 @@ class Pipeline:
     stages
         In the order they run.
     stored
-        Hashes that the DVC remote must hold so that everything can be pulled and built again:
-        outputs, and inputs that DVC tracks. What git holds, and what `dvc import` gets from
-        elsewhere, is not among them.
+        Hashes that the DVC remote must hold so that everything can be pulled and built again, with
+        the paths: outputs, and inputs that DVC tracks. What git holds, and what `dvc import` gets
+        from elsewhere, is not among them.
     inputs
         The ``.dvc`` files of inputs that DVC tracks or imports.
     problems
@@ -54,7 +54,7 @@ class Pipeline:
     """
 
     stages: tuple[StageRecord, ...]
-    stored: frozenset[str]
+    stored: Mapping[str, str]
     inputs: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -107,13 +107,10 @@ class _Reader:
         ]
         made = [out for stage in stages for out in stage.outs]
         kept = [*made, *(out for out in used if not out.stage.is_import)]
-        stored = {out.hash_info.value for out in kept if out.use_cache and out.hash_info}
+        stored = {o.hash_info.value: o.def_path for o in kept if o.use_cache and o.hash_info}
         inputs = {out.stage.path_in_repo for out in used}
         return Pipeline(
-            tuple(_in_order(records)),
-            frozenset(stored),
-            tuple(sorted(inputs)),
-            tuple(self.problems),
+            tuple(_in_order(records)), stored, tuple(sorted(inputs)), tuple(self.problems)
         )
 
     def _record(self, stage: Any) -> StageRecord:

@@ -8,7 +8,7 @@ the tags, so every command can simply be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,9 +237,9 @@ class Registry:
         self.check_pullable(objects, candidate.pipeline.stored, str(found), push=push)
 
     def check_pullable(
-        self, objects: Objects, stored: frozenset[str], what: str, *, push: bool = False
+        self, objects: Objects, stored: Mapping[str, str], what: str, *, push: bool = False
     ) -> None:
-        """Make sure that the DVC remote holds all of these hashes.
+        """Make sure that the DVC remote holds all of these hashes, whose paths are named.
 
         Raises
         ------
@@ -251,9 +251,11 @@ class Registry:
             objects.push(lacking)
             lacking = objects.not_in_remote(stored)
         if lacking:
+            first = min(stored[md5] for md5 in lacking)
+            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
             raise Refused(
-                f"{len(lacking)} outputs or inputs of {what} are not in the DVC remote "
-                f"{objects.address}, so nobody could pull them; dvc push, or register with --push"
+                f"{first}{more} of {what} is not in the DVC remote {objects.address}, so nobody "
+                "could pull it; dvc push, or register with --push"
             )
 
     def promote(
@@ -286,8 +288,7 @@ class Registry:
             self._share(now)
             return Outcome(version, now, new=False)
         with open_objects(self.root) as objects:
-            release = frozenset({release_of(self.git, version)})
-            self.check_pullable(objects, release, f"{version.name}'s release")
+            self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
             judgement = None
             if stage == "production":
                 present = state.at(now.commit) if now else None
@@ -329,8 +330,7 @@ class Registry:
                 "no version any more; register it again, or promote another one"
             )
         with open_objects(self.root) as objects:
-            release = frozenset({release_of(self.git, version)})
-            self.check_pullable(objects, release, f"{version.name}'s release")
+            self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
         facts = {"rollback": {"undoes": now.name, "from": _name(state, now)}, "reason": reason}
         return Outcome(version, self._assign(state, stage, version, facts, "Roll back"), new=True)
 
