@@ -19,7 +19,7 @@ from grocery.registry.comparison import Difference, compare, data_digest, read_p
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects
 from grocery.registry.records import json_at, params_at, recorded_hashes
-from grocery.registry.serving import keep, kept, model_of, release_of
+from grocery.registry.serving import keep, kept, release_of
 from grocery.registry.state import Version
 
 _NOISE = 1e-9  # what the difference of two accuracies may be off
@@ -164,7 +164,7 @@ def measure(objects: Objects, git: Git, versions: Sequence[Version]) -> Measured
 def release(objects: Objects, git: Git, version: Version) -> Model:
     """The model of a version, verified."""
     md5 = release_of(git, version)
-    folder = kept(md5) or keep(md5, partial(objects.get, md5), model_of(version))
+    folder = kept(md5) or keep(md5, partial(objects.get, md5), version.said("model", "digest"))
     return load_model(folder)
 
 

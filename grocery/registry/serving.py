@@ -97,7 +97,7 @@ def fetch(name: str, repo: str | os.PathLike[str] | None = None) -> Fetched:
         folder = kept(md5)
         if folder is None:
             with objects() as store:
-                folder = keep(md5, partial(store.get, md5), model_of(version))
+                folder = keep(md5, partial(store.get, md5), version.said("model", "digest"))
         return Fetched(version.name, md5, folder)
 
 
@@ -116,21 +116,13 @@ def release_of(git: Git, version: Version) -> str:
         raise RegistryError(
             f"{version.name} stands at {version.commit[:7]}, which has no {RELEASE}"
         )
-    model = version.evidence.get("model")
-    said = model.get("release", md5) if isinstance(model, dict) else md5
-    if said != md5:
+    said = version.said("model", "release")
+    if said not in (None, md5):
         raise RegistryError(
             f"{version.name}: its tag says that the release is {said}, and dvc.lock of its commit "
             f"says {md5}; the tag was moved or made by hand"
         )
     return md5
-
-
-def model_of(version: Version) -> str | None:
-    """Digest of a version's model, as its tag says it."""
-    model = version.evidence.get("model")
-    digest = model.get("digest") if isinstance(model, dict) else None
-    return digest if isinstance(digest, str) else None
 
 
 def kept(md5: str) -> Path | None:

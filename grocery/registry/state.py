@@ -37,6 +37,16 @@ class Version:
         """What was recorded when it was registered; empty if the tag was made by other means."""
         return self.tag.evidence
 
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the evidence; empty when it is not there, or is none."""
+        value = self.evidence.get(name)
+        return value if isinstance(value, dict) else {}
+
+    def said(self, section: str, key: str) -> str | None:
+        """A text in the evidence; None when it is not there, or is none."""
+        value = self.section(section).get(key)
+        return value if isinstance(value, str) else None
+
 
 @dataclass(frozen=True)
 class State:
@@ -105,7 +115,7 @@ class State:
         for tag in self.history(stage):
             if tag.action == "unassign":
                 before = [other for other in before if other.commit != tag.commit]
-            elif "rollback" in tag.evidence:
+            elif isinstance(tag.evidence.get("rollback"), dict):
                 while before and before[-1].commit != tag.commit:
                     before.pop()
                 before = before or [tag]

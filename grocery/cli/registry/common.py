@@ -77,16 +77,19 @@ def facts(state: State, version: Version) -> dict[str, Any]:
 
 def metric(version: Version, name: str) -> str:
     """A test metric from a version's evidence."""
-    metrics = version.evidence.get("metrics")
-    value = metrics.get(name) if isinstance(metrics, dict) else None
+    value = version.section("metrics").get(name)
     return f"{value:.4f}" if isinstance(value, int | float) else "-"
 
 
 def digest(version: Version, what: str) -> str:
     """The beginning of a digest from a version's evidence."""
-    section = version.evidence.get(what)
-    value = section.get("digest") if isinstance(section, dict) else None
-    return value[:12] if isinstance(value, str) else "-"
+    return (version.said(what, "digest") or "-")[:12]
+
+
+def number(version: Version, section: str, name: str) -> str:
+    """A whole number from a version's evidence."""
+    value = version.section(section).get(name)
+    return str(value) if isinstance(value, int) else "-"
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import add, answer, digest, open_registry, table
+from grocery.cli.registry.common import add, answer, digest, number, open_registry, table
 
 if TYPE_CHECKING:
     from grocery.registry.comparison import Difference
@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
             tables, note, comparable = list(measured.tables), measured.note, True
     differences = _differences(versions, tables) if comparable else []
     document = {
-        "versions": [{"version": v.name, **v.evidence} for v in versions],
+        "versions": [{**v.evidence, "version": v.name} for v in versions],
         "comparable": comparable,
         "note": note,
         "differences": [
@@ -118,19 +118,17 @@ def _lines(
 
 
 def _data(versions: Sequence[Version]) -> list[Sequence[str]]:
-    sets = [version.evidence.get("dataset", {}) for version in versions]
-    tests = [version.evidence.get("test", {}) for version in versions]
     return [
-        ("dataset", *(str(data.get("source", _ABSENT)) for data in sets)),
+        ("dataset", *(version.said("dataset", "source") or _ABSENT for version in versions)),
         ("dataset digest", *(digest(version, "dataset") for version in versions)),
-        ("images", *(str(data.get("images", _ABSENT)) for data in sets)),
+        ("images", *(number(version, "dataset", "images") for version in versions)),
         ("test digest", *(digest(version, "test") for version in versions)),
-        ("test images", *(str(test.get("images", _ABSENT)) for test in tests)),
+        ("test images", *(number(version, "test", "images") for version in versions)),
     ]
 
 
 def _metrics(versions: Sequence[Version]) -> list[Sequence[str]]:
-    metrics = [version.evidence.get("metrics", {}) for version in versions]
+    metrics = [version.section("metrics") for version in versions]
     names = sorted({name for m in metrics for name, value in m.items() if isinstance(value, float)})
     return [
         (

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import add, answer, digest, facts, metric, open_registry, table
+from grocery.cli.registry.common import (
+    add,
+    answer,
+    digest,
+    facts,
+    metric,
+    number,
+    open_registry,
+    table,
+)
 
 if TYPE_CHECKING:
     from grocery.registry.state import State, Version
@@ -97,23 +106,23 @@ def _history(state: State, version: Version) -> list[dict[str, Any]]:
 
 
 def _lines(state: State, version: Version) -> list[str]:
-    evidence, tag = version.evidence, version.tag
-    data = evidence.get("dataset", {})
+    tag = version.tag
+    source = version.said("dataset", "source") or "-"
     rows = [
         ("version", version.name),
         ("stages", ", ".join(state.stages_of(version)) or "none"),
         ("commit", version.commit),
         ("registered", f"{tag.when} UTC by {tag.who} <{tag.email}>"),
-        ("experiment", str(evidence.get("experiment") or "-")),
-        ("dataset", f"{data.get('source', '-')}, {data.get('images', '-')} images"),
-        ("dataset digest", str(data.get("digest", "-"))),
-        ("model digest", str(evidence.get("model", {}).get("digest", "-"))),
-        ("release", str(evidence.get("model", {}).get("release", "-"))),
-        ("test images", str(evidence.get("test", {}).get("images", "-"))),
+        ("experiment", str(version.evidence.get("experiment") or "-")),
+        ("dataset", f"{source}, {number(version, 'dataset', 'images')} images"),
+        ("dataset digest", version.said("dataset", "digest") or "-"),
+        ("model digest", version.said("model", "digest") or "-"),
+        ("release", version.said("model", "release") or "-"),
+        ("test images", number(version, "test", "images")),
         *((name.replace("_", " "), metric(version, name)) for name in _METRICS),
     ]
     lines = table(rows)
-    if not evidence:
+    if not version.evidence:
         lines.append("The tag was not made by `grocery registry`: it carries no evidence.")
     for event in _history(state, version):
         lines.append(f"{event['when']}  {_event(event)}, by {event['who']}")
@@ -124,8 +133,9 @@ def _event(event: dict[str, Any]) -> str:
     said, stage = event["evidence"], event["stage"]
     if event["action"] == "unassign":
         return f"taken out of {stage}"
-    if "rollback" in said:
-        text = f"{stage} rolled back from {said['rollback'].get('from')}"
+    rollback = said.get("rollback")
+    if isinstance(rollback, dict):
+        text = f"{stage} rolled back to it from {rollback.get('from')}"
     else:
         text = f"promoted to {stage}"
     if said.get("forced"):
