@@ -89,6 +89,11 @@ class Mirror:
         """Whether W&B is told at all: there is a registry, and WANDB_MODE is not disabled."""
         return bool(self.settings.registry) and requested_mode() != "disabled"
 
+    @property
+    def waiting(self) -> bool:
+        """Whether W&B is still to be told of something."""
+        return bool(self._notes.waiting())
+
     def remember(self, what: str) -> None:
         """Note what is about to be done to git; it is on disk when this returns.
 

@@ -18,6 +18,7 @@ from grocery.params import load
 from grocery.registry.candidate import Candidate, evidence, failed_checks, read_candidate
 from grocery.registry.git import Git, GitFailed
 from grocery.registry.judge import Judgement, judge
+from grocery.registry.mirror import Mirror
 from grocery.registry.objects import Objects, open_objects
 from grocery.registry.pipeline import read_pipeline
 from grocery.registry.records import RELEASE, recorded_hashes
@@ -25,6 +26,7 @@ from grocery.registry.revisions import Revision, commits, experiments, resolve
 from grocery.registry.serving import release_of
 from grocery.registry.state import State, Version, read_state
 from grocery.registry.tags import ARTIFACT, STAGES, Tag, is_version, message, read_tags
+from grocery.tracking.provenance import project_root
 
 _TRIES = 5
 
@@ -72,6 +74,7 @@ class Registry:
         self.params = load(root / "params.yaml")
         wanted = self.params.registry.remote
         self.remote = wanted if not local and wanted in self.git.remotes else None
+        self.mirror = Mirror(project_root(), self.git, self.params.tracking, self.remote)
 
     def state(self) -> State:
         """The registry as this clone knows it."""
@@ -366,6 +369,7 @@ class Registry:
     def _tag(self, name: str, commit: str, text: str, *, not_before: int) -> Tag | None:
         """Make a tag; None when somebody else made one of this name first."""
         tag = self.git.create_tag(name, commit, text, not_before=not_before)
+        self.mirror.remember(text.partition("\n")[0])
         try:
             self.git.publish_tag(name, tag, remote=self.remote)
         except GitFailed as error:
@@ -410,18 +414,6 @@ class Registry:
                 except RegistryError as error:
                     found.append(str(error))
         return found
-
-    def mirror(self) -> list[str]:
-        """Tell W&B of what changed."""
-        return []
-
-    def repair(self) -> list[str]:
-        """Make W&B show what the tags say."""
-        return []
-
-    def disagreements(self) -> list[str]:
-        """Where W&B shows something else."""
-        return []
 
     def _share(self, tag: Tag) -> None:
         """Send a tag that stands here only, as after ``--local``."""

@@ -215,5 +215,37 @@ def _place(md5: str) -> Path:
 
 
 def fetch_from_wandb(name: str) -> Fetched:
-    """Placeholder."""
-    raise RegistryError(name)
+    """Fetch the release that the W&B registry has under a version's or a stage's name.
+
+    In a clone that knows the name, what W&B gives must be what git says.
+
+    Raises
+    ------
+    TrackingError
+        When W&B cannot be reached, or does not have it, or gives something else than it says.
+    RegistryError
+        When it is another release than git's, or no release at all.
+    """
+    from grocery.params import load
+    from grocery.registry.git import Git
+    from grocery.registry.state import read_state
+    from grocery.tracking.download import download_release
+    from grocery.tracking.provenance import dvc_root
+
+    root = dvc_root()
+    settings = load(root / "params.yaml").tracking
+    git = Git(root)
+    state = read_state(git)
+    known = name in state.versions or any(tag.stage == name for tag in state.events)
+    version = state.find(name) if known else None
+    with tempfile.TemporaryDirectory(prefix="grocery-wandb-") as scratch:
+        fresh = Path(scratch) / "release"
+        md5 = download_release(settings, name, fresh, settings.timeout)
+        if version and release_of(git, version) != md5:
+            raise RegistryError(
+                f"W&B has the release {md5} as {name}, and git has another one as {version.name}; "
+                "git is right: grocery registry status --repair"
+            )
+        said = version.said("model", "digest") if version else None
+        folder = kept(md5) or keep(md5, partial(shutil.copytree, fresh), said)
+    return Fetched(version.name if version else name, md5, folder)

@@ -56,10 +56,12 @@ def answer(arguments: argparse.Namespace, document: Any, lines: Iterable[str]) -
             print(printable(line))
 
 
-def warn(sentences: Iterable[str]) -> None:
-    """Say on standard error what is odd but stops nothing."""
-    for sentence in sentences:
-        print(printable(f"warning: {sentence}"), file=sys.stderr)
+def tell_wandb(registry: Registry) -> None:
+    """Bring W&B up to date; what comes of it is said on standard error, unless it is offline."""
+    if registry.mirror.waiting:
+        said = registry.mirror.mirror_now()
+        if "W&B: " in said:
+            print(printable(said), file=sys.stderr)
 
 
 def facts(state: State, version: Version) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import LOCAL, add, answer, open_registry, warn
+from grocery.cli.registry.common import LOCAL, add, answer, open_registry, tell_wandb
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
@@ -81,7 +81,7 @@ def _run_rollback(arguments: argparse.Namespace) -> None:
 
 
 def _answer(arguments: argparse.Namespace, registry: Registry, outcome: Outcome, verb: str) -> None:
-    warn(registry.mirror())
+    tell_wandb(registry)
     document = {
         "version": outcome.version.name,
         "stage": arguments.stage,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import LOCAL, add, answer, metric, open_registry, warn
+from grocery.cli.registry.common import LOCAL, add, answer, metric, open_registry, tell_wandb
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
@@ -94,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> None:
         bump=arguments.bump,
         push=arguments.push,
     )
-    warn(registry.mirror())
+    tell_wandb(registry)
     answer(arguments, _document(registry, outcome), [_line(outcome)])
 
 
@@ -113,7 +113,7 @@ def _run_all(arguments: argparse.Namespace) -> None:
         else:
             document.append(about | {"refused": str(found)})
             lines.append(f"{revision}: not registered: {found}")
-    warn(registry.mirror())
+    tell_wandb(registry)
     answer(arguments, document, lines or ["there is nothing to register"])
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.registry.common import add, answer, open_registry
+from grocery.errors import TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Registry
@@ -31,12 +33,15 @@ def add_parser(parsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     registry = open_registry()
-    repaired = registry.repair() if arguments.repair else []
-    found = {
+    repaired = list(registry.mirror.repair()) if arguments.repair else []
+    found: dict[str, list[str]] = {
         "tags": list(registry.state().problems) + registry.unshared(),
         "objects": registry.lost(),
-        "wandb": registry.disagreements(),
     }
+    try:
+        found["wandb"] = registry.mirror.disagreements()
+    except TrackingError as error:  # without an account there is no W&B to agree with
+        print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
     document = found | {"stages": _stages(registry), "repaired": repaired}
     answer(arguments, document, _lines(registry, found, repaired))
     if any(found.values()):
