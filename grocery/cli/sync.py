@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import printable
+from grocery.errors import TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.tracking.sync import WaitingRun
@@ -19,7 +21,8 @@ def add_parser(parsers: Any) -> None:
         description=(
             "Send the runs that were kept offline with W&B's own sync, then deliver what W&B\n"
             "cannot be told offline: which artifacts a run used, and links to the registry. Each\n"
-            "thing is sent once. It may be interrupted at any point, and repeated.\n"
+            "thing is sent once. At last versions and stages are made in W&B as git has them now.\n"
+            "It may be interrupted at any point, and repeated.\n"
             "A run that a stage is still writing is left for later. What W&B refuses for good\n"
             "is forgotten by removing its folder in wandb/outbox."
         ),
@@ -53,23 +56,63 @@ def _seconds(text: str) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     from grocery.compute import progress
     from grocery.tracking.provenance import project_root
-    from grocery.tracking.sync import synchronize, waiting_runs
+    from grocery.tracking.sync import waiting_runs
 
     root = project_root()
-    runs = waiting_runs(root)
-    if not runs:
+    runs, changes = waiting_runs(root), _waiting_changes(root)
+    if not runs and not changes:
         print("nothing waits to be sent")
         return
     if arguments.dry_run:
         for run in runs:
             print(_line(run))
+        for change in changes:
+            print(printable(f"registry: {change}"))
         return
-    total = sum(run.steps for run in runs)
-    sent = sum(
-        1 for _ in progress(synchronize(root, timeout=arguments.timeout), title="sync", total=total)
-    )
+    total = sum(run.steps for run in runs) + len(changes)
+    sent = sum(1 for _ in progress(_send(root, arguments.timeout), title="sync", total=total))
     left = total - sent
     print(f"{sent} of {total} sent" + (f"; {left} belong to runs that are at work" if left else ""))
+
+
+def _waiting_changes(root: Path) -> list[str]:
+    """What was done to the registry that W&B was not told."""
+    from grocery.registry.notes import Notes
+
+    return Notes(root).waiting()
+
+
+def _send(root: Path, timeout: int) -> Iterator[str]:
+    """Send all that waits, the runs first; a run that W&B refuses does not hold up the registry."""
+    from grocery.tracking.client import NotNow
+    from grocery.tracking.sync import synchronize
+
+    refusal: TrackingError | None = None
+    try:
+        yield from synchronize(root, timeout=timeout)
+    except NotNow:
+        raise
+    except TrackingError as error:
+        refusal = error
+    if changes := _waiting_changes(root):
+        _tell(root, timeout)
+        yield from changes[: len(changes) - len(_waiting_changes(root))]
+    if refusal:
+        raise refusal
+
+
+def _tell(root: Path, timeout: int) -> None:
+    """Make the W&B registry what git says."""
+    from grocery.params import load
+    from grocery.registry.git import Git
+    from grocery.registry.mirror import Mirror
+    from grocery.tracking.provenance import dvc_root
+
+    folder = dvc_root()
+    mirror = Mirror.of(root, Git(folder), load(folder / "params.yaml"))
+    mirror.settings = mirror.settings.model_copy(update={"timeout": timeout})
+    for _ in mirror.reconcile(patient=True):
+        pass
 
 
 def _line(run: WaitingRun) -> str:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,11 @@ from typing import TYPE_CHECKING, Any
 from grocery.contents import read_content
 from grocery.errors import TrackingError
 from grocery.tracking.artifacts import Output, Upload, alias_of, described, listed
+from grocery.tracking.client import NotNow, open_client, record
 from grocery.tracking.mode import check_server
 from grocery.tracking.outbox import Outbox, all_outboxes, held
 from grocery.tracking.remote import remote_objects
-from grocery.tracking.session import (
-    KNOCK,
-    SETTINGS,
-    contained,
-    kill_service,
-    one_line,
-    tear_down,
-)
+from grocery.tracking.session import KNOCK, contained, one_line
 
 if TYPE_CHECKING:
     import wandb
@@ -72,7 +66,7 @@ def waiting_runs(root: Path) -> list[WaitingRun]:
     return [run for run in found if run.steps]
 
 
-def synchronize(root: Path, *, timeout: int) -> Iterator[str]:
+def synchronize(root: Path, *, timeout: float) -> Iterator[str]:
     """Send everything that waits below ``root/wandb``; yields what was sent, one thing a step.
 
     Runs that a stage is still writing are left for later.
@@ -95,7 +89,7 @@ def synchronize(root: Path, *, timeout: int) -> Iterator[str]:
     with ExitStack() as stack:
         whole = stack.enter_context(held(root / "wandb" / "sync.lock"))
         if whole is None:
-            raise TrackingError(f"another `grocery sync` is at work in {root}")
+            raise NotNow(f"another `grocery sync` is at work in {root}")
         runs = [
             run
             for run in waiting_runs(root)
@@ -104,7 +98,8 @@ def synchronize(root: Path, *, timeout: int) -> Iterator[str]:
         if not runs:
             return
         stack.enter_context(contained(root / "wandb"))
-        post = stack.enter_context(_post_office(timeout))
+        client = stack.enter_context(open_client(timeout))
+        post = _PostOffice(client.api, client.url)
         for run in runs:
             if run.upload:
                 _upload(run.outbox.run_folder, inherited=whole)
@@ -159,32 +154,6 @@ def _upload(folder: Path, *, inherited: int) -> None:
     shutil.rmtree(folder / "artifacts", ignore_errors=True)  # copies of files that W&B has now
 
 
-@contextmanager
-def _post_office(timeout: int) -> Iterator[_PostOffice]:
-    """Open W&B's client; at the end, or at any error, end its process without waiting for it."""
-    import wandb
-
-    os.environ["WANDB_MODE"] = "online"  # to send is to be online, whatever was set before
-    wandb.termsetup(wandb.Settings(silent=True), None)
-    settings = wandb.setup(wandb.Settings(**SETTINGS, mode="online")).settings
-    try:
-        try:
-            if not wandb.login(prompt=False, verify=False):
-                raise TrackingError("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
-            check_server(settings.base_url, timeout=timeout)
-            api = wandb.Api(timeout=timeout)
-            if not api.default_entity:
-                raise TrackingError(f"W&B at {settings.base_url} knows no such user")
-        except TrackingError:
-            raise
-        except Exception as error:
-            raise TrackingError(f"W&B cannot be reached: {one_line(error)}") from error
-        yield _PostOffice(api, settings.base_url)
-    finally:
-        kill_service()
-        tear_down()
-
-
 @dataclass
 class _PostOffice:
     """Delivers lines of outboxes through W&B's public API, each only if it has not arrived yet."""
@@ -222,8 +191,6 @@ class _PostOffice:
 
         Its files are sent if they still lie where the run found them; else the list of them.
         """
-        import wandb
-
         entity, project = place.split("/")
         output = Output(entry["name"], entry["type"], entry["bulky"])
         path, root = Path(entry["path"]), run.outbox.folder.parents[2]
@@ -236,10 +203,7 @@ class _PostOffice:
             )
         else:
             artifact = listed(output, entry["md5"], run.outbox.listing(entry))
-        with wandb.init(
-            entity=entity, project=project, name="sync", job_type="sync", dir=str(root)
-        ) as recorder:
-            recorder.use_artifact(artifact, aliases=[alias_of(entry["md5"])])
+        record(artifact, entry["md5"], entity=entity, project=project, root=root)
 
     def _use(self, path: str, artifact: Any) -> None:
         run = self.api.run(path)

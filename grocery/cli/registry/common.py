@@ -57,8 +57,11 @@ def answer(arguments: argparse.Namespace, document: Any, lines: Iterable[str]) -
 
 
 def tell_wandb(registry: Registry) -> None:
-    """Bring W&B up to date; what comes of it is said on standard error, unless it is offline."""
-    if registry.mirror.waiting:
+    """Bring W&B up to date; what comes of it is said on standard error, unless it is offline.
+
+    W&B shows what all have: a tag that stays in this clone waits until it is shared.
+    """
+    if registry.mirror.waiting and registry.shared:
         said = registry.mirror.mirror_now()
         if "W&B: " in said:
             print(printable(said), file=sys.stderr)

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.registry.common import add, answer, open_registry
-from grocery.errors import TrackingError, printable
+from grocery.errors import RegistryError, TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Registry
@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
     }
     try:
         found["wandb"] = registry.mirror.disagreements()
-    except TrackingError as error:  # without an account there is no W&B to agree with
+    except (TrackingError, RegistryError) as error:  # without an account there is no W&B to agree with
         print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
     document = found | {"stages": _stages(registry), "repaired": repaired}
     answer(arguments, document, _lines(registry, found, repaired))

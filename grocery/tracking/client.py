@@ -1,0 +1,104 @@
+"""W&B's client for what is said outside of a run: by `grocery sync`, and to the registry."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grocery.errors import TrackingError
+from grocery.tracking.artifacts import alias_of
+from grocery.tracking.mode import check_server
+from grocery.tracking.session import KNOCK, SETTINGS, kill_service, one_line, tear_down
+
+if TYPE_CHECKING:
+    import wandb
+
+
+class NotNow(TrackingError):
+    """W&B can be told nothing at present, so nothing else need be tried."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """W&B's client, which has found its server.
+
+    Attributes
+    ----------
+    api
+        For questions and changes; each waits for an answer no longer than was asked.
+    url
+        The server's address.
+    entity
+        Who asks.
+    """
+
+    api: wandb.Api
+    url: str
+    entity: str
+
+
+@contextmanager
+def open_client(timeout: float, entity: str = "") -> Iterator[Client]:
+    """Open W&B's client; at the end, or at any error, end its process without waiting for it.
+
+    Parameters
+    ----------
+    timeout
+        Longest wait for one answer, in seconds.
+    entity
+        Who asks; empty for the account's default. WANDB_ENTITY wins.
+
+    Raises
+    ------
+    NotNow
+        When no key is configured, or the server cannot be reached.
+    """
+    import wandb
+
+    before = os.environ.get("WANDB_MODE")
+    os.environ["WANDB_MODE"] = "online"  # to send is to be online, whatever was set before
+    try:
+        wandb.termsetup(wandb.Settings(silent=True), None)
+        settings = wandb.setup(wandb.Settings(**SETTINGS, mode="online")).settings
+        try:
+            if not wandb.login(prompt=False, verify=False):
+                raise NotNow("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
+            check_server(settings.base_url, timeout=min(timeout, KNOCK))
+            named = os.environ.get("WANDB_ENTITY") or entity
+            api = wandb.Api({"entity": named} if named else None, timeout=ceil(timeout))
+            default = api.default_entity
+            if not default:
+                raise NotNow(f"W&B at {settings.base_url} knows no such user")
+        except TrackingError as error:
+            raise NotNow(str(error)) from error
+        except Exception as error:
+            raise NotNow(f"W&B cannot be reached: {one_line(error)}") from error
+        yield Client(api, settings.base_url, named or default)
+    finally:
+        kill_service()
+        tear_down()
+        if before is None:
+            del os.environ["WANDB_MODE"]
+        else:
+            os.environ["WANDB_MODE"] = before
+
+
+def record(artifact: wandb.Artifact, md5: str, *, entity: str, project: str, root: Path) -> None:
+    """Record an artifact that no tracked stage has, by a run named ``sync`` that reads it."""
+    import wandb
+
+    recorder = wandb.init(
+        entity=entity, project=project, name="sync", job_type="sync", dir=str(root)
+    )
+    try:
+        recorder.use_artifact(artifact, aliases=[alias_of(md5)])
+    except BaseException:  # not a `with` block: it would print the traceback
+        with suppress(Exception):
+            recorder.finish(exit_code=1)
+        raise
+    recorder.finish()

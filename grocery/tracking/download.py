@@ -1,0 +1,161 @@
+"""A release from the W&B registry: downloaded, and believed only if its bytes are what it says.
+
+W&B's SDK writes each file below the folder that it is given, and a crafted list of files could name
+others. So every name is looked at before anything is written. Nothing of what arrives is run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Thread
+from time import monotonic
+from typing import Any, TypeVar
+
+from grocery.contents import read_content
+from grocery.errors import TrackingError
+from grocery.files import leads_out, replacing
+from grocery.params import TrackingParams
+from grocery.tracking.client import open_client
+from grocery.tracking.provenance import dvc_root
+from grocery.tracking.remote import remote_objects
+from grocery.tracking.session import contained, kill_service, one_line
+
+_HASH = re.compile(r"[0-9a-f]{32}\.dir")
+
+Result = TypeVar("Result")
+
+
+def download_release(settings: TrackingParams, name: str, target: Path, timeout: float) -> str:
+    """Download a release from the W&B registry.
+
+    Whether the version is the one that git means by the name, W&B cannot say: compare the hash.
+
+    Parameters
+    ----------
+    settings
+        `registry` is where to look; `entity` who asks, unless WANDB_ENTITY says another.
+    name
+        A version or a stage: the alias in the registry.
+    target
+        The folder to write; one that is there is replaced when all has arrived.
+    timeout
+        Longest wait for an answer, or for the next bytes, in seconds.
+
+    Returns
+    -------
+    DVC's hash of the release, which is that of the bytes in `target`.
+
+    Raises
+    ------
+    TrackingError
+        When W&B cannot be reached or has no such version, and when its files would lie elsewhere,
+        come from elsewhere, or are not what it says. `target` is left as it was.
+    """
+    if not settings.registry:
+        raise TrackingError("there is no W&B registry: tracking.registry in params.yaml is empty")
+    what = f"{settings.registry}:{name}"
+    with (
+        TemporaryDirectory(prefix="grocery-wandb-") as scratch,
+        contained(Path(scratch)),
+        open_client(timeout, settings.entity) as client,
+    ):
+        try:
+            artifact = client.api.artifact(what)
+            entries = within(timeout, lambda: artifact.manifest.entries)
+        except Exception as error:
+            raise TrackingError(f"W&B does not give {what}: {one_line(error)}") from error
+        md5 = artifact.metadata.get("md5")
+        if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
+            raise TrackingError(f"{what} does not say which release it is; refused")
+        _check(entries, what)
+        with replacing(target) as folder:
+            for file in entries:
+                _fetch(artifact.get_entry(file), folder, what, timeout)
+            if read_content(folder).md5 != md5:
+                raise TrackingError(f"{what} is not what it says: its files are not {md5}; refused")
+    return md5
+
+
+def _fetch(entry: Any, folder: Path, what: str, timeout: float) -> None:
+    def arrived() -> int:
+        try:
+            return sum(file.stat().st_size for file in folder.rglob("*"))
+        except FileNotFoundError:  # W&B has renamed it in this moment
+            return -1
+
+    try:
+        within(timeout, lambda: entry.download(root=str(folder), skip_cache=True), arrived)
+    except Exception as error:
+        raise TrackingError(
+            f"W&B does not give {entry.path} of {what}: {one_line(error)}"
+        ) from error
+
+
+def _check(entries: Mapping[str, Any], what: str) -> None:
+    """Refuse files that would be written, or read, where no release lies."""
+    references = {name: str(entry.ref) for name, entry in entries.items() if entry.ref is not None}
+    objects = remote_objects(dvc_root()) if references else None
+    for name, entry in entries.items():
+        if leads_out(name) or str(entry.path) != name:
+            raise TrackingError(
+                f"{what} holds the file name {name!r}, which leads out of it; refused"
+            )
+    for name, reference in references.items():
+        if not _is_object(reference, objects):
+            raise TrackingError(
+                f"{what} takes {name} from {reference!r}, which is not in the DVC remote of this "
+                "project; refused"
+            )
+
+
+def _is_object(reference: str, objects: str | None) -> bool:
+    """Whether a reference is one to an object of the DVC remote, as this project makes them."""
+    if objects is None or not reference.startswith(f"{objects}/"):
+        return False
+    return re.fullmatch(r"[0-9a-f]{2}/[0-9a-f]{30}", reference[len(objects) + 1 :]) is not None
+
+
+def within(
+    seconds: float, work: Callable[[], Result], sign: Callable[[], object] = lambda: None
+) -> Result:
+    """Do what W&B's own code gives no bound for, and give up when nothing comes of it.
+
+    Parameters
+    ----------
+    seconds
+        Longest time for which `sign` may stay the same.
+    work
+        What to do; in another thread, which is left behind when it does not come to an end.
+    sign
+        A sign of life, such as the number of bytes that have arrived.
+
+    Raises
+    ------
+    TrackingError
+        When nothing came of it in time. W&B's process is ended then.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = Thread(target=run, name="wandb-work", daemon=True)
+    thread.start()
+    last, since = sign(), monotonic()
+    while thread.is_alive():
+        thread.join(min(0.5, seconds))
+        if (now := sign()) != last:
+            last, since = now, monotonic()
+        elif thread.is_alive() and monotonic() - since > seconds:
+            kill_service()
+            raise TrackingError(f"no answer within {seconds:g} s")
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,222 @@
+"""The W&B registry as a mirror of git: what is there is compared with what should be, and mended.
+
+Nothing is replayed. Each difference is mended by one request, so that an interruption at any point
+leaves fewer of them for the next time. An alias is moved by adding it to the link where it belongs:
+W&B takes it from the other link in the same step, so `production` is never on two links, and never
+on none while it moves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from grocery.contents import read_content
+from grocery.errors import TrackingError
+from grocery.params import TrackingParams
+from grocery.tracking.artifacts import RELEASE, alias_of, described
+from grocery.tracking.client import Client, open_client, record
+from grocery.tracking.differences import Difference, Link, Wanted, compare
+from grocery.tracking.download import within
+from grocery.tracking.mode import check_server, choose_mode, requested_mode
+from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.provenance import dvc_root
+from grocery.tracking.remote import remote_objects
+from grocery.tracking.session import KNOCK, SETTINGS, contained, one_line, tear_down
+
+if TYPE_CHECKING:
+    import wandb
+
+# Gives a folder that holds the release of a version.
+Release = Callable[[Wanted], Path]
+
+
+class Collection:
+    """The collection `tracking.registry`, as W&B has it now; see `open_collection`."""
+
+    def __init__(
+        self, client: Client, settings: TrackingParams, root: Path, *, patient: bool
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._root = root
+        self._patient = patient
+
+    def links(self) -> list[Link]:
+        """All links, the newest first.
+
+        Raises
+        ------
+        TrackingError
+            When W&B does not give them.
+        """
+        target = self._settings.registry
+        try:
+            return [_link(one) for one in self._client.api.artifacts(RELEASE.type, target)]
+        except Exception as error:
+            if type(error) is ValueError:  # W&B's answer is empty: there is no such collection yet
+                return []
+            raise TrackingError(f"W&B does not show {target}: {one_line(error)}") from error
+
+    def differences(self, wanted: Sequence[Wanted]) -> list[Difference]:
+        """What is otherwise than it should be; see `compare`."""
+        return compare(self.links(), wanted)
+
+    def reconcile(self, wanted: Sequence[Wanted], release: Release) -> Iterator[str]:
+        """Mend every difference, one at a time; yields a sentence for each.
+
+        What W&B refuses does not hold up the rest.
+
+        Parameters
+        ----------
+        wanted
+            Every version, in the order in which they were registered.
+        release
+            Gives the folder of a release that W&B has not got.
+
+        Raises
+        ------
+        TrackingError
+            When something could not be mended.
+        """
+        refusals: list[str] = []
+        linked: dict[str, Any] = {}
+        for difference in self.differences(wanted):
+            began = monotonic()
+            try:
+                self._mend(difference, linked, release)
+            except Exception as error:
+                refusals.append(f"{difference.says}, and W&B cannot be told: {one_line(error)}")
+                if monotonic() - began >= self._settings.timeout:  # it would be so every time
+                    break
+                check_server(self._client.url, timeout=KNOCK)
+            else:
+                yield difference.mended
+        if refusals:
+            more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+            raise TrackingError(refusals[0] + more)
+
+    def _mend(self, difference: Difference, linked: dict[str, Any], release: Release) -> None:
+        alias, wanted = difference.alias, difference.wanted
+        there: Any = difference.link.artifact if difference.link else None
+        if wanted is None:
+            there.aliases = [name for name in there.aliases if name != alias]
+            there.save()
+            return
+        there = there or linked.get(wanted.md5)
+        if there is None:
+            source = self._artifact(wanted, release)
+            linked[wanted.md5] = source.link(self._settings.registry, aliases=[alias])
+        else:  # to link it again would move `latest` too
+            there.aliases = [*there.aliases, alias]
+            there.save()
+
+    def _artifact(self, wanted: Wanted, release: Release) -> wandb.Artifact:
+        """The artifact of a release; recorded now if no tracked stage ever did."""
+        entity = self._client.entity
+        project = os.environ.get("WANDB_PROJECT") or self._settings.project
+        name = f"{entity}/{project}/{RELEASE.name}:{alias_of(wanted.md5)}"
+        found = self._known(name, wanted.md5)
+        if found is None:
+            self._record(wanted, release, entity, project)
+            found = self._known(name, wanted.md5)
+        if found is None:
+            raise TrackingError(f"the metadata of {name} names another content")
+        return found
+
+    def _known(self, name: str, md5: str) -> wandb.Artifact | None:
+        """An artifact that is what its name says: somebody may have moved the alias by hand."""
+        if not self._client.api.artifact_exists(name):
+            return None
+        artifact: wandb.Artifact = self._client.api.artifact(name)
+        return artifact if artifact.metadata.get("md5") == md5 else None
+
+    def _record(self, wanted: Wanted, release: Release, entity: str, project: str) -> None:
+        for outbox in all_outboxes(self._root / "wandb"):
+            if outbox.kept and outbox.brings(RELEASE.name, wanted.md5):
+                raise TrackingError("the run that made it is kept offline")
+        folder = release(wanted)
+        content = read_content(folder)
+        if content.md5 != wanted.md5:
+            raise TrackingError(f"{folder} is not the release of {wanted.version}")
+        upload = self._settings.upload
+        objects = remote_objects(dvc_root()) if upload == "reference" else None
+        artifact = described(
+            RELEASE, folder, content, {}, upload=upload, objects=objects, settled=True
+        )
+
+        def send() -> None:
+            record(artifact, wanted.md5, entity=entity, project=project, root=self._root)
+
+        if self._patient:
+            send()
+        else:
+            within(self._settings.timeout, send)
+
+
+def _link(artifact: wandb.Artifact) -> Link:
+    md5 = artifact.metadata.get("md5")
+    aliases = frozenset(artifact.aliases) - {artifact.version}
+    return Link(artifact.version, md5 if isinstance(md5, str) else "", aliases, artifact)
+
+
+@contextmanager
+def open_collection(
+    settings: TrackingParams, root: Path, *, patient: bool = False
+) -> Iterator[Collection]:
+    """Open the collection `tracking.registry`, and close W&B at the end.
+
+    Parameters
+    ----------
+    settings
+        Where it is, and the longest wait for an answer. WANDB_PROJECT and WANDB_ENTITY win.
+    root
+        Folder that W&B's own folder lies in.
+    patient
+        Whether sending the files of a release may take longer than the longest wait.
+
+    Raises
+    ------
+    TrackingError
+        When W&B cannot be reached.
+    """
+    with (
+        contained(root / "wandb"),
+        open_client(settings.timeout, settings.entity) as client,
+    ):
+        yield Collection(client, settings, root, patient=patient)
+
+
+def may_tell(root: Path) -> tuple[bool, str]:
+    """Whether W&B is to be told now, and why not although that was meant (or "").
+
+    Decided as for a run, see `grocery.tracking.mode.choose_mode`, but without the half second that
+    the import of W&B takes where there can be no key.
+    """
+    asked = requested_mode()
+    if asked in ("offline", "disabled") or (asked is None and not _may_have_key(root)):
+        return False, ""
+    import wandb
+
+    with contained(root / "wandb"):
+        wandb.termsetup(wandb.Settings(silent=True), None)
+        wandb.setup(wandb.Settings(**SETTINGS))
+        mode, reason = choose_mode()
+        if mode != "online":
+            tear_down()
+    return mode == "online", reason
+
+
+def _may_have_key(root: Path) -> bool:
+    """Whether there is anything that could hold a key: a variable, netrc, or W&B's settings."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    home = Path.home()
+    config = Path(os.environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb")
+    netrc = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
+    places = [*netrc, home / ".netrc", home / "_netrc", config / "settings"]
+    return any(place.exists() for place in (*places, root / "wandb" / "settings"))

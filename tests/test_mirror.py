@@ -1,0 +1,648 @@
+"""The W&B registry is what git says: at once when W&B can be reached, else after `grocery sync`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Project
+from grocery.contents import read_content
+from grocery.registry.notes import Notes
+from grocery.tracking.differences import Link, Wanted, compare
+from grocery.tracking.outbox import held
+from wandb_mirror import do, make_repository, start
+from wandb_pipeline import offline, pipeline, silent, synchronize, variables
+from wandb_server import WandbServer
+
+COLLECTION = "example-groceries/wandb-registry-model/grocery-classifier"
+REGISTRY = "wandb-registry-model/grocery-classifier"
+LATER = "`grocery sync` tells W&B"
+
+# What is done to the registry in most tests, and the aliases of its links after each step.
+STORY: list[tuple[str, list[set[str]]]] = [
+    ("register:v1.0.0:red", [{"v1.0.0", "latest"}]),
+    ("assign:production:v1.0.0", [{"v1.0.0", "latest", "production"}]),
+    ("register:v1.1.0:blue", [{"v1.0.0", "production"}, {"v1.1.0", "latest"}]),
+    ("assign:staging:v1.1.0", [{"v1.0.0", "production"}, {"v1.1.0", "latest", "staging"}]),
+    (
+        "assign:production:v1.1.0",
+        [{"v1.0.0"}, {"v1.1.0", "latest", "staging", "production"}],
+    ),
+    ("unassign:staging:v1.1.0", [{"v1.0.0"}, {"v1.1.0", "latest", "production"}]),
+    ("assign:production:v1.0.0", [{"v1.0.0", "production"}, {"v1.1.0", "latest"}]),
+]
+STEPS = [step for step, _ in STORY]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_repository(tmp_path_factory.mktemp("mirror") / "repository")
+
+
+@pytest.fixture
+def folder(once: Path, tmp_path: Path) -> Path:
+    """A repository with three releases, free to change."""
+    return Path(shutil.copytree(once, tmp_path / "repository", symlinks=True))
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def told_once(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository to which the story has happened offline."""
+    folder = tmp_path_factory.mktemp("told") / "repository"
+    shutil.copytree(once, folder, symlinks=True)
+    assert do(folder, None, *STEPS, WANDB_MODE="offline") == [LATER] * len(STEPS)
+    return folder
+
+
+@pytest.fixture
+def offline_story(told_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(told_once, tmp_path / "repository", symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The state of a server that was told each step of the story at once."""
+    folder = tmp_path_factory.mktemp("online") / "repository"
+    shutil.copytree(once, folder, symlinks=True)
+    paused = folder / "paused"
+    with WandbServer() as server:
+        process = start(folder, server, *(part for step in STEPS for part in (step, "pause")))
+        for step, aliases in STORY:
+            while not paused.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            assert links(server) == aliases, step
+            assert Notes(folder).waiting() == []
+            paused.unlink()
+        assert process.communicate() == ("W&B: 1 change\n" * len(STORY), "")
+        assert server.errors == []
+        return server.state()
+
+
+def links(server: WandbServer) -> list[set[str]]:
+    """The aliases of each link in the registry."""
+    found = server.state()["links"].get(COLLECTION, {})
+    return [set(link["aliases"]) for link in found.values()]
+
+
+def ask(server: WandbServer, folder: Path, code: str) -> str:
+    """Do something with `api`, W&B's own client, as a person would."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import wandb; api = wandb.Api()\n{code}"],
+        cwd=folder,
+        env=variables(folder, server, WANDB_SILENT="true"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# What is told
+
+
+def test_online_every_step_is_told_at_once(online: dict[str, Any]) -> None:
+    first, second = online["links"][COLLECTION].values()
+    assert (first["artifact"], second["artifact"]) == (
+        "team/grocery/release:v0",
+        "team/grocery/release:v1",
+    )
+
+
+def test_offline_and_synchronised_is_the_same_as_online(
+    offline_story: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    planned = synchronize(offline_story, None, "--dry-run").stdout.splitlines()
+    assert planned[:2] == ["registry: register v1.0.0", "registry: assign production v1.0.0"]
+    assert len(planned) == len(STEPS)
+    done = synchronize(offline_story, server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7 of 7 sent\n", "")
+    assert server.state() == online
+    assert server.errors == []
+
+    seen = len(server.requests)
+    assert synchronize(offline_story, server).stdout == "nothing waits to be sent\n"
+    assert len(server.requests) == seen
+
+
+def test_a_release_that_a_stage_has_recorded_is_linked_and_its_candidate_left_alone(
+    folder: Path, server: WandbServer
+) -> None:
+    silent(pipeline(folder, server, "register", word="red"))
+    before = server.state()["artifacts"]["team/grocery/release"]
+    said = do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0", "status")
+    assert said == ["W&B: 1 change", "W&B: 1 change"]
+    assert links(server) == [{"v1.0.0", "production", "candidate", "latest"}]
+    assert server.state()["artifacts"]["team/grocery/release"] == before
+
+
+def test_a_release_whose_run_is_kept_offline_is_left_to_that_run(
+    folder: Path, server: WandbServer
+) -> None:
+    offline(folder, "register", word="red")
+    (said,) = do(folder, server, "register:v1.0.0:red")
+    assert said == (
+        "warning: W&B: v1.0.0 is not linked, and W&B cannot be told: the run that made it is kept "
+        f"offline; {LATER}"
+    )
+    done = synchronize(folder, server)
+    assert (done.stdout, done.stderr) == ("3 of 3 sent\n", "")
+    assert links(server) == [{"candidate", "latest", "v1.0.0"}]
+    (release,) = server.state()["artifacts"]["team/grocery/release"]["versions"].values()
+    assert release["metadata"]["accepted"] is True, "the figures that its stage adds"
+
+
+def test_what_is_refused_holds_up_nothing_else_and_is_mended_later(
+    offline_story: Path, server: WandbServer
+) -> None:
+    server.fail("403", only="AddAliases")
+    done = synchronize(offline_story, server)
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        "error: sync: W&B has nothing in production, git has v1.0.0, and W&B cannot be told: "
+    )
+    assert done.stderr.count("\n") == 1
+    assert links(server) == [{"v1.0.0"}, {"v1.1.0", "latest"}]
+    server.heal()
+    assert synchronize(offline_story, server).stdout == "7 of 7 sent\n"
+    assert links(server) == STORY[-1][1]
+
+
+def test_a_run_that_is_refused_does_not_hold_up_the_registry(
+    folder: Path, server: WandbServer
+) -> None:
+    offline(folder, "prepare", "train")
+    do(folder, None, "register:v1.0.0:red", WANDB_MODE="offline")
+    server.fail("403", only="UseArtifact", times=1)
+    done = synchronize(folder, server)
+    assert "W&B refuses the use of dataset" in done.stderr
+    assert links(server) == [{"v1.0.0", "latest"}]
+    assert synchronize(folder, server).stdout == "1 of 1 sent\n"
+
+
+def test_the_tags_of_the_remote_count_not_those_that_this_clone_happens_to_have(
+    folder: Path, server: WandbServer, tmp_path: Path
+) -> None:
+    project = Project(folder)
+    project.run("git", "clone", "--quiet", "--bare", ".", str(tmp_path / "origin"))
+    project.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
+    Project(tmp_path).run("git", "clone", "--quiet", "origin", "other")
+    other = tmp_path / "other"
+    for branch in ("red", "blue", "green"):
+        Project(other).run("git", "branch", "--quiet", branch, f"origin/{branch}")
+
+    first = ["register:v1.0.0:red", "register:v1.1.0:blue", "assign:production:v1.0.0"]
+    do(folder, None, *first, WANDB_MODE="offline")
+    Project(other).run("git", "fetch", "--quiet", "--tags", "origin")
+    shutil.copytree(folder / ".dvc/cache", other / ".dvc/cache")
+    assert do(other, server, "assign:production:v1.1.0") == ["W&B: 3 changes"]
+    assert synchronize(folder, server).stdout == "3 of 3 sent\n"
+    assert links(server) == [{"v1.0.0"}, {"v1.1.0", "latest", "production"}]
+
+    (tmp_path / "origin").rename(tmp_path / "elsewhere")
+    (said,) = do(folder, server, "now")
+    assert said.startswith("warning: W&B: the tags of origin cannot be had (")
+
+
+# What people do to W&B by hand
+
+
+def test_changes_by_hand_are_found_and_mended(folder: Path, server: WandbServer) -> None:
+    three = ["register:v1.0.0:red", "register:v1.1.0:blue", "register:v1.2.0:green"]
+    do(folder, server, *three, "assign:production:v1.1.0", "assign:staging:v1.2.0")
+    ask(
+        server,
+        folder,
+        f"one, two, three = (api.artifact('{REGISTRY}:v1.%d.0' % n) for n in range(3))\n"
+        "one.aliases += ['production', 'v1.3.0', 'champion']\n"
+        "one.save()\n"
+        "two.aliases = ['v1.0.0']\n"
+        "two.save()\n"
+        "three.unlink()\n",
+    )
+    found = [
+        "W&B has v1.0.0 at another release (its number v1)",
+        "v1.1.0 is not linked",
+        "W&B has production at v1.3.0, git at v1.1.0",
+        "v1.2.0 is not linked",
+        "W&B has nothing in staging, git has v1.2.0",
+        "W&B has v1.3.0, git has no release of that name",
+    ]
+    mended = [
+        "v1.0.0 is at its release",
+        "v1.1.0 is linked",
+        "production is v1.1.0",
+        "v1.2.0 is linked",
+        "staging is v1.2.0",
+        "v1.3.0 is taken away",
+    ]
+    assert do(folder, server, "status", "repair", "status") == found + mended
+    assert links(server) == [
+        {"v1.0.0", "champion"},
+        {"v1.1.0", "production"},
+        {"v1.2.0", "latest", "staging"},
+    ]
+
+
+def test_an_alias_that_was_moved_to_another_artifact_does_not_deceive(
+    folder: Path, server: WandbServer
+) -> None:
+    do(folder, server, "register:v1.0.0:red", "register:v1.1.0:blue")
+    md5 = read_content(folder / "made/red").md5
+    ask(
+        server,
+        folder,
+        "blue = api.artifact('team/grocery/release:v1')\n"
+        f"blue.aliases.append('md5-{md5}')\n"
+        "blue.save()\n"
+        f"api.artifact('{REGISTRY}:v1.0.0').unlink()\n",
+    )
+    assert do(folder, server, "now", "status") == ["W&B: 1 change"]
+    found = server.state()["links"][COLLECTION]
+    assert {link["artifact"]: link["aliases"] for link in found.values()} == {
+        "team/grocery/release:v1": ["v1.1.0"],
+        "team/grocery/release:v0": ["latest", "v1.0.0"],
+    }
+
+
+def wanted(version: str, md5: str, *stages: str) -> Wanted:
+    return Wanted(version, md5, frozenset({version, *stages}))
+
+
+def test_versions_of_the_same_release_share_a_link() -> None:
+    versions = [wanted("v1.0.0", "a"), wanted("v1.0.1", "a", "production")]
+    found = compare([], versions)
+    assert [one.alias for one in found] == ["v1.0.0", "v1.0.1", "production"]
+    assert {one.link for one in found} == {None}
+    link = Link("v0", "a", frozenset({"v1.0.0", "v1.0.1", "production", "candidate"}))
+    assert compare([link], versions) == []
+    twin = Link("v1", "a", frozenset({"latest"}))  # the same release from another project
+    assert compare([twin, link], versions) == []
+
+
+def test_a_release_that_was_registered_twice_has_one_link(
+    folder: Path, server: WandbServer
+) -> None:
+    project = Project(folder)
+    project.run("git", "checkout", "--quiet", "-b", "again", "red")
+    project.commit("The same release")
+    said = do(folder, server, "register:v1.0.0:red", "register:v1.0.1:again", "status")
+    assert said == ["W&B: 1 change", "W&B: 1 change"]
+    assert do(folder, server, "assign:production:v1.0.1") == ["W&B: 1 change"]
+    assert links(server) == [{"v1.0.0", "v1.0.1", "latest", "production"}]
+
+
+def test_a_version_without_a_release_is_a_sentence(folder: Path, server: WandbServer) -> None:
+    project = Project(folder)
+    project.run("git", "checkout", "--quiet", "-b", "empty")
+    (folder / "dvc.lock").unlink()
+    project.commit("No model")
+    *said, problem = do(folder, server, "register:v1.0.0:red", "register:v1.1.0:empty", "status")
+    assert said == ["W&B: 1 change", "W&B: 0 changes"]
+    assert problem.startswith("v1.1.0 stands at ")
+    assert problem.endswith(", which has no models/release")
+
+
+# What goes wrong
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a process and all that it has started, unless it has ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+# After how many requests it is killed, one time after the other. Five questions come first. To
+# record a release takes twelve more, to link it three, and an alias three.
+POINTS = (1, 8, 12, 6, 7, 8, 9, 6, 8, 11, 6, 7)
+
+
+def test_killed_at_any_point_it_can_be_repeated(
+    offline_story: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    kills = 0
+    for requests in POINTS:
+        seen = len(server.requests)
+        process = start(offline_story, server, "now")
+        while len(server.requests) < seen + requests and process.poll() is None:
+            time.sleep(0.002)
+        kills += process.poll() is None
+        end(process)
+        held_by = [link for link in links(server) if "production" in link]
+        assert len(held_by) <= 1
+    assert kills >= 5
+    assert synchronize(offline_story, server).returncode == 0
+    state = server.state()
+    assert state["links"] == online["links"]
+    assert state["artifacts"] == online["artifacts"]
+    assert Notes(offline_story).waiting() == []
+
+
+def test_killed_between_the_note_and_git_nothing_is_told_that_is_not_so(
+    folder: Path, server: WandbServer
+) -> None:
+    do(folder, server, "register:v1.0.0:red")
+    Notes(folder).add("promote v1.0.0 to production")  # and the command was killed
+    Notes(folder).done()
+    assert synchronize(folder, server).stdout == "1 of 1 sent\n"
+    assert links(server) == [{"v1.0.0", "latest"}]
+
+
+@pytest.mark.parametrize(
+    ("mode", "only"),
+    [("refuse", None), ("hang", None), ("500", None), ("hang", "LinkArtifact")],
+)
+def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
+    mode: str, only: str | None, offline_story: Path, server: WandbServer
+) -> None:
+    server.fail(mode, only=only)
+    (said,) = do(offline_story, server, "now", timeout=3)
+    assert said.startswith("warning: W&B: ")
+    assert said.endswith(f"; {LATER}")
+    assert len(Notes(offline_story).waiting()) == len(STEPS)
+    server.heal()
+    assert synchronize(offline_story, server).stdout == "7 of 7 sent\n"
+    assert links(server) == STORY[-1][1]
+
+
+def test_a_release_that_does_not_get_through_is_given_up_and_sent_later(
+    folder: Path, server: WandbServer
+) -> None:
+    server.fail("hang", only="upload")
+    (said,) = do(folder, server, "register:v1.0.0:red", timeout=3)
+    assert said == (
+        f"warning: W&B: v1.0.0 is not linked, and W&B cannot be told: no answer within 3 s; {LATER}"
+    )
+    server.heal()
+    assert synchronize(folder, server).stdout == "1 of 1 sent\n"
+    assert links(server) == [{"v1.0.0", "latest"}]
+
+
+def test_a_release_that_cannot_be_had_is_named_and_the_others_are_linked(
+    folder: Path, server: WandbServer
+) -> None:
+    shutil.rmtree(folder / ".dvc/cache/files/md5")
+    silent(pipeline(folder, server, "register", word="blue"))
+    do(folder, None, "register:v1.0.0:red", "register:v1.1.0:blue", WANDB_MODE="offline")
+    done = synchronize(folder, server)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: sync: v1.0.0 is not linked, and W&B cannot be told: ")
+    assert links(server) == [{"candidate", "latest", "v1.1.0"}]
+    assert synchronize(folder, server, "--dry-run").stdout.count("\n") == 2
+
+
+def test_without_a_registry_or_tracking_nothing_is_noted_or_done(
+    folder: Path, server: WandbServer
+) -> None:
+    assert do(folder, server, "register:v1.0.0:red", "status", registry="") == []
+    assert do(folder, server, "register:v1.1.0:blue", "status", WANDB_MODE="disabled") == []
+    assert not (folder / "wandb").exists()
+    assert server.requests == []
+    assert do(folder, server, "repair", registry="") == [
+        "error: there is no W&B registry: tracking.registry is empty"
+    ]
+
+
+@pytest.mark.parametrize("mode", ["", "offline"])
+def test_offline_w_and_b_is_not_even_imported(mode: str, folder: Path) -> None:
+    said = do(folder, None, "register:v1.0.0:red", "modules", "status", WANDB_MODE=mode)
+    assert said == [LATER, "False", "error: W&B is offline, and is not asked"]
+
+
+def test_online_without_a_key_is_a_warning(folder: Path) -> None:
+    (said,) = do(folder, None, "register:v1.0.0:red", WANDB_MODE="online")
+    assert said == f"warning: W&B: no API key is configured; {LATER}"
+
+
+def test_two_in_one_clone_wait_for_each_other(offline_story: Path, server: WandbServer) -> None:
+    with held(Notes(offline_story).lock):
+        (said,) = do(offline_story, server, "now", timeout=1)
+    assert "another command is telling W&B" in said
+    both = [start(offline_story, server, "now") for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[0] for process in both)
+    assert said == ["W&B: 0 changes\n", "W&B: 3 changes\n"]
+    assert links(server) == STORY[-1][1]
+
+
+# The notes
+
+
+def test_what_is_noted_while_others_are_told_stays(tmp_path: Path) -> None:
+    notes = Notes(tmp_path)
+    notes.add("one")
+    assert notes.settled() == 0, "git may not be changed yet"
+    notes.done()
+    count = notes.settled()
+    notes.add("two")
+    notes.told(count)
+    assert notes.waiting() == ["two"]
+    notes.done()
+    notes.told(notes.settled())
+    assert notes.waiting() == []
+    notes.add("three")
+    notes.done()
+    assert notes.waiting() == ["three"]
+
+
+def test_a_note_of_a_command_at_work_is_not_taken_for_told(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from grocery.registry.notes import Notes\n"
+        "Notes(Path.cwd()).add('one'); print('noted', flush=True); sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=variables(tmp_path, None),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "noted\n"
+    notes = Notes(tmp_path)
+    assert notes.settled() == 0
+    process.kill()
+    process.communicate()
+    assert notes.settled() == 1
+
+
+def test_a_note_that_was_cut_off_is_no_note(tmp_path: Path) -> None:
+    notes = Notes(tmp_path)
+    notes.add("one")
+    with (tmp_path / "wandb/outbox/registry.jsonl").open("a") as stream:
+        stream.write('{"what": "tw')
+    assert notes.waiting() == ["one"]
+    notes.add("three")
+    notes.done()
+    assert notes.waiting() == ["one", "three"]
+    notes.told(notes.settled())
+    assert notes.waiting() == []
+
+
+# The way from W&B
+
+# Fetches what standard input names, line by line: one import of W&B is enough for all tests.
+FETCH = """
+import sys
+from pathlib import Path
+from grocery.errors import GroceryError
+from grocery.params import load
+from grocery.tracking.download import download_release
+
+for line in sys.stdin:
+    name, timeout = line.split()
+    try:
+        print(download_release(load().tracking, name, Path("got/it"), float(timeout)), flush=True)
+    except GroceryError as error:
+        print("error:", error, flush=True)
+"""
+
+
+@dataclass
+class Stock:
+    """A repository whose red release is in production, also at its server."""
+
+    folder: Path
+    server: WandbServer
+    process: subprocess.Popen[str]
+
+    @property
+    def artifact(self) -> Any:
+        """The only artifact of the server."""
+        (artifact,) = self.server.store.all_artifacts.values()
+        return artifact
+
+    def tamper(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the artifact's list of files."""
+        manifest = json.loads(self.artifact.manifest_text)
+        change(manifest["contents"])
+        self.artifact.manifest_text = json.dumps(manifest).encode()
+
+    def fetch(self, name: str = "production", timeout: float = 30) -> str:
+        """Download a release to ``got/it``; what was said."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(name, timeout, file=self.process.stdin, flush=True)
+        return self.process.stdout.readline().strip()
+
+
+@contextmanager
+def stocked(folder: Path, **options: str) -> Iterator[Stock]:
+    with WandbServer() as server:
+        do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0", **options)
+        process = subprocess.Popen(
+            [sys.executable, "-c", FETCH],
+            cwd=folder,
+            env=variables(folder, server),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        yield Stock(folder, server, process)
+        assert process.communicate() == ("", "")
+        assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def stock_once(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+    folder = tmp_path_factory.mktemp("stock") / "repository"
+    shutil.copytree(once, folder, symlinks=True)
+    with stocked(folder) as stock:
+        yield stock
+
+
+@pytest.fixture
+def stock(stock_once: Stock) -> Iterator[Stock]:
+    artifact = stock_once.artifact
+    before = artifact.manifest_text, artifact.metadata
+    yield stock_once
+    stock_once.server.heal()
+    artifact.manifest_text, artifact.metadata = before
+    shutil.rmtree(stock_once.folder / "got", ignore_errors=True)
+
+
+def test_a_release_comes_back_byte_for_byte(stock: Stock) -> None:
+    red = read_content(stock.folder / "made/red")
+    assert stock.fetch("v1.0.0") == stock.fetch("production") == red.md5
+    assert read_content(stock.folder / "got/it") == red
+    assert [path.name for path in (stock.folder / "got").iterdir()] == ["it"]
+    said = stock.fetch("staging")
+    assert said.startswith(f"error: W&B does not give {REGISTRY}:staging: ")
+    assert read_content(stock.folder / "got/it") == red
+    assert stock.server.errors == []
+
+
+@pytest.mark.parametrize("name", ["../stolen", "/tmp/stolen", "..\\stolen"])
+def test_a_file_that_would_lie_elsewhere_is_refused_before_anything_is_written(
+    name: str, stock: Stock
+) -> None:
+    stock.tamper(lambda files: files.update({name: files.pop("weights")}))
+    around = stock.folder.parent
+    before = sorted(around.rglob("*"))
+    seen = len(stock.server.requests)
+    said = stock.fetch()
+    assert said.startswith(f"error: {REGISTRY}:production holds the file name ")
+    assert said.endswith("which leads out of it; refused")
+    assert sorted(around.rglob("*")) == before
+    downloads = [r for r in stock.server.requests[seen:] if r.kind == "download"]
+    assert len(downloads) == 1, "the list of files, and no file"
+
+
+def test_a_file_from_elsewhere_is_refused(stock: Stock) -> None:
+    secret = stock.folder.parent / "secret"
+    secret.write_text("key")
+    stock.tamper(lambda files: files["weights"].update(ref=secret.as_uri()))
+    assert "takes weights from 'file://" in stock.fetch()
+    assert not (stock.folder / "got").exists()
+
+
+def test_another_content_than_it_says_is_refused(stock: Stock) -> None:
+    stock.tamper(lambda files: files.update(weights=files["card"]))
+    assert "is not what it says" in stock.fetch()
+    assert not (stock.folder / "got/it").exists()
+
+
+def test_a_release_that_does_not_say_what_it_is_is_refused(stock: Stock) -> None:
+    stock.artifact.metadata = json.dumps({"md5": "../../etc"})
+    assert "does not say which release it is" in stock.fetch()
+
+
+@pytest.mark.parametrize(
+    ("mode", "only"), [("refuse", None), ("hang", "download"), ("500", "download")]
+)
+def test_a_download_that_fails_is_a_sentence(mode: str, only: str | None, stock: Stock) -> None:
+    stock.server.fail(mode, only=only)
+    said = stock.fetch(timeout=2)
+    assert said.startswith("error: ")
+    assert not (stock.folder / "got").exists()
+
+
+def test_references_to_this_projects_remote_are_followed(folder: Path, tmp_path: Path) -> None:
+    project = Project(folder)
+    project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    project.run("dvc", "push", "--quiet")
+    with stocked(folder, upload="reference") as stock:
+        assert all("ref" in entry for entry in stock.artifact.entries.values())
+        assert stock.fetch() == read_content(folder / "made/red").md5
+        assert read_content(folder / "got/it") == read_content(folder / "made/red")
