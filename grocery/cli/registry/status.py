@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
     }
     try:
         found["wandb"] = registry.mirror.disagreements()
-    except (TrackingError, RegistryError) as error:  # without an account there is no W&B to agree with
+    except (TrackingError, RegistryError) as error:  # as without an account
         print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
     document = found | {"stages": _stages(registry), "repaired": repaired}
     answer(arguments, document, _lines(registry, found, repaired))
