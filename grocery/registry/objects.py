@@ -11,8 +11,9 @@ import json
 import logging
 import re
 import shutil
+import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -233,15 +234,26 @@ def open_objects(where: str | Path) -> Iterator[Objects]:
     from dvc.repo import Repo
     from dvc.repo.open_repo import clean_repos
 
-    with _quiet():
+    with _quiet(), _scratch():
         with dvc_errors(f"{where} cannot be opened as a DVC repository"):
             repo = Repo.open(str(where))
         try:
             yield Objects(repo)
         finally:
             repo.close()
-            with suppress(OSError):
-                clean_repos()
+            clean_repos()
+
+
+@contextmanager
+def _scratch() -> Iterator[None]:
+    """Put temporary files into a folder that goes: DVC leaves a clone behind in its own."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="grocery-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager
