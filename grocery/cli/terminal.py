@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+from grocery.errors import printable
 
 _SIGPIPE = 13
 
@@ -40,3 +42,13 @@ def standard_output() -> Iterator[None]:
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + _SIGPIPE) from None
         raise
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns; the first row is the header."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
+    ]

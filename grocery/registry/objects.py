@@ -264,7 +264,8 @@ def dvc_errors(what: str) -> Iterator[None]:
     except RegistryError:
         raise
     except Exception as error:  # each kind of storage has errors of its own
-        said = " ".join(str(error).split()) or type(error).__name__
+        cause = error.__cause__ if str(error) in ("", "SCM error") else None
+        said = " ".join(str(cause or error).split()) or type(error).__name__
         raise RegistryError(printable(f"{what}: {said}")) from error
 
 

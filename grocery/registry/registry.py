@@ -76,6 +76,11 @@ class Registry:
         self.remote = wanted if not local and wanted in self.git.remotes else None
         self.mirror = Mirror(project_root(), self.git, self.params.tracking, self.remote)
 
+    @property
+    def public(self) -> bool:
+        """Whether a tag that is made now is one that all have: not after ``--local``."""
+        return self.remote is not None or self.params.registry.remote not in self.git.remotes
+
     def state(self) -> State:
         """The registry as this clone knows it."""
         return read_state(self.git)
@@ -162,11 +167,12 @@ class Registry:
         found = commits(self.git, span) if span else experiments(self.git)
         with open_objects(self.root) as objects:
             for revision in found:
+                state = self.refresh()
                 try:
                     outcome = self._register(
-                        objects, revision, self.refresh(), version=None, bump=bump, push=push
+                        objects, revision, state, version=None, bump=bump, push=push
                     )
-                except Refused as reason:
+                except RegistryError as reason:
                     yield revision, reason
                 else:
                     yield revision, outcome
@@ -196,6 +202,12 @@ class Registry:
                 raise Refused(f"{found} is {known.name} already, and cannot be {version} too")
             self._share(known.tag)
             return Outcome(known, known.tag, new=False)
+        for name, gone in state.withdrawn.items():
+            if gone.commit == found.commit:
+                raise Refused(
+                    f"{found} is {name}, which was withdrawn, and GTO knows one version a commit; "
+                    f"to have it back, delete the tag {gone.name}"
+                )
         if version and (version in state.versions or version in state.withdrawn):
             raise Refused(f"{version} is taken; the next one is {state.next_version(bump)}")
         candidate = read_candidate(objects, self.git, found.commit)
@@ -288,6 +300,7 @@ class Registry:
         version = state.find(name)
         now = state.assignment(stage)
         if now and now.commit == version.commit:
+            self._share(version.tag)
             self._share(now)
             return Outcome(version, now, new=False)
         with open_objects(self.root) as objects:
@@ -295,9 +308,7 @@ class Registry:
             judgement = None
             if stage == "production":
                 present = state.at(now.commit) if now else None
-                judgement = judge(
-                    objects, self.git, version, present, margin=self.params.registry.margin
-                )
+                judgement = self._judge(objects, version, present, force=force)
                 if now and not present and not force:
                     state.current(stage)  # says what is wrong with it
                 if not judgement.passed and not force:
@@ -311,6 +322,17 @@ class Registry:
         }
         tag = self._assign(state, stage, version, facts, "Promote")
         return Outcome(version, tag, new=True, judgement=judgement)
+
+    def _judge(
+        self, objects: Objects, version: Version, present: Version | None, *, force: bool
+    ) -> Judgement:
+        try:
+            margin = self.params.registry.margin
+            return judge(objects, self.git, version, present, margin=margin)
+        except RegistryError as error:
+            if not force:  # which is for the day when the present version is lost, too
+                raise
+            return Judgement(False, f"{version.name} could not be judged: {error}")
 
     def rollback(self, stage: str, *, reason: str | None = None) -> Outcome:
         """Put the version back that a stage had before.
@@ -330,7 +352,7 @@ class Registry:
         if version is None:
             raise Refused(
                 f"{stage} was at commit {before.commit[:7]} before (tag {before.name}), which is "
-                "no version any more; register it again, or promote another one"
+                "no version any more; promote another one"
             )
         with open_objects(self.root) as objects:
             self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
@@ -340,6 +362,7 @@ class Registry:
     def _assign(
         self, state: State, stage: str, version: Version, facts: dict[str, Any], verb: str
     ) -> Tag:
+        self._share(version.tag)
         history = state.history(stage)
         now = state.assignment(stage)
         number = max((tag.counter for tag in history), default=0) + 1
@@ -396,9 +419,9 @@ class Registry:
         for name in sorted({*here, *there}):
             if name not in there:
                 found.append(f"tag {name} is not at {self.remote}; send it, or delete it here")
-            elif name not in here:
+            elif name not in here and self.git.commit_of(f"refs/tags/{name}") is None:
                 found.append(f"tag {name} is at {self.remote} and not here: git fetch --tags")
-            elif here[name] != there[name]:
+            elif name in here and here[name] != there[name]:
                 found.append(f"tag {name} is another one here than at {self.remote}")
         return found
 
@@ -417,8 +440,13 @@ class Registry:
 
     def _share(self, tag: Tag) -> None:
         """Send a tag that stands here only, as after ``--local``."""
-        if self.remote and tag.name not in self.git.tags_at(self.remote, tag.name):
-            self.git.push_tag(tag.name, self.remote)
+        if not self.remote:
+            return
+        try:
+            if tag.name not in self.git.tags_at(self.remote, tag.name):
+                self.git.push_tag(tag.name, self.remote)
+        except GitFailed as error:
+            raise RegistryError(self._of_remote(error)) from None
 
 
 def _name(state: State, tag: Tag) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from grocery.contents import Content, read_content
 from grocery.errors import GroceryError, RegistryError
@@ -196,7 +197,8 @@ def _source(
     from grocery.tracking.provenance import dvc_root
 
     where = os.fspath(repo) if repo is not None else str(dvc_root())
-    where = where.removeprefix("file://")
+    if where.startswith("file://"):
+        where = unquote(where.removeprefix("file://"))
     if Path(where).is_dir() and (Path(where) / ".dvc").is_dir():
         yield Git(Path(where)), lambda: open_objects(where)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +61,13 @@ class State:
     problems
         One sentence for each tag that makes no sense.
     withdrawn
-        Names of versions that are not in use any more.
+        Tags that took versions out of use, by the versions' names.
     """
 
     versions: dict[str, Version]
     events: Sequence[Tag]
     problems: Sequence[str]
-    withdrawn: Sequence[str]
+    withdrawn: Mapping[str, Tag]
     _by_commit: dict[str, Version] = field(repr=False)
 
     def at(self, commit: str) -> Version | None:
@@ -105,7 +105,7 @@ class State:
         if version is None:
             raise RegistryError(
                 f"{stage} stands at commit {tag.commit[:7]} (tag {tag.name}), which is no version: "
-                f"its tag was deleted or withdrawn; register that commit again, or roll back"
+                f"its tag was deleted or withdrawn; promote another version, or roll back"
             )
         return version
 
@@ -183,32 +183,38 @@ def read_state(git: Git) -> State:
     """Read the tags of a repository and put them together."""
     tags, problems = read_tags(git)
     registered: dict[str, Tag] = {}
-    withdrawn: list[str] = []
+    withdrawn: dict[str, Tag] = {}
     for tag in tags:
         if tag.version and tag.action == "register":
             other = registered.get(tag.version)
             if other and other.commit != tag.commit:
                 problems.append(f"tags {other.name} and {tag.name} name two commits")
             registered[tag.version] = tag
+            withdrawn.pop(tag.version, None)
         elif tag.version:
             registered.pop(tag.version, None)
-            withdrawn.append(tag.version)
+            withdrawn[tag.version] = tag
     versions = {
         name: Version(name, registered[name]) for name in sorted(registered, key=precedence)
     }
     by_commit = {version.commit: version for version in versions.values()}
     events = [tag for tag in tags if tag.stage]
-    for tag in events:
-        if tag.commit not in by_commit:
-            problems.append(f"tag {tag.name} stands at {tag.commit[:7]}, which is no version")
-    return State(versions, events, problems, withdrawn, by_commit)
+    state = State(versions, events, problems, withdrawn, by_commit)
+    for stage in sorted({tag.stage for tag in events if tag.stage}):
+        now = state.assignment(stage)
+        if now and now.commit not in by_commit:
+            problems.append(f"tag {now.name} stands at {now.commit[:7]}, which is no version")
+    return state
 
 
-def precedence(version: str) -> tuple[tuple[int, int, int], bool, str]:
-    """What versions are sorted by; a pre-release comes before its release."""
+def precedence(version: str) -> tuple[tuple[int, int, int], bool, list[tuple[bool, int, str]]]:
+    """What versions are sorted by; a pre-release comes before its release (semver.org, 11)."""
     numbers, _, pre = version.partition("+")[0].partition("-")
     major, minor, patch = (int(number) for number in re.findall(r"\d+", numbers))
-    return (major, minor, patch), not pre, pre
+    parts = [
+        (False, int(part), "") if part.isdecimal() else (True, 0, part) for part in pre.split(".")
+    ]
+    return (major, minor, patch), not pre, parts
 
 
 def is_registry_name(name: str) -> bool:

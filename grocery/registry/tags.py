@@ -26,11 +26,16 @@ STAGES = ("staging", "production")
 
 Action = Literal["register", "deregister", "assign", "unassign"]
 
-_NUMBER = r"(?:0|[1-9]\d*)"
-_VERSION = rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?"
+# https://semver.org, clauses 2, 9 and 10
+_NUMBER = r"(?:0|[1-9][0-9]*)"
+_PRE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+_BUILD = r"[0-9A-Za-z-]+"
+_VERSION = (
+    rf"v{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_PRE}(?:\.{_PRE})*)?(?:\+{_BUILD}(?:\.{_BUILD})*)?"
+)
 _TAG = re.compile(
     rf"{ARTIFACT}(?:@(?P<version>{_VERSION})|#(?P<stage>[A-Za-z0-9](?:[A-Za-z0-9/_-]*[A-Za-z0-9])?))"
-    r"(?P<cancel>!?)(?:#(?P<counter>\d+))?"
+    r"(?P<cancel>!?)(?:#(?P<counter>[0-9]+))?"
 )
 _FIELDS = (
     "%(refname:lstrip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(*objecttype)%00"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from grocery.errors import printable
@@ -61,7 +61,7 @@ def tell_wandb(registry: Registry) -> None:
 
     W&B shows what all have: a tag that stays in this clone waits until it is shared.
     """
-    if registry.mirror.waiting and registry.shared:
+    if registry.mirror.waiting and registry.public:
         said = registry.mirror.mirror_now()
         if "W&B: " in said:
             print(printable(said), file=sys.stderr)
@@ -95,13 +95,3 @@ def number(version: Version, section: str, name: str) -> str:
     """A whole number from a version's evidence."""
     value = version.section(section).get(name)
     return str(value) if isinstance(value, int) else "-"
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns; the first row is the header."""
-    shown = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in shown
-    ]

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import add, answer, digest, number, open_registry, table
+from grocery.cli.registry.common import add, answer, digest, number, open_registry
+from grocery.cli.terminal import table
 
 if TYPE_CHECKING:
     from grocery.registry.comparison import Difference

@@ -13,8 +13,8 @@ from grocery.cli.registry.common import (
     metric,
     number,
     open_registry,
-    table,
 )
+from grocery.cli.terminal import table
 
 if TYPE_CHECKING:
     from grocery.registry.state import State, Version

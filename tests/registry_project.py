@@ -1,0 +1,156 @@
+"""A built project with a DVC remote beside it, and the `grocery registry` commands run in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import Project, environment
+from grocery.cli import main
+
+ARTIFACT = "grocery-classifier"
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """What it printed, as JSON."""
+        return json.loads(self.out)
+
+    @property
+    def sentence(self) -> str:
+        """Why it refused: one line on standard error, and nothing else there."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder that holds a clone, its DVC remote and a git remote, by relative addresses."""
+
+    folder: Path
+
+    @property
+    def project(self) -> Project:
+        return Project(self.folder / "project")
+
+    @property
+    def storage(self) -> Path:
+        """The DVC remote."""
+        return self.folder / "storage"
+
+    def copy(self, target: Path) -> World:
+        """The same world, free to change."""
+        shutil.copytree(self.folder, target, symlinks=True)
+        return World(target)
+
+    def registry(self, *arguments: str, at: Project | None = None) -> Said:
+        """Run a `grocery registry` command that may fail."""
+        return grocery(at or self.project, "registry", *arguments)
+
+    def done(self, *arguments: str, at: Project | None = None) -> Any:
+        """Run one that must succeed; what it answers as JSON."""
+        said = self.registry(*arguments, "--json", at=at)
+        assert said.code == 0, said.err
+        return said.document
+
+    def refused(self, *arguments: str, at: Project | None = None) -> str:
+        """Run one that must fail and leave all tags as they are; its sentence."""
+        before = tags(at or self.project)
+        said = self.registry(*arguments, at=at)
+        assert said.code == 1, said.out
+        assert tags(at or self.project) == before
+        return said.sentence
+
+    def share(self) -> Project:
+        """Give the clone a bare git remote, `origin`; a second clone of it."""
+        self.project.run("git", "clone", "--quiet", "--bare", ".", "../origin.git")
+        self.project.run("git", "remote", "add", "origin", "../origin.git")
+        return self.clone("second")
+
+    def clone(self, name: str) -> Project:
+        """A clone of the git remote, beside the first one."""
+        origin = self.folder / "origin.git"
+        self.project.run("git", "clone", "--quiet", str(origin), str(self.folder / name))
+        return Project(self.folder / name)
+
+
+def create_world(built: Project, folder: Path) -> World:
+    """The built pipeline in a world of its own; nothing is pushed or registered yet."""
+    world = World(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    project = built.copy(folder / "project")
+    project.run("dvc", "remote", "add", "--force", "--default", "storage", "../storage")
+    project.commit("A storage")
+    return world
+
+
+@contextmanager
+def inside(folder: Path, **changes: str) -> Iterator[None]:
+    """In another folder, with the environment of the tests' commands and a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        wanted = environment(XDG_CACHE_HOME=str(folder.parent / "cache"), **changes)
+        for name in os.environ.keys() - wanted.keys():
+            patch.delenv(name)
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        yield
+
+
+def grocery(project: Project, *arguments: str, **changes: str) -> Said:
+    """Run a `grocery` command in this process, which has loaded DVC already."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with inside(project.path, **changes), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+    return Said(code, out.getvalue(), err.getvalue())
+
+
+def git(project: Project, *arguments: str) -> str:
+    """What a git command prints."""
+    return project.run("git", *arguments).stdout.strip()
+
+
+def tags(project: Project) -> dict[str, str]:
+    """Id of the object of every tag."""
+    rows = git(project, "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/tags")
+    return dict(line.split() for line in rows.splitlines())
+
+
+def json_at(project: Project, commit: str, path: str) -> Any:
+    """A JSON file as a commit holds it."""
+    return json.loads(git(project, "show", f"{commit}:{path}"))
+
+
+def output_at(project: Project, commit: str, path: str) -> str:
+    """DVC's hash of an output, from a commit's dvc.lock."""
+    lock = yaml.safe_load(git(project, "show", f"{commit}:dvc.lock"))
+    outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
+    md5: str = outs[path]
+    return md5
+
+
+def object_of(folder: Path, md5: str) -> Path:
+    """Where DVC keeps an object, in a cache or a remote."""
+    return folder / "files/md5" / md5[:2] / md5[2:]

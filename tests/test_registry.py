@@ -1,0 +1,457 @@
+"""Register, list, show and fetch: real git, DVC and remotes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+import grocery
+from conftest import Project
+from grocery.contents import read_content
+from grocery.data.sources import open_source
+from grocery.errors import RegistryError
+from grocery.registry.candidate import SECTIONS
+from grocery.registry.comparison import data_digest, read_predictions
+from registry_project import (
+    ARTIFACT,
+    World,
+    create_world,
+    git,
+    inside,
+    json_at,
+    object_of,
+    output_at,
+    tags,
+)
+from registry_project import grocery as command
+
+SHORT = ("rev-parse", "--short=7", "HEAD")
+FIRST, SECOND = f"{ARTIFACT}@v1.0.0", f"{ARTIFACT}@v1.1.0"
+
+
+@pytest.fixture(scope="module")
+def unregistered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """HEAD and two DVC experiments: `middle`, and `rejected`."""
+    world = create_world(built, tmp_path_factory.mktemp("unregistered"))
+    run = ("dvc", "exp", "run", "monitor", "--name")
+    world.project.run(*run, "middle", "-S", "train.algorithm=supervised")
+    world.project.run(*run, "rejected", "-S", "register.min_accuracy=0.95")
+    restore(world.project)
+    return world
+
+
+@pytest.fixture(scope="module")
+def registered(unregistered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """v1.0.0, in production, and the weaker v1.1.0 of the commit after it. Do not change it."""
+    world = unregistered.copy(tmp_path_factory.mktemp("registered") / "world")
+    world.project.edit_params({"train": {"algorithm": "supervised", "labeled_ratio": 0.05}})
+    world.project.run("dvc", "repro")
+    world.project.commit("A weaker model")
+    world.done("register", "HEAD~1", "--push")
+    world.done("register", "--push")
+    world.done("promote", "v1.0.0", "--stage", "production")
+    return world
+
+
+@pytest.fixture
+def world(unregistered: World, tmp_path: Path) -> World:
+    """A world without versions, free to change."""
+    return unregistered.copy(tmp_path / "world")
+
+
+@pytest.fixture
+def cache(registered: World) -> Iterator[Path]:
+    """The user's cache of releases, empty."""
+    folder = registered.folder / "cache"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(project: Project) -> None:
+    """Back to what is committed."""
+    project.run("git", "checkout", "--quiet", "--force", "HEAD")
+    project.run("dvc", "checkout", "--quiet", "dvc.yaml")
+
+
+def refused_anywhere(*arguments: str, at: Project) -> str:
+    """Run a command that must fail where there may be no repository; its sentence."""
+    said = command(at, "registry", *arguments)
+    assert said.code == 1
+    return said.sentence
+
+
+class TestRegister:
+    def test_head_with_its_evidence(self, world: World) -> None:
+        head = git(world.project, "rev-parse", "HEAD")
+        found = world.done("register", "--push")
+        assert (found["version"], found["commit"], found["tag"]) == ("v1.0.0", head, FIRST)
+        assert found["new"]
+        assert not found["shared"]
+        assert git(world.project, "cat-file", "-t", FIRST) == "tag"
+        assert git(world.project, "rev-parse", f"{FIRST}^{{commit}}") == head
+
+        text = git(world.project, "tag", "--list", "--format=%(contents)", FIRST)
+        title, _, rest = text.partition("\n\n")
+        assert title == f"Register {ARTIFACT} v1.0.0"
+        evidence = json.loads(rest)
+        assert evidence.pop("schema") == 1
+        assert evidence.pop("version") == "v1.0.0"
+        assert evidence.pop("experiment") is None
+        card = json.loads((world.project.path / "data/card/card.json").read_text())
+        release = world.project.path / "models/release"
+        predictions = world.project.path / "metrics/evaluation/predictions.parquet"
+        params = yaml.safe_load((world.project.path / "params.yaml").read_text())
+        assert evidence == {
+            "accepted": True,
+            "metrics": json_at(world.project, head, "metrics/evaluate.json"),
+            "dataset": {
+                "digest": card["digest"],
+                "source": "synthetic",
+                "images": json_at(world.project, head, "metrics/data.json")["images"],
+            },
+            "model": {
+                "digest": grocery.load_model(release).digest,
+                "release": read_content(release).md5,
+            },
+            "test": {"digest": data_digest(read_predictions(predictions, "it")), "images": 30},
+            "params": {name: params[name] for name in SECTIONS},
+        }
+
+    def test_what_is_registered_can_be_pulled_and_is_up_to_date(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        sentence = world.refused("register")
+        assert f"data/card (and 11 more) of HEAD ({git(world.project, *SHORT)})" in sentence
+        assert f"is not in the DVC remote {world.storage}" in sentence
+        assert "--push" in sentence
+        world.done("register", "--push")
+        address, clone = str(world.project.path), Project(world.folder / "clone")
+        world.project.run("git", "clone", "--quiet", "--branch", FIRST, address, str(clone.path))
+        shutil.rmtree(world.project.path)
+        clone.run("dvc", "pull", "dvc.yaml")
+        assert "up to date" in clone.run("dvc", "status", "dvc.yaml").stdout
+        assert read_content(clone.path / "models/release").md5 == output_at(
+            clone, "HEAD", "models/release"
+        )
+
+    def test_a_hole_in_the_remote_is_seen_and_mended(self, world: World) -> None:
+        """The list of a folder is there, but one of its files is not: for DVC it is complete."""
+        world.project.run("dvc", "push", "dvc.yaml")
+        release = read_content(world.project.path / "models/release")
+        lost = object_of(world.storage, release.files["model.safetensors"])
+        lost.chmod(0o644)
+        lost.unlink()
+        assert "models/release of HEAD" in world.refused("register")
+        world.done("register", "--push")
+        assert lost.is_file()
+
+    def test_again_is_the_same_version(self, world: World) -> None:
+        world.done("register", "--push")
+        before = tags(world.project)
+        said = world.registry("register")
+        assert (said.code, said.err) == (0, "")
+        assert said.out.startswith("registered already as v1.0.0 (commit ")
+
+        with (world.project.path / "README.md").open("a") as stream:
+            stream.write("\nMore.\n")
+        world.project.commit("A word more")
+        found = world.done("register")
+        assert (found["version"], found["new"]) == ("v1.0.0", False)
+        assert tags(world.project) == before
+        sentence = world.refused("register", "--version", "v3.0.0")
+        assert "is v1.0.0 already, and cannot be v3.0.0 too" in sentence
+
+    def test_an_experiment_by_its_name(self, world: World) -> None:
+        found = world.done("register", "middle", "--push")
+        assert found["evidence"]["experiment"] == "middle"
+        assert found["evidence"]["params"]["train"]["algorithm"] == "supervised"
+        measured = json_at(world.project, found["commit"], "metrics/evaluate.json")
+        assert found["evidence"]["metrics"] == measured
+        assert 0.5 < measured["accuracy"] < 1
+
+        # It stays when the experiment goes, and all of it can be had from a clone.
+        world.project.run("dvc", "exp", "remove", "middle")
+        world.project.run("git", "gc", "--quiet", "--prune=now")
+        clone = Project(world.folder / "clone")
+        world.project.run("git", "clone", "--quiet", ".", str(clone.path))
+        folder = Path(world.done("fetch", "v1.0.0", at=clone)["folder"])
+        assert grocery.load_model(folder).digest == found["evidence"]["model"]["digest"]
+
+    def test_an_older_commit(self, registered: World) -> None:
+        found = registered.done("show", "v1.0.0")
+        older = git(registered.project, "rev-parse", "HEAD~1")
+        assert found["commit"] == older
+        assert found["evidence"]["metrics"]["accuracy"] == 1.0
+        assert registered.done("show", "v1.1.0")["commit"] == git(
+            registered.project, "rev-parse", "HEAD"
+        )
+
+    def test_a_rejected_candidate(self, world: World) -> None:
+        sentence = world.refused("register", "rejected", "--push")
+        assert "the candidate of rejected (" in sentence
+        assert "was rejected: test accuracy is 0.933, but should be at least 0.95" in sentence
+
+    def test_a_dirty_working_tree(self, world: World) -> None:
+        with (world.project.path / "README.md").open("a") as stream:
+            stream.write("\nMore.\n")
+        sentence = world.refused("register", "--push")
+        assert "the working tree is not what was committed (README.md)" in sentence
+        assert world.done("register", "HEAD", "--push")["version"] == "v1.0.0"
+
+    @pytest.mark.parametrize(
+        ("path", "was", "now", "what"),
+        [
+            ("params.yaml", "n_neighbors: 5", "n_neighbors: 6", "train.* changed after train had"),
+            ("params.yaml", "min_accuracy: 0.3", "min_accuracy: 0", "register.* after register"),
+            ("grocery/learning/metrics.py", "\n", "\n\n", "metrics.py changed after evaluate had"),
+            ("data/raw/synthetic/recipe.yaml", "seed: 3", "seed: 4", "synthetic changed .*prepare"),
+            ("dvc.yaml", "python -m stages.train", "python -W ignore -m stages.train", "of train"),
+            ("metrics/register.json", "true", "false", "metrics/register.json is not what"),
+        ],
+        ids=["params", "limits", "code", "data", "command", "metrics"],
+    )
+    def test_what_the_commit_holds_did_not_make_the_model(
+        self, world: World, path: str, was: str, now: str, what: str
+    ) -> None:
+        file = world.project.path / path
+        before = file.read_text()
+        file.write_text(before.replace(was, now, 1))
+        assert file.read_text() != before
+        world.project.commit("Without dvc repro")
+        sentence = world.refused("register", "--push")
+        assert "dvc.lock of HEAD (" in sentence
+        assert re.search(what, sentence), sentence
+
+    @pytest.mark.parametrize("name", ["1.0.0", "v1", "v1.0", "v01.0.0", "v1.0.0-01", "latest"])
+    def test_a_malformed_version(self, world: World, name: str) -> None:
+        sentence = world.refused("register", "--version", name)
+        assert f"'{name}' is no version; a version is like v1.2.0" in sentence
+
+    def test_names_and_numbers(self, world: World) -> None:
+        assert world.done("register", "--push", "--version", "v2.0.0-rc.1")["tag"] == (
+            f"{ARTIFACT}@v2.0.0-rc.1"
+        )
+        sentence = world.refused("register", "middle", "--version", "v2.0.0-rc.1")
+        assert "v2.0.0-rc.1 is taken; the next one is v2.1.0" in sentence
+        found = world.done("register", "middle", "--push", "--bump", "major")
+        assert found["version"] == "v3.0.0"
+
+    def test_an_unknown_revision(self, world: World) -> None:
+        sentence = world.refused("register", "nonsense")
+        assert "'nonsense' is neither a revision nor a DVC experiment here" in sentence
+
+    def test_a_withdrawn_commit(self, world: World) -> None:
+        """GTO reads no repository in which a commit has two versions, withdrawn or not."""
+        world.done("register", "--push")
+        world.project.run("gto", "deprecate", ARTIFACT, "v1.0.0")
+        sentence = world.refused("register")
+        assert "is v1.0.0, which was withdrawn" in sentence
+        assert f"delete the tag {FIRST}!" in sentence
+        git(world.project, "tag", "--delete", f"{FIRST}!")
+        assert world.done("register")["version"] == "v1.0.0"
+
+
+class TestRegisterAll:
+    def test_experiments(self, world: World) -> None:
+        middle, rejected = world.done("register-all", "--push")
+        assert (middle["revision"], middle["version"], middle["new"]) == ("middle", "v1.0.0", True)
+        assert rejected["revision"] == "rejected"
+        assert "accuracy is 0.933, but should be at least 0.95" in rejected["refused"]
+        before = tags(world.project)
+        said = world.registry("register-all")
+        assert said.code == 0
+        first, second = said.out.splitlines()
+        assert first.startswith("middle (")
+        assert "registered already as v1.0.0" in first
+        assert ": not registered: the candidate of rejected (" in second
+        assert tags(world.project) == before
+
+    def test_a_range_with_commits_that_hold_no_model(self, world: World) -> None:
+        """One without dvc.lock, and one whose objects are gone, stop nothing."""
+        project, start = world.project, git(world.project, "rev-parse", "HEAD~1")
+        lock = project.path / "dvc.lock"
+        text = lock.read_text()
+        lock.unlink()
+        project.commit("Without a lock")
+        md5 = output_at(project, start, "models/release")
+        lock.write_text(text.replace(md5, "0" * 32 + ".dir"))
+        project.commit("A release that nobody has")
+        lock.write_text(text)
+        project.commit("The lock again")
+        without, gone, head = world.done("register-all", f"{start}..HEAD", "--push")
+        assert "holds no dvc.lock" in without["refused"]
+        assert "refused" in gone
+        assert (head["version"], head["new"]) == ("v1.0.0", True)
+        (again,) = [row for row in world.done("register-all", f"{start}..HEAD") if "new" in row]
+        assert not again["new"]
+        assert "nothing to register" in world.registry("register-all", "HEAD..HEAD").out
+        assert "'nonsense' is no range of commits" in world.refused("register-all", "nonsense")
+
+
+class TestListAndShow:
+    def test_list(self, registered: World) -> None:
+        second, first = registered.done("list")
+        assert (first["version"], first["stages"]) == ("v1.0.0", ["production"])
+        assert (second["version"], second["stages"]) == ("v1.1.0", [])
+        assert first["who"] == "Test"
+        header, newest, oldest = registered.registry("list").out.splitlines()
+        assert header.split()[:3] == ["version", "stages", "accuracy"]
+        digest = first["evidence"]["dataset"]["digest"][:12]
+        for cell in ("v1.0.0", "production", "1.0000", digest, first["commit"][:7], "Test"):
+            assert cell in oldest.split()
+        assert newest.split()[:3] == ["v1.1.0", "-", "0.8000"]
+
+    def test_none(self, world: World) -> None:
+        assert world.done("list") == []
+        assert "no version is registered yet" in world.registry("list").out
+        assert "'v1.0.0' is no version or stage; versions: none" in world.refused("show", "v1.0.0")
+        assert "no version is in production" in world.refused("show", "production")
+
+    @pytest.mark.parametrize("name", ["production", "v1.0.0", "1.0.0"])
+    def test_show(self, registered: World, name: str) -> None:
+        found = registered.done("show", name)
+        assert found["version"] == "v1.0.0"
+        (event,) = found["history"]
+        assert (event["action"], event["stage"]) == ("assign", "production")
+        text = registered.registry("show", name).out
+        evidence = found["evidence"]
+        for line in (
+            found["commit"],
+            "Test <test@example.invalid>",
+            evidence["dataset"]["digest"],
+            evidence["model"]["digest"],
+            "promoted to production, by Test",
+        ):
+            assert line in text
+
+    def test_tags_by_hand(self, world: World) -> None:
+        """Whatever a person writes into a message is shown or left out."""
+        project, middle = world.project, git(world.project, "rev-parse", "HEAD~1")
+        git(project, "tag", "-a", FIRST, "-m", "Mine")
+        odd = '{"dataset": null, "model": 3, "metrics": [], "test": "a", "params": 0}'
+        git(project, "tag", "-a", SECOND, "-m", f"x\n\n{odd}", middle)
+        git(project, "tag", "-a", f"{ARTIFACT}#canary#1", "-m", 'x\n\n{"rollback": 5}', middle)
+        assert "carries no evidence" in world.registry("show", "v1.0.0").out
+        assert "promoted to canary, by Test" in world.registry("show", "canary").out
+        assert [row["stages"] for row in world.done("list")] == [["canary"], []]
+        said = world.registry("compare", "v1.0.0", "v1.1.0")
+        assert said.code == 0
+        assert "v1.1.0 is right on the same images as v1.0.0" in said.out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("register", "register-all", "list", "show", "compare"),
+        *("promote", "rollback", "fetch", "reproduce", "status"),
+    ],
+)
+def test_help(registered: World, name: str) -> None:
+    said = registered.registry(name, "--help")
+    assert said.code == 0
+    assert said.out.startswith(f"usage: grocery registry {name} ")
+    text, _, examples = said.out.partition("\nexample")
+    assert "--json" in text
+    assert f"\n  grocery registry {name}" in examples
+    assert max(map(len, said.out.splitlines())) <= 100
+
+
+class TestFetch:
+    def test_from_anywhere(self, registered: World, cache: Path, tmp_path: Path) -> None:
+        """The same bytes from the clone, its path, its address, and a bare one elsewhere."""
+        path = str(registered.project.path)
+        md5 = output_at(registered.project, "HEAD~1", "models/release")
+        bare, storage = _bare(registered, tmp_path)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        for source in ([], ["--from", path], ["--from", f"file://{path}"], ["--from", bare]):
+            at = Project(elsewhere) if source else registered.project
+            shutil.rmtree(at.path.parent / "cache", ignore_errors=True)
+            found = registered.done("fetch", "production", *source, at=at)
+            assert (found["version"], found["md5"]) == ("v1.0.0", md5)
+            assert read_content(Path(found["folder"])).md5 == md5
+
+        # What is here needs no DVC remote; what is not here does.
+        storage.rename(tmp_path / "away")
+        at = Project(elsewhere)
+        again = registered.done("fetch", "production", "--from", bare, at=at)
+        assert again == found
+        sentence = refused_anywhere("fetch", "v1.1.0", "--from", bare, at=at)
+        assert str(storage) in sentence
+
+    def test_out(self, registered: World, cache: Path, tmp_path: Path) -> None:
+        out = tmp_path / "serving/model"
+        found = registered.done("fetch", "production", "--out", str(out))
+        assert found["folder"] == str(out)
+        assert read_content(out).md5 == found["md5"]
+        assert registered.registry("fetch", "v1.0.0", "--out", str(out)).out == f"{out}\n"
+        sentence = registered.refused("fetch", "v1.1.0", "--out", str(out))
+        assert f"{out} is there already, and is not this release" in sentence
+        assert read_content(out).md5 == found["md5"]
+
+    def test_dvc_gets_the_same(self, registered: World, cache: Path, tmp_path: Path) -> None:
+        folder = Path(registered.done("fetch", "production")["folder"])
+        for name, which in [("a", ["--stage", "production"]), ("b", ["--rev", "v1.0.0"])]:
+            out = str(tmp_path / name)
+            registered.project.run(
+                *("dvc", "artifacts", "get", ".", ARTIFACT, *which, "--out", out)
+            )
+            assert read_content(tmp_path / name).md5 == read_content(folder).md5
+
+    def test_the_library_and_predict(self, registered: World, cache: Path, tmp_path: Path) -> None:
+        photo = tmp_path / "photo.jpg"
+        raw = open_source(registered.project.path / "data/raw/synthetic")
+        photo.write_bytes(next(iter(raw.images())).read())
+        said = {row["version"]: row["evidence"]["model"] for row in registered.done("list")}
+        with inside(registered.project.path):
+            production = grocery.load_model("production")
+        with inside(tmp_path):
+            other = grocery.load_model("v1.1.0", repo=registered.project.path)
+        assert production.digest == said["v1.0.0"]["digest"]
+        assert other.digest == said["v1.1.0"]["digest"]
+        (expected,) = production.predict([photo.read_bytes()])
+        answer = command(
+            registered.project, "predict", str(photo), "--model", "production", "--json"
+        )
+        row = json.loads(answer.out)
+        assert row["class"] == expected.label
+        assert row["confidence"] == pytest.approx(expected.confidence, abs=1e-6)
+
+    def test_outside_of_any_clone(self, registered: World, tmp_path: Path) -> None:
+        nowhere = Project(tmp_path)
+        sentence = refused_anywhere("fetch", "production", at=nowhere)
+        assert f"{tmp_path} is in no clone of the project" in sentence
+        assert (
+            "is in no clone of the project"
+            in command(nowhere, "predict", "photo.jpg", "--model", "production").sentence
+        )
+        for verb in (["list"], ["register"], ["promote", "v1.0.0", "--stage", "staging"]):
+            assert "run this in a clone of the project" in refused_anywhere(*verb, at=nowhere)
+        with inside(tmp_path), pytest.raises(RegistryError, match="in no clone of the project"):
+            grocery.load_model("production")
+
+    def test_what_is_not_there(self, registered: World, tmp_path: Path) -> None:
+        sentence = registered.refused("fetch", "v7.0.0")
+        assert "'v7.0.0' is no version or stage; versions: v1.0.0, v1.1.0" in sentence
+        address = str(tmp_path / "nowhere.git")
+        assert address in registered.refused("fetch", "production", "--from", address)
+        assert "no version is in staging" in registered.refused("fetch", "staging")
+
+
+def _bare(world: World, folder: Path) -> tuple[str, Path]:
+    """A bare repository whose DVC remote has an absolute address, and that remote."""
+    storage = folder / "storage"
+    shutil.copytree(world.storage, storage)
+    clone = Project(folder / "clone")
+    world.project.run("git", "clone", "--quiet", ".", str(clone.path))
+    clone.run("dvc", "remote", "modify", "storage", "url", str(storage))
+    clone.commit("An absolute address")
+    clone.run("git", "clone", "--quiet", "--bare", ".", str(folder / "bare.git"))
+    return str(folder / "bare.git"), storage

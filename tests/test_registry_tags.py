@@ -1,0 +1,334 @@
+"""The registry's state against GTO's own: the same tags, read by both."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gto.api
+import gto.exceptions
+import gto.tag
+import pytest
+
+from conftest import Project
+from grocery.errors import RegistryError
+from grocery.registry.git import Git
+from grocery.registry.state import State, Version, precedence, read_state
+from grocery.registry.tags import STAGES, is_version, message, read_tags
+from registry_project import ARTIFACT, git, inside
+
+NAMES = [
+    "@v1.2.3",
+    "@v0.0.0",
+    "@v1.2.3#4",
+    "@v1.2.3!",
+    "@v1.2.3!#4",
+    "@v1.2.3-rc.1",
+    "@v1.2.3-rc.1+build.5",
+    "@v1.2.3+build",
+    "@v1.2.3-x-y.7",
+    "@v1.2.3-0a",
+    "#production",
+    "#production#5",
+    "#production!#6",
+    "#a/b-c_d#1",
+    "#x#1",
+    # and what neither reads
+    "@1.2.3",
+    "@v1.2",
+    "@v1.2.3.4",
+    "@v01.2.3",
+    "@v1.2.3-",
+    "@v1.2.3-01",
+    "@v1.2.3-.a",
+    "@v1.2.3-a.",
+    "@v1.2.3-a..b",
+    "@v1.2.3+",
+    "@v1.2.3+a..b",
+    "@v1.2.3-é",
+    "@v1.2.3!!",
+    "@v1.2.3##4",
+    "@v1.2.3#",
+    "@v1.2.3#-1",
+    "@v1.2.3#٣",
+    "@latest",
+    "#production#x",
+    "#-a#1",
+    "#a-#1",
+    "##1",
+    "",
+]
+
+
+@dataclass
+class Model:
+    """A repository of a few commits, whose tags are made by our code and by GTO's."""
+
+    project: Project
+    clock: int = 1_700_000_000
+    commits: dict[str, str] = field(default_factory=dict)
+
+    def tick(self) -> str:
+        """A time after all tags: they are read in the order of their seconds."""
+        self.clock += 10
+        return f"{self.clock} +0000"
+
+    @property
+    def state(self) -> State:
+        with inside(self.project.path):
+            return read_state(Git(self.project.path))
+
+    def tag(self, name: str, commit: str, text: str = "by hand") -> None:
+        """A tag as a person makes it."""
+        self.project.run(
+            *("git", "tag", "--annotate", name, commit, "--message", text),
+            env={"GIT_COMMITTER_DATE": self.tick()},
+        )
+
+    def commit(self) -> str:
+        self.project.commit("A model")
+        return git(self.project, "rev-parse", "HEAD")
+
+    def register(self, version: str) -> None:
+        self.commits[version] = self.commit()
+        self.tag(f"{ARTIFACT}@{version}", self.commits[version])
+
+    def promote(self, version: str, stage: str, *, undoes: str | None = None) -> None:
+        """The tag of our promote or rollback, by our own code."""
+        number = max((tag.counter for tag in self.state.history(stage)), default=0) + 1
+        text = message("Promote", {"rollback": {"undoes": undoes}} if undoes else {})
+        with inside(self.project.path, GIT_COMMITTER_DATE=self.tick()):
+            repository = Git(self.project.path)
+            name = f"{ARTIFACT}#{stage}#{number}"
+            tag = repository.create_tag(name, self.commits[version], text, not_before=0)
+            repository.publish_tag(name, tag, remote=None)
+
+    def by_gto(self, change: Callable[[str], object]) -> None:
+        """A change of GTO's own; its tag, whose time is now, is made again with a time of ours."""
+        before = set(git(self.project, "tag").splitlines())
+        with inside(self.project.path):
+            change(str(self.project.path))
+        (name,) = set(git(self.project, "tag").splitlines()) - before
+        commit = git(self.project, "rev-parse", f"{name}^{{commit}}")
+        text = git(self.project, "tag", "--list", "--format=%(contents)", name)
+        git(self.project, "tag", "--delete", name)
+        self.tag(name, commit, text)
+
+    def gto_stage(self, stage: str) -> str | None:
+        """The version that GTO says a stage has."""
+        with inside(self.project.path):
+            shown = gto.api.show(str(self.project.path))
+        version: str | None = shown[ARTIFACT]["stage"].get(stage)
+        return version
+
+    def gto_versions(self) -> set[str]:
+        with inside(self.project.path):
+            shown = gto.api.show(str(self.project.path), ARTIFACT, registered_only=True)
+        return {row["version"] for row in shown}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    project = Project(tmp_path / "project")
+    project.path.mkdir()
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    model = Model(project)
+    for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
+        model.register(version)
+    return model
+
+
+def test_the_grammar_is_gtos(model: Model) -> None:
+    """A name says the same to both, or nothing to both."""
+    for suffix in NAMES:
+        name = f"{ARTIFACT}{suffix}"
+        if model.project.run(
+            "git", "check-ref-format", f"refs/tags/{name}", check=False
+        ).returncode:
+            continue  # git lets nobody make such a tag
+        if name not in git(model.project, "tag").splitlines():
+            model.tag(name, model.commits["v1.0.0"])
+    read = {tag.name: tag for tag in read_tags(Git(model.project.path))[0]}
+    known = [name for suffix in NAMES if (name := f"{ARTIFACT}{suffix}") in read]
+    theirs = {name: gto.tag.parse_name(name, raise_on_fail=False) for name in _all_tags(model)}
+    assert known == [name for name in map(ARTIFACT.__add__, NAMES) if theirs.get(name)]
+    assert len(known) == 15
+    for name in known:
+        tag, said = read[name], theirs[name]
+        assert tag.action == said["action"].value
+        assert (tag.version, tag.stage) == (said.get("version"), said.get("stage"))
+        assert tag.counter == said.get("counter", 0)
+
+
+@pytest.mark.parametrize("suffix", [name for name in NAMES if name.startswith("@")])
+def test_a_version_is_what_gto_takes_for_one(suffix: str) -> None:
+    version = suffix[1:].partition("#")[0].partition("!")[0]
+    theirs = gto.tag.parse_name(f"{ARTIFACT}@{version}", raise_on_fail=False)
+    assert is_version(version) == bool(theirs)
+
+
+def _all_tags(model: Model) -> list[str]:
+    return git(model.project, "tag").splitlines()
+
+
+def test_what_says_nothing_is_named(model: Model) -> None:
+    git(model.project, "tag", f"{ARTIFACT}@v9.0.0")
+    model.tag(f"{ARTIFACT}@9", "HEAD")
+    model.tag(f"{ARTIFACT}@v8.0.0", "HEAD:")
+    model.tag("another-model@v1.0.0", "HEAD")
+    state = model.state
+    assert set(state.versions) == {"v1.0.0", "v1.1.0", "v2.0.0"}
+    assert len(state.problems) == 3
+    for name, reason in [("v9.0.0", "plain"), ("9", "format"), ("v8.0.0", "commit")]:
+        (problem,) = [text for text in state.problems if f"@{name} " in text]
+        assert reason in problem
+
+
+def test_the_next_version(model: Model) -> None:
+    tag = model.state.versions["v1.0.0"].tag
+
+    def after(versions: list[str], bump: str) -> str:
+        known = {name: Version(name, tag) for name in versions}
+        return State(known, [], [], {}, {}).next_version(bump)
+
+    assert after([], "major") == "v1.0.0"
+    assert after(["v1.9.3", "v1.10.0"], "minor") == "v1.11.0"
+    assert after(["v1.10.0"], "patch") == "v1.10.1"
+    assert after(["v1.10.4"], "major") == "v2.0.0"
+    assert after(["v2.0.0-rc.1"], "minor") == "v2.1.0"
+
+
+def test_versions_are_sorted_as_semver_says() -> None:
+    """The example of https://semver.org, clause 11."""
+    order = ["alpha", "alpha.1", "alpha.beta", "beta", "beta.2", "beta.11", "rc.1"]
+    wanted = ["v0.9.9", *(f"v1.0.0-{pre}" for pre in order), "v1.0.0", "v1.0.1", "v1.10.0"]
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(wanted, len(wanted))
+        assert sorted(shuffled, key=precedence) == wanted
+
+
+class TestWithdrawn:
+    def test_the_version_of_a_stage_is_named_as_gone(self, model: Model) -> None:
+        """GTO would put back what was there before; that is for a person to say."""
+        for version in ("v1.0.0", "v1.1.0"):
+            model.promote(version, "production")
+        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v1.1.0"))
+        state = model.state
+        assert set(state.versions) == {"v1.0.0", "v2.0.0"} == model.gto_versions()
+        with pytest.raises(RegistryError, match=r"production stands at .*, which is no version"):
+            state.find("production")
+        with pytest.raises(RegistryError, match=r"'v1\.1\.0' is no version or stage; versions: v1"):
+            state.find("v1.1.0")
+        before = state.previous("production")
+        assert before is not None
+        assert before.commit == model.commits["v1.0.0"]
+        assert state.next_version("minor") == "v2.1.0"
+
+    def test_it_comes_back_when_the_tag_goes(self, model: Model) -> None:
+        model.promote("v2.0.0", "production")
+        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v2.0.0"))
+        assert model.state.next_version("minor") == "v2.1.0"  # its name is not given away
+        git(model.project, "tag", "--delete", f"{ARTIFACT}@v2.0.0!")
+        assert set(model.state.versions) == set(model.commits) == model.gto_versions()
+        assert model.state.find("production").name == "v2.0.0" == model.gto_stage("production")
+
+    def test_what_is_over_is_no_problem(self, model: Model) -> None:
+        """A stage was once at a version that is withdrawn now; it has moved on."""
+        model.promote("v1.0.0", "staging")
+        model.promote("v1.1.0", "staging")
+        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v1.0.0"))
+        assert list(model.state.problems) == []
+        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v1.1.0"))
+        (problem,) = model.state.problems
+        assert f"{ARTIFACT}#staging#2" in problem
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_history_reads_as_gto_reads_it(model: Model, seed: int) -> None:
+    """Our promote and rollback, GTO's assign, unassign and deregister, in any order."""
+    rng = random.Random(seed)
+    moved = 0
+    for _ in range(14):
+        stage, version = rng.choice(STAGES), rng.choice(sorted(model.commits))
+        action = rng.choice(
+            [*("promote", "rollback", "assign") * 3, *("unassign",) * 2, "withdraw"]
+        )
+        moved += _step(model, action, stage, version)
+        _agree(model)
+    assert moved > 3
+
+
+def _step(model: Model, action: str, stage: str, version: str) -> bool:
+    """One change, if it makes sense now; whether it did."""
+    state = model.state
+    now = state.assignment(stage)
+    if action == "rollback":
+        before = state.previous(stage)
+        if not (now and before and (back := state.at(before.commit))):
+            return False
+        model.promote(back.name, stage, undoes=now.name)
+        after = model.state.assignment(stage)
+        assert after is not None
+        assert after.commit == before.commit != now.commit
+        return True
+    if version not in state.versions:
+        return False
+    here = stage in state.stages_of(state.versions[version])
+    if action == "promote" and not here:
+        model.promote(version, stage)
+    elif action == "assign":
+        model.by_gto(lambda repo: gto.api.assign(repo, ARTIFACT, stage, version, force=True))
+    elif action == "unassign" and here:
+        model.by_gto(lambda repo: gto.api.unassign(repo, ARTIFACT, version=version, stage=stage))
+    elif action == "withdraw" and len(state.versions) > 1:
+        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version=version))
+    else:
+        return False
+    return True
+
+
+def _agree(model: Model) -> None:
+    state = model.state
+    assert set(state.versions) == model.gto_versions()
+    for stage in STAGES:
+        now = state.assignment(stage)
+        if now and not state.at(now.commit):
+            with pytest.raises(RegistryError, match="withdrawn"):
+                state.current(stage)
+            continue
+        found = state.current(stage)
+        assert (found.name if found else None) == model.gto_stage(stage)
+        assert [v for v in state.versions.values() if stage in state.stages_of(v)] == (
+            [found] if found else []
+        )
+        before = state.previous(stage)
+        assert before is None or (now and before.commit != now.commit)
+
+
+def test_what_was_taken_out_is_not_rolled_back_to(model: Model) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
+        model.promote(version, "production")
+    take_out = {"version": "v1.1.0", "stage": "production"}
+    model.by_gto(lambda repo: gto.api.unassign(repo, ARTIFACT, **take_out))
+    assert model.gto_stage("production") == "v2.0.0"
+    before = model.state.previous("production")
+    assert before is not None
+    assert before.commit == model.commits["v1.0.0"]
+
+
+def test_rollbacks_walk_back_and_end(model: Model) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.0.0", "v2.0.0"):
+        model.promote(version, "production")
+    seen = []
+    for _ in range(3):
+        before, now = model.state.previous("production"), model.state.assignment("production")
+        assert now
+        assert before
+        back = model.state.at(before.commit)
+        assert back
+        model.promote(back.name, "production", undoes=now.name)
+        seen.append(model.gto_stage("production"))
+    assert seen == ["v1.0.0", "v1.1.0", "v1.0.0"]
+    assert model.state.previous("production") is None
