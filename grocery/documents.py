@@ -59,7 +59,7 @@ def parse_yaml(data: bytes, name: str, error: type[GroceryError]) -> Any:
     """
     try:
         return YAML(typ="safe", pure=True).load(data.decode())
-    except (YAMLError, UnicodeDecodeError) as reason:
+    except (YAMLError, ValueError, RecursionError) as reason:  # 2001-99-99 is a ValueError
         raise error(f"{name} is not valid YAML: {reason}") from reason
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,11 @@ def one_sentence(command: str) -> Iterator[None]:
 def printable(text: str) -> str:
     """Replace what is not printable: a name may hold anything, such as codes for the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def public(text: str) -> str:
+    """Leave user names, passwords and tokens out of the addresses in a text."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
 def _exit(sentence: str, code: int, cause: BaseException) -> None:

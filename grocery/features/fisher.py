@@ -70,6 +70,18 @@ class Grid:
     chroma: float
     align: bool
 
+    def __post_init__(self) -> None:
+        """Refuse what params.yaml does not allow either: a model's file could ask for any memory.
+
+        Raises
+        ------
+        ValueError
+            When a cell or a scale is out of bounds.
+        """
+        fits = 2 <= self.cell <= 32 and 1 <= len(self.scales) <= 8
+        if not (fits and all(0.1 < scale <= 1 for scale in self.scales)):
+            raise ValueError("its grid has a cell or a scale that is not allowed")
+
 
 def local_descriptors(pixels: Pixels, grid: Grid) -> Floats:
     """Descriptors (n, 102) of an image (h, w, 3) at all scales, in a fixed order.

@@ -84,7 +84,8 @@ def evidence(candidate: Candidate, objects: Objects, git: Git) -> dict[str, Any]
     predictions = objects.file(candidate.hash_of(EVALUATION), PREDICTIONS)
     table = read_predictions(predictions, f"{EVALUATION}/{PREDICTIONS} of {candidate.commit[:7]}")
     judged = candidate.judged
-    source = candidate.params.get("data", {}).get("source")
+    section = candidate.params.get("data")
+    source = section.get("source") if isinstance(section, dict) else None
     return {
         "metrics": dict(candidate.metrics),
         "accepted": judged.get("accepted"),
@@ -101,9 +102,13 @@ def evidence(candidate: Candidate, objects: Objects, git: Git) -> dict[str, Any]
 
 def failed_checks(candidate: Candidate, objects: Objects) -> list[str]:
     """The checks of the verdict that a rejected candidate failed, a phrase each."""
-    verdict = json.loads(objects.file(candidate.hash_of(RELEASE), VERDICT))
-    return [
-        f"{check['name']} is {check['value']:.3f}, but should be {check['side']} {check['limit']:g}"
-        for check in verdict["checks"]
-        if not check["passed"]
-    ]
+    try:
+        verdict = json.loads(objects.file(candidate.hash_of(RELEASE), VERDICT))
+        return [
+            f"{check['name']} is {check['value']:.3f}, but should be {check['side']} "
+            f"{check['limit']:g}"
+            for check in verdict["checks"]
+            if not check["passed"]
+        ]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return [f"its {VERDICT} is damaged"]

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from grocery.contents import content_of
-from grocery.errors import RegistryError, printable
+from grocery.errors import RegistryError, printable, public
 
 NETWORK_SECONDS = 60.0
 
@@ -69,7 +69,8 @@ class Git:
                 ["git", *arguments],
                 cwd=self.folder,
                 env=environment,
-                input=None if stdin is None else stdin.encode(),
+                # an argument that was no UTF-8 cannot be written as it was
+                input=None if stdin is None else stdin.encode(errors="replace"),
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 capture_output=True,
                 check=False,
@@ -85,7 +86,8 @@ class Git:
             found = (
                 line.strip() for mark in marks for line in said if line.strip().startswith(mark)
             )
-            raise GitFailed(printable(next(found, " ".join(said) or f"git {arguments[0]} failed")))
+            reason = next(found, " ".join(said) or f"git {arguments[0]} failed")
+            raise GitFailed(public(printable(reason)))
         return done.stdout
 
     def commit_of(self, revision: str) -> str | None:
@@ -162,6 +164,14 @@ class Git:
         if remote:
             self.ask("push", "--quiet", remote, f"{tag}:{place}", seconds=NETWORK_SECONDS)
         self.ask("update-ref", place, tag, "0" * 40)
+
+    def place_tag(self, name: str, tag: str) -> None:
+        """Give a tag object its name here, where it may have it already."""
+        self.ask("update-ref", f"refs/tags/{name}", tag)
+
+    def tag_object(self, name: str) -> str | None:
+        """Id of the object of a tag here."""
+        return self.ask("for-each-ref", "--format=%(objectname)", f"refs/tags/{name}") or None
 
     def push_tag(self, name: str, remote: str) -> None:
         """Send a tag that stands here to a remote."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from grocery.compute import progress
-from grocery.errors import RegistryError, printable
+from grocery.errors import RegistryError, printable, public
 from grocery.files import leads_out
 
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
@@ -50,8 +51,7 @@ class Objects:
     def address(self) -> str:
         """Where the remote is, without a user name or a password."""
         where = self._remote.fs.unstrip_protocol(self._remote.path)
-        address: str = re.sub(r"//[^/@]*@", "//", where)
-        return address.removesuffix("/files/md5")
+        return public(where).removesuffix("/files/md5")
 
     def folder(self, md5: str) -> dict[str, str]:
         """MD5 of every file of a folder, by its relative POSIX path.
@@ -77,6 +77,9 @@ class Objects:
         for name, file in files.items():
             check_name(name, f"the folder {md5}")
             check_hash(file)
+        folders = {str(above) for name in files for above in PurePosixPath(name).parents}
+        if len(files) < len(rows) or not folders.isdisjoint(files):
+            raise RegistryError(f"the folder {md5} holds one name twice; refused")
         return files
 
     def file(self, md5: str, name: str) -> bytes:
@@ -235,7 +238,7 @@ def open_objects(where: str | Path) -> Iterator[Objects]:
     from dvc.repo.open_repo import clean_repos
 
     with _quiet(), _scratch():
-        with dvc_errors(f"{where} cannot be opened as a DVC repository"):
+        with dvc_errors(f"{where} cannot be opened as a DVC repository"), _without_prompt():
             repo = Repo.open(str(where))
         try:
             yield Objects(repo)
@@ -266,7 +269,7 @@ def dvc_errors(what: str) -> Iterator[None]:
     except Exception as error:  # each kind of storage has errors of its own
         cause = error.__cause__ if str(error) in ("", "SCM error") else None
         said = " ".join(str(cause or error).split()) or type(error).__name__
-        raise RegistryError(printable(f"{what}: {said}")) from error
+        raise RegistryError(public(printable(f"{what}: {said}"))) from error
 
 
 @contextmanager
@@ -281,6 +284,20 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def _without_prompt() -> Iterator[None]:
+    """Let DVC's git ask nobody for a password: a service would wait for ever."""
+    before = os.environ.get("GIT_TERMINAL_PROMPT")
+    os.environ["GIT_TERMINAL_PROMPT"] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GIT_TERMINAL_PROMPT"]
+        else:
+            os.environ["GIT_TERMINAL_PROMPT"] = before
+
+
 def check_hash(md5: Any) -> None:
     """Refuse what is no DVC hash: it becomes a path.
 
@@ -290,7 +307,8 @@ def check_hash(md5: Any) -> None:
         One sentence.
     """
     if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
-        raise RegistryError(f"{md5!r} is no MD5 of DVC's; the record that holds it is damaged")
+        shown = f"{md5!r:.80}" if isinstance(md5, str) else f"a value of type {type(md5).__name__}"
+        raise RegistryError(f"{shown} is no MD5 of DVC's; the record that holds it is damaged")
 
 
 def check_name(name: Any, where: str) -> None:
@@ -301,5 +319,13 @@ def check_name(name: Any, where: str) -> None:
     RegistryError
         One sentence with `where`.
     """
-    if leads_out(name):
-        raise RegistryError(f"{where} holds the file name {name!r}, which leads out of it; refused")
+    if leads_out(name) or not _writable(name):
+        shown = f"{name!r:.80}" if isinstance(name, str) else f"of type {type(name).__name__}"
+        raise RegistryError(f"{where} holds the file name {shown}, which leads out of it; refused")
+
+
+def _writable(name: str) -> bool:
+    try:
+        return all(len(part) < 256 for part in os.fsencode(name).split(b"/"))
+    except UnicodeEncodeError:  # half of a character
+        return False

@@ -14,6 +14,7 @@ from typing import Any
 from grocery.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects, dvc_errors
+from grocery.registry.records import check_yaml
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def read_pipeline(objects: Objects, git: Git, commit: str) -> Pipeline:
     short = commit[:7]
     if git.read(commit, "dvc.lock") is None:
         raise RegistryError(f"commit {short} holds no dvc.lock: no model was built in it")
+    for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
+        check_yaml(git.read(commit, name) or b"", f"{name} of commit {short}")
     with dvc_errors(f"DVC cannot read the pipeline of commit {short}"), objects.repo.switch(commit):
         return _Reader(git, commit).read(objects.repo.index)
 

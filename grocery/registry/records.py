@@ -14,6 +14,10 @@ from grocery.registry.objects import check_hash
 
 RELEASE = "models/release"
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEEPEST = 50  # levels; dvc.lock has eight
+_LARGEST = 1_000_000  # nodes, with each alias as what it stands for
+
 
 def release_hash(git: Git, commit: str) -> str | None:
     """DVC's hash of the release that a commit's dvc.lock records; quick, and needs no DVC.
@@ -34,8 +38,9 @@ def params_at(git: Git, commit: str) -> dict[str, Any]:
     RegistryError
         When it is not valid YAML.
     """
-    text = git.read(commit, "params.yaml") or b"{}"
-    params = parse_yaml(text, f"params.yaml of commit {commit[:7]}", RegistryError)
+    text, name = git.read(commit, "params.yaml") or b"{}", f"params.yaml of commit {commit[:7]}"
+    check_yaml(text, name)
+    params = parse_yaml(text, name, RegistryError)
     return params if isinstance(params, dict) else {}
 
 
@@ -53,15 +58,57 @@ def hashes_of(data: bytes, name: str) -> dict[str, str]:
     RegistryError
         When it is no dvc.lock; the sentence calls it by its `name`.
     """
+    check_yaml(data, name)
     try:
-        lock = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        lock = yaml.load(data, Loader=_LOADER)
         outs = [out for stage in lock["stages"].values() for out in stage.get("outs", ())]
         found = {out["path"]: out["md5"] for out in outs if "md5" in out}
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, ValueError):
         raise RegistryError(f"{name} is damaged") from None
     for md5 in found.values():
         check_hash(md5)
     return found
+
+
+def check_yaml(data: bytes, name: str) -> None:
+    """Refuse YAML that would take a reader to the end of its stack or of the memory.
+
+    Deep nesting crashes the quick loader, and a few aliases of aliases stand for billions of nodes.
+
+    Raises
+    ------
+    RegistryError
+        When it is such, or no YAML at all; the sentence calls it by its `name`.
+    """
+    try:
+        plain = _is_plain(data)
+    except (yaml.YAMLError, ValueError):
+        plain = False
+    if not plain:
+        raise RegistryError(f"{name} is damaged")
+
+
+def _is_plain(data: bytes) -> bool:
+    sizes: dict[str, int] = {}
+    # anchor and number of nodes of each collection that is open
+    parents: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(data, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            parents.append((event.anchor, 1))
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = parents.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, size = None, sizes.get(event.anchor or "", _LARGEST)  # of itself: without end
+        else:
+            anchor, size = getattr(event, "anchor", None), 1
+        if anchor:
+            sizes[anchor] = size
+        above, nodes = parents[-1]
+        parents[-1] = above, nodes + size
+        if len(parents) > _DEEPEST or nodes + size >= _LARGEST:
+            return False
+    return True
 
 
 def json_at(git: Git, commit: str, path: str) -> dict[str, Any]:

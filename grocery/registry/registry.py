@@ -101,6 +101,8 @@ class Registry:
         return self.state()
 
     def _of_remote(self, error: GitFailed) -> str:
+        if not self.remote:
+            return str(error)
         if "clobber" in str(error):
             return (
                 f"a tag here is another one at {self.remote} ({error}); that one counts, so delete "
@@ -396,15 +398,19 @@ class Registry:
         try:
             self.git.publish_tag(name, tag, remote=self.remote)
         except GitFailed as error:
-            if self._taken(name):
+            standing = self._standing(name)
+            if standing is None:
+                raise RegistryError(self._of_remote(error)) from None
+            if standing != tag:
                 return None
-            raise RegistryError(self._of_remote(error)) from None
+            # It is ours: the answer was lost, or another command here has fetched it already.
+            self.git.place_tag(name, tag)
         return next(known for known in read_tags(self.git)[0] if known.name == name)
 
-    def _taken(self, name: str) -> bool:
-        if self.remote and name in self.git.tags_at(self.remote, name):
-            return True
-        return self.git.commit_of(f"refs/tags/{name}") is not None
+    def _standing(self, name: str) -> str | None:
+        """Id of the tag object of a name, at the remote or else here."""
+        there = self.git.tags_at(self.remote, name).get(name) if self.remote else None
+        return there or self.git.tag_object(name)
 
     def unshared(self) -> list[str]:
         """A sentence for each tag that is not here as it is at the git remote."""
@@ -434,8 +440,10 @@ class Registry:
                     pipeline = read_pipeline(objects, self.git, version.commit)
                     release_of(self.git, version)
                     self.check_pullable(objects, pipeline.stored, version.name)
+                    found += [f"{version.name}: {problem}" for problem in pipeline.problems[:1]]
                 except RegistryError as error:
-                    found.append(str(error))
+                    said = str(error)
+                    found.append(said if version.name in said else f"{version.name}: {said}")
         return found
 
     def _share(self, tag: Tag) -> None:

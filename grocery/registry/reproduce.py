@@ -17,7 +17,7 @@ from typing import Any
 
 from grocery.compute import progress
 from grocery.contents import read_content
-from grocery.errors import RegistryError, printable
+from grocery.errors import RegistryError, printable, public
 from grocery.registry.git import Git
 from grocery.registry.objects import Missing, Objects
 from grocery.registry.pipeline import Pipeline, read_pipeline
@@ -69,6 +69,8 @@ def reproduce(objects: Objects, git: Git, version: Version) -> Reproduction:
         When its inputs cannot be pulled or its pipeline does not run through.
     """
     pipeline = read_pipeline(objects, git, version.commit)
+    if not pipeline.outputs:
+        raise RegistryError(f"dvc.lock of {version.name} records no output to compare with")
     with tempfile.TemporaryDirectory(prefix="grocery-reproduce-") as scratch:
         clone = Path(scratch) / "project"
         _clone(git, version.commit, clone)
@@ -148,7 +150,7 @@ def _lines(clone: Path, *arguments: str) -> Iterator[str]:
         process.wait()
     if code:
         reasons = [line for line in said if line.lower().startswith("error")] or said[-1:]
-        why = printable(reasons[0]) if reasons else f"exit code {code}"
+        why = public(printable(reasons[0])) if reasons else f"exit code {code}"
         raise RegistryError(f"dvc {arguments[0]} failed in the clone: {why}")
 
 

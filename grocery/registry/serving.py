@@ -6,11 +6,12 @@ to be trusted: what is another content than its name says is fetched again.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,11 +130,13 @@ def release_of(git: Git, version: Version) -> str:
 def kept(md5: str) -> Path | None:
     """The release of this hash in the cache folder; None when it is not there, or damaged."""
     folder = _place(md5)
+    if folder.is_symlink() or folder.is_file():  # neither is ours
+        folder.unlink()
     if not folder.is_dir():
         return None
     if read_content(folder).md5 == md5:
         return folder
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return None
 
 
@@ -155,9 +158,8 @@ def keep(md5: str, write: Callable[[Path], None], model: str | None = None) -> P
         When what was written has another hash, holds a file that no release has, or is no model.
     """
     folder = _place(md5)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
-        fresh = Path(scratch) / "release"
+    with _scratch(folder.parent) as scratch:
+        fresh = scratch / "release"
         write(fresh)
         _check(fresh, read_content(fresh), md5, model)
         try:
@@ -166,6 +168,37 @@ def keep(md5: str, write: Callable[[Path], None], model: str | None = None) -> P
             if kept(md5) is None:
                 raise
     return folder
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder to write in; those that a kill left behind are removed.
+
+    Whoever writes in one holds a lock on it, which the system lets go of when the process ends.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with _lock(parent, fcntl.LOCK_EX):
+        for left in parent.glob(".fetch-*"):
+            with suppress(OSError), _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=".fetch-"))
+        mine = os.open(scratch, os.O_RDONLY)
+        fcntl.flock(mine, fcntl.LOCK_SH)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(mine)
+
+
+@contextmanager
+def _lock(folder: Path, how: int) -> Iterator[None]:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, how)
+        yield
+    finally:
+        os.close(number)
 
 
 def _check(folder: Path, content: Content, md5: str, model: str | None) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ STAGES = ("staging", "production")
 Action = Literal["register", "deregister", "assign", "unassign"]
 
 # https://semver.org, clauses 2, 9 and 10
-_NUMBER = r"(?:0|[1-9][0-9]*)"
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})"  # of longer ones Python would refuse to make numbers
 _PRE = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _BUILD = r"[0-9A-Za-z-]+"
 _VERSION = (
@@ -35,12 +36,13 @@ _VERSION = (
 )
 _TAG = re.compile(
     rf"{ARTIFACT}(?:@(?P<version>{_VERSION})|#(?P<stage>[A-Za-z0-9](?:[A-Za-z0-9/_-]*[A-Za-z0-9])?))"
-    r"(?P<cancel>!?)(?:#(?P<counter>[0-9]+))?"
+    r"(?P<cancel>!?)(?:#(?P<counter>[0-9]{1,9}))?"
 )
 _FIELDS = (
     "%(refname:lstrip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(*objecttype)%00"
-    "%(taggername)%00%(taggeremail:trim)%00%(taggerdate:unix)%00%(contents)%01"
+    "%(taggername)%00%(taggeremail:trim)%00%(taggerdate:unix)%00%(contents)"
 )
+_LAST = 253_402_300_799  # second of the year 9999
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def read_tags(git: Git) -> tuple[list[Tag], list[str]]:
             )
         elif target != "commit":
             problems.append(f"tag {name} does not stand at a commit, and is passed over")
+        elif not 0 <= int(time or 0) <= _LAST:
+            problems.append(f"tag {name} has a date that no calendar has, and is passed over")
         else:
             title, evidence = _parsed(text)
             cancel = found["cancel"] == "!"
@@ -137,11 +141,11 @@ def read_tags(git: Git) -> tuple[list[Tag], list[str]]:
 
 def _rows(git: Git) -> Iterator[list[str]]:
     places = [f"refs/tags/{ARTIFACT}{mark}*" for mark in "@#"]
-    listed = git.ask("for-each-ref", f"--format={_FIELDS}", *places, *(f"{p}/**" for p in places))
-    for record in listed.split("\x01"):
-        fields = record.strip("\n").split("\0")
-        if len(fields) == 9:
-            yield fields
+    end = secrets.token_hex(16)  # a name or a message may hold anything that could be known before
+    form = f"--format={_FIELDS}{end}"
+    listed = git.ask("for-each-ref", form, *places, *(f"{p}/**" for p in places))
+    for record in listed.split(end)[:-1]:
+        yield record.strip("\n").split("\0")
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:

@@ -83,7 +83,7 @@ def facts(state: State, version: Version) -> dict[str, Any]:
 def metric(version: Version, name: str) -> str:
     """A test metric from a version's evidence."""
     value = version.section("metrics").get(name)
-    return f"{value:.4f}" if isinstance(value, int | float) else "-"
+    return f"{value:.4f}" if isinstance(value, int | float) and abs(value) < 1e9 else "-"
 
 
 def digest(version: Version, what: str) -> str:
