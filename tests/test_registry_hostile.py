@@ -1,0 +1,509 @@
+"""Tags, records and commits that somebody made by hand, damaged or deleted: a sentence, always."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Project
+from registry_forged import RELEASE, VERSION, Forge, head_of, limited, md5_of, message_of
+from registry_project import ARTIFACT, Said, World, create_world, git, grocery, output_at, tags
+from test_predict import picture
+
+
+@pytest.fixture(scope="module")
+def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world with one version, in production."""
+    world = create_world(built, tmp_path_factory.mktemp("hostile") / "world")
+    picture().save(world.project.path / "photo.png")
+    world.done("register", "--push")
+    world.done("promote", "v1.0.0", "--stage", "production")
+    return world
+
+
+@pytest.fixture
+def forge(registered: World) -> Iterator[Forge]:
+    """Attacks on a world that all tests share; the tags are put right afterwards."""
+    before = tags(registered.project)
+    forge = Forge(registered)
+    yield forge
+    forge.delete_tags(tags(registered.project).keys() - before.keys())
+    assert tags(registered.project) == before
+
+
+@pytest.fixture
+def world(registered: World, tmp_path: Path) -> World:
+    """A copy, free to change."""
+    world = registered.copy(tmp_path / "world")
+    shutil.rmtree(world.folder / "cache", ignore_errors=True)
+    return world
+
+
+def ask(world: World, *arguments: str) -> Said:
+    """Run a command: it answers, or says one sentence, and sends nothing to the terminal."""
+    said = grocery(world.project, *arguments)
+    if said.code == 0 or (arguments[1] == "status" and said.out):
+        assert said.err == ""
+    else:
+        assert len(said.sentence) < 700
+    for code in ("\x07", "\x9b", "\u202e"):
+        assert "--json" in arguments or code not in said.out + said.err
+    assert "\x1b" not in said.out + said.err
+    return said
+
+
+def ask_all(world: World, *versions: str) -> str:
+    """Ask each command of versions that must be as good as any other; the list of all."""
+    for version in versions:
+        assert ask(world, "registry", "show", version).code == 0, version
+        assert json.loads(ask(world, "registry", "show", version, "--json").out)
+        assert ask(world, "registry", "fetch", version).code == 0, version
+    assert ask(world, "registry", "compare", "v1.0.0", *versions).code == 0
+    assert json.loads(ask(world, "registry", "compare", "v1.0.0", *versions, "--json").out)
+    assert ask(world, "registry", "promote", versions[-1], "--stage", "staging").code == 0
+    assert ask(world, "predict", "photo.png", "--model", versions[0]).code == 0
+    found = json.loads(ask(world, "registry", "list", "--json").out)
+    assert {*versions, "v1.0.0"} <= {row["version"] for row in found}
+    return ask(world, "registry", "list").out
+
+
+def ask_in_vain(world: World, expected: str) -> None:
+    """Ask each command of `VERSION`, which is none."""
+    for command in (
+        ["show", VERSION],
+        ["compare", "v1.0.0", VERSION],
+        ["fetch", VERSION],
+        ["promote", VERSION, "--stage", "staging"],
+        ["reproduce", VERSION],
+    ):
+        assert expected in ask(world, "registry", *command).sentence, command
+    predicted = ask(world, "predict", "photo.png", "--model", VERSION)
+    assert expected in predicted.sentence
+
+
+def problems(world: World) -> str:
+    """What `status` finds wrong, of tags and of objects."""
+    said = ask(world, "registry", "status", "--json")
+    assert said.code == 1
+    found = said.document
+    return "\n".join([*found["tags"], *found["objects"]])
+
+
+SECTIONS = ("metrics", "model", "dataset", "test", "params", "experiment")
+EVIDENCE: dict[str, dict[str, Any]] = {
+    "numbers": dict.fromkeys(SECTIONS, 5),
+    "lists": {section: [[]] for section in SECTIONS},
+    "nulls": dict.fromkeys(SECTIONS),
+    "texts": dict.fromkeys(SECTIONS, "\x1b[2Jx"),
+    "wrong inside": {
+        "metrics": {"accuracy": "high", "macro_f1": [], "calibration_error": None, "x": {}},
+        "model": {"digest": 5, "release": []},
+        "dataset": {"digest": {}, "source": ["\x1b"], "images": "many"},
+        "test": {"images": 1.5, "digest": True},
+    },
+    "huge numbers": {"metrics": {"accuracy": 10**400, "macro_f1": -(10**400)}},
+    "no numbers": {"metrics": {"accuracy": float("nan"), "macro_f1": float("inf")}},
+    "codes": {"experiment": "\x1b[31m\x07\u202e\x9b31m\ud800", "dataset": {"source": "\x1b]0;x"}},
+}
+EVENTS: dict[str, dict[str, Any]] = {
+    "texts": {"rollback": "x", "forced": "yes", "reason": "\x1b[31mred\u202e"},
+    "lists": {"rollback": [], "forced": [1], "reason": [["\x1b"]]},
+    "wrong inside": {"rollback": {"from": {"a": []}, "undoes": 5}, "reason": {"a": "\x1b"}},
+    "nulls": {"rollback": None, "forced": None, "reason": None},
+}
+
+
+MESSAGES = {
+    "nothing": b"",
+    "no evidence": b"By hand",
+    "a list": b"By hand\n\n[1, 2]",
+    "cut off": b'By hand\n\n{"metrics": ',
+    "not UTF-8": b'\xff\xfe\x1b[31m\n\n{"experiment": "\xff"}',
+    "endless": b"By hand\n\n" + b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "deep": b"By hand\n\n" + b'{"a":' * 900 + b"1" + b"}" * 900,
+    "a huge number": b'By hand\n\n{"a": ' + b"9" * 5000 + b"}",
+    "10 MB": b'By hand\n\n{"experiment": "' + b"x" * 10_000_000 + b'"}',
+    "marks": b'By hand\x01\n\n{"experiment": "\x01\x02"}\x01',
+}
+TAGGERS = [
+    b"Eve \x1b[31m\xff\x9b <\x1b]0;title\x07>",
+    b"\x01 <\x01>",
+    b"\xe2\x80\xaeeve <a@b>",
+    b"e" * 100_000 + b" <>",
+    b" <>",
+]
+
+
+class TestTagsThatSayAnything:
+    """Versions with a genuine release: whatever their tags say, they are as good as any other."""
+
+    def test_evidence_of_wrong_types(self, forge: Forge) -> None:
+        names = {kind: f"v9.0.{number}" for number, kind in enumerate(EVIDENCE)}
+        for kind, name in names.items():
+            forge.tag(f"@{name}", forge.commit(message=name), message_of(EVIDENCE[kind]))
+        ask_all(forge.world, *names.values())
+
+    @pytest.mark.parametrize("kind", EVENTS)
+    def test_events_of_wrong_types(self, forge: Forge, kind: str) -> None:
+        commit = forge.commit()
+        forge.tag(f"@{VERSION}", commit, message_of({}))
+        for number, target in ((2, commit), (3, head_of(forge.world))):
+            when = f"190000000{number} +0000".encode()
+            forge.tag(f"#production#{number}", target, message_of(EVENTS[kind]), when=when)
+        assert VERSION in ask_all(forge.world, VERSION)
+        assert "v1.0.0" in ask(forge.world, "registry", "show", "production").out
+        rolled = ask(forge.world, "registry", "rollback", "--stage", "production")
+        # an object says that it was a rollback, and nothing else does
+        assert (rolled.code == 0) == (kind != "wrong inside")
+
+    def test_messages_of_any_kind(self, forge: Forge) -> None:
+        names = {kind: f"v9.0.{number}" for number, kind in enumerate(MESSAGES)}
+        for kind, name in names.items():
+            forge.tag(f"@{name}", forge.commit(message=name), MESSAGES[kind])
+        del names["10 MB"], names["deep"]  # what is said may be as long as it is
+        ask_all(forge.world, *names.values())
+
+    def test_taggers_of_any_name(self, forge: Forge) -> None:
+        names = [f"v9.0.{number}" for number in range(len(TAGGERS))]
+        for name, who in zip(names, TAGGERS, strict=True):
+            forge.tag(f"@{name}", forge.commit(message=name), who=who)
+        ask_all(forge.world, *names)
+
+    def test_odd_dates(self, forge: Forge) -> None:
+        dates = [b"", b"1 +0000", b"x +0000", b"9999999999 +9999", b"253402300799 -1200"]
+        names = [f"v9.0.{number}" for number in range(len(dates))]
+        for name, when in zip(names, dates, strict=True):
+            forge.tag(f"@{name}", forge.commit(message=name), when=when)
+        ask_all(forge.world, *names)
+
+    def test_dates_that_no_calendar_has(self, forge: Forge) -> None:
+        dates = [
+            b"99999999999999 +0000",
+            b"-5 +0000",
+            b"253402300800 +0000",
+            b"18446744073709551614 +0000",
+        ]
+        for number, when in enumerate(dates):
+            forge.tag(f"@v9.0.{number}", forge.commit(), when=when)
+            forge.tag(f"#production#{number + 2}", head_of(forge.world), when=when)
+        found = problems(forge.world)
+        for number in range(len(dates)):
+            assert f"{ARTIFACT}@v9.0.{number} has a date that no calendar has" in found
+            assert f"{ARTIFACT}#production#{number + 2} has a date that no calendar has" in found
+        ask_in_vain(forge.world, "is no version or stage; versions: v1.0.0")
+        assert forge.world.done("show", "production")["version"] == "v1.0.0"
+
+    def test_what_comes_after_the_last_date(self, forge: Forge) -> None:
+        """A tag of tomorrow does not keep anybody from promoting."""
+        commit = forge.commit()
+        forge.tag(f"@{VERSION}", commit, when=b"253402300000 +0000")
+        forge.tag("#staging#1", commit, when=b"253402300000 +0000")
+        assert forge.world.done("promote", "v1.0.0", "--stage", "staging")["new"]
+        assert forge.world.done("show", "staging")["version"] == "v1.0.0"
+
+
+class TestTagsThatAreNone:
+    def test_a_plain_tag(self, forge: Forge) -> None:
+        git(forge.world.project, "tag", f"{ARTIFACT}@{VERSION}", forge.commit())
+        ask_in_vain(forge.world, "is no version or stage; versions: v1.0.0")
+        assert f"tag {ARTIFACT}@{VERSION} is a plain one" in problems(forge.world)
+
+    @pytest.mark.parametrize(
+        ("kind", "target"),
+        [
+            ("blob", "HEAD:params.yaml"),
+            ("tree", "HEAD^{tree}"),
+            ("tag", f"refs/tags/{ARTIFACT}@v1.0.0"),
+            ("commit", "HEAD:params.yaml"),  # which it is not
+        ],
+    )
+    def test_a_tag_at_something_else(self, forge: Forge, kind: str, target: str) -> None:
+        forge.tag(f"@{VERSION}", git(forge.world.project, "rev-parse", target), kind=kind)
+        ask_in_vain(forge.world, "is no version or stage; versions: v1.0.0")
+        assert f"tag {ARTIFACT}@{VERSION} does not stand at a commit" in problems(forge.world)
+
+    def test_a_commit_that_is_gone(self, forge: Forge) -> None:
+        """Git cannot list the tags then; it says which one it is."""
+        forge.tag(f"@{VERSION}", "1" * 40)
+        expected = f"missing object {'1' * 40} for refs/tags/{ARTIFACT}@{VERSION}"
+        ask_in_vain(forge.world, expected)
+        for command in (["list"], ["status"], ["register"], ["register-all", "HEAD"]):
+            assert expected in forge.world.registry(*command).sentence
+
+    def test_odd_names(self, forge: Forge) -> None:
+        names = [
+            "@v9",
+            "@9.0.0",
+            "@v09.0.0",
+            "@v9.0.0-;x",
+            "@v9.0.0-$x",
+            "@v9.0.0!!",
+            "@v9.1.0/x",
+            "@v\u0661.0.0",
+            "@v9.0.0\u202ex",
+            "@v9999999999.0.0",
+            "@",
+            "#",
+            "#-x#1",
+            "#a/b/c#x",
+            "#production#1#2",
+            "#production#" + "9" * 200,
+        ]
+        commit = forge.commit()
+        for name in names:
+            forge.tag(name, commit)
+        found = problems(forge.world)
+        for name in names:
+            shown = name.replace("\u202e", "\u202e")
+            assert f"{ARTIFACT}{shown} is not in GTO's format, and is passed over" in found
+        ask_in_vain(forge.world, "is no version or stage; versions: v1.0.0")
+        assert ask(forge.world, "registry", "status").code == 1
+        assert forge.world.done("show", "production")["version"] == "v1.0.0"
+
+    @pytest.mark.parametrize("name", ["#production#", "@v1.0."])
+    def test_a_name_that_only_a_clone_could_bring(self, world: World, name: str) -> None:
+        """No file system takes a name of 5,000 digits, but the list of packed tags does."""
+        forge = Forge(world)
+        made = forge.tag("@v8.0.0", forge.commit())
+        git(world.project, "pack-refs", "--all")
+        packed = world.project.path / ".git/packed-refs"
+        rows = [row for row in packed.read_text().splitlines() if row[0] not in "#^"]
+        rows.append(f"{made} refs/tags/{ARTIFACT}{name}{'9' * 5000}")
+        packed.write_text("\n".join(sorted(rows, key=lambda row: row.split(" ")[1])) + "\n")
+        assert "is not in GTO's format" in problems(world)
+        assert ask(world, "registry", "fetch", "v1.0.0").code == 0
+
+
+LAUGHS = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
+    b"%c: &%c [%s]\n" % (98 + n, 98 + n, b",".join([b"*%c" % (97 + n)] * 9)) for n in range(9)
+)
+
+
+def lock(out: bytes) -> bytes:
+    return b"schema: '2.0'\nstages:\n  register:\n    cmd: x\n    outs:\n    - " + out
+
+
+LOCKS = {
+    "empty": b"",
+    "no YAML": b"{{{:",
+    "binary": b"\x00\xff\x01",
+    "a number": b"5",
+    "a list": b"[]",
+    "stages of a number": b"schema: '2.0'\nstages: 5\n",
+    "stages of a list": b"schema: '2.0'\nstages: [1]\n",
+    "outputs of a number": b"schema: '2.0'\nstages: {a: {cmd: x, outs: 5}}\n",
+    "a date that is none": lock(b"{path: 2001-99-99, md5: x}"),
+    "a huge number": lock(b"{path: %s, md5: x}" % (b"9" * 5000)),
+    "deep mappings": b"".join(b"%sa:\n" % (b" " * n) for n in range(2000)),
+    "laughs": LAUGHS + b"stages: *j\n",
+    "laughing paths": LAUGHS + lock(b"{path: *j, md5: x}"),
+    "of itself": b"stages: &a {b: *a}\n",
+    "an object": b"stages: !!python/object/apply:os.system ['touch marker']\n",
+    "a hash of a number": lock(b"{path: models/release, md5: 5}"),
+    "a hash that is a path": lock(b"{path: models/release, md5: ../../etc/passwd}"),
+    "a hash in capitals": lock(b"{path: models/release, md5: %s.dir}" % (b"A" * 32)),
+}
+
+
+PARAMS = {
+    "a date that is none": b"data: 2001-99-99\n",
+    "deep": b"data: " + b"[" * 3000 + b"]" * 3000,
+    "a list": b"[]",
+    "numbers": b"data: [1]\nprepare: 5\n",
+    "laughs": b"data:\n  " + LAUGHS.replace(b"\n", b"\n  "),
+    "of itself": b"data: &a {x: *a}\n",
+    "an object": b"data: !!python/object/apply:os.system ['touch marker']\n",
+}
+
+
+# They would end the process, or the machine.
+BOMBS = {
+    "deep lists": b"stages: " + b"[" * 50_000,
+    "laughing hashes": LAUGHS + lock(b"{path: models/release, md5: *j}"),
+}
+
+
+class TestRecords:
+    def test_damaged_locks(self, forge: Forge) -> None:
+        world = forge.world
+        names = {kind: f"v9.0.{number}" for number, kind in enumerate(LOCKS)}
+        commits = {kind: forge.commit({"dvc.lock": data}) for kind, data in LOCKS.items()}
+        for kind, commit in commits.items():
+            forge.tag(f"@{names[kind]}", commit)
+        assert ask(world, "registry", "list").code == 0
+        for kind, name in names.items():
+            for command in (
+                ["fetch", name],
+                ["promote", name, "--stage", "staging"],
+                ["compare", "v1.0.0", name],
+            ):
+                assert "damaged" in ask(world, "registry", *command).sentence, kind
+        found = problems(world)
+        for kind, name in names.items():
+            assert commits[kind][:7] in found or name in found, kind
+        forge.delete_tags(f"{ARTIFACT}@{name}" for name in names.values())
+        for kind in ("empty", "no YAML", "a date that is none", "a hash that is a path"):
+            assert world.refused("register", commits[kind])
+        assert not (world.project.path / "marker").exists()
+
+    @pytest.mark.parametrize("kind", BOMBS)
+    def test_they_end_no_process(self, forge: Forge, kind: str) -> None:
+        forge.tag(f"@{VERSION}", forge.commit({"dvc.lock": BOMBS[kind]}))
+        for command in (["fetch", VERSION], ["status"]):
+            said = limited(forge.world, "registry", *command)
+            assert said.code == 1
+            assert "damaged" in said.out + said.err
+
+    def test_a_commit_without_one(self, forge: Forge) -> None:
+        world = forge.world
+        other = git(world.project, "commit-tree", "HEAD:tests", "-m", "Something else")
+        assert "holds no dvc.lock" in world.refused("register", other)
+        forge.tag(f"@{VERSION}", other)
+        for command in (["fetch", VERSION], ["promote", VERSION, "--stage", "staging"]):
+            sentence = ask(world, "registry", *command).sentence
+            assert f"stands at {other[:7]}, which has no models/release" in sentence
+        assert f"commit {other[:7]} holds no dvc.lock" in problems(world)
+        assert "holds no dvc.lock" in ask(world, "registry", "reproduce", VERSION).sentence
+
+    def test_a_lock_that_records_nothing(self, forge: Forge) -> None:
+        forge.tag(f"@{VERSION}", forge.commit({"dvc.lock": b"schema: '2.0'\nstages: {}\n"}))
+        assert "records no output" in ask(forge.world, "registry", "reproduce", VERSION).sentence
+
+    @pytest.mark.parametrize("kind", PARAMS)
+    def test_damaged_parameters(self, forge: Forge, kind: str) -> None:
+        world = forge.world
+        locked = forge.lock_with(forge.another_release())
+        commit = forge.commit({"params.yaml": PARAMS[kind], "dvc.lock": locked})
+        assert world.refused("register", commit)
+        forge.tag(f"@{VERSION}", commit)
+        assert ask(world, "registry", "fetch", VERSION).code == 0  # which needs none
+        ask(world, "registry", "compare", "v1.0.0", VERSION)
+        assert ask(world, "registry", "reproduce", VERSION).sentence
+        assert not (world.project.path / "marker").exists()
+
+    @pytest.mark.parametrize(
+        "name", ["metrics/register.json", "metrics/evaluate.json", "metrics/data.json"]
+    )
+    def test_damaged_metrics(self, forge: Forge, name: str) -> None:
+        """As dvc.lock has it: what is damaged is what was recorded."""
+        world = forge.world
+        genuine = output_at(world.project, "HEAD", name).encode()
+        release = forge.another_release()
+        for data in (b"[" * 100_000, b"[]", b"\xff", b'{"accepted": "\\ud800"}'):
+            locked = forge.lock_with(release).replace(genuine, md5_of(data).encode())
+            commit = forge.commit({"dvc.lock": locked, name: data})
+            said = ask(world, "registry", "register", commit)
+            assert said.code == 1 or data.startswith(b"{"), data[:20]
+
+    @pytest.mark.parametrize(
+        "verdict",
+        [b"", b"[]", b"5", b'{"checks": 5}', b'{"checks": [{"passed": false, "value": "x"}]}'],
+    )
+    def test_a_damaged_verdict(self, forge: Forge, verdict: bytes) -> None:
+        """Of a rejected candidate, whose reasons are asked for."""
+        world = forge.world
+        release = forge.store_folder(forge.release() | {"verdict.json": verdict})
+        name = "metrics/register.json"
+        judged = json.loads(git(world.project, "show", f"HEAD:{name}"))
+        data = json.dumps(judged | {"accepted": False}).encode()
+        genuine = output_at(world.project, "HEAD", name).encode()
+        locked = forge.lock_with(release).replace(genuine, md5_of(data).encode())
+        sentence = world.refused("register", forge.commit({"dvc.lock": locked, name: data}))
+        assert "was rejected" in sentence
+        assert "verdict.json is damaged" in sentence
+
+    def test_an_output_elsewhere(self, forge: Forge) -> None:
+        """Reading a pipeline of somebody else's neither runs it nor writes its outputs."""
+        world = forge.world
+        text = b"stages:\n  a:\n    cmd: touch marker\n    outs: [../../evil]\n"
+        locked = forge.lock_with(forge.another_release())
+        commit = forge.commit({"dvc.yaml": text, "dvc.lock": locked})
+        assert world.refused("register", commit)
+        forge.tag(f"@{VERSION}", commit)
+        assert f"{VERSION}: " in problems(world)
+        assert not list(world.folder.rglob("marker"))
+        assert not list(world.folder.parent.rglob("evil"))
+
+
+class TestLost:
+    """What was there once, and is not any more."""
+
+    def check_all(self, world: World, expected: str, *commands: list[str]) -> None:
+        for command in commands:
+            assert expected in world.refused(*command), command
+
+    def test_the_tag_of_the_version_in_production(self, world: World) -> None:
+        git(world.project, "tag", "--delete", f"{ARTIFACT}@v1.0.0")
+        head = head_of(world)
+        self.check_all(
+            world,
+            f"production stands at commit {head[:7]} (tag {ARTIFACT}#production#1), which is no "
+            "version",
+            ["show", "production"],
+            ["compare", "production", "production"],
+            ["promote", "production", "--stage", "staging"],
+            ["fetch", "production"],
+            ["reproduce", "production"],
+        )
+        predicted = grocery(world.project, "predict", "photo.png", "--model", "production")
+        assert "which is no version" in predicted.sentence
+        assert "production had no version before" in world.refused("rollback", "--stage=production")
+        assert "no version is registered yet" in world.registry("list").out
+        assert f"stands at {head[:7]}, which is no version" in problems(world)
+        again = world.done("register")  # it is put right by registering the commit again
+        assert again["version"] == "v1.0.0"
+        assert world.done("show", "production")["version"] == "v1.0.0"
+        assert world.registry("status").code == 0
+
+    def test_the_version_that_a_rollback_goes_back_to(self, world: World) -> None:
+        forge = Forge(world)
+        forge.tag(f"@{VERSION}", forge.commit())
+        force = ["--force", "--reason", "A test"]
+        world.done("promote", VERSION, "--stage", "production", *force)
+        git(world.project, "tag", "--delete", f"{ARTIFACT}@v1.0.0")
+        assert "which is no version any more" in world.refused("rollback", "--stage=production")
+
+    def test_the_objects(self, world: World) -> None:
+        """Neither in the cache nor in the remote; what git holds is shown all the same."""
+        shutil.rmtree(world.storage)
+        shutil.rmtree(world.project.path / ".dvc/cache")
+        assert "v1.0.0" in world.registry("list").out
+        assert world.done("show", "production")["version"] == "v1.0.0"
+        release = output_at(world.project, "HEAD", RELEASE)
+        self.check_all(
+            world,
+            f"object {release} is neither in the cache nor in the remote",
+            ["fetch", "production"],
+        )
+        self.check_all(
+            world,
+            "is neither in the cache nor in the remote",
+            ["compare", "v1.0.0", "production"],
+        )
+        self.check_all(world, "not in the DVC remote", ["promote", "v1.0.0", "--stage", "staging"])
+        predicted = grocery(world.project, "predict", "photo.png", "--model", "production")
+        assert "is neither in the cache nor in the remote" in predicted.sentence
+        assert "not in the DVC remote" in problems(world)
+
+    def test_the_objects_of_the_version_before(self, world: World) -> None:
+        forge = Forge(world)
+        forge.version(forge.another_release())
+        force = ["--force", "--reason", "A test"]
+        world.done("promote", VERSION, "--stage", "production", *force)
+        genuine = output_at(world.project, "HEAD", RELEASE)
+        forge.place(genuine).unlink()
+        forge.place(genuine, cache=True).unlink()
+        assert "not in the DVC remote" in world.refused("rollback", "--stage", "production")
+
+    def test_the_code(self, world: World) -> None:
+        """A tag whose commit git has lost: git says which."""
+        head = head_of(world)
+        git(world.project, "checkout", "--quiet", "--orphan", "empty")
+        (world.project.path / ".git/objects" / head[:2] / head[2:]).unlink()
+        for command in (["list"], ["show", "v1.0.0"], ["fetch", "v1.0.0"], ["status"]):
+            assert f"missing object {head}" in world.registry(*command).sentence

@@ -1,0 +1,510 @@
+"""Fetching a release never runs code, leaves its folder, or trusts bytes that git does not name.
+
+The attacks are what somebody with write access to the DVC remote and to git could do: consistent
+objects, commits and tags, see `registry_forged`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import tempfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import grocery as library
+from conftest import Project
+from grocery.contents import read_content
+from grocery.errors import RegistryError
+from registry_forged import RELEASE, VERSION, Forge, limited, listing, md5_of
+from registry_project import ARTIFACT, World, create_world, git, grocery, inside, output_at, tags
+from test_predict import picture
+
+
+@pytest.fixture(scope="module")
+def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world with one version, in production. Copy it; do not change it."""
+    world = create_world(built, tmp_path_factory.mktemp("security") / "world")
+    world.done("register", "--push")
+    world.done("promote", "v1.0.0", "--stage", "production")
+    return world
+
+
+@pytest.fixture
+def world(registered: World, tmp_path: Path) -> World:
+    return registered.copy(tmp_path / "world")
+
+
+@pytest.fixture(scope="module")
+def attacked(registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A copy that many attacks share: they only add to it."""
+    world = registered.copy(tmp_path_factory.mktemp("attacked") / "world")
+    picture().save(world.project.path / "photo.png")
+    return world
+
+
+@pytest.fixture
+def forge(attacked: World) -> Forge:
+    """Attacks on the shared copy, whose outside must stay as it is."""
+    return Forge(attacked)
+
+
+def kept(world: World) -> list[str]:
+    """What lies in the user's cache folder of releases, whole or not."""
+    folder = world.folder / "cache/grocery/releases"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def refusal(world: World) -> str:
+    """The sentence with which `fetch` refuses `VERSION`; it leaves nothing behind."""
+    before = kept(world)
+    said = world.registry("fetch", VERSION)
+    assert said.code == 1
+    assert kept(world) == before
+    return said.sentence
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+class TestCode:
+    def test_a_pickle_is_never_loaded(self, forge: Forge, tmp_path: Path) -> None:
+        world, marker = forge.world, tmp_path / "marker"
+        trap = pickle.dumps(Trap(marker))
+        forge.version(forge.store_folder(forge.with_arrays(trap)))
+        assert "model.safetensors is damaged" in refusal(world)
+        predicted = grocery(world.project, "predict", "photo.png", "--model", VERSION)
+        assert (predicted.code, predicted.out) == (1, "")
+        assert "model.safetensors is damaged" in predicted.sentence
+        with inside(world.project.path), pytest.raises(RegistryError, match="is damaged"):
+            library.load_model(VERSION)
+        assert not marker.exists()
+        pickle.loads(trap)  # the trap is a real one
+        assert marker.exists()
+
+    @pytest.mark.parametrize(
+        "name",
+        ["model.pkl", "run.py", "lib.so", "sub/__init__.py", "model.json.PY", "noext", ".py"],
+    )
+    def test_a_file_that_no_release_has(self, forge: Forge, name: str) -> None:
+        forge.version(forge.store_folder(forge.release() | {name: b"import os"}))
+        sentence = refusal(forge.world)
+        assert f"the release holds the file {name!r}" in sentence
+        assert "none of which is code" in sentence
+
+    def test_a_file_instead_of_a_folder(self, forge: Forge) -> None:
+        forge.version(forge.store(b"#!/bin/sh"))
+        assert "none of which is code; refused" in refusal(forge.world)
+
+    def test_another_model_than_the_tag_says(self, forge: Forge) -> None:
+        """The genuine release, under a tag that promises another one."""
+        genuine = output_at(forge.world.project, "HEAD", RELEASE)
+        forge.version(genuine, {"model": {"digest": "0" * 64, "release": genuine}})
+        assert f"but its version's tag says {'0' * 64}; refused" in refusal(forge.world)
+        forge.version(genuine, {"model": {"release": "0" * 32 + ".dir"}})
+        assert "the tag was moved or made by hand" in refusal(forge.world)
+
+
+def arrays(header: dict[str, Any] | bytes, body: bytes = bytes(16)) -> bytes:
+    """A safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def array(dtype: str = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+HEADERS = {
+    "empty": b"",
+    "cut off": b"\x01",
+    "a length of 2**63": struct.pack("<Q", 2**63) + b"{}",
+    "a length of -1": b"\xff" * 8 + b"{}",
+    "a header of 100 MB": struct.pack("<Q", 10**8 + 1) + b"{",
+    "no JSON": arrays(b"\x80\x04."),
+    "a list": arrays(b"[]"),
+    "deep": arrays(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+    "overlapping": arrays({"a": array(), "b": array()}),
+    "a hole": arrays({"a": array(shape=[2], offsets=[8, 16])}),
+    "negative offsets": arrays({"a": array(offsets=[-16, 0])}),
+    "a negative shape": arrays({"a": array(shape=[-4])}),
+    "8 GB of 16 bytes": arrays({"a": array(shape=[2**31], offsets=[0, 2**33])}),
+    "more than 64 bits": arrays({"a": array(shape=[2**32, 2**32])}),
+    "too many dimensions": arrays({"a": array(shape=[1] * 70, offsets=[0, 4])}, bytes(4)),
+    "objects": arrays({"a": array("O")}),
+    "a type that numpy has not": arrays({"a": array("BF16", [8])}),
+    "one name twice": arrays(
+        b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
+        b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    ),
+    "metadata of numbers": arrays({"__metadata__": {"a": 5}}),
+}
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("kind", HEADERS)
+    def test_a_crafted_header(self, forge: Forge, kind: str) -> None:
+        forge.version(forge.store_folder(forge.with_arrays(HEADERS[kind])))
+        sentence = refusal(forge.world)
+        assert "the release cannot be used" in sentence
+        assert "model.safetensors is damaged" in sentence
+
+    @pytest.mark.parametrize("kind", ["8 GB of 16 bytes", "a length of 2**63"])
+    def test_it_takes_no_memory(self, forge: Forge, kind: str) -> None:
+        forge.version(forge.store_folder(forge.with_arrays(HEADERS[kind])))
+        assert "is damaged" in limited(forge.world, "registry", "fetch", VERSION).sentence
+
+    @pytest.mark.parametrize(
+        "setting", [{"scales": [600.0]}, {"cell": 20_000}, {"scales": [1.0] * 10**5}, {"cell": "x"}]
+    )
+    def test_nor_do_crafted_settings(self, forge: Forge, setting: dict[str, Any]) -> None:
+        """The genuine arrays, with an encoder that would blow up the smallest image."""
+        genuine = forge.release()
+        encoder = json.loads(genuine["model.json"])["encoder"]
+        encoder["grid"] |= setting
+        files = forge.with_arrays(genuine["model.safetensors"], encoder=encoder)
+        forge.version(forge.store_folder(files))
+        said = limited(forge.world, "registry", "fetch", VERSION)
+        assert said.code == 1
+        assert "is not a whole grocery-model" in said.sentence
+
+
+NAMES: list[Any] = [
+    "../../evil.json",
+    str(Path(tempfile.gettempdir()) / "evil.json"),
+    "//server/evil.json",
+    "a/../../evil.json",
+    "a/../evil.json",
+    "./evil.json",
+    "a//evil.json",
+    "evil.json/",
+    "C:\\evil.json",
+    "C:evil.json",
+    "..\\evil.json",
+    "evil\0.json",
+    "\ud800evil.json",
+    "n" * 300 + ".json",
+    "..",
+    ".",
+    "",
+    5,
+    None,
+    True,
+]
+
+
+class TestLists:
+    """The list of a folder's files, with the hash that git names, holds anything."""
+
+    def rows(self, forge: Forge, *more: dict[str, Any]) -> bytes:
+        """The genuine release's list with further rows."""
+        genuine = {name: md5_of(data) for name, data in forge.release().items()}
+        return json.dumps([*json.loads(listing(genuine)), *more], sort_keys=True).encode()
+
+    @pytest.mark.parametrize("cache", [False, True], ids=["remote", "cache"])
+    @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
+    def test_a_name_that_leads_out(self, forge: Forge, name: Any, cache: bool) -> None:
+        world = forge.world
+        evil = forge.store(b"evil", cache=cache)
+        rows = self.rows(forge, {"md5": evil, "relpath": name})
+        forge.version(forge.store_list(rows, cache=cache))
+        around = {
+            path for path in (world.folder, Path("/tmp"), Path("/")) for path in path.iterdir()
+        }
+        assert "which leads out of it; refused" in refusal(world)
+        found = {
+            path for path in (world.folder, Path("/tmp"), Path("/")) for path in path.iterdir()
+        }
+        assert not [path for path in found - around if "evil" in path.name]
+        assert not list(world.folder.rglob("*evil*"))
+
+    def test_one_name_twice(self, forge: Forge) -> None:
+        evil = forge.store(b"evil")
+        rows = self.rows(forge, {"md5": evil, "relpath": "model.json"})
+        forge.version(forge.store_list(rows))
+        assert "holds one name twice; refused" in refusal(forge.world)
+
+    def test_a_file_that_is_a_folder(self, forge: Forge) -> None:
+        evil = forge.store(b"evil")
+        rows = self.rows(forge, {"md5": evil, "relpath": "model.json/evil.json"})
+        forge.version(forge.store_list(rows))
+        assert "holds one name twice; refused" in refusal(forge.world)
+
+    @pytest.mark.parametrize(
+        ("data", "expected"),
+        [
+            (b"{{", "is no list of a folder's files"),
+            (b"\xff\xfe", "is no list of a folder's files"),
+            (b"5", "is no list of a folder's files"),
+            (b"null", "is no list of a folder's files"),
+            (b'["a"]', "is no list of a folder's files"),
+            (b'[{"relpath": "a.json"}]', "is no list of a folder's files"),
+            (b'[{"relpath": ["a"], "md5": "b"}]', "is no list of a folder's files"),
+            (b"[" * 100_000, "is no list of a folder's files"),
+            (b"[" + b"9" * 5000 + b"]", "is no list of a folder's files"),
+            (b'[{"relpath": "a.json", "md5": 5}]', "is no MD5"),
+            (b'[{"relpath": "a.json", "md5": "../../../etc/passwd"}]', "is no MD5"),
+            (b'[{"relpath": "a.json", "md5": "%s"}]' % (b"a" * 10**7), "is no MD5"),
+            (b'[{"relpath": "a.json", "md5": "%s.dir"}]' % (b"0" * 32), "neither in the cache"),
+            (b'[{"relpath": "a.json", "md5": "%s"}]' % (b"0" * 32), "neither in the cache"),
+            (b"[]", "model.safetensors is missing"),
+        ],
+        ids=lambda value: ascii(value)[:30],
+    )
+    def test_something_else(self, forge: Forge, data: bytes, expected: str) -> None:
+        forge.version(forge.store_list(data))
+        sentence = refusal(forge.world)
+        assert expected in sentence
+        assert len(sentence) < 500
+
+
+class TestObjects:
+    """Bytes that do not have the hash in their name."""
+
+    @pytest.fixture
+    def files(self, world: World) -> dict[str, str]:
+        """Hashes of the release's list and of one of its files."""
+        whole = output_at(world.project, "HEAD", RELEASE)
+        data = (world.project.path / RELEASE / "model.safetensors").read_bytes()
+        return {"list": whole, "file": md5_of(data)}
+
+    @pytest.mark.parametrize("which", ["list", "file"])
+    def test_in_the_cache(self, world: World, files: dict[str, str], which: str) -> None:
+        """It is passed over in favour of the remote."""
+        Forge(world).store(b"[]", files[which], cache=True)
+        found = world.done("fetch", "production")
+        assert read_content(Path(found["folder"])).md5 == files["list"]
+
+    @pytest.mark.parametrize("which", ["list", "file"])
+    def test_in_the_remote(self, world: World, files: dict[str, str], which: str) -> None:
+        Forge(world).store(b"[]", files[which])
+        found = world.done("fetch", "production")  # a good cache is enough
+        assert read_content(Path(found["folder"])).md5 == files["list"]
+        shutil.rmtree(world.folder / "cache")
+        shutil.rmtree(world.project.path / ".dvc/cache")
+        sentence = world.refused("fetch", "production")
+        assert f"object {files[which]}" in sentence
+        assert "is damaged: its content has another hash" in sentence
+        assert kept(world) == []
+
+    @pytest.mark.parametrize("which", ["list", "file"])
+    def test_in_both(self, world: World, files: dict[str, str], which: str) -> None:
+        forge = Forge(world)
+        forge.store(b"[]", files[which])
+        forge.store(b"[]", files[which], cache=True)
+        assert "is damaged" in world.refused("fetch", "production")
+        assert kept(world) == []
+
+    def test_a_link_in_the_remote(self, world: World, files: dict[str, str]) -> None:
+        shutil.rmtree(world.project.path / ".dvc/cache")
+        place = Forge(world).place(files["file"])
+        place.unlink()
+        place.symlink_to("/etc/passwd")
+        assert "is damaged" in world.refused("fetch", "production")
+
+
+class TestKept:
+    """What lies in the user's cache folder is trusted no more than what comes from the remote."""
+
+    @pytest.fixture
+    def folder(self, world: World) -> Path:
+        return Path(world.done("fetch", "production")["folder"])
+
+    @pytest.fixture
+    def canary(self, tmp_path: Path) -> Path:
+        (tmp_path / "canary").mkdir()
+        (tmp_path / "canary/photo.json").write_text("mine")
+        return tmp_path / "canary"
+
+    def check_mended(self, world: World, folder: Path) -> None:
+        assert Path(world.done("fetch", "production")["folder"]) == folder
+        assert not folder.is_symlink()
+        assert read_content(folder).md5 == output_at(world.project, "HEAD", RELEASE)
+        assert not list(folder.rglob("*.py"))
+        assert kept(world) == [folder.name]
+
+    def test_another_content(self, world: World, folder: Path) -> None:
+        (folder / "model.json").write_text("{}")
+        with inside(world.project.path):
+            assert library.load_model("production").classes
+        self.check_mended(world, folder)
+
+    def test_one_file_more(self, world: World, folder: Path) -> None:
+        (folder / "run.py").write_text("import os")
+        self.check_mended(world, folder)
+
+    def test_a_pipe(self, world: World, folder: Path) -> None:
+        (folder / "model.json").unlink()
+        os.mkfifo(folder / "model.json")
+        self.check_mended(world, folder)
+
+    def test_a_file_in_its_place(self, world: World, folder: Path) -> None:
+        shutil.rmtree(folder)
+        folder.write_text("no folder")
+        self.check_mended(world, folder)
+
+    @pytest.mark.parametrize("target", ["canary", "nowhere", "twin"])
+    def test_a_link_in_its_place(
+        self, world: World, folder: Path, canary: Path, target: str
+    ) -> None:
+        """To something else, to nothing, or to what is now the same and may change at any time."""
+        shutil.copytree(folder, canary.with_name("twin"))
+        shutil.rmtree(folder)
+        folder.symlink_to(canary.with_name(target))
+        self.check_mended(world, folder)
+        assert (canary / "photo.json").read_text() == "mine"
+        assert (canary.with_name("twin") / "model.json").exists()
+
+    def test_without_a_remote_it_is_not_used(self, world: World, folder: Path) -> None:
+        (folder / "model.json").write_text("{}")
+        shutil.rmtree(world.project.path / ".dvc/cache")
+        shutil.rmtree(world.storage)
+        assert "neither in the cache nor in the remote" in world.refused("fetch", "production")
+        assert kept(world) == []
+
+
+class TestArguments:
+    """What looks like an option, or like an order to git, is a name that nobody knows."""
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["register", "--", "-x"],
+            ["register", "--", "--upload-pack=touch MARKER"],
+            ["register", "--", "--exec=touch MARKER"],
+            ["register", "HEAD --output=MARKER"],
+            ["register", "--version=--upload-pack=touch MARKER"],
+            ["register", "--version=v1.0.0/../../MARKER"],
+            ["register-all", "--", "--output=MARKER"],
+            ["register-all", "HEAD --output=MARKER"],
+            ["show", "--", "--output=MARKER"],
+            ["compare", "v1.0.0", "$(touch MARKER)"],
+            ["promote", "--stage=--output=MARKER", "v1.0.0"],
+            ["promote", "--stage=production", "--", "-x"],
+            ["rollback", "--stage=--output=MARKER"],
+            ["reproduce", "--", "--output=MARKER"],
+            ["fetch", "--", "../../MARKER"],
+            ["fetch", "v1.0.0", "--from=--upload-pack=touch MARKER"],
+            ["fetch", "v1.0.0", "--from=--config=core.sshCommand=touch MARKER"],
+            ["fetch", "v1.0.0", "--from=ext::sh -c touch% MARKER"],
+            ["fetch", "v1.0.0", "--from=ext::touch MARKER"],
+            ["fetch", "v1.0.0", "--from=fd::17"],
+            ["fetch", "v1.0.0", "--from=ssh://-oProxyCommand=touch${IFS}MARKER/x"],
+            ["fetch", "v1.0.0", "--from=-oProxyCommand=touch MARKER:x"],
+            ["fetch", "v1.0.0", "--from="],
+            ["fetch", "v1.0.0", "--from=\udcff"],
+        ],
+        ids=lambda arguments: " ".join(map(ascii, arguments)),
+    )
+    def test_nothing_is_run(self, attacked: World, arguments: list[str]) -> None:
+        marker = attacked.folder / "marker"
+        before = set(attacked.project.path.iterdir())
+        attacked.refused(*(text.replace("MARKER", str(marker)) for text in arguments))
+        assert not marker.exists()
+        assert set(attacked.project.path.iterdir()) == before
+
+    def test_a_reason_that_is_no_text(self, world: World) -> None:
+        """Terminals and shells give any bytes."""
+        reason = "\udcff \x1b[31m \ud83c"
+        found = world.done("promote", "v1.0.0", "--stage", "staging", "--reason", reason)
+        assert found["new"]
+        shown = world.registry("show", "staging")
+        assert shown.code == 0
+        assert "\x1b" not in shown.out
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that lets nobody in."""
+
+    def do_GET(self) -> None:
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="storage"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def closed() -> Iterator[str]:
+    """Host and port of a server that answers 401."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+NOBODY = "127.0.0.1:9"  # the port of a service that no machine runs any more
+
+
+class TestSecrets:
+    SECRET = "s3cr3t"
+
+    def check_silent(self, world: World, *commands: list[str]) -> None:
+        """Each command fails, and says so without the secret."""
+        for command in commands:
+            said = grocery(world.project, "registry", *command, AWS_MAX_ATTEMPTS="1")
+            assert said.code == 1, command
+            assert self.SECRET not in said.out + said.err
+            if command[0] != "status":
+                assert said.sentence
+
+    @pytest.mark.parametrize(
+        ("kind", "host"), [("http", "closed"), ("http", NOBODY), ("s3", NOBODY)]
+    )
+    def test_of_the_dvc_remote(self, world: World, closed: str, host: str, kind: str) -> None:
+        address = f"http://user:{self.SECRET}@{closed if host == 'closed' else host}"
+        settings = {"url": f"{address}/storage"}
+        if kind == "s3":
+            pytest.importorskip("dvc_s3")
+            keys = {"access_key_id": "user", "secret_access_key": self.SECRET}
+            settings = {"url": "s3://bucket/storage", "endpointurl": address, **keys}
+        for name, value in settings.items():
+            world.project.run("dvc", "config", "--local", f"remote.storage.{name}", value)
+        self.check_silent(world, ["promote", "v1.0.0", "--stage", "staging"])
+        if kind == "http":  # the other one takes its time
+            self.check_silent(world, ["status"])
+            git(world.project, "tag", "--delete", *tags(world.project))
+            self.check_silent(world, ["register"], ["register", "--push"])
+            git(world.project, "tag", "-a", f"{ARTIFACT}@v1.0.0", "-m", "By hand")
+        shutil.rmtree(world.project.path / ".dvc/cache")
+        self.check_silent(world, ["fetch", "v1.0.0"], ["compare", "v1.0.0", "v1.0.0"])
+
+    @pytest.mark.parametrize("who", ["SECRET", "user:SECRET", "user:p@SECRET"])
+    @pytest.mark.parametrize("host", ["closed", NOBODY])
+    def test_of_the_git_remote(self, world: World, closed: str, host: str, who: str) -> None:
+        """Nor does anything wait for somebody to type one."""
+        host = closed if host == "closed" else host
+        address = f"http://{who.replace('SECRET', self.SECRET)}@{host}/project.git"
+        world.project.run("git", "remote", "add", "origin", address)
+        self.check_silent(
+            world,
+            ["status"],
+            ["register"],
+            ["promote", "v1.0.0", "--stage", "staging"],
+            ["rollback", "--stage", "production"],
+            ["fetch", "v1.0.0", "--from", address],
+        )
+
+    def test_in_an_address_that_works(self, world: World) -> None:
+        """A local folder is found by its path, whatever else is said of it."""
+        assert git(world.project, "remote") == ""
+        assert world.done("fetch", "v1.0.0", "--from", f"file://{world.project.path}")
