@@ -315,7 +315,6 @@ PARAMS = {
     "deep": b"data: " + b"[" * 3000 + b"]" * 3000,
     "a list": b"[]",
     "numbers": b"data: [1]\nprepare: 5\n",
-    "laughs": b"data:\n  " + LAUGHS.replace(b"\n", b"\n  "),
     "of itself": b"data: &a {x: *a}\n",
     "an object": b"data: !!python/object/apply:os.system ['touch marker']\n",
 }
@@ -358,6 +357,15 @@ class TestRecords:
             said = limited(forge.world, "registry", *command)
             assert said.code == 1
             assert "damaged" in said.out + said.err
+
+    def test_parameters_that_take_all_memory(self, forge: Forge) -> None:
+        params = b"data:\n  " + LAUGHS.replace(b"\n", b"\n  ")
+        locked = forge.lock_with(forge.another_release())
+        commit = forge.commit({"params.yaml": params, "dvc.lock": locked})
+        assert "is damaged" in limited(forge.world, "registry", "register", commit).sentence
+        forge.tag(f"@{VERSION}", commit)
+        said = limited(forge.world, "registry", "compare", "v1.0.0", VERSION)
+        assert "is damaged" in said.sentence
 
     def test_a_commit_without_one(self, forge: Forge) -> None:
         world = forge.world
