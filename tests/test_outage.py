@@ -5,7 +5,6 @@ After `grocery sync` the server holds exactly what it would have held without th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -57,7 +56,6 @@ class Outcome:
     """What was seen in an outage and after it."""
 
     folder: Path
-    seconds: float
     returncode: int
     out: str
     warnings: list[str]
@@ -71,16 +69,13 @@ def suffer(folder: Path, mode: str, how: dict[str, Any], timeout: float) -> Outc
     """Run the stages while the server fails, heal it, and synchronise."""
     with WandbServer() as server:
         server.fail(mode, **how)
-        began = time.monotonic()
         done = pipeline(folder, server, timeout=timeout)
-        seconds = time.monotonic() - began
         kept = sorted((folder / "wandb").glob("offline-run-*"))
         server.heal()
         during = server.state()
         sync = synchronize(folder, server)
         return Outcome(
             folder,
-            seconds,
             done.returncode,
             done.stdout,
             done.stderr.splitlines(),
@@ -116,7 +111,6 @@ def test_the_stages_do_not_notice(name: str, outcomes: dict[str, Future[Outcome]
     outcome = outcomes[name].result()
     assert (outcome.returncode, outcome.out) == (0, "")
     assert (outcome.folder / "release/weights").read_text() == "red"
-    assert outcome.seconds < 90, "three stages wait two seconds each, and a machine may be busy"
 
     assert len(outcome.warnings) <= 3, "one warning a stage at most"
     kept = [line for line in outcome.warnings if line.endswith(OFFLINE)]

@@ -192,13 +192,13 @@ class Session:
             check_server(wandb.setup().settings.base_url, timeout=min(KNOCK, self._timeout))
             self._track("online")
         except Exception as error:
-            with self._phase:
-                self._online = False
             reason = f"no answer within {self._timeout:g} s" if self._gave_up else one_line(error)
-            self._gave_up = False
             self._reasons.clear()  # what could not be said online is said offline
             self._warn(reason)
+            kill_service()  # asked to end, it would first try to send the rest, for minutes perhaps
             tear_down()
+            with self._phase:
+                self._online = self._gave_up = False
             self._set_up()
             self._track("offline")
             self._warn(OFFLINE)
