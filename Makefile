@@ -32,8 +32,13 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run $(VENV)/.sweep
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Its packages and no others: sweeps asks for a numpy that it does not need.
+$(VENV)/.sweep: requirements-sweep.lock $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements-sweep.lock
 	@touch $@
 
 # The locks hold versions and hashes, and name no package index.
@@ -42,6 +47,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 lock:            ## resolve pyproject.toml anew (needs uv)
 	$(LOCK) --group build -o requirements.lock
 	$(LOCK) --group dev --extra s3 --extra onnx --extra faiss -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --only-group sweep -c requirements.lock -o requirements-sweep.lock
 
 clean:            ## remove the environment (the pipeline's outputs stay)
 	rm -rf $(VENV)

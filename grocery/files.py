@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -60,6 +60,16 @@ def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON; floats are kept to 6 decimals so that a diff is readable."""
     text = json.dumps(rounded(value), indent=2, sort_keys=True, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
+
+
+def write_metrics(path: Path, value: Mapping[str, Any], headline: Collection[str]) -> None:
+    """Write a stage's metrics, and beside them the few that are compared, as ``headline/NAME``.
+
+    The latter are the columns of ``dvc exp show``.
+    """
+    few = {name: value[name] for name in headline if name in value}
+    write_json(path.parent / "headline" / path.name, few)
+    write_json(path, value)
 
 
 def leads_out(name: Any) -> bool:

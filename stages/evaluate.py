@@ -16,7 +16,7 @@ from grocery.arrays import load_arrays
 from grocery.data.pictures import captioned_grid
 from grocery.data.shards import images_of, read_table, shard_paths, write_table
 from grocery.errors import DataError, ModelError, one_sentence
-from grocery.files import replacing, write_json
+from grocery.files import replacing, write_metrics
 from grocery.learning.dataset import Split, load_splits
 from grocery.learning.head import KIND, Head
 from grocery.learning.metrics import ClassScore, class_scores, reliability, summary
@@ -32,6 +32,8 @@ CLASSIFIER = Path("models/classifier")
 REFERENCE = Path("models/reference")
 EVALUATION = Path("metrics/evaluation")
 METRICS = Path("metrics/evaluate.json")
+
+HEADLINE = ("accuracy", "gain", "macro_f1", "calibration_error")  # the columns of `dvc exp show`
 
 PREDICTIONS_SHOWN = 10_000  # rows of a table that W&B draws
 MISTAKES_A_CLASS = 6  # a row of the picture of the worst classes
@@ -94,7 +96,7 @@ def run(
         for name, rows in pictures.items():
             (folder / name).write_bytes(picture(rows, images, test, classes, model))
         yardstick.save(reference_folder)
-        write_json(metrics, result)  # last, so that nothing is replaced when anything fails
+        write_metrics(metrics, result, HEADLINE)  # last: a failure replaces nothing
     return result
 
 

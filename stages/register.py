@@ -15,7 +15,7 @@ from grocery.errors import ModelError, one_sentence
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
-from grocery.files import replacing, write_bytes, write_json
+from grocery.files import replacing, write_bytes, write_json, write_metrics
 from grocery.learning.head import KIND as CLASSIFIER_KIND
 from grocery.learning.head import Head
 from grocery.model import Canonical, Model
@@ -34,6 +34,8 @@ CLASSIFIER = Path("models/classifier")
 REFERENCE = Path("models/reference")
 RELEASE = Path("models/release")
 METRICS = Path("metrics/register.json")
+
+HEADLINE = ("accepted",)  # the columns of `dvc exp show`
 
 
 def run(
@@ -79,7 +81,7 @@ def run(
             "model_digest": model.digest,
             "dataset_digest": dataset["digest"],
         }
-        write_json(metrics, result)  # last, so that nothing is replaced when anything fails
+        write_metrics(metrics, result, HEADLINE)  # last: a failure replaces nothing
     return result
 
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from grocery.arrays import save_arrays
 from grocery.errors import one_sentence
-from grocery.files import replacing, write_json
+from grocery.files import replacing, write_metrics
 from grocery.learning.algorithms import check_training_set, make_estimator
 from grocery.learning.dataset import UNLABELED, Split, load_splits
 from grocery.learning.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.learning.head import KIND
 from grocery.learning.labels import choose_labeled
 from grocery.params import TrainParams, load
+from grocery.steering import Steering
 from grocery.tracking import artifacts
 from grocery.tracking.curves import Curves
 from grocery.tracking.run import stage_run
@@ -28,6 +29,8 @@ FEATURES = Path("data/features")
 CLASSIFIER = Path("models/classifier")
 CURVES = Path("metrics/curves")
 METRICS = Path("metrics/train.json")
+
+HEADLINE = ("val_accuracy",)  # the columns of `dvc exp show`
 
 
 def run(
@@ -86,7 +89,7 @@ def run(
             head.arrays("head_") | baseline.arrays("baseline_"),
             {"classes": classes, "coarse": coarse, "algorithm": params.algorithm},
         )
-    write_json(metrics, result)
+    write_metrics(metrics, result, HEADLINE)
     return result
 
 
@@ -108,12 +111,13 @@ def main() -> None:
             inputs={artifacts.DATASET: SHARDS, artifacts.FEATURES: FEATURES},
             tags=[params.data.source, params.train.algorithm],
         ) as tracked:
-            with Curves(CURVES) as curves:
+            with Curves(CURVES) as curves, Steering() as steering:
                 numbers = count()
 
                 def on_step(values: dict[str, float]) -> None:
                     curves.step(values)
                     tracked.log(values, step=next(numbers))
+                    steering.step(values)
 
                 result = run(
                     params.train,

@@ -19,6 +19,7 @@ from wandb_server_graphql import Executor
 from wandb_server_http import KEY, Fault, Listener, Request, refusal
 from wandb_server_state import picture
 from wandb_server_store import Store
+from wandb_server_sweeps import StopRule
 from wandb_server_types import WandbError
 
 
@@ -89,6 +90,21 @@ class WandbServer:
         """Set the server's clock forward; it says when an alert may be sent once more."""
         with self._lock:
             self.store.clock += seconds
+
+    def stop_runs(self, *, after: int, times: int = 1) -> None:
+        """Stop runs of sweeps early, as W&B does by hyperband.
+
+        The agent is told at its next heartbeat, and the run in the answer to what it logs next.
+
+        Parameters
+        ----------
+        after
+            The number of steps that a run has logged when it is stopped.
+        times
+            The number of runs that are stopped.
+        """
+        with self._lock:
+            self.store.stop_rule = StopRule(after, times)
 
     def fail(
         self, mode: str, *, only: str | None = None, after: int = 0, times: int | None = None

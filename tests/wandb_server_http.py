@@ -175,8 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return owner.graphql(json.loads(body))
             case "file_stream":
                 _, entity, project, run, _ = parts
-                owner.store.file_stream(entity, project, run, json.loads(body))
-                content = b'{"limits": {}}'
+                answer = owner.store.file_stream(entity, project, run, json.loads(body))
+                content = json.dumps(answer).encode()
             case "upload":
                 content = b"" if _put(owner.store, parts, body) else None
             case "download":

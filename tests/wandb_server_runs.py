@@ -16,6 +16,7 @@ from wandb_server_artifacts import (
     ArtifactType,
     collections_page,
 )
+from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     REGISTRY,
     USER,
@@ -38,6 +39,7 @@ class Project:
     name: str
     number: int
     runs_by_name: dict[str, Run] = field(default_factory=dict)
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
     collections: dict[str, ArtifactCollection] = field(default_factory=dict)
     created_at: str = field(default_factory=now)
 
@@ -65,6 +67,9 @@ class Project:
 
     def bucket(self, name: str, missing_ok: bool = False) -> Run | None:
         return self.run(name)
+
+    def sweep(self, sweep_name: str) -> Sweep | None:
+        return self.sweeps.get(sweep_name)
 
     def _runs(self, filters: str | None) -> list[Run]:
         wanted = json.loads(filters or "{}")
@@ -129,9 +134,10 @@ class Run:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     inputs: list[Artifact] = field(default_factory=list)
     outputs: list[Artifact] = field(default_factory=list)
+    sweep: Sweep | None = None
+    stopped: bool = False
 
-    sweep_name = None
-    stopped = read_only = False
+    read_only = False
     system_metrics = "{}"
 
     @property
@@ -153,6 +159,26 @@ class Run:
     @property
     def heartbeat_at(self) -> str:
         return self.created_at
+
+    @property
+    def sweep_name(self) -> str | None:
+        return self.sweep.name if self.sweep else None
+
+    @property
+    def should_stop(self) -> bool:
+        return self.stopped
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.exit_code
+
+    @property
+    def failed(self) -> bool:
+        return self.state in ("failed", "crashed")
+
+    @property
+    def running(self) -> bool:
+        return self.state == "running"
 
     @property
     def config(self) -> str:
@@ -213,9 +239,9 @@ class Run:
             rows = [row for row in self.rows() if low <= row["_step"] <= high]
             answer.append(
                 [
-                    {key: row[key] for key in spec["keys"]}
+                    {key: row[key] for key in spec.get("keys", ())}
                     for row in rows
-                    if all(key in row for key in spec["keys"])
+                    if all(key in row for key in spec.get("keys", ()))
                 ][: spec.get("samples")]
             )
         return answer
@@ -264,6 +290,7 @@ class Run:
             "job_type": self.job_type,
             "tags": self.tags,
             "commit": self.commit,
+            "sweep": self.sweep_name,
             "config": config,
             "summary_metrics": self.summary,
         }

@@ -118,6 +118,7 @@ class _Painter:
         internals = run.config_values.get("_wandb", {}).get("value", {})
         return {
             "job_type": run.job_type,
+            "sweep": run.sweep is not None,  # its id is random
             "tags": sorted(run.tags),
             "notes": run.notes,
             "commit": run.commit,

@@ -19,14 +19,14 @@ from wandb_server_artifacts import (
     ArtifactPortfolio,
     ArtifactSequence,
 )
-from wandb_server_store_runs import RunStore
+from wandb_server_store_sweeps import SweepStore
 from wandb_server_types import REGISTRY, File, WandbError, connection, md5, server_id
 
 # No two servers of a process give the same id to an artifact: the SDK caches artifacts by it.
 NUMBERS = itertools.count(1)
 
 
-class Store(RunStore):
+class Store(SweepStore):
     """Everything that the server keeps and can do."""
 
     def artifact(self, id: str) -> Artifact | None:

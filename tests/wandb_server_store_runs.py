@@ -9,6 +9,7 @@ from typing import Any
 
 from wandb_server_artifacts import Artifact, ArtifactSequence
 from wandb_server_runs import Project, Run
+from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     ORG_ENTITY,
     ORGANIZATION,
@@ -128,14 +129,16 @@ class RunStore:
             updates["summary"] = json.loads(given["summary_metrics"])
         if "state" in given:
             updates["state"] = given["state"]
+        if "sweep" in given:
+            updates["sweep"] = self._sweep(run.project, given["sweep"])
         for name, value in updates.items():
             self._set(run, name, value)
         return {"bucket": run, "inserted": inserted}
 
-    def _set(self, run: Run, name: str, value: Any) -> None:
+    def _set(self, run: Run | Sweep, name: str, value: Any) -> None:
         if getattr(run, name) != value:
             setattr(run, name, value)
-            self.changes.append(f"run {run.path}: {name}")
+            self.changes.append(f"{type(run).__name__.lower()} {run.path}: {name}")
 
     def _find_or_create(self, given: Mapping[str, Any]) -> tuple[Run, bool]:
         if "id" in given:
@@ -164,7 +167,9 @@ class RunStore:
         self._set(run, "state", "running")
         self._set(run, "exit_code", None)
 
-    def file_stream(self, entity: str, project: str, name: str, chunk: Mapping[str, Any]) -> None:
+    def file_stream(
+        self, entity: str, project: str, name: str, chunk: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Take in what a run logs; the lines of a file from an offset on replace those there."""
         run = self._run(entity, project, name)
         for file_name, part in chunk.get("files", {}).items():
@@ -179,9 +184,11 @@ class RunStore:
         state, exit_code = "running", None
         if chunk.get("complete"):
             exit_code = chunk.get("exitcode", 0)
-            state = "failed" if exit_code else "finished"
+            failed = "killed" if run.stopped else "failed"
+            state = failed if exit_code else "finished"
         self._set(run, "state", state)
         self._set(run, "exit_code", exit_code)
+        return {"limits": {}}
 
     def create_run_files(self, input: Mapping[str, Any]) -> dict[str, Any]:
         run = self._run(input["entity_name"], input["project_name"], input["run_name"])
@@ -229,3 +236,10 @@ class RunStore:
         if run := found.run(name) if found else None:
             return run
         raise WandbError(f"there is no run {entity}/{project}/{name}")
+
+    @staticmethod
+    def _sweep(project: Project, name_or_id: str) -> Sweep:
+        for sweep in project.sweeps.values():
+            if name_or_id in (sweep.name, sweep.id):
+                return sweep
+        raise WandbError(f"there is no sweep {name_or_id} in {project.name}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,9 +102,16 @@ def _passes(wanted: Any, value: Any) -> bool:
 
 
 def ordered(nodes: Sequence[Any], order: str | None) -> list[Any]:
-    """Sort by time of creation, `+created_at` or `-created_at`; nodes come oldest first."""
+    """Sort by `created_at` (nodes come oldest first) or a run's `summary_metrics.NAME`.
+
+    A minus in front means the reverse. Runs without the metric come last.
+    """
     if not order:
         return list(nodes)
+    kind, _, metric = order.lstrip("+-").removesuffix(".value").partition(".")
+    if snake(kind) == "summary_metrics" and metric:
+        sign = -1 if order.startswith("-") else 1
+        return sorted(nodes, key=lambda run: sign * run.summary.get(metric, sign * math.inf))
     if snake(order.lstrip("+-")) not in ("created_at", "heartbeat_at"):
         raise WandbError(f"the order {order!r} is not known")
     return list(reversed(nodes)) if order.startswith("-") else list(nodes)

@@ -11,14 +11,16 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grocery.cli import data_diff, monitor, predict, registry, sync
+from grocery.cli import data_diff, monitor, predict, registry, sweep, sync, trial
 from grocery.cli.terminal import standard_output
 from grocery.errors import one_sentence
 
 _COMMANDS: list[Callable[[Any], None]] = [
     predict.add_parser,
     monitor.add_parser,
+    sweep.add_parser,
     sync.add_parser,
+    trial.add_parser,
 ]
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "registry": ("versions of the model and what runs in production", registry.COMMANDS),

@@ -1,7 +1,8 @@
 """What a stage tells Weights & Biases: one run a stage, opened with `stage_run`.
 
 Tracking is never in the way. Every verb returns at once, whatever state W&B is in (see
-`grocery.tracking.session`); nothing here raises, asks, or changes an output of the stage.
+`grocery.tracking.session`); nothing here raises, asks, or changes an output of the stage. Only a
+stop that is asked for in W&B ends it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from grocery.contents import Content
+from grocery.errors import TrackingError
 from grocery.params import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
 from grocery.tracking.outbox import all_outboxes
@@ -26,6 +28,7 @@ from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import NotStored, OpenRun, RunRequest, Session, Task, one_line
 
 LATER = "`grocery sync` will do it"
+STOPPED = "stopped from W&B"
 
 
 @contextmanager
@@ -53,6 +56,11 @@ def stage_run(
         are outputs of another stage are declared as the run's input artifacts.
     tags
         Tags of the run, such as the name of the dataset.
+
+    Raises
+    ------
+    TrackingError
+        When the run is stopped from W&B, by a sweep or by a person.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         yield StageRun(None, settings)
@@ -77,6 +85,10 @@ def stage_run(
                 run.uses(key, path)
         yield run
         exit_code = 0
+    except KeyboardInterrupt:
+        if session.stopped:
+            raise TrackingError(f"{STOPPED}; earlier outputs are as they were") from None
+        raise
     finally:
         session.close(exit_code)
 

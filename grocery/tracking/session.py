@@ -6,12 +6,15 @@ does the tasks in order, while the stage computes. Only `Session.close` waits, a
 
 When W&B fails online, at whatever point, the tasks are done once more on an offline run of the same
 id, which is then whole. What went wrong becomes one line on standard error.
+
+The one thing that W&B can do to a stage is to stop it, when a sweep or a person wants that.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,6 +34,7 @@ from grocery.errors import printable
 from grocery.tracking.mode import Mode, check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import Outbox, held
 from grocery.tracking.provenance import git_state, pipeline_run, project_root
+from grocery.tracking.sweep_run import STAGE, handed_out, on_our_own
 
 if TYPE_CHECKING:
     import wandb
@@ -106,12 +110,18 @@ class Session:
         The run to open.
     timeout
         Longest wait at the end of the stage, in seconds, for the server to take in all of the run.
+
+    Attributes
+    ----------
+    stopped
+        Whether W&B has stopped the run, and has interrupted the main thread for that.
     """
 
     def __init__(self, request: RunRequest, *, timeout: float) -> None:
         self._request = request
         self._timeout = timeout
-        self._id = token_hex(4)
+        self._sweep_run = handed_out() if request.stage == STAGE else None
+        self._id = self._sweep_run.id if self._sweep_run else token_hex(4)
         self._root = project_root()
         self._git = git_state()  # now, before the stage writes files that git tracks
         self._contents: dict[Path, Content] = {}
@@ -124,6 +134,8 @@ class Session:
         self._gave_up = False
         self._reasons: dict[str, None] = {}
         self._settled: Collection[str] = ()
+        self._closing = False
+        self.stopped = False
         _quiet_threads()
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
@@ -144,6 +156,7 @@ class Session:
 
     def close(self, exit_code: int) -> None:
         """Finish the run; give up when W&B does not come to an end."""
+        self._closing = True
         self._exit_code = exit_code
         for task in (*self._last_tasks, None):
             self._tasks.put(task)
@@ -155,8 +168,14 @@ class Session:
             if self._reasons:
                 print(f"warning: W&B: {'; '.join(self._reasons)}", file=sys.stderr)
 
+    def _stop(self) -> None:
+        """Interrupt the stage: W&B has said that its run is stopped. Too late when it is done."""
+        if not self._closing:
+            self.stopped = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
     def _work(self) -> None:
-        with contained(self._root / "wandb") as self._settled:
+        with contained(self._root / "wandb") as self._settled, on_our_own():
             try:
                 mode = self._set_up()
                 if mode == "online":
@@ -177,8 +196,12 @@ class Session:
         import wandb
 
         wandb.termsetup(wandb.Settings(silent=True), None)  # setup() itself would speak
-        timeout = self._timeout
-        wandb.setup(wandb.Settings(**SETTINGS, init_timeout=timeout, finish_timeout=timeout))
+        settings = {**SETTINGS, "init_timeout": self._timeout, "finish_timeout": self._timeout}
+        if self._sweep_run:  # W&B takes a sweep's run from here, not from its init()
+            request = self._request
+            settings |= self._sweep_run.settings() | {"project": request.project}
+            settings |= {"entity": request.entity} if request.entity else {}
+        wandb.setup(wandb.Settings(**settings, stop_fn=self._stop))
         mode, reason = choose_mode()
         if reason:
             self._warn(f"{reason}; {OFFLINE}")
@@ -261,7 +284,7 @@ class Session:
                 dir=str(self._root),
                 project=request.project,
                 entity=request.entity,
-                name=request.stage,
+                name=self._name(),
                 job_type=request.stage,
                 group=pipeline_run(git),
                 tags=sorted(request.tags),
@@ -272,6 +295,14 @@ class Session:
             if "no message" not in str(error):
                 raise
             raise NotStored("the server does not take the run: is the API key right?") from error
+
+    def _name(self) -> str:
+        """The stage; among runs of other experiments, its experiment too."""
+        experiment = os.environ.get("DVC_EXP_NAME")
+        apart = self._sweep_run or experiment != pipeline_run(self._git)
+        return (
+            f"{self._request.stage} {experiment}" if experiment and apart else self._request.stage
+        )
 
     def _give_up(self) -> None:
         """End W&B's own process, which releases what waits for it; then the run is kept offline."""

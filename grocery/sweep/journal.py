@@ -1,0 +1,107 @@
+"""The trials of a sweep, and the file that remembers them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from grocery.errors import DataError
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Trial:
+    """One set of parameters, and what came of it.
+
+    Attributes
+    ----------
+    number
+        Its place in the sweep, from 1.
+    name
+        Name of the DVC experiment.
+    assignments
+        Value of each parameter that is searched, by its dotted name.
+    state
+        ``stopped`` is early, by the sweep; ``failed`` is by an error.
+    steps
+        What training reported at each step.
+    summary
+        Metrics of the experiment, by name; those of evaluate begin with ``test_``.
+    seconds
+        Wall time.
+    reason
+        Why it failed.
+    """
+
+    number: int
+    name: str
+    assignments: dict[str, Any]
+    state: State = "running"
+    steps: list[dict[str, float]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    reason: str = ""
+
+
+class Journal:
+    """Remembers trials in a file of JSON lines, one at the beginning of each and one at its end.
+
+    Parameters
+    ----------
+    file
+        The file; it need not be there yet.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def begin(self, about: Mapping[str, Any]) -> None:
+        """Start a new journal with what the sweep is."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.unlink(missing_ok=True)
+        self._append({"sweep": dict(about)})
+
+    def write(self, trial: Trial) -> None:
+        """Note a trial as it is now; it is on disk when this returns."""
+        self._append(asdict(trial))
+
+    def read(self) -> tuple[dict[str, Any], list[Trial]]:
+        """What the sweep is, and its trials as they were last noted, in order.
+
+        Raises
+        ------
+        DataError
+            When this is no journal.
+        """
+        lines = list(self._lines())
+        if not lines or "sweep" not in lines[0]:
+            raise DataError(f"{self.file} is not the journal of a sweep")
+        trials: dict[int, Trial] = {}
+        for line in lines[1:]:
+            try:
+                trials[line["number"]] = Trial(**line)
+            except (TypeError, KeyError):
+                raise DataError(f"{self.file} holds a line that is no trial") from None
+        return lines[0]["sweep"], [trials[number] for number in sorted(trials)]
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        whole = not self.file.is_file() or self.file.read_bytes().endswith(b"\n")
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(("" if whole else "\n") + json.dumps(entry, sort_keys=True) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """The lines that were written whole; a kill may have cut one off."""
+        text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
+        for line in text.splitlines():
+            with suppress(ValueError):
+                value = json.loads(line)
+                if isinstance(value, dict):
+                    yield value

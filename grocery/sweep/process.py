@@ -1,0 +1,121 @@
+"""One trial as a DVC experiment of its own, with all processes that belong to it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from grocery.errors import printable
+from grocery.sweep import guard
+
+TARGET = "evaluate"  # the stage that a trial ends with; those after it judge a release
+
+
+class Experiment:
+    """A `dvc exp run --temp` that has been started.
+
+    It runs in a temporary folder of DVC's, beside others. It never outlives this process, however
+    that ends, and leaves nothing behind when it is ended (see `grocery.sweep.guard`).
+
+    Parameters
+    ----------
+    root
+        The project.
+    name
+        Name of the experiment; it must be new.
+    assignments
+        Values of parameters, by dotted name: numbers, truth values, strings, None, lists of them.
+    environment
+        Its environment; ours by default.
+    show
+        Whether what DVC and the stages say is printed as it comes.
+
+    Attributes
+    ----------
+    reason
+        After `wait`: in one sentence why it failed, as far as it has said so.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        assignments: Mapping[str, Any],
+        environment: Mapping[str, str] | None = None,
+        *,
+        show: bool = False,
+    ) -> None:
+        self.reason = ""
+        self._show = show
+        self._ended = False
+        sets = [f"--set-param={key}={as_override(value)}" for key, value in assignments.items()]
+        lock = root / ".dvc" / "tmp" / "experiments.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        inherited = dict(os.environ if environment is None else environment)
+        path = [str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]
+        # -I and -S: the guard needs nothing that is installed, and starts in no time.
+        watcher = [sys.executable, "-I", "-S", guard.__file__, str(lock), name]
+        dvc = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
+        self._process = subprocess.Popen(
+            [*watcher, *dvc, f"--name={name}", TARGET, *sets],
+            cwd=root,
+            env=inherited | {"PATH": os.pathsep.join(path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a terminal's Ctrl-C is ours, and we end it in order
+        )
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code, which is 0 when the experiment is recorded."""
+        said = []
+        for line in self._process.stdout or ():
+            if self._show and not self._ended:  # DVC says at length that it was interrupted
+                print(line, end="", flush=True)
+            said.append(line.rstrip())
+        code = self._process.wait()
+        self.terminate()
+        self.reason = _reason(said) or f"dvc exp run exited with {code}" if code else ""
+        return code
+
+    def terminate(self) -> None:
+        """Begin to end it; `wait` returns when all is gone. May be called from any thread."""
+        self._ended = True
+        if self._process.stdin:
+            with suppress(OSError):
+                self._process.stdin.close()
+
+
+def as_override(value: Any) -> str:
+    """A value in the grammar of `dvc exp run --set-param`, which is Hydra's."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(as_override(item) for item in value)}]"
+    # In quotes only a quote has a meaning of its own, and the backslashes before it.
+    text = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    return f"'{text}'"
+
+
+def _reason(said: list[str]) -> str:
+    """The stage's own sentence, or else DVC's first."""
+    for start in ("error: ", "ERROR: "):
+        for line in said:
+            if line.startswith(start):
+                return printable(line.removeprefix(start))
+    return ""

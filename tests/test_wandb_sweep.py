@@ -1,0 +1,370 @@
+"""W&B sweeps: the real `wandb sweep` and `wandb agent`, and trials that are DVC experiments."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT, Project, environment
+from grocery.cli.trial import parse_assignments
+from grocery.errors import ParamsError
+from grocery.sweep.process import Experiment, as_override
+from grocery.tracking.sync import waiting_runs
+from running import processes, wait_for
+from test_online import ask
+from wandb_pipeline import pipeline, silent, synchronize, variables
+from wandb_server import WandbServer
+
+STANDALONE = ".dvc/tmp/exps/standalone"  # where DVC keeps the folders of running experiments
+COMMAND = yaml.safe_load((ROOT / "sweep.yaml").read_text())["command"]
+
+# Training that goes on for much longer than anybody waits.
+ENDLESS = {
+    "train.algorithm": {"value": "label_propagation"},
+    "train.tol": {"value": 0},
+    "train.max_iter": {"values": [10_000, 9_999, 9_998]},
+}
+
+# In place of the stage train: it trains for a minute, whatever the machine.
+SLOW_STAGE = """
+import time
+from grocery.errors import one_sentence
+from grocery.params import load
+from grocery.tracking.run import stage_run
+with one_sentence("train"), stage_run("train", settings=load().tracking, config={}) as run:
+    for step in range(600):
+        run.log({"residual": 1 / (step + 1)}, step=step)
+        time.sleep(0.1)
+"""
+
+
+def create_sweep(server: WandbServer, project: Project, parameters: Mapping[str, Any]) -> str:
+    """Path of a new sweep over a grid, as `wandb sweep` prints it for `wandb agent`."""
+    config = {
+        "project": "grocery",
+        "method": "grid",
+        "metric": {"name": "val_accuracy", "goal": "maximize"},
+        "parameters": dict(parameters),
+        "command": COMMAND,
+    }
+    file = project.path.parent / "sweep.yaml"
+    file.write_text(yaml.safe_dump(config))
+    done = project.run("wandb", "sweep", str(file), env=known(server))
+    found = re.search(r"wandb agent (\S+)", done.stderr)
+    assert found, done.stderr
+    return found[1]
+
+
+def known(server: WandbServer) -> dict[str, str]:
+    """The environment of somebody who has a key."""
+    return {"WANDB_MODE": "online", "WANDB_ERROR_REPORTING": "false", **server.environment()}
+
+
+@contextmanager
+def agent(
+    server: WandbServer, project: Project, sweep: str, *options: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`wandb agent` at work; it is ended with the block, and its trials with it."""
+    env = variables(project.path.parent, server, WANDB_ERROR_REPORTING="false")
+    del env["PYTHONPATH"]  # the stages are the project's own
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wandb", "agent", *options, sweep],
+        cwd=project.path,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        while process.poll() is None:  # the third signal is the one that it heeds at once
+            process.terminate()
+            time.sleep(0.2)
+        process.communicate()
+
+
+def runs_of(server: WandbServer, sweep: str) -> list[Any]:
+    """The runs that were handed out, the oldest first."""
+    entity, project, name = sweep.split("/")
+    return server.store.all_projects[entity, project].sweeps[name].all_runs
+
+
+def experiments(project: Project) -> dict[str, str]:
+    """Commits of the experiments, by name."""
+    listed = project.run("git", "for-each-ref", "refs/exps", "--format=%(refname) %(objectname)")
+    found = (line.split() for line in listed.stdout.splitlines() if "/exps/exec/" not in line)
+    return {ref.rsplit("/", 1)[1]: commit for ref, commit in found}
+
+
+@dataclass
+class World:
+    """A server, and a project in which two agents have shared the trials of a sweep."""
+
+    server: WandbServer
+    project: Project
+    sweep: str
+    said: str
+    state: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    project = built.copy(tmp_path_factory.mktemp("sweep") / "project")
+    own = yaml.safe_load((project.path / "params.yaml").read_text())["train"]["n_neighbors"]
+    parameters = {
+        # The third has more neighbours than there are images; the last is the workspace's own.
+        "train.n_neighbors": {"values": [4, 6, 1000, own]},
+        "train.algorithm": {"value": "label_spreading"},
+    }
+    with WandbServer() as server:
+        sweep = create_sweep(server, project, parameters)
+        with (
+            agent(server, project, sweep, "--count", "2") as one,
+            agent(server, project, sweep, "--count", "2") as two,
+        ):
+            said = [process.communicate(timeout=240)[0] for process in (one, two)]
+        assert (one.returncode, two.returncode) == (0, 0), said
+        yield World(server, project, sweep, "".join(said), server.state())
+        assert server.errors == []
+
+
+def by_neighbors(world: World) -> dict[int, tuple[str, Any]]:
+    """Of each trial by its number of neighbours: the experiment's name, and its train run."""
+    sweep = world.sweep.rsplit("/", 1)[1]
+    return {
+        run.config_values["train.n_neighbors"]["value"]: (f"{sweep}-{run.name}", run)
+        for run in runs_of(world.server, world.sweep)
+    }
+
+
+def shown(world: World, experiment: str, path: str) -> Any:
+    """A file of an experiment."""
+    text = world.project.run("git", "show", f"{experiments(world.project)[experiment]}:{path}")
+    return yaml.safe_load(text.stdout)
+
+
+@pytest.mark.parametrize("neighbors", [4, 6])
+def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
+    world: World, neighbors: int
+) -> None:
+    name, run = by_neighbors(world)[neighbors]
+    assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
+    assert (run.group, run.display_name) == (name, f"train {name}")
+    params = shown(world, name, "params.yaml")["train"]
+    assert params["n_neighbors"] == neighbors
+    config = {key: item["value"] for key, item in run.config_values.items()}
+    assert config["train.n_neighbors"] == config["train"]["n_neighbors"] == neighbors
+    assert config["train"] == params
+
+    metrics = shown(world, name, "metrics/train.json")
+    assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
+    steps = [row["_step"] for row in run.rows()]
+    assert steps == list(range(metrics["iterations"]))
+    assert all("val_accuracy" in row for row in run.rows())
+
+
+def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: World) -> None:
+    name, _ = by_neighbors(world)[4]
+    start = f"team/grocery/{name}/"
+    stages = {key: value for key, value in world.state["runs"].items() if key.startswith(start)}
+    assert stages.keys() == {f"{start}train {name}", f"{start}evaluate"}
+    train, evaluate = stages[f"{start}train {name}"], stages[f"{start}evaluate"]
+    assert (train["sweep"], evaluate["sweep"]) == (True, False)
+    assert not any(key.startswith("train.") for key in evaluate["config"])
+    assert {use.split(":")[0] for use in train["uses"]} == {
+        "team/grocery/dataset",
+        "team/grocery/features",
+    }
+    (classifier,) = (log for log in train["logs"] if log.startswith("team/grocery/classifier:"))
+    assert classifier in evaluate["uses"]
+
+
+def test_a_failing_trial_is_failed_and_the_agent_goes_on(world: World) -> None:
+    name, run = by_neighbors(world)[1000]
+    assert (run.state, run.exit_code) == ("failed", 1)
+    assert name not in experiments(world.project)
+    (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
+    assert "train.n_neighbors is 1000, but there are only" in said
+
+
+def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) -> None:
+    (own,) = by_neighbors(world).keys() - {4, 6, 1000}
+    name, run = by_neighbors(world)[own]
+    assert (run.state, run.group, run.job_type) == ("finished", name, "train")
+    metrics = shown(world, name, "metrics/train.json")
+    assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
+    assert [row["_step"] for row in run.rows()] == list(range(metrics["iterations"]))
+
+
+def test_the_agents_have_taken_turns_and_left_nothing(world: World) -> None:
+    assert len(by_neighbors(world)) == 4
+    assert len(experiments(world.project)) == 3
+    assert processes(world.project.path) == []
+    assert [path.name for path in (world.project.path / STANDALONE).iterdir()] == ["run"]
+    assert world.project.run("git", "status", "--porcelain").stdout == ""
+    code = f"api.sweep({world.sweep!r}).best_run().sweep_name"
+    assert ask(world.server, world.project.path, code) == world.sweep.rsplit("/", 1)[1]
+
+
+def test_a_stopped_trial_ends_and_so_does_a_killed_one(project: Project) -> None:
+    project.edit_params({"monitor": {"sample_images": 1}})  # not committed, as people work
+    before = project.run("git", "diff").stdout
+    with WandbServer() as server:
+        sweep = create_sweep(server, project, ENDLESS)
+        server.stop_runs(after=1)  # told to the agent, which sends SIGTERM
+        with agent(server, project, sweep) as process:
+            wait_for(lambda: len(runs_of(server, sweep)) > 1)
+            first, second = runs_of(server, sweep)
+            assert (first.state, first.exit_code) == ("killed", 1)
+            assert [line for line in processes(project.path) if first.name in line] == []
+
+            wait_for(second.rows)
+            project.run("wandb", "sweep", "--cancel", sweep, env=known(server))
+            said, _ = process.communicate(timeout=60)  # it sends SIGKILL
+        wait_for(lambda: not processes(project.path), 60)
+        assert (second.state, second.exit_code) == ("failed", 1)
+        assert "Detected" not in said, "the agent takes a stop for a failure"
+        assert server.errors == []
+    nothing_is_left(project, before)
+    assert waiting_runs(project.path) == []
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_an_experiment_that_ends_while_it_begins_leaves_the_workspace_alone(
+    project: Project, seconds: float
+) -> None:
+    project.edit_params({"monitor": {"sample_images": 1}})
+    before = project.run("git", "diff").stdout
+    experiment = Experiment(project.path, "early", {"train.alpha": 0.9}, environment())
+    time.sleep(seconds)
+    experiment.terminate()
+    assert experiment.wait() != 0
+    assert processes(project.path) == []
+    nothing_is_left(project, before)
+
+
+def nothing_is_left(project: Project, before: str) -> None:
+    """Require that no experiment is recorded, and that the workspace is as it was."""
+    standalone = project.path / STANDALONE
+    assert {path.name for path in standalone.glob("*")} <= {"run"}
+    assert experiments(project) == {}
+    assert project.run("git", "diff").stdout == before
+    assert project.run("git", "stash", "list").stdout == ""
+
+
+def test_a_trial_that_is_stopped_from_wandb_ends(project: Project) -> None:
+    (project.path / "stages/train.py").write_text(SLOW_STAGE)
+    project.commit("Train slowly")
+    with WandbServer() as server:
+        sweep = create_sweep(server, project, ENDLESS).rsplit("/", 1)[1]
+        trial = subprocess.Popen(
+            ["grocery", "trial", "--train.alpha=0.9"],
+            cwd=project.path,
+            env=environment(**known(server), WANDB_SWEEP_ID=sweep, WANDB_RUN_ID="pressed"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        runs = server.store.all_projects["team", "grocery"].runs_by_name
+        run = wait_for(lambda: runs.get("pressed"))
+        server.store.stop_run({"id": run.id})  # the button; the SDK hears of it within 15 s
+        out, error = trial.communicate(timeout=60)
+        assert (trial.returncode, error) == (0, f"{sweep}-pressed was stopped from W&B\n")
+        assert "error: train: stopped from W&B; earlier outputs are as they were\n" in out
+        assert (run.state, run.exit_code, run.sweep_name) == ("killed", 1, sweep)
+        assert 1 < len(run.rows()) < 600
+    nothing_is_left(project, "")
+    assert waiting_runs(project.path) == []
+
+
+def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(
+    project: Project, tmp_path: Path
+) -> None:
+    parameters = tmp_path / "chosen.yaml"
+    parameters.write_text("wandb_version: 1\ntrain.alpha:\n  value: 0.5\n")
+    with WandbServer() as server:
+        sweep = create_sweep(server, project, ENDLESS).rsplit("/", 1)[1]
+        handed_out = {
+            "WANDB_SWEEP_ID": sweep,
+            "WANDB_RUN_ID": "fromsweep",
+            "WANDB_SWEEP_PARAM_PATH": str(parameters),
+        }
+        server.fail("refuse")
+        done = pipeline(tmp_path, server, "train", **handed_out)
+        assert (done.returncode, done.stderr.count("the run is kept offline")) == (0, 1)
+        server.heal()
+        runs = server.store.all_projects["team", "grocery"].runs_by_name
+        assert runs == {}
+        assert synchronize(tmp_path, server).returncode == 0
+        run = runs["fromsweep"]
+        assert (run.state, run.job_type, run.sweep_name) == ("finished", "train", sweep)
+        assert run.config_values["train.alpha"]["value"] == 0.5
+        assert len(run.rows()) == 4
+        assert server.errors == []
+
+
+def test_the_runs_of_a_sweep_without_a_server_share_its_group(tmp_path: Path) -> None:
+    with WandbServer() as server:
+        trial = {"WANDB_RUN_GROUP": "learner", "DVC_EXP_NAME": "learner-001"}
+        silent(pipeline(tmp_path, server, **trial))
+        assert {key: run["job_type"] for key, run in server.state()["runs"].items()} == {
+            f"team/grocery/learner/{stage} learner-001": stage
+            for stage in ("prepare", "train", "register")
+        }
+
+
+def test_assignments_are_read_as_the_agent_writes_them() -> None:
+    values: dict[str, Any] = {
+        **{"a": 0.95, "b": 1e-05, "c": True, "d": False, "e": 12, "f": None, "g": "self_training"},
+        **{"h": [1.0, 0.5], "i": ["x", "y z"], "j": "", "k": "it's = [1"},
+    }
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    made = create_sweep_command_args({"args": {k: {"value": v} for k, v in values.items()}})
+    for form in ("args", "args_no_hyphens"):
+        assert parse_assignments(made[form]) == values
+    with pytest.raises(ParamsError, match="'-x' is no assignment; write --PARAMETER=VALUE"):
+        parse_assignments(["-x"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a", "it's", "a\\'b", "a\\\\", "", "é, [1]", "a=b:c", "1e-3", "true", 1e-05, True, None, 7],
+)
+def test_dvc_reads_an_override_as_it_is_meant(value: Any) -> None:
+    from dvc.utils.hydra import to_hydra_overrides
+
+    (override,) = to_hydra_overrides([f"key={as_override(value)}"])
+    read = override.value()
+    read = getattr(read, "text", read)  # of a string in quotes
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("--train.alpha=7", "train.alpha"),
+        ("--train.alhpa=0.5", "train.alhpa"),
+        ("--train.n_neighbors=5.5", "train.n_neighbors"),
+        ("--train.algorithm=[1", "train.algorithm"),
+        ("-v", "'-v' is no assignment; write --PARAMETER=VALUE"),
+    ],
+)
+def test_a_bad_assignment_is_one_sentence(project: Project, word: str, sentence: str) -> None:
+    done = project.run("grocery", "trial", word, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: trial: {sentence}")
+    assert done.stderr.count("\n") == 1
