@@ -145,8 +145,7 @@ class TestWholeSweep:
         assert "up to date" in said
 
     def test_the_runs_are_a_group(self, swept: Swept) -> None:
-        outboxes = all_outboxes(swept.project.path / "wandb")
-        about = [json.loads((box.folder / "run.json").read_text()) for box in outboxes]
+        about = [box.run() for box in all_outboxes(swept.project.path / "wandb")]
         trained = [run for run in about if run["stage"] == "train"]
         assert {run["group"] for run in trained} == {"grid"}
         assert len(trained) == 2  # the others failed before
