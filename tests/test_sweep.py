@@ -21,7 +21,7 @@ from grocery.errors import DataError, ParamsError
 from grocery.steering import ADDRESS, TRIAL, Steering, Stopped
 from grocery.sweep.journal import Journal, Trial
 from grocery.sweep.report import page, rows, sentences
-from grocery.sweep.run import best, saved_seconds
+from grocery.sweep.run import Sweep, best, saved_seconds
 from grocery.sweep.search import Search, read_search
 from grocery.sweep.steer import listening
 from grocery.tracking.outbox import all_outboxes
@@ -429,6 +429,27 @@ def test_the_poor_are_stopped_where_the_file_says(search: Search) -> None:
     assert search.to_stop([*good, trial("best", "running", 0.99, 3)]) == set()
 
 
+def test_the_search_counts_models_and_not_steps(search: Search, tmp_path: Path) -> None:
+    """The graph may do well where the model, for its regularisation, does not."""
+
+    def value(trials: list[Trial]) -> list[Any]:
+        sweep = Sweep(search, tmp_path, Journal(tmp_path / "trials.jsonl"), seed=0, trials=trials)
+        return [
+            (run.history, run.summary_metrics.get("val_accuracy"))
+            for run in sweep._results_so_far()
+        ]
+
+    steps = [{"val_accuracy": 0.8}, {"val_accuracy": 0.95}]
+    finished = [trial(k, value=v, steps=steps) for k, v in enumerate((0.3, 0.6, 0.9))]
+    assert value(finished) == [([], 0.3), ([], 0.6), ([], 0.9)]
+    low = trial(4, "stopped", steps=[{"val_accuracy": 0.5}])
+    high = trial(5, "stopped", steps=steps)
+    running, failed = trial(6, "running", steps=steps), trial(7, "failed")
+    others = [low, high, running, failed]
+    assert value([*finished, *others])[3:] == [([], 0.5), ([], 0.6), ([], None), ([], None)]
+    assert value(others) == [([], 0.5), ([], 0.95), ([], None), ([], None)]
+
+
 # -- What is remembered, and what is shown. ------------------------------------------------------
 
 
@@ -475,10 +496,13 @@ def test_the_table_begins_with_the_best_and_ends_with_what_failed(search: Search
     found = best(trials, search)
     assert found is trials[3]
     assert saved_seconds(trials) == pytest.approx(14 - 4)
-    assert sentences(trials, search, 30.0, before=2) == [
+    workspace = {"val_accuracy": 0.7, "test_accuracy": 0.65}
+    assert sentences(trials, search, 30.0, before=2, workspace=workspace) == [
         "5 trials of 46 s, 3 of them now, in 30 s, 1 stopped, 1 failed",
         "stopping early saved about 10 s of trials",
-        "best: t-004; apply it with: dvc exp apply t-004",
+        "best: t-004, val_accuracy 0.8000 (workspace: 0.7000), "
+        "test accuracy 0.7900 (workspace: 0.6500)",
+        "apply it with: dvc exp apply t-004",
     ]
 
 

@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grocery.compute import progress
     from grocery.files import write_bytes
     from grocery.sweep.report import page, rows, sentences
-    from grocery.sweep.run import Sweep
+    from grocery.sweep.run import Sweep, workspace_summary
     from grocery.tracking.provenance import dvc_root
 
     root = dvc_root()
@@ -82,7 +82,13 @@ def _run(arguments: argparse.Namespace) -> None:
         print("what has been found is noted; go on with --resume", file=sys.stderr)
         raise
     finally:
-        account = sentences(sweep.trials, search, time.monotonic() - begun, before=len(done))
+        account = sentences(
+            sweep.trials,
+            search,
+            time.monotonic() - begun,
+            before=len(done),
+            workspace=workspace_summary(root),
+        )
         write_bytes(folder / "index.html", page(sweep.trials, search, account).encode())
     for line in table(rows(sweep.trials, search)):
         print(line)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +13,7 @@ from grocery.sweep.run import best, saved_seconds
 from grocery.sweep.search import Search
 
 _WIDTH, _HEIGHT = 480, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 56
 
 _MORE = """
 .search {
@@ -25,7 +26,10 @@ _MORE = """
 .search text { fill: var(--soft); font-size: 13px; }
 .search line { stroke: var(--line); }
 table { border-collapse: collapse; width: 100%; }
-td, th { padding: .25rem .6rem .25rem 0; text-align: left; border-top: 1px solid var(--line); }
+td, th {
+  padding: .25rem .8rem .25rem 0; text-align: left; border-top: 1px solid var(--line);
+  white-space: nowrap;
+}
 .wide { overflow-x: auto; }
 """
 
@@ -66,11 +70,17 @@ def rows(trials: Sequence[Trial], search: Search) -> list[list[str]]:
 
 
 def sentences(
-    trials: Sequence[Trial], search: Search, seconds: float, *, before: int = 0
+    trials: Sequence[Trial],
+    search: Search,
+    seconds: float,
+    *,
+    before: int = 0,
+    workspace: Mapping[str, float] | None = None,
 ) -> list[str]:
     """The account of a sweep: counts, time, what stopping saved, and how to apply the best.
 
-    `before` trials are of an earlier command, which `seconds` are not.
+    `before` trials are of an earlier command, which `seconds` are not. The metrics of what is in
+    the `workspace` are named as in `Trial.summary`.
     """
     counts = {state: sum(t.state == state for t in trials) for state in ("stopped", "failed")}
     work = sum(trial.seconds for trial in trials)
@@ -84,8 +94,19 @@ def sentences(
     if winner is None:
         found.append("no trial has finished, so there is no best one")
     else:
-        found.append(f"best: {winner.name}; apply it with: dvc exp apply {winner.name}")
+        found.append(f"best: {winner.name}, {_compared(winner, search, workspace or {})}")
+        found.append(f"apply it with: dvc exp apply {winner.name}")
     return found
+
+
+def _compared(winner: Trial, search: Search, workspace: Mapping[str, float]) -> str:
+    """The best trial's metrics, and in brackets what the workspace has."""
+    parts = []
+    for title, name in ((search.metric, search.metric), ("test accuracy", "test_accuracy")):
+        if name in winner.summary:
+            now = f" (workspace: {workspace[name]:.4f})" if name in workspace else ""
+            parts.append(f"{title} {winner.summary[name]:.4f}{now}")
+    return ", ".join(parts)
 
 
 def page(trials: Sequence[Trial], search: Search, account: Sequence[str]) -> str:
@@ -130,7 +151,8 @@ def _chart(
         return ""
     low, high = min(value for _, value in scored), max(value for _, value in scored)
     span = (high - low) or 1.0
-    positions, ticks = _axis(places)
+    space = search.config["parameters"].get(title, {})
+    positions, ticks = _axis(places, logarithmic="log" in space.get("distribution", ""))
 
     def x(place: float) -> float:
         return _LEFT + place * (_WIDTH - _LEFT - _RIGHT)
@@ -139,7 +161,8 @@ def _chart(
         return _HEIGHT - _BOTTOM - (value - low) / span * (_HEIGHT - _TOP - _BOTTOM)
 
     marks = []
-    for (trial, value), place in zip(scored, positions, strict=True):
+    last_is_on_top = sorted(zip(scored, positions, strict=True), key=lambda p: p[0][0] is winner)
+    for (trial, value), place in last_is_on_top:
         kind = "best" if trial is winner else trial.state
         tip = f"{trial.name}: {value:.4f}"
         marks.append(
@@ -156,9 +179,11 @@ def _chart(
             if leading is not None:
                 points.append(f"{x(place):.1f} {y(leading):.1f}")
         path = f'<path d="M{"L".join(points)}"/>' if points else ""
+    anchors = {0.0: "start", 1.0: "end"}
     labels = "".join(
-        f'<text x="{x(place):.1f}" y="{_HEIGHT - 20}" text-anchor="middle">{escape(text)}</text>'
-        for place, text in ticks
+        f'<text x="{x(place):.1f}" y="{_HEIGHT - 37 + 15 * (len(ticks) > 2 and index % 2)}" '
+        f'text-anchor="{anchors.get(place, "middle")}">{escape(text)}</text>'
+        for index, (place, text) in enumerate(ticks)
     )
     sides = "".join(
         f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
@@ -172,14 +197,19 @@ def _chart(
     )
 
 
-def _axis(places: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
+def _axis(
+    places: Sequence[Any], *, logarithmic: bool
+) -> tuple[list[float], list[tuple[float, str]]]:
     """Positions (0 to 1) of values, and labels; numbers by size, anything else by name."""
     numbers = all(isinstance(p, int | float) and not isinstance(p, bool) for p in places)
     if numbers:
         low, high = min(places), max(places)
-        span = (high - low) or 1
-        ticks = [(0.0, _shown(low)), (1.0, _shown(high))] if high > low else [(0.5, _shown(low))]
-        return [(p - low) / span if high > low else 0.5 for p in places], ticks
+        if high == low:
+            return [0.5] * len(places), [(0.5, _shown(low))]
+        sizes = [math.log(p) if logarithmic and low > 0 else p for p in places]
+        least, most = min(sizes), max(sizes)
+        ticks = [(0.0, _shown(low)), (1.0, _shown(high))]
+        return [(size - least) / (most - least) for size in sizes], ticks
     names = sorted({_shown(p) for p in places})
     spots = {name: (index + 0.5) / len(names) for index, name in enumerate(names)}
     return [spots[_shown(p)] for p in places], [(spot, name) for name, spot in spots.items()]

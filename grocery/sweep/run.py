@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from statistics import median
 from threading import Event, Lock
 from typing import Any
 
@@ -21,7 +23,7 @@ from grocery.sweep.process import Experiment
 from grocery.sweep.search import Search
 from grocery.sweep.steer import listening
 
-# How the search engine calls our states. What was stopped early counts by its history.
+# How the search engine calls our states.
 _ENGINE_STATES = {
     "running": "running",
     "finished": "finished",
@@ -116,7 +118,7 @@ class Sweep:
             if len(self.trials) >= count:
                 return None
             number = len(self.trials) + 1
-            assignments = self.search.next(self._runs(), self.seed + number)
+            assignments = self.search.next(self._results_so_far(), self.seed + number)
             if assignments is None:  # a grid has come to its end
                 return None
             trial = Trial(number, f"{self.search.name}-{number:03d}", assignments)
@@ -125,10 +127,31 @@ class Sweep:
             return trial
 
     def _runs(self) -> list[Any]:
+        """The trials with all their steps, as early termination looks at them."""
         return [
             self.search.run(t.name, t.assignments, _ENGINE_STATES[t.state], t.steps, t.summary)
             for t in self.trials
         ]
+
+    def _results_so_far(self) -> list[Any]:
+        """The trials with one value each, as the search looks at them.
+
+        A step's value is that of the graph, the final one is that of the model. The engine would
+        take the better of them, and learn nothing of what makes the model. So a finished trial
+        counts by the model alone, and one that was stopped, since others were better, by its last
+        step, but by no more than the middle of those that finished.
+        """
+        name, sign = self.search.metric, self.search.sign
+        finals = [sign * t.summary[name] for t in self.trials if name in t.summary]
+        found = []
+        for t in self.trials:
+            summary = t.summary
+            if t.state == "stopped" and t.steps and name in t.steps[-1]:
+                value = min([sign * t.steps[-1][name], *([median(finals)] if finals else [])])
+                summary = {name: sign * value}
+            state = _ENGINE_STATES[t.state]
+            found.append(self.search.run(t.name, t.assignments, state, [], summary))
+        return found
 
     def _try(self, trial: Trial, address: str) -> None:
         begun = time.monotonic()
@@ -186,7 +209,7 @@ class Sweep:
             measured = json_at(git, found.commit, "metrics/evaluate.json")
         except RegistryError as error:
             raise GroceryError(f"experiment {name} cannot be read: {error}") from None
-        return _numbers(trained) | {f"test_{k}": v for k, v in _numbers(measured).items()}
+        return _summary(trained, measured)
 
 
 def best(trials: list[Trial], search: Search) -> Trial | None:
@@ -205,6 +228,22 @@ def saved_seconds(trials: list[Trial]) -> float:
         return 0.0
     usual = sum(finished) / len(finished)
     return sum(max(0.0, usual - t.seconds) for t in trials if t.state == "stopped")
+
+
+def workspace_summary(root: Path) -> dict[str, float]:
+    """Metrics of what is in the workspace, as in `Trial.summary`; empty before a first run."""
+    try:
+        trained, measured = (
+            json.loads((root / "metrics" / name).read_bytes())
+            for name in ("train.json", "evaluate.json")
+        )
+    except (OSError, ValueError):
+        return {}
+    return _summary(trained, measured)
+
+
+def _summary(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, float]:
+    return _numbers(trained) | {f"test_{k}": v for k, v in _numbers(measured).items()}
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
