@@ -42,7 +42,7 @@ def add_parser(parsers: Any) -> None:
         "--count", type=_count, default=20, metavar="N", help="trials in all (default: %(default)s)"
     )
     parser.add_argument(
-        "--jobs", type=_count, default=1, metavar="N", help="trials at a time (default: 1)"
+        "--jobs", type=_count, default=2, metavar="N", help="trials at a time (default: 2)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the search (default: %(default)s)"
