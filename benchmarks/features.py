@@ -56,7 +56,7 @@ from grocery.data.synthetic import SyntheticSource, draw
 from grocery.errors import one_sentence
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.fisher import FisherVector, Grid
-from grocery.features.fit_encoder import encode_shard, fit_encoder
+from grocery.features.fit_encoder import encode_shard, fit_encoder, fit_sample
 from grocery.features.projection import Projection
 from grocery.params import Params, load
 
@@ -172,7 +172,9 @@ def prepare(folder: Path, params: Params) -> None:
         write_shards(folder, jpegs, size)
     settings = params.featurize.model_copy(update={"encoder": "fisher", "fit_images": FITTED_ON})
     shards = shard_paths(folder / str(MEDIUM))
-    fitted = fit_encoder(shards, settings, scratch=folder / "sample", workers=2)
+    fitted = fit_encoder(
+        shards, settings, sample=fit_sample(shards, settings), scratch=folder / "sample", workers=2
+    )
     shape = len(fitted.projection.mean), settings.dimensions
     drawn = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     projection = Projection(fitted.projection.mean, drawn, np.ones(shape[1], np.float32))

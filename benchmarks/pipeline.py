@@ -13,6 +13,7 @@ counted once for each.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import time
 
@@ -43,7 +44,9 @@ def measured(stage: str, *, force: bool) -> tuple[float, float]:
     """
     start = time.perf_counter()
     options = ["--force" if force else "--no-run-cache", "--single-item"]
-    process = psutil.Popen(["dvc", "repro", *options, stage], stdout=subprocess.DEVNULL)
+    scratch = os.environ | ({"GROCERY_REUSE": "no"} if force else {})
+    command = ["dvc", "repro", *options, stage]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, env=scratch)
     peak = 0
     while process.poll() is None:
         peak = max(peak, sum(resident(p) for p in (process, *children(process))))

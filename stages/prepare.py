@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from grocery.data.splits import check_labels
 from grocery.errors import one_sentence
 from grocery.files import replacing, write_json
 from grocery.params import PrepareParams, load
+from grocery.reuse import Memory, maker
 from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
 
@@ -40,8 +42,12 @@ def run(
     incoming: Path,
     report: Path,
     workers: int,
+    memory: Memory | None = None,
 ) -> dict[str, int]:
     """Write the dataset's shards, the incoming batches, and a report of what was done to the data.
+
+    An image that an earlier shard holds, made in the same way, is not decoded again (see
+    `grocery.reuse`).
 
     Parameters
     ----------
@@ -53,12 +59,16 @@ def run(
         Folder of the shards, folder of the batches, and JSON file; replaced when all went well.
     workers
         Number of processes, see `grocery.compute.parallel_map`.
+    memory
+        What is known of the shards that are there already; nothing by default.
 
     Returns
     -------
     dict
         Counts of images, classes, and what was left out.
     """
+    memory = memory or Memory()
+    decoding = maker([params.image_size, params.jpeg_quality, params.max_pixels])
     raw = open_source(source)
     files = raw.images()
     check_labels([file.label for file in files], [file.split for file in files])
@@ -66,7 +76,8 @@ def run(
         decoded = folder / "decoded"
         decoded.mkdir()
         copies = _without_copies(files, workers)
-        found = _decode(copies, params, decoded, workers)
+        earlier = _earlier(memory, decoding, shards, params)
+        found = _decode(copies, params, earlier, decoded, workers)
         refuse_bad(copies, found, params.max_bad_ratio)
 
         outcome = clean(copies, found, params)
@@ -76,6 +87,10 @@ def run(
         arrived = _write_incoming(raw, params, folder, batches, workers)
         document = summarise(copies, found, outcome) | {"incoming": arrived}
         write_json(report, document)
+    for name in _names(params):
+        memory.note(shards / name, decoding)
+    memory.remember(decoding, found.reasons)
+    memory.save()
     counts: dict[str, int] = document["counts"]
     return counts
 
@@ -87,18 +102,46 @@ def _without_copies(files: Sequence[RawImage], workers: int) -> list[Copies]:
     return exact_copies(files, [image_id for chunk in hashed for image_id in chunk])
 
 
-def _decode(copies: Sequence[Copies], params: PrepareParams, folder: Path, workers: int) -> Decoded:
-    """Decode every image once, a shard a task."""
+@dataclass(frozen=True)
+class _Earlier:
+    """What need not be decoded again: shards by name, and why other images cannot be read."""
+
+    shards: Mapping[str, Path]
+    reasons: Mapping[str, str]
+
+
+def _earlier(memory: Memory, decoding: str, shards: Path, params: PrepareParams) -> _Earlier:
+    paths = {name: shards / name for name in _names(params)}
+    known = {name: path for name, path in paths.items() if memory.made(path, decoding)}
+    return _Earlier(known, memory.notes(decoding))
+
+
+def _decode(
+    copies: Sequence[Copies], params: PrepareParams, earlier: _Earlier, folder: Path, workers: int
+) -> Decoded:
+    """Decode every image once, a shard a task, but for those that are known from earlier."""
     members: list[list[Copies]] = [[] for _ in range(params.shards)]
     for group in copies:
         members[shard_of(group.image_id, params.shards)].append(group)
-    tasks = [(shard_name(i, params.shards), members[i]) for i in range(params.shards)]
+    tasks = [
+        (
+            name,
+            groups,
+            earlier.shards.get(name),
+            {g.image_id: why for g in groups if (why := earlier.reasons.get(g.image_id))},
+        )
+        for name, groups in zip(_names(params), members, strict=True)
+    ]
     work = partial(decode_shard, params=params, folder=folder)
     total = Decoded()
     for part in parallel_map(work, tasks, workers=workers, title="decode"):
         total.hashes.update(part.hashes)
         total.reasons.update(part.reasons)
     return total
+
+
+def _names(params: PrepareParams) -> list[str]:
+    return [shard_name(i, params.shards) for i in range(params.shards)]
 
 
 def _finish(
@@ -149,6 +192,7 @@ def main() -> None:
                 incoming=INCOMING,
                 report=REPORT,
                 workers=params.compute.workers,
+                memory=Memory.of_stage("prepare"),
             )
             tracked.summary(counts)
             document = json.loads(REPORT.read_bytes())

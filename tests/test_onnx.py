@@ -537,8 +537,9 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
 
     before = {name: digest(project.path / name) for name in OUTPUTS}
     project.edit_params({"compute": {"workers": 2}})
-    project.run("dvc", "repro", "--force", "--single-item", "featurize")
-    project.run("dvc", "repro", "--force", "--single-item", "monitor")
+    for stage in ("featurize", "monitor"):
+        again = ("dvc", "repro", "--force", "--single-item", stage)
+        project.run(*again, env={"GROCERY_REUSE": "no"})
     assert {name: digest(project.path / name) for name in OUTPUTS} == before
 
     # Another file is another release, and what came before the backbone is left alone.

@@ -33,16 +33,20 @@ def ran(said: str) -> list[str]:
     return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
 
 
+# Nothing is kept of what is there, but made anew.
+SCRATCH = {"GROCERY_REUSE": "no"}
+
+
 class TestPurity:
     def test_building_again_gives_the_same_bytes(self, project: Project) -> None:
         before = project.lock()
-        assert ran(project.run("dvc", "repro", "--force").stdout) == STAGES
+        assert ran(project.run("dvc", "repro", "--force", env=SCRATCH).stdout) == STAGES
         assert project.lock() == before
 
     def test_the_number_of_workers_does_not_matter(self, project: Project) -> None:
         before = project.lock()
         project.edit_params({"compute": {"workers": 2}})
-        project.run("dvc", "repro", "--force")
+        project.run("dvc", "repro", "--force", env=SCRATCH)
         assert project.lock() == before
 
     def test_nor_do_the_folder_and_the_clock(self, built: Project, tmp_path: Path) -> None:
@@ -57,7 +61,7 @@ class TestPurity:
     def test_other_kernels_would_be_noticed(self, project: Project) -> None:
         """Without the pin, the choice of kernels reaches the bytes; with it, it does not."""
         before = outputs(project.lock())
-        old = {
+        old = SCRATCH | {
             "GROCERY_KERNELS": "native",
             "OPENBLAS_CORETYPE": "Prescott",
             "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
@@ -78,7 +82,8 @@ class TestPurity:
             f"import runpy\nfor stage in {STAGES[2:]}:\n"
             "    runpy.run_module(f'stages.{stage}', run_name='__main__')"
         )
-        project.run("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", one_process)
+        emulated = ("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", one_process)
+        project.run(*emulated, env=SCRATCH)
         assert project.path.joinpath("models/release/model.json").stat().st_mtime_ns > before
         assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
 
@@ -115,6 +120,16 @@ class TestPrecision:
         before = outputs(project.lock())
         assert ran(project.run("dvc", "repro").stdout) == stages
         assert outputs(project.lock()) == before
+
+    def test_a_changed_dataset_gives_what_a_build_from_scratch_gives(
+        self, project: Project
+    ) -> None:
+        recipe = project.path / "data/raw/synthetic/recipe.yaml"
+        recipe.write_text(recipe.read_text().replace("images: 30", "images: 31", 1))
+        assert ran(project.run("dvc", "repro", "featurize").stdout) == ["prepare", "featurize"]
+        changed = project.lock()
+        project.run("dvc", "repro", "--force", "featurize", env=SCRATCH)
+        assert project.lock() == changed
 
     def test_a_training_parameter_leaves_the_features_alone(self, project: Project) -> None:
         project.edit_params({"train": {"C": 1.0}})

@@ -58,31 +58,38 @@ def canonical_image(data: bytes, params: PrepareParams) -> bytes:
     return canonical(image, size=params.image_size, quality=params.jpeg_quality)
 
 
-def decode_shard(task: tuple[str, list[Copies]], *, params: PrepareParams, folder: Path) -> Decoded:
+def decode_shard(
+    task: tuple[str, list[Copies], Path | None, Mapping[str, str]],
+    *,
+    params: PrepareParams,
+    folder: Path,
+) -> Decoded:
     """Write a shard's canonical images, still without splits.
 
     Parameters
     ----------
     task
-        The shard's file name and its images, in any order.
+        The shard's file name and its images, in any order; a shard that was made in the same way
+        before, or None, whose images need not be decoded again; and the ids of images that could
+        not be read then, with the reasons.
     params
         Size, quality and limits.
     folder
         Where to write the file.
     """
-    name, copies = task
+    name, copies, earlier, reasons = task
     found = Decoded()
+    known = _earlier_images(earlier) if earlier else {}
     rows = []
     for group in sorted(copies, key=lambda group: group.image_id):
         image = group.kept
         try:
-            jpeg = canonical_image(image.read(), params)
+            if group.image_id in reasons:
+                raise UnreadableImage(reasons[group.image_id])
+            phash, jpeg = known.get(group.image_id) or _decoded(image, params)
         except UnreadableImage as error:
             found.reasons[group.image_id] = str(error)
             continue
-        # Of the canonical image, so that whoever has the shard can compute it again.
-        with Image.open(io.BytesIO(jpeg)) as prepared:
-            phash = perceptual_hash(prepared)
         found.hashes[group.image_id] = phash
         rows.append(
             {
@@ -96,6 +103,21 @@ def decode_shard(task: tuple[str, list[Copies]], *, params: PrepareParams, folde
         )
     write_table(folder / name, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
     return found
+
+
+def _decoded(image: RawImage, params: PrepareParams) -> tuple[str, bytes]:
+    """A raw image's perceptual hash and canonical image."""
+    jpeg = canonical_image(image.read(), params)
+    # Of the canonical image, so that whoever has the shard can compute it again.
+    with Image.open(io.BytesIO(jpeg)) as prepared:
+        return perceptual_hash(prepared), jpeg
+
+
+def _earlier_images(shard: Path) -> dict[str, tuple[str, bytes]]:
+    """Perceptual hash and canonical image of each image in a prepared shard."""
+    table = read_table(shard, ["image_id", "phash", "image"])
+    columns = (table.column(name).to_pylist() for name in ("image_id", "phash", "image"))
+    return {image_id: (phash, jpeg) for image_id, phash, jpeg in zip(*columns, strict=True)}
 
 
 def finish_shard(task: tuple[str, Mapping[str, str]], *, decoded: Path, output: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from grocery.features.backbone import Backbone, Preparation
 from grocery.features.encoder import ColourDescriptor, Descriptor, Encoder
 from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_descriptors
 from grocery.features.projection import fit_projection
+from grocery.files import digest
 from grocery.params import FeaturizeParams
 
 Floats = NDArray[np.float32]
@@ -31,19 +32,22 @@ _SAMPLED_PER_IMAGE = 200
 
 
 def fit_encoder(
-    shards: Sequence[Path], params: FeaturizeParams, *, scratch: Path, workers: int
+    shards: Sequence[Path],
+    params: FeaturizeParams,
+    *,
+    sample: frozenset[str],
+    scratch: Path,
+    workers: int,
 ) -> Encoder:
-    """Fit the encoder that `params` name on a sample of the training images.
+    """Fit the encoder that `params` name on a sample of the training images (see `fit_sample`).
 
-    The sample is the `fit_images` images with the smallest hash of seed and id, so a new image
-    rarely changes it. Their raw vectors are left in `scratch`, for `encode_shard` to use again.
+    Their raw vectors are left in `scratch`, for `encode_shard` to use again.
 
     Raises
     ------
     DataError
         When there are fewer than two training images.
     """
-    sample = _fit_sample(shards, params)
     if len(sample) < 2:
         raise DataError(f"{shards[0].parent} holds {len(sample)} training images; 2 are needed")
     describe: Descriptor = ColourDescriptor()
@@ -104,7 +108,11 @@ def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) 
     write_table(output / shard.name, feature_table(ids, features))
 
 
-def _fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str]:
+def fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str]:
+    """Ids of the training images that the encoder is fitted on.
+
+    Those `fit_images` with the smallest hash of seed and id, so a new image rarely changes them.
+    """
     table = read_columns(shards[0].parent, ["image_id", "split"])
     pairs = zip(
         table.column("image_id").to_pylist(), table.column("split").to_pylist(), strict=True
@@ -112,6 +120,34 @@ def _fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[st
     training = [image_id for image_id, split in pairs if split == "train"]
     place = {i: hashlib.sha256(f"{params.seed}:{i}".encode()).digest() for i in training}
     return frozenset(sorted(training, key=place.__getitem__)[: params.fit_images])
+
+
+def image_digests(shard: Path) -> dict[str, str]:
+    """SHA-256 (hex) of each canonical image of a shard, by image id."""
+    table = read_table(shard, ["image_id", "image"])
+    ids = table.column("image_id").to_pylist()
+    return {
+        image_id: hashlib.sha256(jpeg.as_py()).hexdigest()
+        for image_id, jpeg in zip(ids, table.column("image"), strict=True)
+    }
+
+
+def sample_digests(images: Sequence[Mapping[str, str]], sample: frozenset[str]) -> list[str]:
+    """The images that the encoder is fitted on, with their content, by shard.
+
+    A shard ends with a line of its own: which shard an image is in decides the order of sums.
+    """
+    return [
+        line
+        for shard in images
+        for line in (*(f"{i} {sha256}" for i, sha256 in shard.items() if i in sample), "")
+    ]
+
+
+def backbone_digest(params: FeaturizeParams) -> str:
+    """SHA-256 (hex) of the backbone's file, if there is one."""
+    path = Path(params.onnx.path)
+    return digest(path) if params.encoder == "onnx" and path.is_file() else ""
 
 
 def _sampled_images(shard: Path, sample: frozenset[str]) -> list[tuple[str, Pixels]]:
@@ -149,6 +185,8 @@ def _describe_shard(
 
 
 def _load_raw(shard: Path, scratch: Path) -> dict[str, Floats]:
+    if not (scratch / f"{shard.stem}.ids.npy").is_file():
+        return {}
     ids = np.load(scratch / f"{shard.stem}.ids.npy", allow_pickle=False)
     raw = np.load(scratch / f"{shard.stem}.raw.npy", allow_pickle=False, mmap_mode="r")
     return {image_id.decode(): vector for image_id, vector in zip(ids, raw, strict=True)}

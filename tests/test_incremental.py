@@ -1,0 +1,249 @@
+"""What has not changed is kept, and the bytes are those of a build from scratch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from conftest import ROOT
+from grocery.contents import read_content
+from grocery.data import build
+from grocery.features import fit_encoder
+from grocery.params import FeaturizeParams, load
+from grocery.reuse import Memory, digest_of, maker
+from stages import featurize, prepare
+from test_prepare import PARAMS, dataset, jpeg, picture, put
+
+SHARDS = 8
+FEATURIZE = load(ROOT / "params.yaml").featurize.model_copy(
+    update={"encoder": "colour", "dimensions": 8, "fit_images": 20}
+)
+
+
+class World:
+    """A dataset, and the outputs of both stages, which remember or do not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.raw, self.folder = dataset(folder / "raw", images=20), folder / "kept"
+        self.count = 0
+
+    def memory(self, stage: str) -> Memory:
+        return Memory(self.folder / f"{stage}.json")
+
+    def build(self, folder: Path, *, remember: bool, params: FeaturizeParams = FEATURIZE) -> None:
+        prepare.run(
+            self.raw,
+            PARAMS.model_copy(update={"shards": SHARDS}),
+            shards=folder / "shards",
+            incoming=folder / "incoming",
+            report=folder / "report.json",
+            workers=1,
+            memory=self.memory("prepare") if remember else None,
+        )
+        featurize.run(
+            params,
+            shards=folder / "shards",
+            encoder=folder / "encoder",
+            features=folder / "features",
+            workers=1,
+            memory=self.memory("featurize") if remember else None,
+        )
+
+    def outputs(self, folder: Path) -> dict[str, str]:
+        files = read_content(folder).files
+        return {name: md5 for name, md5 in files.items() if name.count("/") or name[0] == "r"}
+
+    def from_scratch(self) -> dict[str, str]:
+        self.count += 1
+        folder = self.folder.parent / f"scratch{self.count}"
+        self.build(folder, remember=False)
+        found = self.outputs(folder)
+        shutil.rmtree(folder)
+        return found
+
+    def rebuilt(self) -> dict[str, str]:
+        self.build(self.folder, remember=True)
+        return self.outputs(self.folder)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How many images were decoded, how many shards encoded, and how many encoders fitted."""
+    done = {"decoded": 0, "encoded": 0, "fitted": 0}
+
+    def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            done[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(build, "canonical_image", counted("decoded", build.canonical_image))
+    monkeypatch.setattr(featurize, "encode_shard", counted("encoded", featurize.encode_shard))
+    monkeypatch.setattr(featurize, "fit_encoder", counted("fitted", featurize.fit_encoder))
+    return done
+
+
+def since(work: dict[str, int], before: dict[str, int]) -> dict[str, int]:
+    return {name: work[name] - before[name] for name in work}
+
+
+def change(raw: Path, random: Random, number: int) -> None:
+    """Add, remove, relabel, replace or damage an image, or copy one."""
+    files = sorted(path for path in raw.rglob("*.jpg"))
+    chosen = random.choice(files)
+    data = jpeg(picture(random.randrange(10**6)))
+    match random.choice(["add", "remove", "relabel", "replace", "damage", "copy"]):
+        case "add":
+            put(raw, f"{random.choice('abc')}/new{number}.jpg", data)
+        case "remove":
+            chosen.unlink()
+        case "relabel":
+            target = raw / random.choice("abc") / f"moved{number}.jpg"
+            chosen.rename(target)
+        case "replace":
+            chosen.write_bytes(data)
+        case "damage":
+            chosen.write_bytes(chosen.read_bytes()[:40])
+        case "copy":
+            shutil.copy(chosen, raw / random.choice("abc") / f"copy{number}.jpg")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_changes_give_what_a_build_from_scratch_gives(seed: int, world: World) -> None:
+    random = Random(seed)
+    assert world.rebuilt() == world.from_scratch()
+    for number in range(6):
+        for _ in range(random.randint(1, 4)):
+            change(world.raw, random, 10 * number + random.randrange(10))
+        assert world.rebuilt() == world.from_scratch()
+
+
+def test_nothing_to_do_decodes_and_encodes_nothing(world: World, work: dict[str, int]) -> None:
+    put(world.raw, "a/bad.jpg", b"no image")
+    first = world.rebuilt()
+    before = dict(work)
+    assert world.rebuilt() == first
+    assert since(work, before) == {"decoded": 0, "encoded": 0, "fitted": 0}
+
+
+def test_one_new_image_costs_one_image_and_one_shard(world: World, work: dict[str, int]) -> None:
+    world.rebuilt()
+    before = dict(work)
+    put(world.raw, "a/new.jpg", jpeg(picture(10**7)))
+    world.rebuilt()
+    fitted = since(work, before)["fitted"]
+    assert since(work, before) == {
+        "decoded": 1,
+        "encoded": SHARDS if fitted else 1,
+        "fitted": fitted,
+    }
+
+
+def test_a_new_image_rarely_changes_the_encoder(world: World, work: dict[str, int]) -> None:
+    """As often as it gets into the sample: 20 of about 36 training images, then of more."""
+    world.rebuilt()
+    before = dict(work)
+    for number in range(12):
+        put(world.raw, f"a/new{number}.jpg", jpeg(picture(10**7 + number)))
+        world.rebuilt()
+    assert 1 <= since(work, before)["fitted"] <= 9
+    assert world.rebuilt() == world.from_scratch()
+
+
+def test_a_relabelled_image_leaves_the_features_alone(world: World, work: dict[str, int]) -> None:
+    world.rebuilt()
+    before = dict(work)
+    (world.raw / "a/03.jpg").rename(world.raw / "b/was-a.jpg")
+    world.rebuilt()
+    assert since(work, before)["decoded"] == 0
+    assert since(work, before)["encoded"] in (0, SHARDS)  # all when it has left the sample
+
+
+@pytest.mark.parametrize("where", ["shards", "features"])
+def test_a_damaged_shard_is_noticed_and_made_again(
+    where: str, world: World, work: dict[str, int]
+) -> None:
+    first = world.rebuilt()
+    for name, damage in ((0, lambda d: d[:-9]), (1, lambda d: b""), (2, lambda d: d[:9] + d[:-9])):
+        file = world.folder / where / f"shard-{name:05d}-of-{SHARDS:05d}.parquet"
+        file.write_bytes(damage(file.read_bytes()))
+        before = dict(work)
+        assert world.rebuilt() == first
+        assert since(work, before)["decoded" if where == "shards" else "encoded"] > 0
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_damaged_encoder_is_fitted_again(name: str, world: World, work: dict[str, int]) -> None:
+    first = world.rebuilt()
+    file = world.folder / "encoder" / name
+    file.write_bytes(file.read_bytes()[:-3])
+    before = dict(work)
+    assert world.rebuilt() == first
+    assert since(work, before)["fitted"] == 1
+
+
+def test_other_parameters_keep_nothing(world: World, work: dict[str, int]) -> None:
+    world.rebuilt()
+    before = dict(work)
+    world.build(world.folder, remember=True, params=FEATURIZE.model_copy(update={"seed": 9}))
+    assert since(work, before) == {"decoded": 0, "encoded": SHARDS, "fitted": 1}
+
+
+def test_what_failed_half_way_is_not_taken_for_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.rebuilt()
+    put(world.raw, "b/new.jpg", jpeg(picture(10**7)))
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(featurize, "encode_shard", fail)
+        with pytest.raises(KeyboardInterrupt):
+            world.rebuilt()
+    assert world.rebuilt() == world.from_scratch()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"makers": 3, "notes": [1]}', '{"makers": {"a": 1}}']
+)
+def test_a_memory_that_is_lost_costs_time_only(
+    text: str, world: World, work: dict[str, int]
+) -> None:
+    first = world.rebuilt()
+    for stage in ("prepare", "featurize"):
+        (world.folder / f"{stage}.json").write_text(text)
+    before = dict(work)
+    assert world.rebuilt() == first
+    assert since(work, before)["encoded"] == SHARDS
+
+
+class TestMaker:
+    def test_it_depends_on_parameters_code_and_kernels(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        first = maker({"size": 1})
+        assert maker({"size": 1}) == first
+        assert maker({"size": 2}) != first
+        changed = tmp_path / "changed.py"
+        changed.write_text("# other code")
+        with monkeypatch.context() as patch:
+            patch.setattr(fit_encoder, "__file__", str(changed))
+            assert maker({"size": 1}) != first
+        with monkeypatch.context() as patch:
+            patch.setenv("OPENBLAS_CORETYPE", "Prescott")
+            assert maker({"size": 1}) != first
+
+    def test_parts_do_not_run_together(self) -> None:
+        assert digest_of(["ab", "c"]) != digest_of(["a", "bc"]) != digest_of(["abc"])
