@@ -1,0 +1,171 @@
+"""What a large dataset of small images costs: shards against a folder of files, and one change.
+
+    python benchmarks/scale.py --images 100000 --shards 1024
+
+In a scratch project: DVC's commands on the prepared shards against the same on the plain folder of
+raw files, which is how image datasets are mostly kept; then a build from scratch against a build
+after one image was replaced, and what that moves to the remote. The parameters are this project's,
+but for the image size, so that a hundred thousand images fit into minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+from joblib import Parallel, delayed
+from PIL import Image
+
+CLASSES = 20
+SIZE = 64
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Make the project, measure, and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=100_000, metavar="N")
+    parser.add_argument("--shards", type=int, default=1024, metavar="N", help="a power of two")
+    parser.add_argument("--workers", type=int, default=0, metavar="N")
+    parser.add_argument("--only", choices=["dvc", "change"], help="one of the two parts")
+    parser.add_argument("--folder", help="where to work; by default a temporary folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        project = Path(folder) / "project"
+        make_project(project, arguments.images, arguments.shards, arguments.workers)
+        scratch, peak = measured(project, "dvc", "repro", "version", "featurize")
+        print(f"{arguments.images} images, {arguments.shards} shards\n")
+        if arguments.only != "change":
+            compare_dvc(Path(folder), project)
+        if arguments.only != "dvc":
+            change_one(project, scratch, peak)
+
+
+def make_project(project: Path, images: int, shards: int, workers: int) -> None:
+    """A clone of this project whose dataset is a folder of small images."""
+    run(ROOT, "git", "clone", "--quiet", str(ROOT), str(project))
+    raw = project / "data/raw/many"
+    Parallel(n_jobs=-1)(
+        delayed(write_images)(raw / f"class-{k:02d}", k, range(k, images, CLASSES))
+        for k in range(CLASSES)
+    )
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["data"]["source"] = "many"
+    params["prepare"] |= {"shards": shards, "image_size": SIZE, "near_duplicate_bits": 0}
+    params["compute"]["workers"] = workers
+    params["tracking"]["project"] = "scale"
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    run(project, "git", "commit", "--quiet", "--all", "--message", "Many images")
+    run(project, "dvc", "remote", "add", "--force", "--default", "storage", "../storage")
+
+
+def write_images(folder: Path, label: int, numbers: range) -> None:
+    """Smooth noise around a colour of the class's own."""
+    folder.mkdir(parents=True)
+    for number in numbers:
+        (folder / f"{number:07d}.jpg").write_bytes(picture(label, number))
+
+
+def picture(label: int, number: int) -> bytes:
+    """One JPEG of 64 x 64 pixels."""
+    rng = np.random.default_rng([label, number])
+    noise = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    noise[2:4, 2:4] = [(label * 37) % 256, (label * 91) % 256, (label * 53) % 256]
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def compare_dvc(folder: Path, project: Path) -> None:
+    """DVC's commands on the shards and on the raw files, each in a repository of its own."""
+    print("| | a folder of files, s | shards, s | ratio |\n|---|---|---|---|")
+    files = dvc_seconds(folder / "files", project / "data/raw/many")
+    shards = dvc_seconds(folder / "shards", project / "data/prepared/shards")
+    for name, seconds in files.items():
+        print(f"| {name} | {seconds:.1f} | {shards[name]:.1f} | {seconds / shards[name]:.1f} |")
+    print(flush=True)
+
+
+def dvc_seconds(repository: Path, data: Path) -> dict[str, float]:
+    """Seconds of each command, start-up included."""
+    repository.mkdir()
+    run(repository, "git", "init", "--quiet")
+    run(repository, "dvc", "init", "--quiet")
+    run(repository, "dvc", "remote", "add", "--default", "storage", str(repository / "../remote"))
+    target = repository / "data"
+    shutil.copytree(data, target)
+    seconds = {"dvc add": timed(repository, "dvc", "add", "data")}
+    seconds["dvc status"] = timed(repository, "dvc", "status")
+    seconds["dvc push"] = timed(repository, "dvc", "push")
+    shutil.rmtree(target)
+    seconds["dvc checkout"] = timed(repository, "dvc", "checkout")
+    shutil.rmtree(repository / "../remote")
+    shutil.rmtree(repository)
+    return seconds
+
+
+def change_one(project: Path, scratch: float, peak: float) -> None:
+    """Replace one image: what `dvc repro` and `dvc push` then cost."""
+    storage = project.parent / "storage"
+    run(project, "dvc", "push", "prepare", "version", "featurize")
+    before = {path for path in storage.rglob("*") if path.is_file()}
+    size = sum(path.stat().st_size for path in before)
+    first = next((project / "data/raw/many/class-00").iterdir())
+    first.write_bytes(picture(0, 10**9))
+    changed, _ = measured(project, "dvc", "repro", "version", "featurize")
+    run(project, "dvc", "push", "prepare", "version", "featurize")
+    moved = sum(p.stat().st_size for p in storage.rglob("*") if p.is_file() and p not in before)
+    print("| | from scratch | after one change | share |\n|---|---|---|---|")
+    print(f"| `dvc repro`, s | {scratch:.1f} | {changed:.1f} | {100 * changed / scratch:.1f} % |")
+    print(f"| `dvc push`, MB | {size / 1e6:.1f} | {moved / 1e6:.2f} | {100 * moved / size:.2f} % |")
+    print(f"\npeak of the largest process: {peak / 2**20:.0f} MiB")
+
+
+def measured(project: Path, *command: str) -> tuple[float, float]:
+    """Seconds of a command, and the peak resident bytes of the largest process below it."""
+    begun = time.perf_counter()
+    process = psutil.Popen(command, cwd=project, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        for child in below(process):
+            try:
+                peak = max(peak, child.memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.1)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} exited {process.returncode}")
+    return time.perf_counter() - begun, peak
+
+
+def below(process: psutil.Process) -> list[psutil.Process]:
+    """All descendants of a process."""
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def timed(folder: Path, *command: str) -> float:
+    """Seconds of a command."""
+    begun = time.perf_counter()
+    run(folder, *command)
+    return time.perf_counter() - begun
+
+
+def run(folder: Path, *command: str) -> None:
+    """Run a command, quietly, or stop."""
+    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+
+
+if __name__ == "__main__":
+    main()
