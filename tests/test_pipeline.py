@@ -217,13 +217,13 @@ def test_experiments_with_parameter_sets(project: Project) -> None:
     }.items():
         data = experiments[name]
         assert data["params"]["params.yaml"]["data"]["train"][key] == value
-        assert 0 < data["metrics"]["metrics/evaluate.json"]["data"]["accuracy"] <= 1
+        assert 0 < data["metrics"]["metrics/headline/evaluate.json"]["data"]["accuracy"] <= 1
 
 
 def test_dvc_shows_metrics_plots_and_the_artifact(project: Project) -> None:
     metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
     (found,) = metrics.values()
-    assert {"metrics/evaluate.json", "metrics/monitor.json"} <= set(found["data"])
+    assert {"metrics/headline/train.json", "metrics/headline/evaluate.json"} <= set(found["data"])
     assert all("error" not in file for file in found["data"].values())
     plots = json.loads(project.run("dvc", "plots", "show", "--json").stdout)
     assert not plots.get("errors"), plots["errors"]
