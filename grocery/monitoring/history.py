@@ -168,12 +168,15 @@ class History:
 
     Parameters
     ----------
-    path
-        The file; or a folder, for the file `NAME` in it.
+    name
+        The file; or a folder, for the file `NAME` in it, which is told from a file by being there
+        or by a slash at its end.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path / NAME if path.is_dir() else path
+    def __init__(self, name: str | os.PathLike[str]) -> None:
+        path = Path(name)
+        folder = path.is_dir() or os.fspath(name).endswith(("/", os.sep))
+        self.path = path / NAME if folder else path
 
     def check(self) -> None:
         """Make sure that it can be written, before any work is done for it.

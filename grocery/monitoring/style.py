@@ -77,8 +77,10 @@ svg .limit { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 4; }
 .strip li { padding: 2px; border-bottom: 3px solid transparent; }
 .strip li::before {
   content: ""; display: block; width: 1.05rem; height: 1.05rem; border-radius: .2rem;
-  background: currentColor;
+  font: 700 .8rem/1.05rem system-ui, sans-serif; text-align: center;
+  -webkit-text-fill-color: var(--card); background: currentColor;
 }
+.strip .alert::before { content: "!"; } .strip .watch::before { content: "?"; }
 .strip li.part { border-bottom-color: var(--alert); }
 .key :is(.ok, .watch, .alert, .few) { background: currentColor; border-radius: .2rem; }
 .key i.truth { border: 2px solid var(--ink); }

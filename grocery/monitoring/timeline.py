@@ -16,7 +16,7 @@ from grocery.monitoring.report import OverTime, badge, title
 SHOWN = 60  # latest batches
 
 _WIDTH, _HEIGHT = 480, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 30
 
 
 def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
@@ -127,7 +127,7 @@ def _signal(name: str, shown: Sequence[Entry]) -> str:
     found = [next((f for f in entry.signals if f.signal == name), None) for entry in shown]
     threshold = next(f.threshold for f in reversed(found) if f is not None)
     largest = max(f.effect for f in found if f is not None)
-    top = float(np.ceil(10 * max(largest, threshold) + 1e-9) / 10)
+    top = float(np.ceil(10 * max(largest, threshold, 0.1) - 1e-9) / 10)
     y = _y(threshold, 0, top)
     marks = [f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>']
     for index, (entry, one) in enumerate(zip(shown, found, strict=True)):

@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.time is not None and len(origins) > 1:
         raise DataError(f"--time is the time of one batch, and there are {len(origins)}")
     page = check_report(arguments.report)
-    history = History(Path(arguments.history))
+    history = History(arguments.history)
     history.check()
 
     watch = _Watch(arguments, params, history)
