@@ -217,9 +217,11 @@ def _section(number: int, batch: BatchReport, reference: Reference, params: Moni
 def _facts(judgement: Judgement, reference: Reference) -> str:
     facts = [("Images", str(judgement.images)), ("Unreadable files", str(judgement.unreadable))]
     if judgement.estimated_accuracy is not None:
-        interval = getattr(judgement, "accuracy_interval", None)
-        between = f" <small>{interval[0]:.3f} to {interval[1]:.3f}</small>" if interval else ""
-        facts.append(("Estimated accuracy", f"{judgement.estimated_accuracy:.3f}{between}"))
+        name, value = "Estimated accuracy", f"{judgement.estimated_accuracy:.3f}"
+        if interval := getattr(judgement, "accuracy_interval", None):
+            name += ", 90 % interval"
+            value += f" <small>{interval[0]:.3f} to {interval[1]:.3f}</small>"
+        facts.append((name, value))
     if judgement.accuracy is not None:
         of = f"Accuracy on {judgement.labelled} labelled"
         facts.append((of, f"{judgement.accuracy:.3f}"))

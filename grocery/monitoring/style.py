@@ -102,6 +102,7 @@ figure img {
 }
 figure small { display: block; font-size: .75rem; }
 details p { max-width: 46rem; }
+.charts + details { margin-top: 1rem; }
 summary { cursor: pointer; }
 @media (max-width: 40rem) {
   body { padding: 1rem .6rem 2rem; }

@@ -43,13 +43,14 @@ def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
     if not shown:
         return OverTime(alerts, "")
     accuracies = realised(entries)
-    latest = f"the latest {len(shown)} of " if len(shown) < len(batches) else ""
+    latest = f"The latest {len(shown)} of " if len(shown) < len(batches) else ""
+    many = "batch" if len(batches) == 1 else "batches"
     names = dict.fromkeys(found.signal for entry in shown for found in entry.signals)
     charts = [_accuracy(shown, accuracies), *(_signal(name, shown) for name in names)]
     return OverTime(
         alerts,
         f'<section class="card">\n<h2>Over time</h2>\n<p class="soft">{latest}{len(batches)} '
-        f"batches with this model, from {_day(shown[0])} to {_day(shown[-1])}</p>\n"
+        f"{many} with this model, from {_day(shown[0])} to {_day(shown[-1])}</p>\n"
         f'{_strip(shown)}<div class="charts">\n{"".join(charts)}</div>\n{_list(shown, accuracies)}'
         "</section>\n",
     )
