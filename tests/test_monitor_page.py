@@ -67,7 +67,7 @@ SEQUENCE = SequenceFinding(
 ENTRIES = [
     *(entry(number) for number in range(30)),
     entry(30, batch=HOSTILE, sequence=SEQUENCE, verdict="ok"),
-    entry(31, batch=LONG, verdict="watch", estimated_accuracy=None, accuracy_interval=None, signals=[]),
+    entry(31, batch=LONG, estimated_accuracy=None, accuracy_interval=None, signals=[]),
     entry(3, kind="labels", labels="c" * 64, accuracy=0.725),
 ]
 
@@ -88,8 +88,12 @@ def crowded() -> BatchReport:
     return replace(BATCHES[0], name=LONG, judgement=judgement, samples=samples)
 
 
-def page(new: Sequence[Entry] = ENTRIES[-3:], entries: Sequence[Entry] = ENTRIES) -> bytes:
-    return render(REFERENCE, [crowded(), *BATCHES], PARAMS, over_time(entries, new))
+def page(
+    new: Sequence[Entry] = ENTRIES[-3:],
+    entries: Sequence[Entry] = ENTRIES,
+    batches: Sequence[BatchReport] = BATCHES,
+) -> bytes:
+    return render(REFERENCE, [crowded(), *batches], PARAMS, over_time(entries, new))
 
 
 class TestOverTime:
@@ -190,7 +194,7 @@ def beside(page_text: str, folder: Path) -> bool:
     assert "@media (max-width: 40rem)" in narrow
     file = folder / "narrow.html"
     file.write_text(narrow.replace("@media (max-width: 40rem)", "@media all"))
-    drawn = screenshot(file, folder / "narrow.png", 900, 16_000)
+    drawn = screenshot(file, folder / "narrow.png", 900, 9_000)
     background = drawn[-1, -1]
     assert (drawn[:, :PHONE] != background).any()
     return bool((drawn[:, PHONE:] != background).any())
@@ -201,7 +205,8 @@ class TestInChromium:
     @pytest.fixture
     def html(self, tmp_path: Path) -> Path:
         file = tmp_path / "page.html"
-        file.write_bytes(page().replace(b"<details", b"<details open"))
+        short = page(entries=ENTRIES[-8:], batches=BATCHES[-2:])
+        file.write_bytes(short.replace(b"<details", b"<details open"))
         return file
 
     def test_nothing_is_wider_than_a_phone(self, html: Path, tmp_path: Path) -> None:
