@@ -15,7 +15,7 @@ from grocery.model import load_model
 from grocery.monitoring.batches import examine_file, numbers, rows
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, render
-from grocery.monitoring.telling import tell
+from grocery.monitoring.telling import accuracies, tell
 from grocery.params import MonitorParams, load
 from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
@@ -63,6 +63,7 @@ def run(
     }
     with replacing(output) as folder:
         write_json(folder / "batches.json", [row for batch in batches for row in rows(batch)])
+        write_json(folder / "accuracy.json", [accuracies(batch) for batch in batches])
         write_bytes(folder / "index.html", render(reference, batches, params))
         write_json(metrics, result)  # last, so that nothing is replaced when anything fails
     return result

@@ -1,4 +1,4 @@
-"""What W&B is told of a batch, whoever judged it: the stage, or the command with its history."""
+"""What W&B and DVC draw of batches, whoever judged them: the stage, or the command."""
 
 from __future__ import annotations
 
@@ -59,14 +59,23 @@ def tell(tracked: Tracker, step: int, batch: BatchReport, timing: Mapping[str, f
 
 def curves(judgement: Judgement) -> dict[str, float]:
     """The numbers of a batch that are drawn over batches; each shift beside where it counts."""
-    interval = getattr(judgement, "accuracy_interval", None) or (None, None)
-    values = {
-        "accuracy/estimated": judgement.estimated_accuracy,
-        "accuracy/estimated_low": interval[0],
-        "accuracy/estimated_high": interval[1],
-        "accuracy/realised": judgement.accuracy,
-    }
+    values = {f"accuracy/{name}": value for name, value in _accuracies(judgement).items()}
     for signal in judgement.signals:
         values[f"shift/{signal.name}"] = signal.effect
         values[f"shift/{signal.name} counts from"] = signal.threshold
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def accuracies(batch: BatchReport) -> dict[str, Any]:
+    """The accuracy of a batch as a point of a DVC plot; what is not known is None."""
+    return {"batch": batch.name} | _accuracies(batch.judgement)
+
+
+def _accuracies(judgement: Judgement) -> dict[str, float | None]:
+    interval = getattr(judgement, "accuracy_interval", None) or (None, None)
+    return {
+        "estimated": judgement.estimated_accuracy,
+        "estimated_low": interval[0],
+        "estimated_high": interval[1],
+        "realised": judgement.accuracy,
+    }
