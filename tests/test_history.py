@@ -139,6 +139,16 @@ class TestEntries:
         add(history, "monday", labels="2" * 64)  # corrected
         assert [one.kind for one in history.read().entries] == ["batch", "labels", "labels"]
 
+    def test_labels_may_be_an_alert_of_their_own(self) -> None:
+        """What else was found was said when the batch was judged."""
+        batch = entry("monday", strength=30)
+        assert batch is not None
+        assert batch.alert
+        labels = batch.model_copy(update={"kind": "labels"})
+        assert not labels.alert
+        drop = batch.signals[0].model_copy(update={"signal": "accuracy", "verdict": "alert"})
+        assert labels.model_copy(update={"signals": [*batch.signals, drop]}).alert
+
     def test_labels_are_told_apart_image_by_image(self) -> None:
         assert labels_digest(["1", "2"], [None, None]) is None
         assert labels_digest(["1", "2"], ["a", None]) == labels_digest(["2", "1"], [None, "a"])

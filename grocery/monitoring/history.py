@@ -33,6 +33,7 @@ from grocery.monitoring.sequence import BINS, Past
 NAME = "history.jsonl"  # in a folder
 VERSION: Final = 1
 DIGITS = 9  # of its numbers
+BY_LABELS = "accuracy"  # the signal that only labels give
 
 # Every line begins like this, by which one that was cut off is told from another kind of file.
 _START = b'{"grocery_history":%d,' % VERSION
@@ -139,8 +140,15 @@ class Entry(Section, extra="ignore"):
 
     @property
     def alert(self) -> bool:
-        """Whether somebody is to be told: of the batch, or of the sequence that it ends."""
-        return self.kind == "batch" and (self.verdict == "alert" or self.sequence is not None)
+        """Whether somebody is to be told of the batch, of its sequence, or of what labels say."""
+        if self.kind == "labels":
+            return any(found.verdict == "alert" for found in self.by_labels)
+        return self.verdict == "alert" or self.sequence is not None
+
+    @property
+    def by_labels(self) -> list[Finding]:
+        """The signals that only labels give."""
+        return [found for found in self.signals if found.signal == BY_LABELS]
 
 
 @dataclass(frozen=True)

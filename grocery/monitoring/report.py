@@ -24,7 +24,12 @@ from grocery.params import MonitorParams
 UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by content hash"
 
 _BADGES = {"alert": "Alert", "watch": "Watch", "too few": "Too few", "ok": "OK"}
-_TITLES = {"classes": "Predicted classes", "unreadable": "Files"}
+_TITLES = {
+    "classes": "Predicted classes",
+    "images": "Photographs",
+    "accuracy": "Labelled images",
+    "unreadable": "Files",
+}
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 

@@ -168,8 +168,13 @@ def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams
             if signal.name == name
         ]
         if len(found) > 1:
-            signals.append(_combined(name, found, reference.images))
+            signals.append(_combined(name, found, _sampled(reference)))
     return signals
+
+
+def _sampled(reference: Reference) -> int:
+    """Number of held-out images that such signals are compared with; perhaps a sample of them."""
+    return len(getattr(reference, "image_statistics", ())) or reference.images
 
 
 def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: int) -> Signal:

@@ -42,6 +42,9 @@ def track(
                     f"Drift in the batches {names[0]} to {names[-1]}",
                     " ".join(signal.sentence for signal in sequence.signals),
                 )
+        for entry in (new.entry for new in found if new.entry.kind == "labels" and new.entry.alert):
+            said = " ".join(signal.sentence for signal in entry.by_labels)
+            tracked.alert(f"Labels of batch {entry.batch}", said)
         tracked.summary(_summary(found))
         if page is not None:
             tracked.html("report", page)

@@ -175,12 +175,9 @@ def _findings(new: New, params: MonitorParams) -> list[str]:
     """Sentences about the batch, and about the sequence that it ends."""
     entry = new.entry
     if entry.kind == "labels":
-        return [
-            printable(
-                f"{entry.batch}: labels for {entry.labelled} of its images; everything else was "
-                "said when it was judged."
-            )
-        ]
+        odd = [found.sentence for found in entry.by_labels if found.verdict != "ok"]
+        said = f"labels for {entry.labelled} of its images, which were judged before."
+        return [printable(f"{entry.batch}: {sentence}") for sentence in (said, *odd)]
     lines = output.findings(new.examined.report, params)
     if entry.sequence is not None:
         names = entry.sequence.batches
