@@ -80,11 +80,21 @@ class TestVerdicts:
         ]
 
     def test_a_table_for_people(self, built: Project) -> None:
-        expected = ["verdict  images  unreadable  estimated accuracy  accuracy  batch"]
-        for name, batch in recorded(built).items():
+        drawn = json.loads((built.path / "metrics/monitor/accuracy.json").read_text())
+        rows = []
+        for (name, batch), point in zip(recorded(built).items(), drawn, strict=True):
+            assert (point["batch"], point["estimated"]) == (name, batch["estimated_accuracy"])
+            estimate = f"{point['estimated']:.3f}"
+            if point["estimated_low"] is not None:
+                estimate += f" [{point['estimated_low']:.3f}, {point['estimated_high']:.3f}]"
+            rows.append((batch, estimate, name))
+        width = max(len("estimated accuracy"), *(len(estimate) for _, estimate, _ in rows))
+        column = "estimated accuracy".rjust(width)
+        expected = [f"verdict  images  unreadable  {column}  accuracy  batch"]
+        for batch, estimate, name in rows:
             expected.append(
                 f"{batch['verdict']:<7}  {batch['images']:>6}  {batch['unreadable']:>10}  "
-                f"{batch['estimated_accuracy']:18.3f}  {batch['accuracy']:8.3f}  {name}"
+                f"{estimate:>{width}}  {batch['accuracy']:8.3f}  {name}"
             )
         done = monitor(built, INCOMING, code=2)
         table, findings = done.stdout.split("\n\n")
