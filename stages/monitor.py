@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from grocery.compute import parallel_map
 from grocery.errors import DataError, one_sentence
@@ -16,16 +15,15 @@ from grocery.model import load_model
 from grocery.monitoring.batches import examine_file, numbers, rows
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, render
+from grocery.monitoring.telling import accuracies, tell
 from grocery.params import MonitorParams, load
 from grocery.tracking import artifacts
-from grocery.tracking.run import StageRun, stage_run
+from grocery.tracking.run import stage_run
 
 RELEASE = Path("models/release")
 INCOMING = Path("data/prepared/incoming")
 OUTPUT = Path("metrics/monitor")
 METRICS = Path("metrics/monitor.json")
-
-HISTOGRAM_BINS = 20
 
 
 def run(
@@ -42,6 +40,9 @@ def run(
 
     Calls `on_batch` for each batch with what is found and how long prediction took: the seconds,
     and the images per second. Those are not written, since they differ from run to run.
+
+    The batches are judged one by one and not as a sequence: they are independent drills, and the
+    order of their names is no order in time.
     """
     model = load_model(release)
     reference = Reference.load(release / "reference")
@@ -62,6 +63,7 @@ def run(
     }
     with replacing(output) as folder:
         write_json(folder / "batches.json", [row for batch in batches for row in rows(batch)])
+        write_json(folder / "accuracy.json", [accuracies(batch) for batch in batches])
         write_bytes(folder / "index.html", render(reference, batches, params))
         write_json(metrics, result)  # last, so that nothing is replaced when anything fails
     return result
@@ -71,6 +73,7 @@ def main() -> None:
     """Run the stage on the paths of dvc.yaml."""
     with one_sentence("monitor"):
         params = load()
+        steps = count()
         with stage_run(
             "monitor",
             settings=params.tracking,
@@ -85,27 +88,13 @@ def main() -> None:
                 output=OUTPUT,
                 metrics=METRICS,
                 workers=params.compute.workers,
-                on_batch=partial(track_batch, tracked),
+                on_batch=lambda batch, timing: tell(tracked, next(steps), batch, timing),
             )
             tracked.summary(result)
             tracked.html("report", OUTPUT / "index.html")
             verdicts = {name: batch["verdict"] for name, batch in result["batches"].items()}
             metadata = {"alerts": result["alerts"], "verdicts": verdicts}
             tracked.artifact(artifacts.MONITORING, OUTPUT, metadata)
-
-
-def track_batch(tracked: StageRun, batch: BatchReport, timing: dict[str, float]) -> None:
-    """Show one batch in W&B, and notify the team when it has drifted."""
-    tracked.summary({f"prediction/{batch.name}/{name}": value for name, value in timing.items()})
-    counts, edges = np.histogram(batch.confidences, bins=HISTOGRAM_BINS, range=(0, 1))
-    tracked.histogram(f"confidence/{batch.name}", counts.tolist(), edges.tolist())
-    samples = batch.samples
-    captions = [f"{s.reason}: {s.predicted} ({s.confidence:.2f}), {s.path}" for s in samples]
-    jpegs = [sample.jpeg for sample in samples]
-    tracked.images(f"samples/{batch.name}", list(zip(jpegs, captions, strict=True)))
-    if batch.judgement.verdict == "alert":
-        found = [s.sentence for s in batch.judgement.signals if s.verdict != "ok"]
-        tracked.alert(f"Drift in batch {batch.name}", " ".join(found))
 
 
 if __name__ == "__main__":

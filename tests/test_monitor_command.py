@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,7 @@ from grocery.cli import main
 from grocery.data.shards import BATCH_SCHEMA, read_table, write_table
 from grocery.data.sources import open_source
 from grocery.data.synthetic import FLAWS
+from grocery.monitoring.history import utc
 
 INCOMING = "data/prepared/incoming"
 
@@ -49,6 +51,12 @@ def recorded(project: Project) -> dict[str, Any]:
 
 def numbers(document: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in document.items() if k not in ("batch", "incoming", "signals")}
+
+
+def without_labels(found: dict[str, Any]) -> dict[str, Any]:
+    """What does not hang on labels, nor on the order of the images, as a permutation test does."""
+    apart = {"accuracy", "accuracy_shift", "features_shift"}
+    return {name: value for name, value in found.items() if name not in apart}
 
 
 def write_raw(project: Project, name: str, folder: Path, by_class: bool = False) -> Path:
@@ -78,11 +86,21 @@ class TestVerdicts:
         ]
 
     def test_a_table_for_people(self, built: Project) -> None:
-        expected = ["verdict  images  unreadable  estimated accuracy  accuracy  batch"]
-        for name, batch in recorded(built).items():
+        drawn = json.loads((built.path / "metrics/monitor/accuracy.json").read_text())
+        rows = []
+        for (name, batch), point in zip(recorded(built).items(), drawn, strict=True):
+            assert (point["batch"], point["estimated"]) == (name, batch["estimated_accuracy"])
+            estimate = f"{point['estimated']:.3f}"
+            if point["estimated_low"] is not None:
+                estimate += f" [{point['estimated_low']:.3f}, {point['estimated_high']:.3f}]"
+            rows.append((batch, estimate, name))
+        width = max(len("estimated accuracy"), *(len(estimate) for _, estimate, _ in rows))
+        column = "estimated accuracy".rjust(width)
+        expected = [f"verdict  images  unreadable  {column}  accuracy  batch"]
+        for batch, estimate, name in rows:
             expected.append(
                 f"{batch['verdict']:<7}  {batch['images']:>6}  {batch['unreadable']:>10}  "
-                f"{batch['estimated_accuracy']:18.3f}  {batch['accuracy']:8.3f}  {name}"
+                f"{estimate:>{width}}  {batch['accuracy']:8.3f}  {name}"
             )
         done = monitor(built, INCOMING, code=2)
         table, findings = done.stdout.split("\n\n")
@@ -100,7 +118,9 @@ class TestVerdicts:
     def test_thresholds_come_from_the_params(self, built: Project, tmp_path: Path) -> None:
         """The section alone is enough: where a model is used there need be no pipeline."""
         section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
-        section["min_confidence_shift"] = section["min_class_shift"] = 1.0
+        section |= {
+            name: 1.0 for name in section if name.startswith("min_") and name != "min_batch"
+        }
         patient = tmp_path / "patient.yaml"
         patient.write_text(yaml.safe_dump({"monitor": section}))
         (dim,) = documents(monitor(built, f"{INCOMING}/dim.parquet", "--json", "--params", patient))
@@ -125,19 +145,29 @@ class TestFoldersOfImages:
         flat = write_raw(built, name, tmp_path / "flat")
         (found,) = documents(monitor(built, flat, "--json", code=code))
         assert (found["batch"], found["incoming"]) == (name, str(flat))
-        assert numbers(found) == expected | {"accuracy": None}
+        assert without_labels(numbers(found)) == without_labels(expected)
+        assert found["accuracy"] is None
 
         sorted_by_hand = write_raw(built, name, tmp_path / "checked", by_class=True)
         (found,) = documents(monitor(built, sorted_by_hand, "--labelled", "--json", code=code))
-        assert numbers(found) == expected
+        assert without_labels(numbers(found)) == without_labels(expected)
+        assert found["accuracy"] == expected["accuracy"]
         (found,) = documents(monitor(built, sorted_by_hand, "--json", code=code))
-        assert numbers(found) == expected | {"accuracy": None}
+        assert without_labels(numbers(found)) == without_labels(expected)
+        assert found["accuracy"] is None
 
     def test_without_labels_the_table_has_no_such_column(
         self, built: Project, tmp_path: Path
     ) -> None:
         header, row = monitor(built, write_raw(built, "clean", tmp_path)).stdout.splitlines()
-        assert header == "verdict  images  unreadable  estimated accuracy  batch"
+        assert header.split() == [
+            "verdict",
+            "images",
+            "unreadable",
+            "estimated",
+            "accuracy",
+            "batch",
+        ]
         assert row.split()[:3] == ["ok", "24", "0"]
 
     def test_what_cannot_be_read_is_named_and_counted(self, built: Project, tmp_path: Path) -> None:
@@ -343,3 +373,283 @@ def test_a_progress_bar_on_a_terminal_only(built: Project, tmp_path: Path) -> No
     assert done.stdout == monitor(built, folder).stdout
     assert b"clean: " in shown
     assert b"/24 [" in shown
+
+
+@pytest.fixture
+def elsewhere(built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in a folder of no pipeline, with a release, the params, and a batch called clean."""
+    for name in ("params.yaml", "models"):
+        (tmp_path / name).symlink_to(built.path / name)
+    write_raw(built, "clean", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestHistory:
+    """What cron calls, again and again, on an inbox that fills."""
+
+    @pytest.fixture
+    def inbox(self, built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(built.path)
+        write_raw(built, "clean", tmp_path / "inbox").rename(tmp_path / "inbox/monday")
+        return tmp_path / "inbox"
+
+    @pytest.fixture
+    def watch(
+        self, inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> Callable[..., tuple[int, str, str]]:
+        """Run the command on the inbox: its exit code, and what it says on both outputs."""
+
+        def call(*arguments: str | Path) -> tuple[int, str, str]:
+            history = ("--history", tmp_path / "history.jsonl", "--each")
+            settled = () if "--settled" in arguments else ("--settled", "0")
+            code: Any = 0
+            try:
+                main(["monitor", *map(str, (inbox, *history, *settled, *arguments))])
+            except SystemExit as error:
+                code = error.code
+            return (code, *capsys.readouterr())
+
+        return call
+
+    @staticmethod
+    def lines(tmp_path: Path) -> list[dict[str, Any]]:
+        text = (tmp_path / "history.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def test_each_batch_is_judged_once(
+        self, built: Project, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        code, out, err = watch()
+        assert (code, err) == (0, "")
+        assert out.splitlines()[1].split()[0] == "ok"
+        assert watch() == (0, "", "")
+        write_raw(built, "dim", inbox)
+        code, out, _ = watch()
+        assert code == 2
+        assert [line.split()[-1] for line in out.splitlines()[1:2]] == ["dim"]
+        assert "monday" not in out
+        assert watch() == (0, "", "")
+        (inbox / "dim").rename(inbox / "another-name")
+        assert watch() == (0, "", "")
+        assert [line["batch"] for line in self.lines(tmp_path)] == ["monday", "dim"]
+
+    def test_what_a_line_says(self, built: Project, watch: Any, tmp_path: Path) -> None:
+        (document,) = [json.loads(line) for line in watch("--json")[1].splitlines()]
+        (line,) = self.lines(tmp_path)
+        expected = recorded(built)["clean"]
+        for said in (document, line):
+            assert said["estimated_accuracy"] == pytest.approx(
+                expected["estimated_accuracy"], abs=1e-6
+            )
+            assert (said["verdict"], said["images"]) == (expected["verdict"], expected["images"])
+            assert (said["kind"], said["sequence"], said["version"]) == ("batch", None, None)
+        newest = max(file.stat().st_mtime for file in (tmp_path / "inbox/monday").iterdir())
+        assert line["time"] == utc(newest)
+        assert line["judged"] >= line["time"]
+        release = json.loads((built.path / "models/release/reference/reference.json").read_text())
+        assert release["model_digest"] == line["model"]
+
+    def test_a_batch_without_model_is_left_alone(self, watch: Any) -> None:
+        """When nothing is new, nothing is loaded."""
+        assert watch()[0] == 0
+        assert watch("--model", "no-such-model") == (0, "", "")
+
+    def test_quiet_says_alerts_only(self, built: Project, inbox: Path, watch: Any) -> None:
+        assert watch("--quiet") == (0, "", "")
+        write_raw(built, "dim", inbox)
+        (inbox / "tuesday").mkdir()
+        shutil.copy(next((inbox / "monday").iterdir()), inbox / "tuesday")
+        code, out, err = watch("--quiet")
+        assert (code, err) == (2, "")
+        assert "dim" in out
+        assert "tuesday" not in out
+
+    def test_what_is_still_being_written_waits(self, watch: Any, tmp_path: Path) -> None:
+        assert watch("--settled", "3600") == (0, "", "")
+        assert self.lines(tmp_path) == []
+        assert watch("--settled", "0")[1] != ""
+
+    def test_labels_that_come_later(
+        self, built: Project, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        assert watch("--labelled")[0] == 0  # a flat folder has none yet
+        shutil.rmtree(inbox / "monday")
+        write_raw(built, "clean", inbox, by_class=True).rename(inbox / "monday")
+        code, out, _ = watch("--labelled")
+        assert code == 0
+        assert "monday: labels for 24 of its images" in out
+        assert watch("--labelled") == (0, "", "")
+        assert watch() == (0, "", "")
+        batch, labels = self.lines(tmp_path)
+        assert (batch["kind"], batch["accuracy"], labels["kind"]) == ("batch", None, "labels")
+        accuracy = recorded(built)["clean"]["accuracy"]
+        assert labels["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+    def test_a_sequence_of_small_batches_becomes_an_alert(
+        self, built: Project, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        """Twelve dim images a day are too few to be judged."""
+        shutil.rmtree(inbox / "monday")
+        dim = sorted(write_raw(built, "dim", tmp_path).iterdir())
+        for day, first in (("1", 0), ("2", 12)):
+            (inbox / day).mkdir()
+            for file in dim[first : first + 12]:
+                file.rename(inbox / day / file.name)
+        code, out, _ = watch("--report", tmp_path / "page.html")
+        assert code == 2
+        assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["too", "few"]] * 2
+        assert "a sequence of 2 batches is an alert: 1 to 2" in out
+        assert "Over the last 2 batches, 24 images: " in out
+        first, second = self.lines(tmp_path)
+        assert first["sequence"] is None
+        assert second["sequence"]["batches"] == ["1", "2"]
+        page = (tmp_path / "page.html").read_text()
+        assert "<h1>A sequence of batches in alert</h1>" in page
+
+    def test_the_page_stays_until_something_is_new(
+        self, built: Project, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        page = tmp_path / "page.html"
+        watch("--report", page)
+        first = page.read_bytes()
+        assert b"Over time" in first
+        watch("--report", page)
+        assert page.read_bytes() == first
+        write_raw(built, "dim", inbox)
+        watch("--report", page)
+        assert page.read_text().count('<ol class="strip"><li class="ok"') == 1
+        assert "2 batches with this model" in page.read_text()
+        page.unlink()
+        watch("--report", page)
+        assert "No new batches" in page.read_text()
+
+    def test_a_broken_batch_keeps_no_other_from_being_judged(
+        self, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        (inbox / "a-empty").mkdir()
+        (inbox / "b.parquet").write_bytes(b"no Parquet")
+        code, out, err = watch()
+        assert code == 1
+        assert out.splitlines()[1].endswith("monday")
+        empty, broken = err.splitlines()
+        assert empty == f"error: monitor: {inbox}/a-empty holds no images"
+        assert f"{inbox}/b.parquet cannot be read" in broken
+        assert [line["batch"] for line in self.lines(tmp_path)] == ["monday"]
+
+    def test_an_alert_counts_more_than_a_broken_batch(
+        self, built: Project, inbox: Path, watch: Any
+    ) -> None:
+        (inbox / "empty").mkdir()
+        write_raw(built, "dim", inbox)
+        assert watch()[0] == 2
+
+    def test_a_history_that_was_cut_off(self, inbox: Path, watch: Any, tmp_path: Path) -> None:
+        watch()
+        file = tmp_path / "history.jsonl"
+        file.write_bytes(file.read_bytes()[:-20])
+        code, out, err = watch()
+        assert code == 0
+        assert out.splitlines()[1].endswith("monday")
+        (line,) = err.splitlines()
+        assert line.startswith(f"warning: monitor: line 1 of {file} is damaged and left out")
+        assert watch("--quiet") == (0, "", "")
+
+    def test_the_time_of_a_batch(self, inbox: Path, watch: Any, tmp_path: Path) -> None:
+        watch("--time", "2026-11-23T18:00:00+02:00")
+        assert self.lines(tmp_path)[0]["time"] == "2026-11-23T16:00:00Z"
+        (inbox / "other").mkdir()
+        code, out, err = watch("--time", "2026-11-24")
+        assert (code, out) == (1, "")
+        assert "--time is the time of one batch, and there are 2" in err
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--quiet"], "--quiet goes with --history"),
+            (["--time", "2026-11-23"], "--time goes with --history"),
+            (["--time", "noon", "--history", "x"], "noon should be a time such as"),
+            (["--settled", "-1"], "-1 should be a number of seconds"),
+            (["--history", "."], "history.jsonl is a folder"),
+            (["--history", "params.yaml"], "is no history of grocery monitor"),
+            (["--history", "params.yaml/x"], "'params.yaml"),
+            (["--history", "/dev/full"], "neither a file nor a folder"),
+            (["--each"], "is in no batch; with --each every folder"),
+        ],
+    )
+    def test_bad_input(
+        self,
+        elsewhere: Path,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        sentence: str,
+    ) -> None:
+        (elsewhere / "history.jsonl").mkdir()
+        folder = elsewhere / "clean"
+        with pytest.raises(SystemExit) as caught:
+            main(["monitor", str(folder), *arguments])
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (1, "")
+        assert sentence in err.splitlines()[-1]
+
+    def test_a_reference_of_another_model(self, built: Project, watch: Any, tmp_path: Path) -> None:
+        release = shutil.copytree(built.path / "models/release", tmp_path / "release")
+        file = release / "reference/reference.json"
+        document = json.loads(file.read_text())
+        file.write_text(json.dumps(document | {"model_digest": "0" * 64}))
+        code, out, err = watch("--model", release)
+        assert (code, out) == (1, "")
+        assert "the reference is of model 000000000000" in err
+        assert self.lines(tmp_path) == []
+
+    def test_a_model_from_the_registry_leaves_its_version(
+        self, project: Project, tmp_path: Path
+    ) -> None:
+        """In a real process, from a fetched production model."""
+        for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
+            project.run("git", "tag", "--annotate", tag, "-m", tag)
+        shutil.rmtree(project.path / "models")
+        named = ("--model", "production", "--history", f"{tmp_path}/kept/", "--quiet")
+        said = monitor(project, INCOMING, *named, code=2).stdout
+        assert "dim" in said
+        assert monitor(project, INCOMING, *named).stdout == ""
+        text = (tmp_path / "kept/history.jsonl").read_text()
+        assert [json.loads(line)["version"] for line in text.splitlines()] == ["v1.0.0"] * 2
+
+
+class TestTracking:
+    def test_a_run_of_its_own_offline(self, project: Project, tmp_path: Path) -> None:
+        command = ["python", "-m", "grocery.cli", "monitor", INCOMING, "--track"]
+        history = ["--history", str(tmp_path / "history.jsonl")]
+        done = project.run(*command, *history, check=False, env={"WANDB_MODE": "offline"})
+        assert (done.returncode, done.stderr) == (2, "")
+        (run,) = (project.path / "wandb").glob("offline-run-*")
+        data = next(run.glob("*.wandb")).read_bytes()
+        for expected in (b"monitoring", b"shift/confidence", b"Drift in batch dim"):
+            assert expected in data
+
+    def test_nothing_new_is_no_run(self, project: Project, tmp_path: Path) -> None:
+        clean = f"{INCOMING}/clean.parquet"
+        history = ("--history", tmp_path / "history.jsonl")
+        monitor(project, clean, *history)
+        command = ["python", "-m", "grocery.cli", "monitor", clean, "--track"]
+        done = project.run(*command, *map(str, history), env={"WANDB_MODE": "offline"})
+        assert (done.stdout, done.stderr) == ("", "")
+        assert not list((project.path / "wandb").glob("offline-run-*"))
+
+
+class TestDrill:
+    def test_is_handed_its_arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        called: list[tuple[list[str], str]] = []
+        module = ModuleType("grocery.cli.drill")
+        module.main = lambda argv, prog: called.append((argv, prog))  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "grocery.cli.drill", module)
+        main(["monitor", "drill", "--seed", "1"])
+        assert called == [(["--seed", "1"], "grocery monitor drill")]
+
+    def test_a_folder_of_that_name(
+        self, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (elsewhere / "clean").rename(elsewhere / "drill")
+        main(["monitor", "./drill"])
+        assert capsys.readouterr().out.splitlines()[1].endswith("  drill")

@@ -24,7 +24,12 @@ from grocery.params import MonitorParams
 UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by content hash"
 
 _BADGES = {"alert": "Alert", "watch": "Watch", "too few": "Too few", "ok": "OK"}
-_TITLES = {"confidence": "Confidence", "classes": "Predicted classes", "unreadable": "Files"}
+_TITLES = {
+    "classes": "Predicted classes",
+    "images": "Photographs",
+    "accuracy": "Labelled images",
+    "unreadable": "Files",
+}
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
@@ -65,6 +70,22 @@ class BatchReport:
     samples: Sequence[Sample]
 
 
+@dataclass(frozen=True)
+class OverTime:
+    """What the page shows of the batches before: see `grocery.monitoring.timeline.over_time`.
+
+    Attributes
+    ----------
+    alerts
+        Of each new sequence that is an alert, a title and a sentence.
+    html
+        The cards.
+    """
+
+    alerts: Sequence[tuple[str, str]]
+    html: str
+
+
 def choose_samples(
     confidences: NDArray[np.float32], image_ids: Sequence[str], count: int
 ) -> list[tuple[int, str]]:
@@ -89,7 +110,12 @@ def choose_samples(
     return list(chosen.items())
 
 
-def render(reference: Reference, batches: Sequence[BatchReport], params: MonitorParams) -> bytes:
+def render(
+    reference: Reference,
+    batches: Sequence[BatchReport],
+    params: MonitorParams,
+    over_time: OverTime | None = None,
+) -> bytes:
     """The page, as UTF-8 bytes.
 
     Parameters
@@ -100,10 +126,14 @@ def render(reference: Reference, batches: Sequence[BatchReport], params: Monitor
         In any order; the page puts the worst verdicts first, then sorts by name.
     params
         The thresholds that were used, for the explanation at the end.
+    over_time
+        What the history has to say; None without one.
     """
     batches = sorted(batches, key=lambda b: (VERDICTS.index(b.judgement.verdict), b.name))
     accuracy = f", accuracy {reference.accuracy:.3f}" if reference.accuracy is not None else ""
-    verdicts = "".join(_verdict(number, batch) for number, batch in enumerate(batches))
+    headline = _headline(batches, over_time)
+    verdicts = "".join(_sequence(*alert) for alert in over_time.alerts) if over_time else ""
+    verdicts += "".join(_verdict(number, batch) for number, batch in enumerate(batches))
     sections = "".join(
         _section(number, batch, reference, params) for number, batch in enumerate(batches)
     )
@@ -111,11 +141,12 @@ def render(reference: Reference, batches: Sequence[BatchReport], params: Monitor
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Drift: {_headline(batches)}</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        f"<header><h1>{_headline(batches)}</h1>\n"
+        f"<title>Drift: {headline}</title>\n<style>{STYLE}</style></head>\n<body>\n"
+        f"<header><h1>{headline}</h1>\n"
         f'<p class="soft">Model {escape(reference.model_digest[:12])}, compared with '
         f"{reference.images} held-out images{accuracy}.</p></header>\n"
         + (f'<ul class="card verdicts">\n{verdicts}</ul>\n' if batches else "")
+        + (over_time.html if over_time else "")
         + sections
         + _explanation(params)
         + "</body></html>\n"
@@ -123,18 +154,32 @@ def render(reference: Reference, batches: Sequence[BatchReport], params: Monitor
     return page.encode()
 
 
-def _headline(batches: Sequence[BatchReport]) -> str:
+def _headline(batches: Sequence[BatchReport], over_time: OverTime | None) -> str:
     total = len(batches)
+    new = "new" if over_time else "incoming"
     alerts = sum(batch.judgement.verdict == "alert" for batch in batches)
+    sequences = len(over_time.alerts) if over_time else 0
+    many = "batches" if total > 1 else "batch"
     if not total:
-        return "No incoming batches"
-    if alerts:
-        return f"{alerts} of {total} {'batches' if total > 1 else 'batch'} in alert"
-    return f"No alert in {total} {'batches' if total > 1 else 'batch'}"
+        return f"No {new} batches"
+    if not alerts:
+        return "A sequence of batches in alert" if sequences else f"No alert in {total} {many}"
+    return f"{alerts} of {total} {many} in alert" + (", and a sequence" if sequences else "")
 
 
-def _badge(verdict: Verdict) -> str:
+def badge(verdict: Verdict) -> str:
+    """A verdict as a coloured word."""
     return f'<span class="badge {verdict.split()[-1]}">{_BADGES[verdict]}</span>'
+
+
+def title(name: str) -> str:
+    """What the page calls a signal, as HTML."""
+    return escape(_TITLES.get(name, name[:1].upper() + name[1:]))
+
+
+def _sequence(title: str, sentence: str) -> str:
+    """A line of the overview for a sequence of batches."""
+    return f"<li>{badge('alert')}<div><b>{escape(title)}</b><p>{escape(sentence)}</p></div></li>\n"
 
 
 def _verdict(number: int, batch: BatchReport) -> str:
@@ -148,7 +193,7 @@ def _verdict(number: int, batch: BatchReport) -> str:
     if judgement.unreadable:
         files += f", {judgement.unreadable} unreadable"
     return (
-        f'<li>{_badge(judgement.verdict)}<div><a href="#batch-{number}">{escape(batch.name)}</a> '
+        f'<li>{badge(judgement.verdict)}<div><a href="#batch-{number}">{escape(batch.name)}</a> '
         f"<small>{files}</small><p>{escape(text)}</p></div></li>\n"
     )
 
@@ -165,7 +210,7 @@ def _section(number: int, batch: BatchReport, reference: Reference, params: Moni
         )
     return (
         f'<section class="card" id="batch-{number}">\n'
-        f"<h2>{escape(batch.name)} {_badge(judgement.verdict)}</h2>\n"
+        f"<h2>{escape(batch.name)} {badge(judgement.verdict)}</h2>\n"
         f"{_facts(judgement, reference)}{few}"
         + (f'<ul class="signals">\n{signals}</ul>\n' if signals else "")
         + (_charts(batch, reference) if len(batch.confidences) else "")
@@ -177,7 +222,11 @@ def _section(number: int, batch: BatchReport, reference: Reference, params: Moni
 def _facts(judgement: Judgement, reference: Reference) -> str:
     facts = [("Images", str(judgement.images)), ("Unreadable files", str(judgement.unreadable))]
     if judgement.estimated_accuracy is not None:
-        facts.append(("Estimated accuracy", f"{judgement.estimated_accuracy:.3f}"))
+        name, value = "Estimated accuracy", f"{judgement.estimated_accuracy:.3f}"
+        if interval := getattr(judgement, "accuracy_interval", None):
+            name += ", 90 % interval"
+            value += f" <small>{interval[0]:.3f} to {interval[1]:.3f}</small>"
+        facts.append((name, value))
     if judgement.accuracy is not None:
         of = f"Accuracy on {judgement.labelled} labelled"
         facts.append((of, f"{judgement.accuracy:.3f}"))
@@ -190,7 +239,7 @@ def _facts(judgement: Judgement, reference: Reference) -> str:
 def _signal(signal: Signal) -> str:
     chance = f"{signal.p_value:.3f}" if signal.p_value >= 0.001 else "below 0.001"
     return (
-        f"<li>{_badge(signal.verdict)}<div><b>{_TITLES[signal.name]}</b>"
+        f"<li>{badge(signal.verdict)}<div><b>{title(signal.name)}</b>"
         f"<p>{escape(signal.sentence)}</p></div>"
         f"<small>size {signal.effect:.2f}, counts from {signal.threshold:.2f}<br>"
         f"p {chance}</small></li>\n"

@@ -67,6 +67,24 @@ svg path.before { fill: var(--before); }
 svg path.batch { fill: var(--batch-fill); stroke: var(--batch); stroke-width: 2; }
 svg .median { stroke-width: 1.5; stroke-dasharray: 4 4; }
 svg .median.before { stroke: var(--soft); } svg .median.batch { stroke: var(--batch); }
+svg .dot { fill: var(--ok); stroke: var(--card); stroke-width: 1.5; }
+svg .dot.watch { fill: var(--watch); } svg .dot.alert { fill: var(--alert); }
+svg .dot.batch { fill: var(--batch); }
+svg .interval { stroke: var(--batch); stroke-width: 2; opacity: .45; }
+svg .truth { fill: var(--card); stroke: var(--ink); stroke-width: 2; }
+svg .limit { stroke: var(--soft); stroke-width: 1.5; stroke-dasharray: 4 4; }
+.strip { list-style: none; padding: 0; margin: .9rem 0 .5rem; display: flex; flex-wrap: wrap; }
+.strip li { padding: 2px; border-bottom: 3px solid transparent; }
+.strip li::before {
+  content: ""; display: block; width: 1.05rem; height: 1.05rem; border-radius: .2rem;
+  font: 700 .8rem/1.05rem system-ui, sans-serif; text-align: center;
+  -webkit-text-fill-color: var(--card); background: currentColor;
+}
+.strip .alert::before { content: "!"; } .strip .watch::before { content: "?"; }
+.strip li.part { border-bottom-color: var(--alert); }
+.key :is(.ok, .watch, .alert, .few) { background: currentColor; border-radius: .2rem; }
+.key i.truth { border: 2px solid var(--ink); }
+.key i.part { border-bottom: 3px solid var(--alert); }
 .bars { list-style: none; padding: 0; margin: 0; }
 .bars li {
   display: grid; grid-template-columns: minmax(5rem, 9rem) 1fr 5rem; gap: .7rem;
@@ -84,6 +102,7 @@ figure img {
 }
 figure small { display: block; font-size: .75rem; }
 details p { max-width: 46rem; }
+.charts + details { margin-top: 1rem; }
 summary { cursor: pointer; }
 @media (max-width: 40rem) {
   body { padding: 1rem .6rem 2rem; }

@@ -1,0 +1,231 @@
+"""`grocery monitor`: have incoming images drifted away from what a model knows?"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any, NoReturn
+
+from grocery.errors import GroceryError, printable
+
+SETTLED = 30.0  # seconds, for the batches of an inbox
+
+_DRILL = "drill"
+
+_DESCRIPTION = """\
+Judge batches of incoming images with a released model: do its confidences, the
+classes that it predicts and the share of unreadable files still look like those of
+the held-out images that were recorded with it?
+
+verdicts:
+  ok        chance alone explains what is found
+  watch     chance is an unlikely explanation, but it is not an alert
+  alert     unlikely even for that many tests, and large enough to matter
+  too few   there are too few readable images to judge predictions by
+
+The estimated accuracy needs no label. It is as good as the model's probabilities,
+which drift can spoil.
+
+`grocery monitor drill` is another command: it draws batches with known shifts and
+says how often the monitor sees them. A folder of that name is given as ./drill.
+"""
+
+_EPILOG = """\
+history:
+  With --history FILE, batches that were judged before are skipped, by what their files
+  hold, whatever they are called and whichever model it was. Each new one adds a line to
+  FILE, and is also judged together with those before it: slightly odd batches in a row
+  become an alert. One that comes again with labels adds its accuracy. Nothing is printed
+  when nothing is new. One damaged batch does not keep the others from being judged.
+
+exit code:
+  0   no batch is an alert, or nothing is new
+  1   something is wrong; it is said on standard error
+  2   at least one batch, or a sequence of them, is an alert
+
+A file that cannot be read is named on standard error and counted; it is no error.
+
+With --json every batch is one line with a JSON object (JSON Lines): batch (its
+name), incoming (its path), what metrics/monitor.json has of a batch, and signals,
+the list of the tests that were made; with --history also what the history keeps.
+
+examples:
+  grocery monitor shelf/
+  grocery monitor monday/ tuesday/ --model production --report drift.html
+  grocery monitor checked/ --labelled      also the accuracy that was realised
+  grocery monitor data/prepared/incoming   the pipeline's own batches
+  grocery monitor shelf/ --json | jq 'select(.verdict == "alert")'
+
+from cron, one line for an inbox in which every folder is a batch:
+  */10 * * * * cd project && grocery monitor inbox/ --each --model production \\
+               --history monitor/ --report monitor/index.html --quiet
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits with 1 where argparse would with 2, which is the word for an alert here."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Hand the drill its arguments; refuse unknown ones, or the parser above would, with 2."""
+        if args and args[0] == _DRILL:
+            prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
+            run = argparse.Namespace(run=lambda _: _drill(rest, prog), command=f"monitor {_DRILL}")
+            return run, []
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and one sentence."""
+        self.print_usage(sys.stderr)
+        self.exit(1, f"error: monitor: {printable(message)}\n")
+
+
+def add_parser(parsers: Any) -> None:
+    """Add the command."""
+    listed = parsers.add_parser("monitor", help="say whether incoming images have drifted")
+    parser = parsers.choices["monitor"] = _Parser(
+        prog=listed.prog,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_batches(parser)
+    _add_history(parser)
+    parser.add_argument(
+        "--params",
+        default="params.yaml",
+        metavar="FILE",
+        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report",
+        metavar="FILE",
+        help=(
+            "also write a page for people: one HTML file, which needs nothing else; with "
+            "--history also how things went over time"
+        ),
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.set_defaults(run=_run, command="monitor", parser=parser)
+
+
+def _add_batches(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "incoming",
+        nargs="+",
+        metavar="INCOMING",
+        help=(
+            "a folder of images: one batch, all files below it, hidden ones left out; or a "
+            "Parquet batch as the stage prepare writes it; or a folder of Parquet batches"
+        ),
+    )
+    parser.add_argument(
+        "--each",
+        action="store_true",
+        help="INCOMING is an inbox: every folder and every Parquet file in it is a batch",
+    )
+    parser.add_argument(
+        "--settled",
+        type=_seconds,
+        metavar="SECONDS",
+        help=(
+            "leave a batch for the next time when it changed less than so long ago, since it may "
+            f"be still on its way (default: {SETTLED:g} with --each, else 0)"
+        ),
+    )
+    parser.add_argument(
+        "--model",
+        default="models/release",
+        metavar="NAME",
+        help=(
+            "a folder, or a name in the registry: production, staging or a version "
+            "(default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--labelled",
+        action="store_true",
+        help=(
+            "the folders in a folder of images are named after the true classes, for the "
+            "accuracy that was realised (a Parquet batch brings its labels); with --each a batch "
+            "without folders has no labels yet"
+        ),
+    )
+
+
+def _add_history(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--history",
+        metavar="FILE",
+        help="remember what was judged in this file, or in history.jsonl of this folder; see below",
+    )
+    parser.add_argument(
+        "--time",
+        type=_moment,
+        metavar="TIME",
+        help=(
+            "with --history, when the one batch was taken, such as 2026-11-23T18:00:00Z; UTC "
+            "unless it says otherwise (default: when its newest file was written)"
+        ),
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="with --history, print nothing but alerts"
+    )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="with --history, tell W&B of new batches; see `tracking` in the params",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    for option in ("time", "quiet", "track"):
+        if getattr(arguments, option) and arguments.history is None:
+            arguments.parser.error(f"--{option} goes with --history")
+    if arguments.settled is None:
+        arguments.settled = SETTLED if arguments.each else 0.0
+    if arguments.history is None:
+        from grocery.cli.monitor.once import run
+    else:
+        from grocery.cli.monitor.watch import run
+    run(arguments)
+
+
+def _drill(argv: list[str], prog: str) -> None:
+    try:
+        drill = import_module("grocery.cli.drill")
+    except ModuleNotFoundError as error:
+        if error.name != "grocery.cli.drill":
+            raise
+        raise GroceryError(
+            "this version of the project has no drill; give a folder of that name as ./drill"
+        ) from None
+    drill.main(argv, prog)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} should be a number of seconds, 0 or more")
+    return value
+
+
+def _moment(text: str) -> float:
+    """Seconds since the epoch."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text} should be a time such as 2026-11-23 or 2026-11-23T18:00:00Z"
+        ) from None

@@ -1,0 +1,216 @@
+"""The batches that a command line names: found, fingerprinted, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grocery.errors import DataError, printable
+
+if TYPE_CHECKING:
+    from grocery.model import Model
+    from grocery.monitoring.batches import Batch
+
+
+def find_batches(names: Sequence[str], *, each: bool) -> list[Path]:
+    """The batches that the arguments name: Parquet files, and folders of images.
+
+    Raises
+    ------
+    DataError
+        When one is not there, is no batch, or has a name that is not UTF-8.
+    """
+    inside = _inbox if each else _batches
+    found = [origin for name in names for origin in inside(Path(name))]
+    for origin in found:
+        try:
+            str(origin).encode()
+        except UnicodeEncodeError:  # neither the report nor Parquet could name it
+            raise DataError(f"the name {str(origin)!r} is not UTF-8; rename it") from None
+    return found
+
+
+def has_settled(origin: Path, seconds: float) -> bool:
+    """Whether nothing of a batch has changed for so long, by the system's own record of changes.
+
+    A file's modification time will not do: copying tools set it to that of the original.
+    """
+    if not seconds:
+        return True
+    try:
+        latest = max(path.lstat().st_ctime for path in _everything(origin))
+    except OSError:  # it is being moved
+        return False
+    return time.time() - latest >= seconds
+
+
+def taken_at(origin: Path) -> float:
+    """When the newest file of a batch was written, in seconds since the epoch."""
+    times = [path.lstat().st_mtime for path in _everything(origin) if path.is_file()]
+    return max(times, default=origin.stat().st_mtime)
+
+
+def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
+    """Digests of a batch's contents and of its labels, without decoding an image.
+
+    They are those of `digests` of the batch that `read` gives.
+    """
+    from grocery.monitoring.history import content_digest, labels_digest
+
+    if origin.is_dir():
+        paths = _files(origin)
+        image_ids = [_image_id(_content(origin / path)[0]) for path in paths]
+        labels = [_class_folder(path) for path in paths] if labelled else [None] * len(paths)
+    else:
+        from grocery.data.shards import read_table
+
+        table = read_table(origin, ["image_id", "label"])
+        image_ids, labels = (table.column(k).to_pylist() for k in ("image_id", "label"))
+    return content_digest(map(str, image_ids)), labels_digest(image_ids, labels)
+
+
+def digests(batch: Batch) -> tuple[str, str | None]:
+    """Digests of the contents and of the labels of a batch that was read."""
+    from grocery.monitoring.history import content_digest, labels_digest
+
+    return content_digest(batch.image_ids), labels_digest(batch.image_ids, batch.labels)
+
+
+def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Batch, list[str]]:
+    """Read a batch, and say what of it cannot be read.
+
+    Parameters
+    ----------
+    origin
+        A folder of images or a Parquet file.
+    model
+        Prepares the images.
+    labelled
+        Whether the folders in a folder are named after classes ...
+    flat
+        ... and whether there may be none: such a batch has no labels.
+
+    Raises
+    ------
+    DataError
+        When there is no file in it, or it holds something that no batch holds.
+    """
+    from grocery.monitoring.batches import read_batch
+
+    if origin.is_dir():
+        return _read_folder(origin, model, labelled, flat)
+    batch = read_batch(origin)
+    missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
+    return batch, [f"{path} in {origin}: it was so when the batch was made" for path in missing]
+
+
+def _inbox(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; with --each INCOMING is a folder of batches")
+    shown = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in shown:
+        if path.is_file() and path.suffix != ".parquet":
+            raise DataError(
+                f"{path} is in no batch; with --each every folder and every Parquet file in "
+                "INCOMING is one, and nothing else lies there"
+            )
+    return shown
+
+
+def _batches(incoming: Path) -> list[Path]:
+    if incoming.is_dir():
+        shown = [path for path in incoming.iterdir() if not path.name.startswith(".")]
+        tables = [path for path in shown if path.suffix == ".parquet"]
+        if tables and len(tables) < len(shown):
+            raise DataError(
+                f"{incoming} holds Parquet files and others; a folder of images is one batch, "
+                "and a folder of Parquet batches holds nothing else"
+            )
+        return sorted(tables) or [incoming]
+    if not incoming.exists():
+        raise DataError(f"{incoming} is not here; a batch is a folder of images or a Parquet file")
+    if incoming.suffix != ".parquet":
+        raise DataError(
+            f"{incoming} is no batch; one is a folder of images, or a Parquet file as the stage "
+            "prepare writes it"
+        )
+    return [incoming]
+
+
+def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tuple[Batch, list[str]]:
+    """Prepare the images of a folder as the pipeline prepares a batch, in the order of their paths.
+
+    The folder itself may be a symbolic link; one in it is refused, since it may lead anywhere.
+    """
+    from grocery.compute import progress
+    from grocery.monitoring.batches import Batch
+
+    paths = _files(folder)
+    labels: list[str | None] = [None] * len(paths)
+    if labelled and not (flat and all("/" not in path for path in paths)):
+        labels = _labels(folder, paths, model.classes)
+    image_ids: list[str] = []
+    jpegs: list[bytes | None] = []
+    unreadable = []
+    for path in progress(paths, title=printable(folder.name), total=len(paths)):
+        file, jpeg = folder / path, None
+        data, trouble = _content(file)
+        if trouble is None:
+            try:
+                jpeg = model.prepare(data, str(file))
+            except DataError as error:
+                trouble = str(error)
+        if trouble is not None:
+            unreadable.append(trouble)
+        image_ids.append(_image_id(data))
+        jpegs.append(jpeg)
+    name = Path(os.path.abspath(folder)).name  # of "." too
+    return Batch(name, folder, image_ids, paths, labels, jpegs), unreadable
+
+
+def _files(folder: Path) -> list[str]:
+    from grocery.data.folders import walk
+
+    paths = sorted(walk(folder.resolve()))
+    if not paths:
+        raise DataError(f"{folder} holds no images")
+    return paths
+
+
+def _content(file: Path) -> tuple[bytes, str | None]:
+    """The bytes of a file; or none, and a sentence that says why."""
+    try:
+        return file.read_bytes(), None
+    except OSError as error:
+        return b"", f"{file} cannot be read: {error.strerror}"
+
+
+def _image_id(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _class_folder(path: str) -> str | None:
+    return path.split("/", maxsplit=1)[0] if "/" in path else None
+
+
+def _labels(folder: Path, paths: Sequence[str], classes: Sequence[str]) -> list[str | None]:
+    """The first folder of each path; at least one must be a class, or they are something else."""
+    labels = [_class_folder(path) for path in paths]
+    if not set(labels) & set(classes):
+        found = ", ".join(sorted({label for label in labels if label})[:5]) or "none"
+        raise DataError(
+            f"--labelled wants folders in {folder} that are named after classes of the model, "
+            f"such as {classes[0]}; found: {found}"
+        )
+    return labels
+
+
+def _everything(origin: Path) -> Iterator[Path]:
+    """The batch, and all files and folders in it."""
+    yield origin
+    for folder, folders, files in os.walk(origin.resolve()):
+        yield from (Path(folder, name) for name in (*folders, *files))

@@ -1,0 +1,200 @@
+"""Slightly odd batches in a row: are they together more than chance, and large enough to matter?
+
+One batch may be odd by chance, or too small to tell. So each new batch is also judged together with
+those before it: the last 2, 4, 8, 16 and 32 batches are pooled, each window is tested against the
+reference as if it were one batch, at `significance` shared out among the windows and Holm's
+correction within one. A shift that lasts counts from half the size of one that comes once
+(`LASTING`).
+
+The guarantee: without drift, each new batch raises an alert of a sequence with a chance of at most
+`significance`. So among n clean batches at most n * significance such alerts are expected, whatever
+n is, and the first one comes after 1 / (2 * significance) batches or later on average. This is a
+union bound over windows and, over time, the linearity of expectation. It needs no independence
+between batches, which there is not: all are compared with one and the same sample of held-out
+images, so that by chance all may differ from it in the same way. That is why p-values are not
+multiplied from batch to batch, be it as e-values (Shin, Ramdas and Rinaldo 2023, "E-detectors") or
+in a CUSUM: with one reference their product grows without drift, the faster the larger the batches.
+Pooled images are tested against the reference once, and the test knows how large the reference is.
+
+A signal that has no counts to pool is combined by its p-values: Stouffer's sum of normal scores,
+with the correlation that a common reference of m images gives batches of n, n / (n + m) (Strube
+1985, "Combining and comparing significance levels from nonindependent hypothesis tests"). That is
+exact for a difference of means and an approximation for other statistics.
+
+After an alert, of a batch or of a sequence, windows begin anew: what has been said is not said
+again with every batch that follows. It only ever leaves windows out, so the guarantee holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.monitoring.drift import (
+    Signal,
+    classes_signal,
+    confidence_signal,
+    unreadable_signal,
+    with_verdicts,
+)
+from grocery.monitoring.reference import Reference
+from grocery.params import MonitorParams
+
+WINDOWS = (2, 4, 8, 16, 32)  # batches
+LASTING = 0.5
+BINS = 100  # of the confidences that are kept of a batch
+
+POOLED = ("confidence", "classes", "unreadable")
+
+# Keeps the normal score of a p-value of exactly 0 or 1 finite.
+_LEAST_P = 1e-9
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a sequence needs to know of a batch that has been judged.
+
+    Attributes
+    ----------
+    unreadable
+        Number of files that could not be read.
+    confidence_counts
+        Images by confidence, in `BINS` equal bins of 0 to 1; see `binned`.
+    class_counts
+        Images predicted each class, shape (c,).
+    signals
+        What was found in the batch; none when it was too small.
+    alert
+        Whether the batch, or the sequence that it ended, was an alert.
+    """
+
+    unreadable: int
+    confidence_counts: NDArray[np.int64]
+    class_counts: NDArray[np.int64]
+    signals: Sequence[Signal]
+    alert: bool
+
+    @property
+    def images(self) -> int:
+        """Number of readable images."""
+        return int(self.class_counts.sum())
+
+
+@dataclass(frozen=True)
+class SequenceAlert:
+    """A sequence that is an alert: the latest `batches` batches, with so many readable `images`.
+
+    `signals` are those that are an alert; their sentences are about all of these batches.
+    """
+
+    batches: int
+    images: int
+    signals: tuple[Signal, ...]
+
+
+def judge_sequence(
+    reference: Reference, past: Sequence[Past], params: MonitorParams
+) -> SequenceAlert | None:
+    """Judge the sequence that the latest batch ends.
+
+    Parameters
+    ----------
+    reference
+        What all the batches were compared with.
+    past
+        Batches in the order in which they were judged, the latest last.
+    params
+        Thresholds of a single batch.
+
+    Returns
+    -------
+    SequenceAlert or None
+        Of the shortest window that is an alert. None when there is none, or when the latest batch
+        is an alert by itself.
+    """
+    fresh = _since_alert(past)
+    lasting = params.model_copy(
+        update={
+            "significance": params.significance / len(WINDOWS),
+            "min_confidence_shift": params.min_confidence_shift * LASTING,
+            "min_class_shift": params.min_class_shift * LASTING,
+        }
+    )
+    for length in WINDOWS:
+        if length > len(fresh):
+            break
+        window = fresh[-length:]
+        signals = with_verdicts(_signals(reference, window, lasting), lasting.significance)
+        alerts = tuple(signal for signal in signals if signal.verdict == "alert")
+        if alerts:
+            return SequenceAlert(length, sum(batch.images for batch in window), alerts)
+    return None
+
+
+def binned(confidences: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Images by confidence, (n,) to (BINS,): what is kept of a batch for the sequences to come."""
+    bins = np.minimum((confidences * BINS).astype(np.int64), BINS - 1)
+    return np.bincount(bins, minlength=BINS)
+
+
+def _since_alert(past: Sequence[Past]) -> Sequence[Past]:
+    alerts = [index for index, batch in enumerate(past) if batch.alert]
+    return past[alerts[-1] + 1 :] if alerts else past
+
+
+def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams) -> list[Signal]:
+    """The tests of a window; a batch that is too small to be judged alone has its part in them."""
+    classes = np.sum([batch.class_counts for batch in window], axis=0)
+    bins = np.sum([batch.confidence_counts for batch in window], axis=0)
+    images, unreadable = int(classes.sum()), sum(batch.unreadable for batch in window)
+    signals = []
+    if images >= params.min_batch:
+        # Both samples on one grid; the ties make the p-value an upper bound.
+        coarse = replace(reference, confidences=_values(binned(reference.confidences)))
+        signals.append(confidence_signal(coarse, _values(bins), params))
+        signals.append(classes_signal(reference, classes, params))
+    if images + unreadable >= params.min_batch:
+        signals.append(unreadable_signal(images + unreadable, unreadable, params))
+    others = {signal.name for batch in window for signal in batch.signals} - set(POOLED)
+    for name in sorted(others):
+        found = [
+            (batch.images, signal)
+            for batch in window
+            for signal in batch.signals
+            if signal.name == name
+        ]
+        if len(found) > 1:
+            signals.append(_combined(name, found, _sampled(reference)))
+    return signals
+
+
+def _sampled(reference: Reference) -> int:
+    """Number of held-out images that such signals are compared with; perhaps a sample of them."""
+    return len(getattr(reference, "image_statistics", ())) or reference.images
+
+
+def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: int) -> Signal:
+    """One signal of several batches, each with its number of images, by their p-values."""
+    normal = NormalDist()
+    p_values = [min(max(signal.p_value, _LEAST_P), 1 - _LEAST_P) for _, signal in found]
+    total = sum(normal.inv_cdf(1 - p_value) for p_value in p_values)
+    shares = np.array([n / (n + reference_images) for n, _ in found])
+    roots = np.sqrt(shares)
+    variance = float(roots.sum() ** 2 - shares.sum() + len(found))
+    score = total / variance**0.5
+    effect = float(np.mean([signal.effect for _, signal in found]))
+    threshold = LASTING * found[-1][1].threshold
+    sentence = (
+        f"{name[:1].upper()}{name[1:]} differed somewhat from batch to batch: size "
+        f"{effect:.2f} on average."
+    )
+    return Signal(name, score, normal.cdf(-score), effect, threshold, sentence)
+
+
+def _values(counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Confidences, ascending, at the middle of their bins."""
+    return np.repeat(((np.arange(BINS) + 0.5) / BINS).astype(np.float32), counts)

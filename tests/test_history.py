@@ -1,0 +1,337 @@
+"""The history file: whole lines, one writer at a time, nothing ever lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grocery.errors import DataError
+from grocery.monitoring.drift import judge
+from grocery.monitoring.history import (
+    NAME,
+    Entry,
+    History,
+    Recorded,
+    as_past,
+    content_digest,
+    labels_digest,
+    same_model,
+    utc,
+)
+from grocery.monitoring.record import Release, Taken, record
+from grocery.monitoring.reference import Reference
+from grocery.monitoring.report import BatchReport
+from grocery.params import MonitorParams
+
+CLASSES = ["apple", "kiwi", "pear"]
+PARAMS = MonitorParams(
+    significance=0.01,
+    min_confidence_shift=0.15,
+    min_class_shift=0.2,
+    max_unreadable=0.05,
+    min_batch=20,
+    sample_images=0,
+)
+
+EMPTY = Recorded([], [])
+
+
+def predictions(n: int, seed: int, strength: float = 1) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet([strength, 1, 1], n).astype(np.float32)
+
+
+def release(model: str = "a") -> Release:
+    reference = Reference.from_predictions(predictions(300, 0), None, CLASSES, model * 64)
+    return Release(reference, "e" * 64, "v1.2.0")
+
+
+def taken(content: str, labels: str | None = None) -> Taken:
+    when = utc(1_800_000_000)
+    digest = content_digest([content])
+    return Taken(f"inbox/{content}", digest, labels, when, utc(1_800_000_060.9))
+
+
+def entry(
+    content: str,
+    before: Recorded = EMPTY,
+    *,
+    n: int = 60,
+    strength: float = 1,
+    labels: str | None = None,
+    unreadable: int = 0,
+    by: Release | None = None,
+) -> Entry | None:
+    by = by or release()
+    probabilities = predictions(n, len(before.entries) + 1, strength)
+    truth = ["apple" if labels else None] * n
+    report = BatchReport(
+        name=content,
+        judgement=judge(by.reference, probabilities, truth, unreadable, PARAMS),
+        confidences=probabilities.max(axis=1),
+        predicted_counts=np.bincount(probabilities.argmax(axis=1), minlength=3),
+        samples=[],
+    )
+    return record(before, taken(content, labels), report, by, PARAMS)
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    return History(tmp_path / "history.jsonl")
+
+
+def add(history: History, *contents: str, **how: object) -> None:
+    for content in contents:
+        history.append(lambda before, name=content: entry(name, before, **how))  # type: ignore[misc]
+
+
+def names(history: History) -> list[str]:
+    return [one.batch for one in history.read().entries]
+
+
+class TestEntries:
+    def test_are_read_as_they_were_written(self, history: History) -> None:
+        assert history.read() == Recorded([], [])
+        written = history.append(lambda before: entry("monday", before))
+        assert history.read() == Recorded([written], [])
+        assert written is not None
+        assert (written.time, written.judged) == ("2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z")
+        assert (written.version, written.model, written.kind) == ("v1.2.0", "a" * 64, "batch")
+        assert sum(written.class_counts) == sum(written.confidence_counts) == written.images == 60
+
+    def test_are_lines_of_json_that_anybody_can_read(self, history: History) -> None:
+        add(history, "monday", "tuesday")
+        lines = [json.loads(line) for line in history.path.read_text().splitlines()]
+        assert [line["batch"] for line in lines] == ["monday", "tuesday"]
+        assert {one["signal"] for one in lines[0]["signals"]} >= {"confidence", "classes"}
+
+    def test_every_kind_of_batch_has_one(self, history: History) -> None:
+        add(history, "empty", n=0)
+        add(history, "small", n=5)
+        add(history, "broken", n=0, unreadable=30)
+        add(history, "drifted", strength=30)
+        verdicts = [one.verdict for one in history.read().entries]
+        assert verdicts == ["too few", "too few", "alert", "alert"]
+
+    def test_a_batch_is_known_by_its_content(self, history: History) -> None:
+        add(history, "monday", "monday")
+        assert names(history) == ["monday"]
+        assert history.append(lambda before: entry("monday", before, by=release("b"))) is None
+
+    def test_labels_that_come_later_add_a_line(self, history: History) -> None:
+        add(history, "monday")
+        add(history, "monday", labels="1" * 64)
+        add(history, "monday", labels="1" * 64)
+        add(history, "monday")
+        batch, labels = history.read().entries
+        assert (batch.kind, batch.accuracy, labels.kind) == ("batch", None, "labels")
+        assert labels.digest == batch.digest
+        assert labels.accuracy is not None
+        assert labels.labelled == 60
+        add(history, "monday", labels="2" * 64)  # corrected
+        assert [one.kind for one in history.read().entries] == ["batch", "labels", "labels"]
+
+    def test_labels_may_be_an_alert_of_their_own(self) -> None:
+        """What else was found was said when the batch was judged."""
+        batch = entry("monday", strength=30)
+        assert batch is not None
+        assert batch.alert
+        labels = batch.model_copy(update={"kind": "labels"})
+        assert not labels.alert
+        drop = batch.signals[0].model_copy(update={"signal": "accuracy", "verdict": "alert"})
+        assert labels.model_copy(update={"signals": [*batch.signals, drop]}).alert
+
+    def test_labels_are_told_apart_image_by_image(self) -> None:
+        assert labels_digest(["1", "2"], [None, None]) is None
+        assert labels_digest(["1", "2"], ["a", None]) == labels_digest(["2", "1"], [None, "a"])
+        assert labels_digest(["1", "2"], ["a", None]) != labels_digest(["1", "2"], [None, "a"])
+
+
+class TestSequences:
+    def test_slightly_odd_batches_become_an_alert_once(self, history: History) -> None:
+        days = [f"day {number}" for number in range(12)]
+        add(history, *days, n=40, strength=1.9)
+        entries = history.read().entries
+        sequences = [one for one in entries if one.sequence is not None]
+        first = sequences[0]
+        assert first.sequence is not None
+        assert first.verdict != "alert"
+        assert first.alert
+        last = entries.index(first)
+        assert first.sequence.batches == days[last + 1 - len(first.sequence.batches) : last + 1]
+        assert "Over the last" in first.sequence.signals[0].sentence
+        assert entries[last + 1].sequence is None
+
+    def test_another_models_batches_are_not_part_of_it(self, history: History) -> None:
+        days = [f"day {number}" for number in range(8)]
+        for number, day in enumerate(days):
+            by = release("ab"[number % 2])
+            history.append(lambda seen, day=day, by=by: entry(day, seen, n=8, strength=5, by=by))
+        entries = history.read().entries
+        assert [one.batch for one in same_model(entries, "a" * 64, "e" * 64)] == days[::2]
+        for one in entries:
+            if one.sequence is not None:
+                assert set(one.sequence.batches) <= set(days[days.index(one.batch) % 2 :: 2])
+        assert any(one.sequence for one in entries)
+
+    def test_lines_of_labels_are_not_part_of_it(self, history: History) -> None:
+        add(history, "monday")
+        add(history, "monday", labels="1" * 64)
+        assert len(as_past(history.read().entries, release().reference)) == 1
+
+
+class TestDamage:
+    @pytest.mark.parametrize("left", [3, 25, 200, -2])
+    def test_a_line_that_was_cut_off_costs_no_other(self, history: History, left: int) -> None:
+        add(history, "monday", "tuesday")
+        whole = history.path.read_bytes()
+        first = whole.index(b"\n") + 1
+        history.path.write_bytes(whole[: first + left] if left > 0 else whole[:left])
+        assert names(history) == ["monday"]
+        assert history.read().damaged == [2]
+        add(history, "wednesday", "tuesday")
+        assert names(history) == ["monday", "wednesday", "tuesday"]
+        assert history.read().damaged == [2]
+
+    def test_a_line_without_its_end_is_whole(self, history: History) -> None:
+        add(history, "monday")
+        history.path.write_bytes(history.path.read_bytes().rstrip(b"\n"))
+        add(history, "tuesday")
+        assert names(history) == ["monday", "tuesday"]
+        assert history.read().damaged == []
+
+    def test_the_very_first_line_may_be_cut_off(self, history: History) -> None:
+        history.path.write_bytes(b'{"grocery_his')
+        add(history, "monday")
+        assert (names(history), history.read().damaged) == (["monday"], [1])
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            b"\0" * 100,
+            b"\xff\xfe",
+            b"[]",
+            b"[" * 100_000,
+            b'{"grocery_history":1,"kind":"batch"}',
+        ],
+    )
+    def test_a_damaged_line_in_the_middle(self, history: History, wrong: bytes) -> None:
+        add(history, "monday", "tuesday")
+        one, two = history.path.read_bytes().splitlines()
+        history.path.write_bytes(b"\n".join([one, wrong, two, b""]))
+        assert (names(history), history.read().damaged) == (["monday", "tuesday"], [2])
+
+    def test_numbers_that_cannot_be(self, history: History) -> None:
+        add(history, "monday", "tuesday")
+        text = history.path.read_text()
+        for old, new in [
+            ('"images":60', '"images":-1'),
+            ('"verdict":"ok"', '"verdict":"fine"'),
+            ('"time":"2027', '"time":"27'),
+        ]:
+            history.path.write_text(text.replace(old, new, 1))
+            assert (names(history), history.read().damaged) == (["tuesday"], [1])
+
+
+class TestRefused:
+    """One sentence, and what is there stays as it is."""
+
+    @pytest.mark.parametrize("other", [b"a,b\n1,2\n", b'{\n  "alerts": 1\n}\n', b"{}\n", b"\0\0"])
+    def test_a_file_of_another_format(self, history: History, other: bytes) -> None:
+        history.path.write_bytes(other)
+        for use in (history.read, lambda: add(history, "monday")):
+            with pytest.raises(DataError, match="is no history of grocery monitor"):
+                use()
+        assert history.path.read_bytes() == other
+
+    def test_a_later_version_of_the_format(self, history: History) -> None:
+        add(history, "monday")
+        line = history.path.read_text()
+        history.path.write_text(line + line.replace('"grocery_history":1', '"grocery_history":2'))
+        with pytest.raises(DataError, match=r"line 2 of .* is of another version"):
+            history.read()
+
+    def test_what_is_no_file(self, tmp_path: Path) -> None:
+        (tmp_path / NAME).mkdir()
+        with pytest.raises(DataError, match="is a folder"):
+            History(tmp_path).check()
+        with pytest.raises(DataError, match="neither a file nor a folder"):
+            History("/dev/null").check()
+
+    def test_a_place_where_nothing_can_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=r"file") as caught:
+            History(tmp_path / "file/history.jsonl").check()
+        assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
+
+    def test_a_disk_that_is_full_leaves_no_half_line(self, history: History) -> None:
+        add(history, "monday")
+        before = history.path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r".") as caught:
+                add(history, "tuesday")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert caught.value.filename == str(history.path)
+        assert history.path.read_bytes() == before
+        add(history, "tuesday")
+        assert names(history) == ["monday", "tuesday"]
+
+
+class TestPlaces:
+    def test_a_folder_holds_it_under_a_name(self, tmp_path: Path) -> None:
+        assert History(tmp_path).path == tmp_path / NAME
+        new = History(f"{tmp_path}/new/")
+        add(new, "monday")
+        assert (tmp_path / "new" / NAME).is_file()
+
+    def test_folders_above_it_are_made(self, tmp_path: Path) -> None:
+        add(History(tmp_path / "a/b/c.jsonl"), "monday")
+        assert names(History(tmp_path / "a/b/c.jsonl")) == ["monday"]
+
+
+WRITER = """
+import sys
+from test_history import History, entry
+history = History(sys.argv[1])
+for number in range(int(sys.argv[3])):
+    history.append(lambda before: entry(f"{sys.argv[2]} {number}", before, n=5))
+    history.append(lambda before: entry(f"shared {number}", before, n=5))
+"""
+
+
+def writer(history: History, who: str, batches: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
+    command = [sys.executable, "-c", WRITER, str(history.path), who, str(batches)]
+    return subprocess.Popen(command, env=environment)
+
+
+def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
+    process = writer(history, "one", 1_000_000)
+    while len(history.read().entries) < 6:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = history.read()
+    assert before.damaged == []
+    add(history, "after")  # the lock is free
+    assert names(history) == [*(one.batch for one in before.entries), "after"]
+
+
+def test_several_processes_write_whole_lines_and_each_batch_once(history: History) -> None:
+    writers = [writer(history, who, 12) for who in ("one", "two")]
+    assert [process.wait() for process in writers] == [0, 0]
+    assert history.read().damaged == []
+    expected = {f"{who} {number}" for who in ("one", "two", "shared") for number in range(12)}
+    assert sorted(names(history)) == sorted(expected)

@@ -1,0 +1,232 @@
+"""Slightly odd batches in a row: false alarms within the guarantee, slight shifts seen soon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from grocery.monitoring import drift
+from grocery.monitoring.drift import Signal
+from grocery.monitoring.reference import Reference
+from grocery.monitoring.sequence import (
+    BINS,
+    LASTING,
+    WINDOWS,
+    Past,
+    binned,
+    judge_sequence,
+)
+from grocery.params import MonitorParams
+
+CLASSES = ["apple", "kiwi", "pear"]
+PARAMS = MonitorParams(
+    significance=0.01,
+    min_confidence_shift=0.15,
+    min_class_shift=0.2,
+    max_unreadable=0.05,
+    min_batch=20,
+    sample_images=0,
+)
+CLEAN, SLIGHT = 4.0, 2.9  # the confidences' distribution; between them a KS distance of 0.14
+
+
+@pytest.fixture(autouse=True)
+def fewer_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Still enough for the smallest p-value that counts: significance / 5 windows / 3 signals."""
+    monkeypatch.setattr(drift, "PERMUTATIONS", 1_999)
+
+
+def predictions(
+    rng: np.random.Generator, n: int, sure: float = CLEAN, shares: Sequence[float] = (0.4, 0.3, 0.3)
+) -> NDArray[np.float32]:
+    confidence = 1 / 3 + rng.beta(sure, 1.5, n) * 2 / 3
+    rows = np.repeat((1 - confidence)[:, None] / 2, 3, axis=1)
+    rows[np.arange(n), rng.choice(3, n, p=shares)] = confidence
+    return rows.astype(np.float32)
+
+
+def reference(rng: np.random.Generator, m: int = 200) -> Reference:
+    return Reference.from_predictions(predictions(rng, m), None, CLASSES, "0" * 64)
+
+
+def past(
+    rows: NDArray[np.float32],
+    unreadable: int = 0,
+    signals: Sequence[Signal] = (),
+    alert: bool = False,
+) -> Past:
+    counts = np.bincount(rows.argmax(axis=1), minlength=3)
+    return Past(unreadable, binned(rows.max(axis=1)), counts, signals, alert)
+
+
+def test_clean_batches_raise_no_more_alerts_than_is_said() -> None:
+    """Every sequence of the 25 has a reference of its own: its chance is part of the guarantee."""
+    alerts, batches = 0, 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        yardstick, seen = reference(rng), list[Past]()
+        for _ in range(16):
+            batch = past(predictions(rng, 40))
+            found = judge_sequence(yardstick, [*seen, batch], PARAMS)
+            seen.append(replace(batch, alert=found is not None))
+            alerts += found is not None
+            batches += 1
+    # 4 are expected at most. A method that broke its word twice over would have 8.
+    assert batches == 400
+    assert alerts <= 4
+
+
+def test_large_batches_do_not_add_up_the_chance_of_the_reference() -> None:
+    """Batches of 400 tell precisely how 200 held-out images differ from the world they are of.
+
+    That difference is the same in every batch, and no batch is odd for it. Evidence that is
+    multiplied from batch to batch would grow without end here.
+    """
+    alerts = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        yardstick = reference(rng)
+        seen = [past(predictions(rng, 400)) for _ in range(16)]
+        alerts += judge_sequence(yardstick, seen, PARAMS) is not None
+    assert alerts == 0
+
+
+def test_a_slight_shift_is_seen_after_a_few_batches() -> None:
+    """One that does not count in a single batch, however large."""
+    delays = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        yardstick, seen = reference(rng, 400), list[Past]()
+        for _ in range(16):
+            seen.append(past(predictions(rng, 60, SLIGHT)))
+            if found := judge_sequence(yardstick, seen, PARAMS):
+                assert found.signals[0].name == "confidence"
+                assert found.signals[0].effect >= LASTING * PARAMS.min_confidence_shift
+                break
+        delays.append(len(seen))
+    assert np.median(delays) <= 8
+    assert max(delays) < 16
+
+
+def test_class_shares_that_are_somewhat_off() -> None:
+    rng = np.random.default_rng(0)
+    yardstick = reference(rng)
+    seen = [past(predictions(rng, 30, shares=(0.62, 0.19, 0.19))) for _ in range(8)]
+    found = judge_sequence(yardstick, seen, PARAMS)
+    assert found is not None
+    assert [signal.name for signal in found.signals] == ["classes"]
+    assert found.images == 30 * found.batches
+    assert "images are predicted apple, expected" in found.signals[0].sentence
+
+
+def test_small_batches_are_judged_together() -> None:
+    """Batches of 6 are "too few" one by one, and none of them has a signal."""
+    rng = np.random.default_rng(0)
+    yardstick = reference(rng)
+    clean = [past(predictions(rng, 6)) for _ in range(16)]
+    dim = [past(predictions(rng, 6, 1.5)) for _ in range(16)]
+    assert judge_sequence(yardstick, clean, PARAMS) is None
+    found = judge_sequence(yardstick, dim, PARAMS)
+    assert found is not None
+    assert found.batches in WINDOWS
+
+
+def test_unreadable_files_add_up() -> None:
+    rng = np.random.default_rng(0)
+    yardstick = reference(rng)
+    seen = [past(predictions(rng, 40), unreadable=5) for _ in range(8)]
+    found = judge_sequence(yardstick, seen, PARAMS)
+    assert found is not None
+    assert [signal.name for signal in found.signals] == ["unreadable"]
+
+
+def test_a_shift_that_is_too_small_to_matter() -> None:
+    """However certain: here of 6,400 images."""
+    rng = np.random.default_rng(0)
+    yardstick = Reference.from_predictions(predictions(rng, 4_000), None, CLASSES, "0" * 64)
+    seen = [past(predictions(rng, 400, 3.6)) for _ in range(16)]
+    assert judge_sequence(yardstick, seen, PARAMS) is None
+    eager = PARAMS.model_copy(update={"min_confidence_shift": 0.0})
+    assert judge_sequence(yardstick, seen, eager) is not None
+
+
+class TestSignalsWithoutCounts:
+    """They are combined by their p-values, whatever their names."""
+
+    @staticmethod
+    def seen(p_values: Sequence[float], effect: float = 0.1, n: int = 40) -> list[Past]:
+        rng = np.random.default_rng(0)
+        return [
+            past(predictions(rng, n), signals=[Signal("sharpness", 1.0, p, effect, 0.15, "")])
+            for p in p_values
+        ]
+
+    def test_p_values_of_about_one_in_twenty_become_an_alert(self) -> None:
+        yardstick = reference(np.random.default_rng(1), 400)
+        assert judge_sequence(yardstick, self.seen([0.05] * 2), PARAMS) is None
+        found = judge_sequence(yardstick, self.seen([0.05] * 8), PARAMS)
+        assert found is not None
+        (signal,) = found.signals
+        assert (signal.name, signal.threshold) == ("sharpness", 0.15 * LASTING)
+        assert signal.sentence.startswith("Sharpness differed somewhat")
+
+    def test_they_must_matter_too(self) -> None:
+        yardstick = reference(np.random.default_rng(1), 400)
+        assert judge_sequence(yardstick, self.seen([0.001] * 8, effect=0.05), PARAMS) is None
+
+    def test_the_common_reference_is_reckoned_with(self) -> None:
+        """Large batches say the same thing again and again: it counts about once."""
+        yardstick = reference(np.random.default_rng(1), 400)
+        p_values = [0.05] * 8
+        assert judge_sequence(yardstick, self.seen(p_values, n=2_000), PARAMS) is None
+
+    def test_false_alarms_of_a_difference_of_means(self) -> None:
+        """The case for which the correlation is exact; sizes that always count."""
+        from statistics import NormalDist
+
+        from grocery.monitoring.sequence import _combined
+
+        normal, rng, m, n, batches = NormalDist(), np.random.default_rng(0), 100, 60, 8
+        p_values = []
+        for _ in range(2_000):
+            shift = rng.normal(0, (1 / m) ** 0.5)
+            scores = (rng.normal(0, (1 / n) ** 0.5, batches) - shift) / (1 / n + 1 / m) ** 0.5
+            found = [(n, Signal("x", 0, normal.cdf(-z), 1.0, 0.1, "")) for z in scores]
+            p_values.append(_combined("x", found, m).p_value)
+        # Uniform p-values: 5 % are below 0.05, give or take 2 standard errors.
+        assert abs(np.mean(np.array(p_values) < 0.05) - 0.05) < 0.01
+
+    def test_p_values_of_zero_and_one(self) -> None:
+        yardstick = reference(np.random.default_rng(1), 400)
+        assert judge_sequence(yardstick, self.seen([0.0, 0.0]), PARAMS) is not None
+        assert judge_sequence(yardstick, self.seen([1.0, 1.0]), PARAMS) is None
+
+
+class TestWhatIsPartOfASequence:
+    def test_an_alert_begins_it_anew(self) -> None:
+        rng = np.random.default_rng(0)
+        yardstick = reference(rng)
+        seen = [past(predictions(rng, 30, 1.5)) for _ in range(8)]
+        assert judge_sequence(yardstick, seen, PARAMS) is not None
+        told = [*seen[:-1], replace(seen[-1], alert=True)]
+        assert judge_sequence(yardstick, told, PARAMS) is None
+        assert judge_sequence(yardstick, [*told, seen[0]], PARAMS) is None
+        found = judge_sequence(yardstick, [*told, *seen[:4]], PARAMS)
+        assert found is not None
+        assert found.batches <= 4
+
+    def test_one_batch_is_no_sequence(self) -> None:
+        rng = np.random.default_rng(0)
+        yardstick = reference(rng)
+        assert judge_sequence(yardstick, [past(predictions(rng, 200, 1.0))], PARAMS) is None
+        assert judge_sequence(yardstick, [], PARAMS) is None
+
+
+def test_bins_hold_every_confidence() -> None:
+    counts = binned(np.array([0.0, 0.004, 0.5, 0.999, 1.0, 1.0000001], np.float32))
+    assert counts.shape == (BINS,)
+    assert (counts[0], counts[50], counts[99]) == (2, 1, 3)
