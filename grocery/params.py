@@ -125,7 +125,7 @@ class MonitorParams(Section):
     significance: float = Field(ge=0.001, le=0.2)
     min_confidence_shift: Ratio
     min_class_shift: Ratio
-    min_feature_shift: Ratio = 0.1
+    min_feature_shift: Ratio = 0.05
     min_image_shift: Ratio = 0.25
     min_accuracy_drop: Ratio = 0.1
     max_unreadable: Ratio

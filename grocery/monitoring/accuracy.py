@@ -24,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.monitoring.reference import Reference, confidence_threshold
-from grocery.monitoring.statistics import wasserstein_distance
 
 LEVEL = 0.9  # of the interval
 _QUANTILE = 1.6449  # of the normal distribution, for it
 
-# Standard error that a shift adds to an estimate, in units of the distance that confidences moved:
-# nothing says that accuracy moves exactly as confidence does. Chosen by the drill.
-SHIFT_ERROR = 0.5
+# Standard error that a shift adds to an estimate, in units of the change of mean confidence:
+# nothing says that accuracy moves exactly as confidence does. With 1, accuracy that stayed where it
+# was, or moved twice as far, is one standard error away. Chosen by the drill.
+SHIFT_ERROR = 1.0
 
 Floats = NDArray[np.float32]
 
@@ -47,10 +47,10 @@ class Estimate:
 def estimate_accuracy(reference: Reference, confidences: Floats) -> Estimate | None:
     """Estimate the accuracy on a batch from its confidences (n).
 
-    The interval holds what a person would count on these n images. It allows for three errors: that
+    The interval holds what a person would count on these n images. It allows for two errors: that
     hits are drawn at random on both sides (the standard deviation of hit less confidence, over the
-    square root of either number), and that accuracy need not have moved as confidence has (see
-    `SHIFT_ERROR`; the distance is Wasserstein's, less what sampling alone gives).
+    square root of either number), and that accuracy need not move as confidence does (see
+    `SHIFT_ERROR`). Half an image is added at either end, since hits are whole numbers.
 
     Returns
     -------
@@ -62,10 +62,10 @@ def estimate_accuracy(reference: Reference, confidences: Floats) -> Estimate | N
     if not n or m < 2:
         return None
     accuracy = difference_of_confidences(reference, confidences)
-    residuals = reference.hits[known] - reference.confidences[known].astype(np.float64)
-    sampling = float(residuals.var(ddof=1)) * (1 / n + 1 / m)
-    shift = SHIFT_ERROR * _moved(reference, confidences)
-    half = _QUANTILE * (sampling + shift**2) ** 0.5
+    before = reference.confidences[known].astype(np.float64)
+    sampling = float((reference.hits[known] - before).var(ddof=1)) * (1 / n + 1 / m)
+    shift = SHIFT_ERROR * (float(confidences.mean(dtype=np.float64)) - float(before.mean()))
+    half = _QUANTILE * (sampling + shift**2) ** 0.5 + 0.5 / n
     return Estimate(accuracy, (max(0.0, accuracy - half), min(1.0, accuracy + half)))
 
 
@@ -90,11 +90,3 @@ def classwise_thresholded_confidence(
 ) -> float:
     """Share of the n confidences above the thresholds of their predicted classes (n)."""
     return float(np.mean(confidences > reference.thresholds[predicted]))
-
-
-def _moved(reference: Reference, confidences: Floats) -> float:
-    """Distance that confidences moved, less what two samples of one distribution are apart."""
-    n, m = len(confidences), reference.images
-    spread = float(reference.confidences.std(dtype=np.float64))
-    by_chance = spread * float(np.sqrt(1 / n + 1 / m))
-    return max(0.0, wasserstein_distance(confidences, reference.confidences) - by_chance)

@@ -62,6 +62,10 @@ class Outcome:
         The verdict, and the names of the signals in alert.
     accuracy, estimate, interval
         The true share of right predictions, its estimate, and the estimate's interval.
+    loss
+        Accuracy that the shift cost: less than on the same images as they are, or of the known
+        products alone, or than before labels were changed. Where no image changes, less than on
+        all held-out images.
     others
         What other estimates of the accuracy give, by name.
     """
@@ -71,6 +75,7 @@ class Outcome:
     accuracy: float
     estimate: float
     interval: tuple[float, float]
+    loss: float
     others: dict[str, float]
 
 
@@ -105,7 +110,9 @@ def run_drill(
     params: MonitorParams,
     workers: int,
 ) -> dict[Condition, list[Outcome]]:
-    """Judge `batches` batches of each wanted condition.
+    """Judge `batches` batches of each wanted condition, and twice as many clean ones.
+
+    A condition that asks for more images of a kind than there are is left out.
 
     Parameters
     ----------
@@ -125,7 +132,7 @@ def run_drill(
         params=params,
     )
     done = parallel_map(task, wanted, workers=workers, title="batches")
-    return dict(zip(wanted, done, strict=True))
+    return {condition: outs for condition, outs in zip(wanted, done, strict=True) if outs}
 
 
 def _outcomes(
@@ -138,7 +145,14 @@ def _outcomes(
     params: MonitorParams,
 ) -> list[Outcome]:
     stage = Stage(images, heads, classes, params)
-    return [stage.outcome(condition, number) for number in range(batches)]
+    count = 2 * batches if condition.shift in (CLEAN, CHECKED) else batches
+    outcomes = []
+    for number in range(count):
+        outcome = stage.outcome(condition, number)
+        if outcome is None:
+            return []
+        outcomes.append(outcome)
+    return outcomes
 
 
 class Stage:
@@ -167,8 +181,11 @@ class Stage:
             self._logits[left_out, key] = self.heads[left_out].logits(features)
         return self._logits[left_out, key]
 
-    def outcome(self, condition: Condition, number: int) -> Outcome:
-        """Draw and judge one batch; the condition and the number decide what is in it."""
+    def outcome(self, condition: Condition, number: int) -> Outcome | None:
+        """Draw and judge one batch; the condition and the number decide what is in it.
+
+        None when there are too few images of a kind.
+        """
         text = f"{condition.shift} {condition.strength:g} {condition.size} {number}"
         seed = hashlib.sha256(text.encode()).digest()
         generator = np.random.default_rng(int.from_bytes(seed[:8], "big"))
@@ -176,15 +193,17 @@ class Stage:
         if condition.shift == "unknown product":
             names = sorted(set(self.heads) - {""})
             left_out = names[number % len(names)]
-        before, pool = self._divided(generator, condition.size, left_out)
+        key = (condition.shift, condition.strength) if condition.shift in SHIFTS else None
+        available = len(self.images.seen[key].features)  # the first so many images
+        before, pool = self._divided(generator, condition.size, available, left_out)
         rows = self._drawn(generator, pool, condition, left_out)
+        if rows is None or len(rows) < condition.size:
+            return None
         reference = self._reference(before, left_out)
 
-        key = (condition.shift, condition.strength) if condition.shift in SHIFTS else None
         logits = self.logits(left_out, key)[rows]
         probabilities = self.heads[left_out].calibrate(logits)
         seen = self.images.seen[key]
-        classes = self.classes[left_out]
         truth: list[str | None] = self.labels[rows].tolist()
         given: list[str | None] = [None] * len(rows)
         if condition.shift in (CHECKED, "relabelling"):
@@ -202,15 +221,18 @@ class Stage:
             image_statistics=seen.statistics[rows],
         )
         predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
-        right = [classes[p] == name for p, name in zip(predicted, truth, strict=True)]
+        accuracy = float(self._right(left_out, predicted, rows).mean())
         assert judgement.estimated_accuracy is not None
         assert judgement.accuracy_interval is not None
+        counted = judgement.accuracy if condition.shift == "relabelling" else None
         return Outcome(
             verdict=judgement.verdict,
             alerts=tuple(s.name for s in judgement.signals if s.verdict == "alert"),
-            accuracy=float(np.mean(right)),
+            accuracy=accuracy,
             estimate=judgement.estimated_accuracy,
             interval=judgement.accuracy_interval,
+            loss=self._before(condition, rows, left_out, accuracy)
+            - (accuracy if counted is None else counted),
             others={
                 "mean confidence": float(confidences.mean(dtype=np.float64)),
                 "thresholded": average_thresholded_confidence(reference, confidences),
@@ -218,8 +240,23 @@ class Stage:
             },
         )
 
+    def _right(self, left_out: str, predicted: Rows, rows: Rows) -> NDArray[np.bool_]:
+        names = np.array(self.classes[left_out])[predicted]
+        right: NDArray[np.bool_] = names == self.labels[rows]
+        return right
+
+    def _before(self, condition: Condition, rows: Rows, left_out: str, accuracy: float) -> float:
+        """Accuracy that the loss is counted from; see `Outcome`."""
+        if condition.shift == "relabelling":
+            return accuracy
+        if condition.shift not in SHIFTS:
+            rows = np.arange(len(self.labels)) if condition.shift != "unknown product" else rows
+            rows = rows[self.labels[rows] != left_out]
+        predicted = self.logits(left_out, None)[rows].argmax(axis=1)
+        return float(self._right(left_out, predicted, rows).mean())
+
     def _divided(
-        self, generator: np.random.Generator, size: int, left_out: str
+        self, generator: np.random.Generator, size: int, available: int, left_out: str
     ) -> tuple[Rows, Rows]:
         """Rows for the reference and rows to draw from; groups of near duplicates stay whole."""
         groups = self.images.groups
@@ -228,8 +265,7 @@ class Stage:
         place[order] = np.arange(len(groups))
         # Each image takes the place of its group's first, so that groups stay together.
         shuffled = np.argsort(place[groups], kind="stable")
-        in_pool = np.zeros(len(groups), bool)
-        in_pool[self.images.pool] = True
+        in_pool = np.arange(len(groups)) < available
         drawable = np.cumsum(in_pool[shuffled])
         share = max(int(drawable[-1]) // 2, min(size, int(drawable[-1])))
         cut = max(len(groups) // 2, int(np.searchsorted(drawable, share)) + 1)
@@ -240,15 +276,17 @@ class Stage:
 
     def _drawn(
         self, generator: np.random.Generator, pool: Rows, condition: Condition, left_out: str
-    ) -> Rows:
-        """Rows of a batch, drawn without replacement."""
+    ) -> Rows | None:
+        """Rows of a batch, drawn without replacement; None when there are too few strange ones."""
         size, names = condition.size, self.labels[pool]
         known = pool[names != left_out]
         if condition.shift == "unknown product":
             # None of them is in the reference, so all may be drawn.
-            drawable = self.images.pool[self.labels[self.images.pool] == left_out]
-            strange = generator.permutation(drawable)
-            strange = strange[: round(condition.strength * size)]
+            strange = generator.permutation(np.flatnonzero(self.labels == left_out))
+            wanted = round(condition.strength * size)
+            if len(strange) < wanted:
+                return None
+            strange = strange[:wanted]
             rest = generator.permutation(known)[: size - len(strange)]
             return np.concatenate([strange, rest])
         if condition.shift == "class imbalance":
@@ -286,5 +324,3 @@ class Stage:
             others = [name for name in classes if name != labels[row]]
             changed[row] = others[int(generator.integers(len(others)))]
         return changed
-
-

@@ -54,17 +54,14 @@ class HeldOut:
     groups
         Number of each image's group of near duplicates, shape (n,).
     seen
-        What is seen of all images as they are, under the key None, and of the images of `pool`
-        under a shift, by the shift's name and strength.
-    pool
-        Rows of the images that batches are drawn from, ascending.
+        What is seen of all images as they are, under the key None, and of the first so many under
+        a shift, by the shift's name and strength.
     """
 
     image_ids: list[str]
     labels: list[str]
     groups: NDArray[np.intp]
     seen: dict[Key, Seen]
-    pool: NDArray[np.intp]
 
 
 def held_out(model: Model, shards: Path, *, images: int, workers: int) -> HeldOut:
@@ -91,19 +88,16 @@ def held_out(model: Model, shards: Path, *, images: int, workers: int) -> HeldOu
         [row["phash"] for row in rows], max_bits=NEAR_DUPLICATE_BITS
     ):
         groups[group] = group[0]
-    pool = np.arange(min(images, len(ids)))  # they are in the order of their hashes
     jpegs = images_of(shard_paths(shards), ids)
     seen: dict[Key, Seen] = {None: _see(model, jpegs, ids, None, workers)}
-    chosen = [ids[row] for row in pool]
+    chosen = ids[:images]  # they are in the order of their hashes
     for name, (_, _, strengths) in SHIFTS.items():
         for strength in strengths:
             seen[name, strength] = _see(model, jpegs, chosen, (name, strength), workers)
-    return HeldOut(ids, [row["label"] for row in rows], groups, seen, pool)
+    return HeldOut(ids, [row["label"] for row in rows], groups, seen)
 
 
-def _see(
-    model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key, workers: int
-) -> Seen:
+def _see(model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key, workers: int) -> Seen:
     tasks = [
         [(image_id, jpegs[image_id]) for image_id in ids[start : start + _CHUNK]]
         for start in range(0, len(ids), _CHUNK)
@@ -170,7 +164,5 @@ def _head_without(
         split: np.array([numbers[name] for name in names[known[split]]], np.int64)
         for split, names in labels.items()
     }
-    head = fit_head(
-        features["train"][known["train"]], targets["train"], classes=len(numbers), C=_C
-    )
+    head = fit_head(features["train"][known["train"]], targets["train"], classes=len(numbers), C=_C)
     return calibrate(head, features["val"][known["val"]], targets["val"], level=_LEVEL)
