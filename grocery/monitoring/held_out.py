@@ -131,8 +131,10 @@ def heads_without(
 ) -> dict[str, Head]:
     """Fit a head for each of some classes that has never seen an image of it.
 
-    It is a logistic regression on the labels of the training images, calibrated on the validation
-    images, none of them of the class. The encoder stays: it was fitted without labels.
+    It is a logistic regression that learns from the model, so that it is about as good: the
+    training images have the classes that the model predicts. Calibration is on the labels of the
+    validation images. No image that is of the class, or taken for it, is in either. The encoder
+    stays: it was fitted without labels.
     """
     table = read_columns(shards, ["image_id", "label", "split"]).to_pylist()
     features, labels = {}, {}
@@ -147,9 +149,16 @@ def heads_without(
             if ids
             else np.empty((0, model.encoder.dimensions), np.float32)
         )
-    return {
-        left_out: _head_without(left_out, model.classes, features, labels) for left_out in classes
-    }
+    names = np.array(model.classes)
+    taught = names[model.head.logits(features["train"]).argmax(axis=1)]
+    never = ~np.isin(labels["train"], taught)  # a class that the model never predicts keeps its own
+    taught = np.where(never, labels["train"], taught)
+    heads = {}
+    for left_out in classes:
+        fresh = labels["train"] != left_out
+        targets = labels | {"train": np.where(fresh, taught, left_out)}
+        heads[left_out] = _head_without(left_out, model.classes, features, targets)
+    return heads
 
 
 def _head_without(

@@ -93,7 +93,10 @@ def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSa
     """
     sample, other = _thinned(sample), _thinned(other)
     n, m = len(sample), len(other)
-    nearest = _nearest(np.concatenate([sample, other]))
+    # Shuffled, since of equally near points the first ones are taken.
+    order = np.random.default_rng(0).permutation(n + m)
+    nearest = _nearest(np.concatenate([sample, other])[order])
+    of_sample = order < n
     powers = np.arange(nearest.shape[1] + 1, dtype=np.int32) ** _POWER
     chosen = _subsets(n, m, permutations).T
     by_chance, neighbours = [], 0
@@ -104,7 +107,7 @@ def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSa
             counts += block & block[column]
         neighbours += int(counts.sum())
         by_chance.append(powers[counts].sum(axis=0))
-    own = (nearest[:n] < n).sum(axis=1)
+    own = of_sample[nearest[of_sample]].sum(axis=1)
     observed, most = int(powers[own].sum()), n * nearest.shape[1]
     at_least = int(np.count_nonzero(np.concatenate(by_chance) >= observed))
     expected = neighbours / permutations
