@@ -96,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grocery.files import rounded
     from grocery.model import load_model
     from grocery.monitoring import drill, drill_report
-    from grocery.monitoring.held_out import heads_without, held_out
+    from grocery.monitoring.held_out import heads_without, held_out, labelled_images
     from grocery.params import MonitorParams
 
     class Thresholds(Section, extra="ignore"):
@@ -111,12 +111,13 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     model = load_model(arguments.release)
     workers = arguments.workers
-    images = held_out(model, arguments.shards, images=arguments.images, workers=workers)
-    if 2 * sizes[-1] > 3 * len(images.labels) / 2:
+    available = len(labelled_images(arguments.shards, "test"))
+    if available and sizes[-1] > 3 * available // 4:
         raise DataError(
-            f"--sizes has {sizes[-1]}, but {arguments.shards} holds {len(images.labels)} labelled "
-            "test images: a batch takes three quarters of them at most"
+            f"--sizes has {sizes[-1]}, but {arguments.shards} holds {available} labelled test "
+            "images, and a batch takes three quarters of them at most"
         )
+    images = held_out(model, arguments.shards, images=arguments.images, workers=workers)
     left_out = drill.left_out_classes(images)
     results = drill.run_drill(
         images,

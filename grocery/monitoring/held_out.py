@@ -77,9 +77,7 @@ def held_out(model: Model, shards: Path, *, images: int, workers: int) -> HeldOu
     DataError
         When there are no labelled test images.
     """
-    table = read_columns(shards, ["image_id", "label", "split", "phash"]).to_pylist()
-    rows = [row for row in table if row["split"] == "test" and row["label"] is not None]
-    rows.sort(key=lambda row: row["image_id"])
+    rows = labelled_images(shards, "test")
     if not rows:
         raise DataError(f"{shards} holds no labelled test images, so there is nothing to drill on")
     ids = [row["image_id"] for row in rows]
@@ -95,6 +93,13 @@ def held_out(model: Model, shards: Path, *, images: int, workers: int) -> HeldOu
         for strength in strengths:
             seen[name, strength] = _see(model, jpegs, chosen, (name, strength), workers)
     return HeldOut(ids, [row["label"] for row in rows], groups, seen)
+
+
+def labelled_images(shards: Path, split: str) -> list[dict[str, str]]:
+    """Id, label and perceptual hash of the labelled images of a split, in order of their ids."""
+    table = read_columns(shards, ["image_id", "label", "split", "phash"]).to_pylist()
+    rows = [row for row in table if row["split"] == split and row["label"] is not None]
+    return sorted(rows, key=lambda row: str(row["image_id"]))
 
 
 def _see(model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key, workers: int) -> Seen:
@@ -136,11 +141,9 @@ def heads_without(
     validation images. No image that is of the class, or taken for it, is in either. The encoder
     stays: it was fitted without labels.
     """
-    table = read_columns(shards, ["image_id", "label", "split"]).to_pylist()
     features, labels = {}, {}
     for split in ("train", "val"):
-        rows = [row for row in table if row["split"] == split and row["label"] is not None]
-        rows = sorted(rows, key=lambda row: row["image_id"])[:MAX_TRAINING]
+        rows = labelled_images(shards, split)[:MAX_TRAINING]
         ids = [row["image_id"] for row in rows]
         labels[split] = np.array([row["label"] for row in rows])
         jpegs = images_of(shard_paths(shards), ids)
