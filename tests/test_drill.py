@@ -15,7 +15,8 @@ from conftest import ROOT
 from grocery.cli import drill as command
 from grocery.model import Model
 from grocery.monitoring import drill, drill_report
-from grocery.monitoring.drill import Condition, Outcome, Stage
+from grocery.monitoring.drawing import CLEAN, Condition, Stage
+from grocery.monitoring.drill import Outcome
 from grocery.monitoring.held_out import HeldOut, heads_without, held_out
 from grocery.monitoring.shifts import SHIFTS
 from grocery.params import load
@@ -46,7 +47,7 @@ def images(folder: Path, model: Model) -> HeldOut:
 @pytest.fixture(scope="module")
 def stage(folder: Path, model: Model, images: HeldOut) -> Stage:
     without = heads_without(model, folder / "shards", ["red"], workers=1)
-    return Stage(images, {"": model.head} | without, CLASSES, PARAMS)
+    return Stage(images, {"": model.head} | without, CLASSES)
 
 
 def test_what_is_held_out(images: HeldOut) -> None:
@@ -86,25 +87,24 @@ def test_what_batches_hold(stage: Stage) -> None:
     assert drawn(stage, "unknown product", 0.4, "red").count("red") == 16
     names = drawn(stage, "class imbalance", 64.0)
     assert max(names.count(name) for name in CLASSES) >= 22
-    assert len(drawn(stage, drill.CLEAN, 0.0)) == 40
+    assert len(drawn(stage, CLEAN, 0.0)) == 40
 
 
 def test_too_few_strange_images(stage: Stage) -> None:
-    assert stage.outcome(Condition("unknown product", 0.9, 110), 0) is None
+    assert stage.draw(Condition("unknown product", 0.9, 110), 0) is None
 
 
 def test_a_head_that_never_saw_a_class(stage: Stage) -> None:
     head = stage.heads["red"]
     assert len(head.intercept) == 2
     rows = np.flatnonzero(stage.labels != "red")
-    predicted = stage.logits("red", None)[rows].argmax(axis=1)
-    assert stage._right("red", predicted, rows).mean() > 0.7
+    assert stage._right("red", stage.logits("red", None)[rows], rows).mean() > 0.7
 
 
 def outcome(stage: Stage, shift: str, strength: float, number: int = 0) -> Outcome:
-    found = stage.outcome(Condition(shift, strength, 50), number)
-    assert found is not None
-    return found
+    drawn = stage.draw(Condition(shift, strength, 50), number)
+    assert drawn is not None
+    return drill.outcome(drawn, PARAMS)
 
 
 def test_shifts_cost_and_are_seen(stage: Stage) -> None:
@@ -116,7 +116,7 @@ def test_shifts_cost_and_are_seen(stage: Stage) -> None:
     lied = outcome(stage, "relabelling", 0.4)
     assert "accuracy" in lied.alerts
     assert lied.loss > 0.2
-    assert outcome(stage, drill.CLEAN, 0.0).verdict in ("ok", "watch")
+    assert outcome(stage, CLEAN, 0.0).verdict in ("ok", "watch")
 
 
 def test_a_batch_is_a_function_of_its_number(stage: Stage) -> None:

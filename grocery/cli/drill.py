@@ -96,6 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grocery.files import rounded
     from grocery.model import load_model
     from grocery.monitoring import drill, drill_report
+    from grocery.monitoring.drawing import conditions
     from grocery.monitoring.held_out import heads_without, held_out, labelled_images
     from grocery.params import MonitorParams
 
@@ -124,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> None:
         model.head,
         model.classes,
         heads_without(model, arguments.shards, left_out, workers=workers),
-        drill.conditions(sizes),
+        conditions(sizes),
         batches=arguments.batches,
         params=params,
         workers=workers,

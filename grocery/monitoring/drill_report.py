@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv
 
-from grocery.monitoring.drill import CHECKED, CLEAN, Condition, Outcome
+from grocery.monitoring.drawing import CHECKED, CLEAN, Condition
+from grocery.monitoring.drill import Outcome
 from grocery.monitoring.shifts import SHIFTS
 
 _STRENGTHS = {
