@@ -7,9 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grocery.cli.terminal import standard_output
-from grocery.errors import DataError, one_sentence
+from grocery.errors import DataError, ParamsError, one_sentence
+
+if TYPE_CHECKING:
+    from grocery.params import MonitorParams
 
 _SIZES = (25, 50, 100, 200)
 
@@ -91,19 +95,13 @@ def main(argv: Sequence[str], prog: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.documents import Section, read_document
-    from grocery.errors import ParamsError
     from grocery.files import rounded
     from grocery.model import load_model
     from grocery.monitoring import drill, drill_report
     from grocery.monitoring.drawing import conditions
     from grocery.monitoring.held_out import heads_without, held_out, labelled_images
-    from grocery.params import MonitorParams
 
-    class Thresholds(Section, extra="ignore"):
-        monitor: MonitorParams
-
-    params = read_document(arguments.params, Thresholds, ParamsError).monitor
+    params = thresholds(arguments.params)
     sizes = sorted(set(arguments.sizes))
     if sizes[0] < params.min_batch:
         raise DataError(
@@ -136,6 +134,25 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         print(drill_report.markdown(rows))
         print(drill_report.estimates(rows), end="")
+
+
+def thresholds(file: Path) -> MonitorParams:
+    """Read the section `monitor` of a params file.
+
+    Raises
+    ------
+    ParamsError
+        One sentence that names the file and what is wrong.
+    """
+    from grocery import params
+    from grocery.documents import Section, read_document
+
+    class Thresholds(Section, extra="ignore"):
+        monitor: params.MonitorParams
+
+    if not file.is_file():
+        raise ParamsError(f"{file} is not here; name the file with the section monitor (--params)")
+    return read_document(file, Thresholds, ParamsError).monitor
 
 
 def _positive(text: str) -> int:
