@@ -82,15 +82,18 @@ class Model:
 
     def predict_proba(self, jpegs: Sequence[bytes]) -> Floats:
         """Class probabilities (n, c) of canonical JPEG images, as they lie in shards."""
+        return self.head.predict_proba(self.features(jpegs))
+
+    def features(self, jpegs: Sequence[bytes]) -> Floats:
+        """Features (n, d) of canonical JPEG images: unit vectors, which the head predicts from."""
         if not len(jpegs):
-            return np.empty((0, len(self.classes)), np.float32)
-        features = np.concatenate(
+            return np.empty((0, self.encoder.dimensions), np.float32)
+        return np.concatenate(
             [
                 self.encoder([pixels(jpeg) for jpeg in jpegs[start : start + _BATCH]])
                 for start in range(0, len(jpegs), _BATCH)
             ]
         )
-        return self.head.predict_proba(features)
 
     def predict(self, images: Iterable[RawImage]) -> list[Prediction]:
         """Predict raw images: paths, file contents or Pillow images.

@@ -125,6 +125,9 @@ class MonitorParams(Section):
     significance: float = Field(ge=0.001, le=0.2)
     min_confidence_shift: Ratio
     min_class_shift: Ratio
+    min_feature_shift: Ratio = 0.05
+    min_image_shift: Ratio = 0.25
+    min_accuracy_drop: Ratio = 0.1
     max_unreadable: Ratio
     min_batch: int = Field(ge=5, le=100_000)
     sample_images: int = Field(ge=0, le=100)

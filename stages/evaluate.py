@@ -20,7 +20,8 @@ from grocery.files import replacing, write_metrics
 from grocery.learning.dataset import Split, load_splits
 from grocery.learning.head import KIND, Head
 from grocery.learning.metrics import ClassScore, class_scores, reliability, summary
-from grocery.monitoring.reference import Reference
+from grocery.monitoring.image_statistics import image_statistics
+from grocery.monitoring.reference import Reference, sample_rows
 from grocery.params import EvaluateParams, load
 from grocery.tracking import artifacts
 from grocery.tracking.run import StageRun, stage_run
@@ -58,10 +59,8 @@ def run(
     arrays, description = load_arrays(classifier, KIND)
     if description["classes"] != classes:
         raise ModelError(f"{classifier} knows other classes than {shards}; run train again")
-    model, baseline = (
-        Head.from_arrays(arrays, prefix).predict_proba(test.features)
-        for prefix in ("head_", "baseline_")
-    )
+    head, other = (Head.from_arrays(arrays, prefix) for prefix in ("head_", "baseline_"))
+    model, baseline = (one.predict_proba(test.features) for one in (head, other))
 
     coarse_names = [coarse.get(name) for name in classes]
     bins = params.calibration_bins
@@ -84,8 +83,8 @@ def run(
     # What an incoming batch holds must not be in what it is compared with.
     seen = incoming_ids(incoming)
     fresh = np.array([image_id not in seen for image_id in test.image_ids])
-    labels = [name for name, kept in zip(test.names, fresh, strict=True) if kept]
-    yardstick = Reference.from_predictions(model[fresh], labels, classes, description["sha256"])
+    digest = description["sha256"]
+    yardstick = recorded(test, fresh, head=head, classes=classes, digest=digest, shards=shards)
 
     with replacing(evaluation) as folder, replacing(reference) as reference_folder:
         write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
@@ -98,6 +97,31 @@ def run(
         yardstick.save(reference_folder)
         write_metrics(metrics, result, HEADLINE)  # last: a failure replaces nothing
     return result
+
+
+def recorded(
+    test: Split,
+    fresh: NDArray[np.bool_],
+    *,
+    head: Head,
+    classes: list[str],
+    digest: str,
+    shards: Path,
+) -> Reference:
+    """The reference of the fresh test images; features and image statistics are of a sample."""
+    rows = np.flatnonzero(fresh)
+    sample = rows[sample_rows([test.image_ids[row] for row in rows])]
+    ids = [test.image_ids[row] for row in sample]
+    images = images_of(shard_paths(shards), ids)
+    return Reference.from_predictions(
+        head.predict_proba(test.features[rows]),
+        [test.names[row] for row in rows],
+        classes,
+        digest,
+        features=test.features[sample],
+        logits=head.logits(test.features[sample]),
+        image_statistics=image_statistics([images[image_id] for image_id in ids]),
+    )
 
 
 def predictions(

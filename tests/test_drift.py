@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from grocery.monitoring import drift, statistics
+from grocery.monitoring import drift, signals, statistics
 from grocery.monitoring.drift import Judgement, Signal, judge, with_verdicts
+from grocery.monitoring.image_statistics import NAMES
 from grocery.monitoring.reference import Reference
 from grocery.params import MonitorParams
 
@@ -190,11 +191,11 @@ def test_an_alert_needs_size_too() -> None:
 
 
 def test_class_shares_alone_are_an_alert_at_the_least_significance() -> None:
-    """The permutation test has a least p-value, which three tests multiply by three."""
+    """The permutation test has a least p-value, which six tests multiply by six."""
     least = PARAMS.model_validate(PARAMS.model_dump() | {"significance": 0.001})
     counts = np.array([100] + [0] * (len(CLASSES) - 1))
-    shifted = drift.classes_signal(reference(), counts, least)
-    others = [signal(p_value=1.0), signal(p_value=1.0)]
+    shifted = signals.classes_signal(reference(), counts, least)
+    others = [signal(p_value=1.0)] * 5
     assert with_verdicts([shifted, *others], least.significance)[0].verdict == "alert"
     with pytest.raises(ValueError, match="significance"):
         PARAMS.model_validate(PARAMS.model_dump() | {"significance": 0.0009})
@@ -223,6 +224,73 @@ def test_too_few(n: int, unreadable: int) -> None:
     assert judgement.verdict == "too few"
     assert judgement.wasserstein is None
     assert judged(20).verdict != "too few"
+
+
+# Features, photographs and labels
+
+
+def seen(
+    seed: int, n: int, *, shift: float = 0.0, strange: int = 0, dark: float = 1.0
+) -> dict[str, NDArray[np.float32]]:
+    """Features, logits and image statistics: all moved by `shift`, some unlike any other."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 6)) + shift
+    logits = rng.normal(size=(n, len(CLASSES)))
+    logits[:strange] = 4 + 0.1 * rng.normal(size=(strange, len(CLASSES)))
+    photographs = rng.normal(10, 1, size=(n, len(NAMES)))
+    photographs[:, 0] = rng.uniform(0.4, 0.6, n) * dark
+    named = {"features": features, "logits": logits, "image_statistics": photographs}
+    return {name: values.astype(np.float32) for name, values in named.items()}
+
+
+def whole(n: int = 100, seed: int = 1, labelled: bool = False, **shift: Any) -> Judgement:
+    probabilities, labels = predictions(np.random.default_rng(0), 600)
+    known = Reference.from_predictions(probabilities, labels, CLASSES, "digest", **seen(0, 400))
+    probabilities, labels = predictions(np.random.default_rng(seed), n)
+    given: list[str | None] = [*labels] if labelled else [None] * n
+    return judge(known, probabilities, given, 0, PARAMS, **seen(seed + 500, n, **shift))
+
+
+def test_all_signals_in_order() -> None:
+    names = [one.name for one in whole(labelled=True).signals]
+    assert names == ["confidence", "classes", "features", "images", "accuracy", "unreadable"]
+
+
+def test_clean_batches_are_left_alone_by_all_signals() -> None:
+    """Of 40 batches at 1 %, more than 3 alerts would have a chance of 0.1 %."""
+    verdicts = [whole(60, seed, labelled=True).verdict for seed in range(40)]
+    assert verdicts.count("alert") <= 3
+
+
+@pytest.mark.parametrize(
+    ("shift", "name", "sentence"),
+    [
+        ({"shift": 0.7}, "features", "The images' features have moved, by 0."),
+        ({"strange": 15}, "features", " % of the images are like none before."),
+        ({"dark": 0.7}, "images", "Brightness fell: median 0.3"),
+    ],
+)
+def test_what_photographs_tell(shift: dict[str, Any], name: str, sentence: str) -> None:
+    judgement = whole(**shift)
+    assert judgement.verdict == "alert"
+    assert [one.name for one in judgement.signals if one.verdict == "alert"] == [name]
+    assert sentence in found(judgement, name).sentence
+
+
+def test_labels_that_show_a_loss() -> None:
+    probabilities, labels = predictions(np.random.default_rng(3), 100)
+    wrong: list[str | None] = [CLASSES[0] if row < 40 else x for row, x in enumerate(labels)]
+    judgement = judge(reference(), probabilities, wrong, 0, PARAMS)
+    lost = found(judgement, "accuracy")
+    assert lost.verdict == "alert"
+    right = round(100 * (judgement.accuracy or 0))
+    before = reference().accuracy or 0
+    assert lost.sentence == (
+        f"{right} of 100 labelled images are predicted right, expected {100 * before:.0f}."
+    )
+    assert lost.effect == pytest.approx(before - right / 100)
+    # Better than before is no alarm.
+    assert signals.accuracy_signal(reference(), 100, 100, PARAMS).p_value > 0.3
 
 
 # What a person reads
@@ -254,7 +322,12 @@ def test_accuracy_beside_its_estimate() -> None:
     assert judgement.accuracy is not None
     assert judgement.estimated_accuracy is not None
     assert judgement.labelled == 2000
-    assert 0.7 < judgement.estimated_accuracy < 0.9
+    assert judgement.accuracy_interval is not None
+    low, high = judgement.accuracy_interval
+    assert low < judgement.accuracy < high
+    # The confidences are too low by a tenth here, and the estimate is not.
+    assert judgement.estimated_accuracy == pytest.approx(judgement.accuracy, abs=0.02)
+    assert found(judgement, "accuracy").verdict == "ok"
     probabilities, labels = predictions(np.random.default_rng(1), 50)
     half = [label if row % 2 else None for row, label in enumerate(labels)]
     assert judge(reference(), probabilities, half, 0, PARAMS).labelled == 25

@@ -12,21 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from grocery.data.images import canonical, pixels
+from coloured import CLASSES, pictures, write_release
 from grocery.data.shards import BATCH_SCHEMA, write_table
 from grocery.errors import DataError, ModelError
-from grocery.features.encoder import ColourDescriptor, Encoder
-from grocery.features.projection import fit_projection
-from grocery.learning.fit_head import fit_head
-from grocery.model import Canonical, Model
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport
 from grocery.params import MonitorParams
 from stages.monitor import run
 
-CLASSES = ["blue", "green", "red"]
 PARAMS = MonitorParams(
     significance=0.01,
     min_confidence_shift=0.15,
@@ -35,23 +29,6 @@ PARAMS = MonitorParams(
     min_batch=20,
     sample_images=4,
 )
-
-
-def draw(rng: np.random.Generator, truth: int, light: float = 1.0) -> bytes:
-    """A noisy picture in which one channel is somewhat brighter than the others."""
-    colour = rng.normal(110, 25, 3)
-    colour[2 - truth] += 40
-    noisy = rng.normal(colour * light, 20 * light, (32, 32, 3))
-    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-    return canonical(image, size=32, quality=90)
-
-
-def pictures(
-    seed: int, n: int, light: float = 1.0, shares: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
-) -> tuple[list[bytes], list[int]]:
-    rng = np.random.default_rng(seed)
-    truth = rng.choice(3, size=n, p=shares).tolist()
-    return [draw(rng, one, light) for one in truth], truth
 
 
 def write_batch(
@@ -67,20 +44,7 @@ def write_batch(
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
-    jpegs, truth = pictures(0, 150)
-    describe = ColourDescriptor()
-    raw = np.stack([describe(pixels(jpeg)) for jpeg in jpegs])
-    projection = fit_projection(raw, dimensions=8, whitening=1)
-    encoder = Encoder({"encoder": "colour"}, describe, projection)
-    head = fit_head(encoder.project(raw), np.array(truth), classes=3, C=1.0)
-    model = Model(encoder, head, CLASSES, {}, Canonical(32, 90, 1_000_000))
-    model.save(folder)
-    held_out, labels = pictures(1, 300)
-    names = [CLASSES[one] for one in labels]
-    reference = Reference.from_predictions(
-        model.predict_proba(held_out), names, CLASSES, model.digest
-    )
-    reference.save(folder / "reference")
+    write_release(folder)
     return folder
 
 
@@ -146,8 +110,15 @@ def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
     assert [(p["batch"], p["signal"]) for p in points[:3]] == [
         ("camera", "confidence"),
         ("camera", "classes"),
-        ("camera", "unreadable"),
+        ("camera", "features"),
     ]
+    names = {
+        name: [p["signal"] for p in points if p["batch"] == name] for name in result["batches"]
+    }
+    assert names["camera"] == ["confidence", "classes", "features", "images", "unreadable"]
+    assert names["clean"][-2:] == ["accuracy", "unreadable"]  # it has labels
+    low, high = written["batches"]["clean"]["accuracy_interval"]
+    assert low < written["batches"]["clean"]["estimated_accuracy"] < high
     assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])
     page = (tmp_path / "monitor/index.html").read_text()
     assert page.count("<img") == 3 * PARAMS.sample_images

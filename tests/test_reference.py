@@ -5,20 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from grocery.errors import ModelError
-from grocery.monitoring.reference import MAX_CONFIDENCES, Reference, realised_accuracy
+from grocery.monitoring.image_statistics import NAMES
+from grocery.monitoring.reference import (
+    MAX_CONFIDENCES,
+    SAMPLE_DIMENSIONS,
+    Reference,
+    realised_accuracy,
+    sample_rows,
+)
 
 CLASSES = ["apple", "leek", "pear"]
 
 
 def make(n: int = 40, seed: int = 0) -> Reference:
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), n).astype(np.float32)
-    return Reference.from_predictions(probabilities, ["leek"] * n, CLASSES, "d" * 64)
+    rng = np.random.default_rng(seed)
+    seen = [rng.normal(size=(n, k)).astype(np.float32)[:1000] for k in (80, 3, len(NAMES))]
+    return Reference.from_predictions(
+        probabilities,
+        ["leek"] * n,
+        CLASSES,
+        "d" * 64,
+        features=seen[0],
+        logits=seen[1],
+        image_statistics=seen[2],
+    )
 
 
 @pytest.fixture
@@ -41,8 +60,10 @@ def test_it_says_what_the_predictions_were() -> None:
     reference = Reference.from_predictions(probabilities, ["leek", "leek", None], CLASSES, "x")
     assert reference.confidences.tolist() == pytest.approx([0.5, 0.6, 0.9])
     assert reference.predicted_counts.tolist() == [1, 2, 0]
+    assert reference.hits.tolist() == [1, -1, 0]  # in the order of the confidences
     assert reference.accuracy == 0.5
     assert reference.images == 3
+    assert not reference.features.size
 
 
 def test_a_label_the_model_does_not_know_is_a_mistake() -> None:
@@ -54,8 +75,11 @@ def test_a_label_the_model_does_not_know_is_a_mistake() -> None:
 def test_it_comes_back_as_it_was(folder: Path) -> None:
     saved, loaded = make(), Reference.load(folder)
     assert loaded.confidences.dtype == np.float32
-    assert (loaded.confidences == saved.confidences).all()
-    assert (loaded.predicted_counts == saved.predicted_counts).all()
+    for name in ("confidences", "hits", "thresholds", "predicted_counts"):
+        assert (getattr(loaded, name) == getattr(saved, name)).all()
+    for name in ("features", "logits", "image_statistics"):
+        assert (getattr(loaded, name) == getattr(saved, name)).all()
+    assert loaded.features.shape == (40, SAMPLE_DIMENSIONS)
     assert (loaded.classes, loaded.images) == (saved.classes, saved.images)
     assert loaded.model_digest == saved.model_digest
     assert loaded.accuracy == pytest.approx(saved.accuracy, abs=1e-6)
@@ -118,7 +142,15 @@ def test_another_version(folder: Path, version: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"classes": ["apple"]}, {"images": 41}, {"images": "40"}, {"classes": None}]
+    "change",
+    [
+        {"classes": ["apple"]},
+        {"images": 41},
+        {"images": "40"},
+        {"classes": None},
+        {"accuracy": 1.5},
+        {"accuracy": "high"},
+    ],
 )
 def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, object]) -> None:
     file = folder / "reference.json"
@@ -132,6 +164,42 @@ def test_a_header_without_a_field(folder: Path) -> None:
     del header["model_digest"]
     file.write_text(json.dumps(header))
     assert "model_digest" in refused(folder)
+
+
+@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+def test_a_reference_of_another_time(folder: Path, version: object) -> None:
+    file = folder / "reference.json"
+    header = json.loads(file.read_text())
+    del header["version"]
+    file.write_text(json.dumps(header if version is None else header | {"version": version}))
+    assert "evaluate and register the model again" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("hits", np.zeros(39, np.int8)),
+        ("hits", np.zeros(40, np.int64)),
+        ("thresholds", np.zeros(2, np.float32)),
+        ("features", np.zeros((39, 5), np.float32)),
+        ("logits", np.zeros((40, 4), np.float32)),
+        ("image_statistics", np.zeros((40, 1), np.float32)),
+        ("image_statistics", np.zeros(40, np.float32)),
+        ("confidences", np.linspace(1, 0, 40, dtype=np.float32)),
+    ],
+)
+def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any]) -> None:
+    file, header = folder / "reference.safetensors", folder / "reference.json"
+    data = safetensors.numpy.save(safetensors.numpy.load(file.read_bytes()) | {name: array})
+    file.write_bytes(data)
+    digest = {"sha256": hashlib.sha256(data).hexdigest()}
+    header.write_text(json.dumps(json.loads(header.read_text()) | digest))
+    assert "damaged" in refused(folder)
+
+
+def test_the_sample_is_chosen_by_content() -> None:
+    assert sample_rows(["c", "a", "d", "b"], 2).tolist() == [1, 3]
+    assert sample_rows(["c", "a"]).tolist() == [0, 1]
 
 
 def test_arrays_of_other_names(folder: Path) -> None:

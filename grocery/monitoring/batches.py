@@ -17,6 +17,7 @@ from grocery.data.shards import BATCH_SCHEMA, read_table
 from grocery.errors import DataError
 from grocery.model import Model
 from grocery.monitoring.drift import judge
+from grocery.monitoring.image_statistics import image_statistics
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
 from grocery.params import MonitorParams
@@ -108,10 +109,13 @@ def examine(
     labels = [batch.labels[row] for row in readable]
     start = time.perf_counter()
     try:
-        probabilities = model.predict_proba(jpegs)
+        features = model.features(jpegs)
+        logits = model.head.logits(features)
+        probabilities = model.head.calibrate(logits)
     except (DataError, Image.DecompressionBombError) as error:
         raise DataError(f"{batch.origin}: {error}") from None
     seconds = time.perf_counter() - start
+    statistics = image_statistics(jpegs)
 
     predicted = probabilities.argmax(axis=1)
     confidences = probabilities.max(axis=1)
@@ -130,7 +134,16 @@ def examine(
     unreadable = len(batch.jpegs) - len(jpegs)
     report = BatchReport(
         name=batch.name,
-        judgement=judge(reference, probabilities, labels, unreadable, params),
+        judgement=judge(
+            reference,
+            probabilities,
+            labels,
+            unreadable,
+            params,
+            features=features,
+            logits=logits,
+            image_statistics=statistics,
+        ),
         confidences=confidences,
         predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
         samples=samples,
@@ -151,6 +164,7 @@ def numbers(batch: BatchReport) -> dict[str, Any]:
         "images": judgement.images,
         "unreadable": judgement.unreadable,
         "estimated_accuracy": judgement.estimated_accuracy,
+        "accuracy_interval": judgement.accuracy_interval and list(judgement.accuracy_interval),
         "accuracy": judgement.accuracy,
         "confidence_wasserstein": judgement.wasserstein,
     } | {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}

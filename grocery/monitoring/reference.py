@@ -16,12 +16,23 @@ from numpy.typing import NDArray
 
 from grocery.arrays import Arrays, load_arrays, save_arrays
 from grocery.errors import ModelError
+from grocery.monitoring.image_statistics import NAMES
 
 KIND = "grocery-reference"
 
 # More held-out images than this are kept as evenly spaced quantiles. They give the distribution
 # function to one part in 5,000, far finer than any batch can tell.
 MAX_CONFIDENCES = 5_000
+
+# Images whose features and image statistics are kept, chosen by content hash, and the leading
+# principal components kept of them: a quarter of a megabyte in the release.
+MAX_SAMPLE = 1_000
+SAMPLE_DIMENSIONS = 64
+
+VERSION = 2  # of what the two files hold
+_UNKNOWN = -1  # a hit where an image has no label
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,17 @@ class Reference:
         The model's class names, in the order of its probabilities.
     confidences
         Largest probability of each image, ascending, float32; at most `MAX_CONFIDENCES` of them.
+    hits
+        Was the image of each confidence predicted right? 1, 0, or -1 where it has no label; int8.
+    thresholds
+        Confidence of each class above which a prediction counts as right, so that as many count as
+        are right; float32, shape (len(classes),), see `class_thresholds`.
+    features
+        Leading features of a sample of the images, shape (s, d); s is 0 when there are none.
+    logits
+        The head's uncalibrated scores of the same images, shape (s, len(classes)).
+    image_statistics
+        Statistics of the same images, shape (s, k); see `grocery.monitoring.image_statistics`.
     predicted_counts
         Images predicted each class, shape (len(classes),), int64.
     accuracy
@@ -45,7 +67,12 @@ class Reference:
     """
 
     classes: list[str]
-    confidences: NDArray[np.float32]
+    confidences: Floats
+    hits: NDArray[np.int8]
+    thresholds: Floats
+    features: Floats
+    logits: Floats
+    image_statistics: Floats
     predicted_counts: NDArray[np.int64]
     accuracy: float | None
     images: int
@@ -58,6 +85,10 @@ class Reference:
         labels: Sequence[str | None] | None,
         classes: Sequence[str],
         model_digest: str,
+        *,
+        features: Floats | None = None,
+        logits: Floats | None = None,
+        image_statistics: Floats | None = None,
     ) -> Self:
         """Summarise predictions on held-out images.
 
@@ -71,6 +102,10 @@ class Reference:
             The c class names.
         model_digest
             Digest of the model that made the predictions.
+        features, logits, image_statistics
+            Features (s, d), logits (s, c) and image statistics (s, k) of `sample_rows` of these
+            images; the leading `SAMPLE_DIMENSIONS` features are kept. Without them they are not
+            judged.
 
         Raises
         ------
@@ -85,10 +120,18 @@ class Reference:
                 f"{len(classes)} classes"
             )
         predicted = probabilities.argmax(axis=1)
-        confidences = np.sort(probabilities.max(axis=1)).astype(np.float32)
+        confidences = probabilities.max(axis=1).astype(np.float32)
+        hits = _hits(predicted, labels, classes)
+        kept = _quantiles(np.argsort(confidences, kind="stable"))
+        empty = np.empty((0, 0), np.float32)
         return cls(
             classes=list(classes),
-            confidences=_quantiles(confidences),
+            confidences=confidences[kept],
+            hits=hits[kept],
+            thresholds=class_thresholds(predicted, confidences, hits, len(classes)),
+            features=empty if features is None else features[:, :SAMPLE_DIMENSIONS],
+            logits=empty if logits is None else logits,
+            image_statistics=empty if image_statistics is None else image_statistics,
             predicted_counts=np.bincount(predicted, minlength=len(classes)).astype(np.int64),
             accuracy=realised_accuracy(predicted, labels, classes),
             images=len(probabilities),
@@ -97,11 +140,9 @@ class Reference:
 
     def save(self, folder: Path) -> None:
         """Write the reference's two files to a folder; see `grocery.files.replacing`."""
-        arrays: Arrays = {
-            "confidences": self.confidences,
-            "predicted_counts": self.predicted_counts,
-        }
+        arrays: Arrays = {name: getattr(self, name) for name in _ARRAYS}
         description = {
+            "version": VERSION,
             "model_digest": self.model_digest,
             "images": self.images,
             "accuracy": self.accuracy,
@@ -119,25 +160,50 @@ class Reference:
             When a file is missing, damaged or of another format; one sentence.
         """
         arrays, description = load_arrays(folder, KIND, name="reference")
+        if description.get("version", 1) != VERSION:
+            raise ModelError(
+                f"{folder} holds a reference of version {description.get('version', 1)!r}, and "
+                f"this code reads {VERSION}; evaluate and register the model again"
+            )
         try:
             reference = cls(
+                **{name: arrays[name] for name in _ARRAYS},
                 classes=description["classes"],
-                confidences=arrays["confidences"],
-                predicted_counts=arrays["predicted_counts"],
                 accuracy=description["accuracy"],
                 images=description["images"],
                 model_digest=description["model_digest"],
             )
-            consistent = (
-                len(reference.classes) == len(reference.predicted_counts)
-                and reference.predicted_counts.sum() == reference.images > 0
-                and len(reference.confidences) == min(reference.images, MAX_CONFIDENCES)
-            )
-        except (KeyError, TypeError) as error:
+            problem = reference._problem()
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder} holds a damaged reference: {error}") from None
-        if not consistent:
-            raise ModelError(f"{folder} holds a damaged reference: its counts do not add up")
+        if problem:
+            raise ModelError(f"{folder} holds a damaged reference: {problem}")
         return reference
+
+    def _problem(self) -> str:
+        """What does not fit together, or nothing."""
+        for name, (dimensions, kind) in _ARRAYS.items():
+            array = getattr(self, name)
+            if array.ndim != dimensions or array.dtype != kind:
+                return f"its {name} are {array.dtype} of {array.ndim} dimensions"
+        kept = min(self.images, MAX_CONFIDENCES)
+        if not (
+            len(self.classes) == len(self.predicted_counts) == len(self.thresholds)
+            and self.predicted_counts.sum() == self.images > 0
+            and len(self.confidences) == len(self.hits) == kept
+            and (np.diff(self.confidences) >= 0).all()
+        ):
+            return "its counts do not add up"
+        samples = {len(x) for x in (self.features, self.logits, self.image_statistics)} - {0}
+        if (
+            len(samples) > 1
+            or self.logits.shape[1] not in (0, len(self.classes))
+            or self.image_statistics.shape[1] not in (0, len(NAMES))
+        ):
+            return "its sample of images does not fit together"
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            return f"its accuracy is {self.accuracy:g}"
+        return ""
 
     def check_fits(self, classes: Sequence[str], model_digest: str) -> None:
         """Refuse a reference that was recorded with another model.
@@ -163,6 +229,66 @@ class Reference:
             )
 
 
+# Arrays of the file: how many dimensions each has, and what of.
+_ARRAYS: dict[str, tuple[int, type[np.generic]]] = {
+    "confidences": (1, np.float32),
+    "hits": (1, np.int8),
+    "thresholds": (1, np.float32),
+    "features": (2, np.float32),
+    "logits": (2, np.float32),
+    "image_statistics": (2, np.float32),
+    "predicted_counts": (1, np.int64),
+}
+
+
+def sample_rows(image_ids: Sequence[str], most: int = MAX_SAMPLE) -> NDArray[np.intp]:
+    """Rows of the images with the least content hashes, ascending; at most `most`."""
+    order = sorted(range(len(image_ids)), key=image_ids.__getitem__)
+    return np.array(sorted(order[:most]), np.intp)
+
+
+def class_thresholds(
+    predicted: NDArray[np.intp], confidences: Floats, hits: NDArray[np.int8], classes: int
+) -> Floats:
+    """Threshold of each class (c,) for the average thresholded confidence.
+
+    Garg et al., "Leveraging unlabeled data to predict out-of-distribution performance", ICLR 2022:
+    of the images predicted a class, the share above its threshold is the share predicted right. A
+    class that was never predicted with a label takes the threshold of all images.
+    """
+    known = hits != _UNKNOWN
+    whole = confidence_threshold(confidences[known], hits[known])
+    return np.array(
+        [
+            confidence_threshold(confidences[rows], hits[rows]) if rows.any() else whole
+            for rows in (known & (predicted == index) for index in range(classes))
+        ],
+        np.float32,
+    )
+
+
+def confidence_threshold(confidences: Floats, hits: NDArray[np.int8]) -> float:
+    """Confidence above which lie as many of n images as were predicted right; 0 of none."""
+    if not len(hits):
+        return 0.0
+    ascending = np.sort(confidences)
+    wrong = len(hits) - int(hits.sum())
+    return float(ascending[wrong - 1]) if wrong else 0.0
+
+
+def _hits(
+    predicted: NDArray[np.intp], labels: Sequence[str | None] | None, classes: Sequence[str]
+) -> NDArray[np.int8]:
+    names = labels if labels is not None else [None] * len(predicted)
+    return np.array(
+        [
+            _UNKNOWN if label is None else int(classes[index] == label)
+            for index, label in zip(predicted, names, strict=True)
+        ],
+        np.int8,
+    )
+
+
 def realised_accuracy(
     predicted: NDArray[np.intp], labels: Sequence[str | None] | None, classes: Sequence[str]
 ) -> float | None:
@@ -178,10 +304,10 @@ def realised_accuracy(
     return sum(hits) / len(hits) if hits else None
 
 
-def _quantiles(ascending: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most `MAX_CONFIDENCES` order statistics, evenly spaced in rank."""
+def _quantiles(ascending: NDArray[np.intp]) -> NDArray[np.intp]:
+    """At most `MAX_CONFIDENCES` of rows in order of confidence, evenly spaced in rank."""
     if len(ascending) <= MAX_CONFIDENCES:
         return ascending
     ranks = (2 * np.arange(MAX_CONFIDENCES) + 1) * len(ascending) // (2 * MAX_CONFIDENCES)
-    chosen: NDArray[np.float32] = ascending[ranks]
+    chosen: NDArray[np.intp] = ascending[ranks]
     return chosen

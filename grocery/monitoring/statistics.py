@@ -5,7 +5,7 @@ SciPy has most of these; importing ``scipy.stats`` takes longer than judging a b
 
 from __future__ import annotations
 
-from math import lgamma, log, log1p
+from math import exp, lgamma, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +46,22 @@ def ks_p_value(distance: float, n: int, m: int) -> float:
         # The series needs more terms below, where the chance is one to ten digits.
         tail = 2 * ((-1.0) ** (k - 1) * np.exp(-2 * (k * x) ** 2)).sum() if x > 0.2 else 1.0
         return float(np.clip(tail, 0.0, 1.0))
-    first = np.arange(n + 1)  # how many of the pooled draws so far are of the first sample
-    inside = np.zeros(n + 1)
-    inside[0] = 1.0
-    for drawn in range(n + m):
-        left, other_left = n - first, m - (drawn - first)
-        step = inside * left / (n + m - drawn)
-        inside = inside * other_left / (n + m - drawn)
-        inside[1:] += step[:-1]
-        gap = np.abs(first / n - (drawn + 1 - first) / m)
-        inside[gap >= distance - 1e-9] = 0.0
-    return float(np.clip(1.0 - inside[n], 0.0, 1.0))
+    small, large = sorted((n, m))
+    across = np.arange(large + 1) / large
+    paths = np.zeros(large + 1)
+    paths[0] = 1.0
+    logarithm = 0.0  # of what `paths` was divided by
+    for drawn in range(small + 1):
+        inside = np.abs(drawn / small - across) < distance - 1e-9
+        paths = np.where(inside, np.cumsum(np.where(inside, paths, 0.0)), 0.0)
+        largest = float(paths.max())
+        if not largest:
+            return 1.0
+        paths /= largest
+        logarithm += log(largest)
+    all_paths = lgamma(n + m + 1) - lgamma(n + 1) - lgamma(m + 1)
+    share = float(paths[-1]) * exp(min(0.0, logarithm - all_paths))
+    return float(np.clip(1.0 - share, 0.0, 1.0))
 
 
 def js_divergence(counts: Counts, others: Counts) -> Floats:
@@ -83,6 +88,23 @@ def binomial_tail(successes: int, trials: int, chance: float) -> float:
         for k in range(successes, trials + 1)
     ]
     return float(min(1.0, np.exp(logs).sum()))
+
+
+def hypergeometric_tail(successes: int, draws: int, good: int, bad: int) -> float:
+    """Chance of at most this many good ones among `draws` of ``good + bad``, none drawn twice."""
+    low = max(0, draws - bad)
+    if successes < low:
+        return 0.0
+    whole = _log_choose(good + bad, draws)
+    logs = [
+        _log_choose(good, k) + _log_choose(bad, draws - k) - whole
+        for k in range(low, min(successes, draws, good) + 1)
+    ]
+    return float(min(1.0, np.exp(logs).sum()))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
 
 def _entropy(shares: Floats) -> Floats:

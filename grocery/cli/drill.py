@@ -1,0 +1,166 @@
+"""`grocery monitor drill`: how often the monitor is wrong, on held-out images with known shifts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grocery.cli.terminal import standard_output
+from grocery.errors import DataError, ParamsError, one_sentence
+
+if TYPE_CHECKING:
+    from grocery.params import MonitorParams
+
+_SIZES = (25, 50, 100, 200)
+
+
+def main(argv: Sequence[str], prog: str) -> None:
+    """Run the drill; `prog` is what the usage calls the command."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=(
+            "Draw batches from a dataset's held-out images, as they are and with known shifts,\n"
+            "judge them as incoming batches are judged, and say how often the monitor raises an\n"
+            "alert (with exact 95 % intervals), what the shift costs in points of accuracy, and\n"
+            "how far the estimated accuracy is off."
+        ),
+        epilog=(
+            "For each batch the held-out images are divided anew: the reference is made of one\n"
+            "half, the batch is drawn from the other. The unknown product is a class that the\n"
+            "head was not fitted on: for it heads are fitted on the training images here.\n"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--release",
+        type=Path,
+        default=Path("models/release"),
+        metavar="FOLDER",
+        help="the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shards",
+        type=Path,
+        default=Path("data/prepared/shards"),
+        metavar="FOLDER",
+        help="shards of the dataset that it was trained on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=_positive,
+        default=100,
+        metavar="N",
+        help=(
+            "batches a shift, strength and size; twice as many without a shift "
+            "(default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_positive,
+        nargs="+",
+        default=list(_SIZES),
+        metavar="N",
+        help="images a batch (default: 25 50 100 200)",
+    )
+    parser.add_argument(
+        "--images",
+        type=_positive,
+        default=800,
+        metavar="N",
+        help="held-out images that are shifted, at most (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes; 0 means one a core (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON array, for programs")
+    arguments = parser.parse_args(argv)
+    with one_sentence("monitor drill"), standard_output():
+        _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from grocery.files import rounded
+    from grocery.model import load_model
+    from grocery.monitoring import drill, drill_report
+    from grocery.monitoring.drawing import conditions
+    from grocery.monitoring.held_out import heads_without, held_out, labelled_images
+
+    params = thresholds(arguments.params)
+    sizes = sorted(set(arguments.sizes))
+    if sizes[0] < params.min_batch:
+        raise DataError(
+            f"--sizes has {sizes[0]}, but batches of fewer than {params.min_batch} images "
+            "(monitor.min_batch) are not judged"
+        )
+    model = load_model(arguments.release)
+    workers = arguments.workers
+    available = len(labelled_images(arguments.shards, "test"))
+    if available and sizes[-1] > 3 * available // 4:
+        raise DataError(
+            f"--sizes has {sizes[-1]}, but {arguments.shards} holds {available} labelled test "
+            "images, and a batch takes three quarters of them at most"
+        )
+    images = held_out(model, arguments.shards, images=arguments.images, workers=workers)
+    left_out = drill.left_out_classes(images)
+    results = drill.run_drill(
+        images,
+        model.head,
+        model.classes,
+        heads_without(model, arguments.shards, left_out, workers=workers),
+        conditions(sizes),
+        batches=arguments.batches,
+        params=params,
+        workers=workers,
+    )
+    rows = drill_report.summary(results)
+    if arguments.json:
+        print(json.dumps([rounded(row) for row in rows]))
+    else:
+        print(drill_report.markdown(rows))
+        print(drill_report.estimates(rows), end="")
+
+
+def thresholds(file: Path) -> MonitorParams:
+    """Read the section `monitor` of a params file.
+
+    Raises
+    ------
+    ParamsError
+        One sentence that names the file and what is wrong.
+    """
+    from grocery import params
+    from grocery.documents import Section, read_document
+
+    class Thresholds(Section, extra="ignore"):
+        monitor: params.MonitorParams
+
+    if not file.is_file():
+        raise ParamsError(f"{file} is not here; name the file with the section monitor (--params)")
+    return read_document(file, Thresholds, ParamsError).monitor
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:], "python -m grocery.cli.drill")

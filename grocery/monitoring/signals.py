@@ -1,0 +1,220 @@
+"""The signals of drift: what is tested in a batch of incoming images.
+
+=========== ======================================== ============================================
+name        what is compared with held-out images    test
+=========== ======================================== ============================================
+confidence  the confidences                          Kolmogorov-Smirnov
+classes     the predicted classes                    permutation, Jensen-Shannon
+features    features, and the head's logits          permutation, kernel and neighbours
+images      brightness, sharpness and the like       Kolmogorov-Smirnov, corrected for the number
+accuracy    right predictions, where labels are here Fisher's exact test
+unreadable  nothing: a limit is given                exact binomial
+=========== ======================================== ============================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.monitoring.image_statistics import NAMES
+from grocery.monitoring.reference import Reference
+from grocery.monitoring.statistics import (
+    binomial_tail,
+    hypergeometric_tail,
+    js_divergence,
+    ks_distance,
+    ks_p_value,
+)
+from grocery.monitoring.two_sample import kernel_test, neighbour_test
+from grocery.params import MonitorParams
+
+Verdict = Literal["alert", "watch", "too few", "ok"]
+Floats = NDArray[np.float32]
+
+# The least p-value of a permutation test is the significance over this many: Holm's correction
+# multiplies it by up to the number of signals.
+_FINEST = 20
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What one test found in one batch.
+
+    Attributes
+    ----------
+    name
+        "confidence", "classes", "features", "images", "accuracy" or "unreadable".
+    statistic
+        What was tested: a distance, the accuracy, or a number of files.
+    p_value
+        Chance of a statistic at least as large in a batch that has not drifted.
+    effect, threshold
+        Size of the shift, and the smallest size that counts; both 0 to 1.
+    sentence
+        The finding, for a person.
+    verdict
+        "ok", "watch" or "alert".
+    """
+
+    name: str
+    statistic: float
+    p_value: float
+    effect: float
+    threshold: float
+    sentence: str
+    verdict: Verdict = "ok"
+
+
+def permutations(significance: float) -> int:
+    """Random splits that a permutation test needs for a significance."""
+    return ceil(_FINEST / significance) - 1
+
+
+def confidence_signal(
+    reference: Reference, confidences: NDArray[np.float32], params: MonitorParams
+) -> Signal:
+    """Compare the confidences of a batch (n) with the reference's.
+
+    The effect is the Kolmogorov-Smirnov distance: the largest difference between the shares of
+    images below one and the same confidence.
+    """
+    distance = ks_distance(confidences, reference.confidences)
+    p_value = ks_p_value(distance, len(confidences), reference.images)
+    now, before = float(np.median(confidences)), float(np.median(reference.confidences))
+    if p_value > params.significance:
+        sentence = f"Confidence is as before: median {now:.2f}, was {before:.2f}."
+    elif f"{now:.2f}" == f"{before:.2f}":
+        sentence = f"Confidence has the same median, {now:.2f}, but another distribution."
+    else:
+        direction = "fell" if now < before else "rose"
+        sentence = f"Confidence {direction}: median {now:.2f}, was {before:.2f}."
+    threshold = params.min_confidence_shift
+    return Signal("confidence", distance, p_value, distance, threshold, sentence)
+
+
+def classes_signal(
+    reference: Reference, counts: NDArray[np.int64], params: MonitorParams
+) -> Signal:
+    """Compare the predicted classes of a batch, as counts (c,), with the reference's.
+
+    A permutation test: under the null hypothesis the batch is a random subset of batch and
+    reference together, so its counts follow the multivariate hypergeometric distribution, however
+    small they are. The statistic is the Jensen-Shannon distance. Sampling alone makes it larger
+    than zero, the more so the smaller the batch; the effect is therefore the distance that remains
+    when the mean divergence of the random splits is taken off.
+    """
+    pooled = counts + reference.predicted_counts
+    n = int(counts.sum())
+    generator = np.random.default_rng(0)
+    splits_made = permutations(params.significance)
+    splits = generator.multivariate_hypergeometric(pooled, n, size=splits_made, method="marginals")
+    observed = float(js_divergence(counts, reference.predicted_counts))
+    by_chance = js_divergence(splits, pooled - splits)
+    # Equal splits may differ in the last bit, hence the tolerance.
+    at_least = int(np.count_nonzero(by_chance >= observed - 1e-9))
+    p_value = (1 + at_least) / (1 + splits_made)
+    effect = max(0.0, observed - float(by_chance.mean())) ** 0.5
+
+    expected = reference.predicted_counts * (n / reference.images)
+    most = int(np.abs(counts - expected).argmax())
+    sentence = (
+        f"{counts[most]} of {n} images are predicted {reference.classes[most]}, "
+        f"expected {expected[most]:.0f}."
+    )
+    if p_value > params.significance:
+        sentence = f"Predicted classes are as expected. The largest difference: {sentence}"
+    return Signal("classes", observed**0.5, p_value, effect, params.min_class_shift, sentence)
+
+
+def features_signal(
+    reference: Reference, features: Floats, logits: Floats, params: MonitorParams
+) -> Signal:
+    """Compare features (n, d) and logits (n, c) of a batch with the reference's sample.
+
+    The kernel test of the features sees all images moving, the neighbour test of the logits a few
+    images that are like nothing before; see `grocery.monitoring.two_sample`. The lesser p-value is
+    doubled (Bonferroni), and the effect is that test's.
+    """
+    count = permutations(params.significance)
+    leading = features[:, : reference.features.shape[1]]
+    moved = kernel_test(leading, reference.features, permutations=count)
+    strange = neighbour_test(logits, reference.logits, permutations=count)
+    found = min(moved, strange, key=lambda test: (test.p_value, -test.effect))
+    p_value = min(1.0, 2 * found.p_value)
+    if p_value > params.significance:
+        sentence = "To the model's features the images are like those before."
+    elif found is moved:
+        sentence = f"The images' features have moved, by {found.effect:.2f} of 1."
+    else:
+        sentence = f"About {found.effect * 100:.0f} % of the images are like none before."
+    threshold = params.min_feature_shift
+    return Signal("features", found.statistic, p_value, found.effect, threshold, sentence)
+
+
+def images_signal(reference: Reference, statistics: Floats, params: MonitorParams) -> Signal:
+    """Compare the image statistics of a batch, shape (n, k), with the reference's sample.
+
+    Each of the k statistics is tested by its Kolmogorov-Smirnov distance, and the least p-value is
+    multiplied by k (Bonferroni). The effect is that statistic's distance.
+    """
+    n, m = len(statistics), len(reference.image_statistics)
+    found = []
+    for index in range(len(NAMES)):
+        distance = ks_distance(statistics[:, index], reference.image_statistics[:, index])
+        found.append((ks_p_value(distance, n, m), -distance, index))
+    least, negative, index = min(found)
+    p_value, distance = min(1.0, least * len(NAMES)), -negative
+    now = float(np.median(statistics[:, index]))
+    before = float(np.median(reference.image_statistics[:, index]))
+    name = NAMES[index].capitalize()
+    if p_value > params.significance:
+        sentence = f"Photographs are as before; they differ most in {NAMES[index]}."
+    elif f"{now:.2f}" == f"{before:.2f}":
+        sentence = f"{name} has the same median, {now:.2f}, but another distribution."
+    else:
+        direction = "fell" if now < before else "rose"
+        sentence = f"{name} {direction}: median {now:.2f}, was {before:.2f}."
+    return Signal("images", distance, p_value, distance, params.min_image_shift, sentence)
+
+
+def accuracy_signal(
+    reference: Reference, right: int, labelled: int, params: MonitorParams
+) -> Signal:
+    """Test whether fewer of a batch's labelled images are right than of the reference's.
+
+    Fisher's exact test, one-sided. The effect is the drop of the accuracy.
+    """
+    known = reference.hits >= 0
+    right_before, labelled_before = int(reference.hits[known].sum()), int(known.sum())
+    p_value = hypergeometric_tail(
+        right,
+        labelled,
+        right + right_before,
+        labelled + labelled_before - right - right_before,
+    )
+    before = right_before / labelled_before
+    drop = max(0.0, before - right / labelled)
+    sentence = (
+        f"{right} of {labelled} labelled images are predicted right, "
+        f"expected {before * labelled:.0f}."
+    )
+    return Signal("accuracy", right / labelled, p_value, drop, params.min_accuracy_drop, sentence)
+
+
+def unreadable_signal(files: int, unreadable: int, params: MonitorParams) -> Signal:
+    """Test whether more files are unreadable than the share that is put up with.
+
+    The exact binomial test, one-sided. The effect is the share itself.
+    """
+    p_value = binomial_tail(unreadable, files, params.max_unreadable)
+    share = unreadable / files
+    sentence = f"All {files} files can be read."
+    if unreadable:
+        limit = f"up to {params.max_unreadable * 100:g} % is put up with"
+        sentence = f"{unreadable} of {files} files cannot be read; {limit}."
+    return Signal("unreadable", unreadable, p_value, share, params.max_unreadable, sentence)

@@ -1,0 +1,168 @@
+"""Two-sample tests of vectors: do two sets of points come from one distribution?
+
+The kernel test sees all points moving a little. Gretton et al., "A kernel two-sample test", JMLR
+2012: the maximum mean discrepancy (MMD) is the distance of the two samples' means in the feature
+space of a kernel. The kernel is Gaussian, its width the median distance of two points. It is
+approximated by random Fourier features (Rahimi and Recht, "Random features for large-scale kernel
+machines", 2007), in which a random split of the pooled points costs one product of matrices (Zhao
+and Meng, "FastMMD", 2015).
+
+The neighbour test sees a few points that lie by themselves. Schilling, "Multivariate two-sample
+tests based on nearest neighbors", JASA 1986, counts the nearest neighbours of a sample's points
+that are of the same sample. Here the counts are raised to the fourth power before they are added
+up: ten new points that have only one another outweigh a hundred with one neighbour more.
+
+Both p-values are those of permutation tests, and exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+FREQUENCIES = 128  # random Fourier features are twice as many
+MAX_POINTS = 1_000  # of a sample; more are thinned out at random
+NEIGHBOURS = 10
+_POWER = 4  # of the counts of neighbours
+_PAIRS = 2_000  # whose median distance is the kernel's width
+_BLOCK = 500  # random splits at a time
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """What the test found.
+
+    Attributes
+    ----------
+    statistic
+        MMD over its largest possible value, or mean of the fourth powers of the shares of
+        neighbours of the same sample; 0 to 1.
+    p_value
+        Chance of at least this much between random splits of the pooled samples.
+    effect
+        The same with what random splits have on average taken off, 0 to 1.
+    """
+
+    statistic: float
+    p_value: float
+    effect: float
+
+
+def kernel_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
+    """Compare samples of shapes (n, d) and (m, d), both at least 2.
+
+    Parameters
+    ----------
+    permutations
+        Random splits; the smallest p-value is one in this many plus one.
+    """
+    sample, other = _thinned(sample), _thinned(other)
+    n, m = len(sample), len(other)
+    pooled = _fourier(np.concatenate([sample, other]))
+    total = pooled.sum(axis=0, dtype=np.float64)
+
+    def divergence(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        apart = sums / n - (total - sums) / m
+        squared: NDArray[np.float64] = (apart**2).sum(axis=-1) / 2
+        return squared
+
+    observed = float(divergence(pooled[:n].sum(axis=0, dtype=np.float64)))
+    by_chance = np.concatenate(
+        [divergence((block @ pooled).astype(np.float64)) for block in _splits(n, m, permutations)]
+    )
+    # Equal splits may differ in the last bits of single precision, hence the tolerance.
+    at_least = int(np.count_nonzero(by_chance >= observed * (1 - 1e-5)))
+    return TwoSample(
+        statistic=observed**0.5,
+        p_value=(1 + at_least) / (1 + permutations),
+        effect=max(0.0, observed - float(by_chance.mean())) ** 0.5,
+    )
+
+
+def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
+    """Count neighbours of the same sample; parameters are those of `kernel_test`.
+
+    The effect is the share of the sample's neighbours, beyond what random splits give, that are of
+    the sample: about the share of its points that lie by themselves.
+    """
+    sample, other = _thinned(sample), _thinned(other)
+    n, m = len(sample), len(other)
+    # Shuffled, since of equally near points the first ones are taken.
+    order = np.random.default_rng(0).permutation(n + m)
+    nearest = _nearest(np.concatenate([sample, other])[order])
+    of_sample = order < n
+    powers = np.arange(nearest.shape[1] + 1, dtype=np.int32) ** _POWER
+    chosen = _subsets(n, m, permutations).T
+    by_chance, neighbours = [], 0
+    for start in range(0, permutations, _BLOCK):
+        block = np.ascontiguousarray(chosen[:, start : start + _BLOCK])
+        counts = np.zeros(block.shape, np.uint8)
+        for column in nearest.T:
+            counts += block & block[column]
+        neighbours += int(counts.sum())
+        by_chance.append(powers[counts].sum(axis=0))
+    own = of_sample[nearest[of_sample]].sum(axis=1)
+    observed, most = int(powers[own].sum()), n * nearest.shape[1]
+    at_least = int(np.count_nonzero(np.concatenate(by_chance) >= observed))
+    expected = neighbours / permutations
+    return TwoSample(
+        statistic=observed / (n * int(powers[-1])),
+        p_value=(1 + at_least) / (1 + permutations),
+        effect=max(0.0, int(own.sum()) - expected) / max(most - expected, 1.0),
+    )
+
+
+def _nearest(points: Floats) -> NDArray[np.intp]:
+    """The nearest `NEIGHBOURS` of each of n points, or all others; shape (n, k), in any order."""
+    squares = (points**2).sum(axis=1)
+    distances = squares[:, None] + squares[None] - 2 * points @ points.T
+    np.fill_diagonal(distances, np.inf)
+    count = min(NEIGHBOURS, len(points) - 1)
+    return np.argpartition(distances, count - 1, axis=1)[:, :count]
+
+
+def _thinned(points: Floats) -> Floats:
+    if len(points) <= MAX_POINTS:
+        return points
+    rows = np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False)
+    thinned: Floats = points[np.sort(rows)]
+    return thinned
+
+
+def _fourier(points: Floats) -> Floats:
+    """Random Fourier features (n, 2 * `FREQUENCIES`) of the Gaussian kernel, of length 1."""
+    generator = np.random.default_rng(0)
+    # Pairs are drawn from the pooled points, or their width would tell the samples apart.
+    left, right = generator.integers(len(points), size=(2, _PAIRS))
+    distances = np.sqrt(((points[left] - points[right]) ** 2).sum(axis=1))
+    width = float(np.median(distances[left != right])) or 1.0
+    frequencies = generator.normal(size=(points.shape[1], FREQUENCIES)) / width
+    angles = points @ frequencies.astype(np.float32)
+    waves = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return (waves * np.float32(FREQUENCIES**-0.5)).astype(np.float32)
+
+
+def _splits(n: int, m: int, count: int) -> Iterator[Floats]:
+    """Random subsets of n of n + m points, as rows of zeros and ones, in blocks."""
+    chosen = _subsets(n, m, count)
+    for start in range(0, count, _BLOCK):
+        yield chosen[start : start + _BLOCK].astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _subsets(n: int, m: int, count: int) -> NDArray[np.bool_]:
+    """All rows (count, n + m) of `_splits`; batches of one size share them."""
+    generator = np.random.default_rng(1)
+    rows = []
+    for start in range(0, count, _BLOCK):
+        keys = generator.random((min(_BLOCK, count - start), n + m), dtype=np.float32)
+        chosen = np.zeros(keys.shape, bool)
+        np.put_along_axis(chosen, np.argpartition(keys, n - 1, axis=1)[:, :n], True, axis=1)
+        rows.append(chosen)
+    return np.asfortranarray(np.concatenate(rows))  # `neighbour_test` gathers columns

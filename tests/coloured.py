@@ -1,0 +1,87 @@
+"""A world of noisy pictures, each brighter in one colour, and a model of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from grocery.data.duplicates import perceptual_hash
+from grocery.data.images import canonical, pixels
+from grocery.data.shards import IMAGE_SCHEMA, shard_name, write_table
+from grocery.features.encoder import ColourDescriptor, Encoder
+from grocery.features.projection import fit_projection
+from grocery.learning.fit_head import fit_head
+from grocery.model import Canonical, Model
+from grocery.monitoring.image_statistics import image_statistics
+from grocery.monitoring.reference import Reference
+
+CLASSES = ["blue", "green", "red"]
+
+
+def draw(rng: np.random.Generator, truth: int, light: float = 1.0) -> bytes:
+    """A noisy picture in which one channel is somewhat brighter than the others."""
+    colour = rng.normal(110, 25, 3)
+    colour[2 - truth] += 40
+    noisy = rng.normal(colour * light, 20 * light, (32, 32, 3))
+    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    return canonical(image, size=32, quality=90)
+
+
+def pictures(
+    seed: int, n: int, light: float = 1.0, shares: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+) -> tuple[list[bytes], list[int]]:
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(3, size=n, p=shares).tolist()
+    return [draw(rng, one, light) for one in truth], truth
+
+
+def write_release(folder: Path) -> Model:
+    """A model of 150 pictures, with the reference of 300 others."""
+    jpegs, truth = pictures(0, 150)
+    describe = ColourDescriptor()
+    raw = np.stack([describe(pixels(jpeg)) for jpeg in jpegs])
+    projection = fit_projection(raw, dimensions=8, whitening=1)
+    encoder = Encoder({"encoder": "colour"}, describe, projection)
+    head = fit_head(encoder.project(raw), np.array(truth), classes=3, C=1.0)
+    model = Model(encoder, head, CLASSES, {}, Canonical(32, 90, 1_000_000))
+    model.save(folder)
+    held_out, labels = pictures(1, 300)
+    features = model.features(held_out)
+    reference = Reference.from_predictions(
+        model.predict_proba(held_out),
+        [CLASSES[one] for one in labels],
+        CLASSES,
+        model.digest,
+        features=features,
+        logits=head.logits(features),
+        image_statistics=image_statistics(held_out),
+    )
+    reference.save(folder / "reference")
+    return model
+
+
+def write_shards(folder: Path, sizes: dict[str, int]) -> None:
+    """One shard with so many pictures of each split."""
+    rows = []
+    for seed, (split, size) in enumerate(sizes.items(), start=20):
+        for number, (jpeg, truth) in enumerate(zip(*pictures(seed, size), strict=True)):
+            rows.append(
+                {
+                    "image_id": hashlib.sha256(jpeg).hexdigest(),
+                    "path": f"{split}/{number}.jpg",
+                    "label": CLASSES[truth],
+                    "coarse": None,
+                    "split": split,
+                    "phash": perceptual_hash(Image.fromarray(pixels(jpeg))),
+                    "image": jpeg,
+                }
+            )
+    rows.sort(key=lambda row: str(row["image_id"]))
+    folder.mkdir(parents=True)
+    table = pa.Table.from_pylist(rows, schema=IMAGE_SCHEMA)
+    write_table(folder / shard_name(0, 1), table)

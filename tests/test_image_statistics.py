@@ -1,0 +1,77 @@
+"""What is said of a photograph must be so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grocery.data.images import canonical, pixels
+from grocery.monitoring.image_statistics import NAMES, image_statistics, statistics_of
+from grocery.monitoring.shifts import SHIFTS, shifted
+
+
+def scene(seed: int = 0, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """A smooth picture with edges, so that blur and noise have something to change."""
+    rng = np.random.default_rng(seed)
+    rough = rng.integers(40, 200, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(rough).resize(size, Image.Resampling.NEAREST)
+
+
+def of(image: Image.Image) -> dict[str, float]:
+    return dict(zip(NAMES, map(float, statistics_of(np.asarray(image))), strict=True))
+
+
+def test_plain_images() -> None:
+    grey = of(Image.new("RGB", (40, 20), (51, 51, 51)))
+    assert grey["brightness"] == pytest.approx(0.2)
+    assert grey["contrast"] == pytest.approx(0, abs=1e-6)
+    assert grey["sharpness"] == grey["noise"] == -8
+    assert grey["aspect"] == 1
+    assert grey["size"] == pytest.approx(np.log2(40))
+    red = of(Image.new("RGB", (20, 20), (255, 0, 0)))
+    assert red["red-green balance"] == pytest.approx(1)
+    assert red["blue-yellow balance"] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (30, 2)])
+def test_thin_images_have_statistics_too(size: tuple[int, int]) -> None:
+    assert np.isfinite(statistics_of(np.asarray(scene(size=size)))).all()
+
+
+@pytest.mark.parametrize(
+    ("shift", "statistic", "direction"),
+    [
+        ("dim light", "brightness", -1),
+        ("colour cast", "red-green balance", 1),
+        ("colour cast", "blue-yellow balance", -1),
+        ("blur", "sharpness", -1),
+        ("camera noise", "noise", 1),
+    ],
+)
+def test_shifts_move_what_they_are_named_after(shift: str, statistic: str, direction: int) -> None:
+    values = [of(scene())[statistic]]
+    values += [of(shifted(scene(), shift, s, "id"))[statistic] for s in SHIFTS[shift][2]]
+    assert (np.diff(values) * direction > 0).all()
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_shifts_are_functions_of_the_image(name: str) -> None:
+    strength = SHIFTS[name][2][1]
+    one, again = (np.asarray(shifted(scene(), name, strength, "id")) for _ in range(2))
+    assert one.shape == (48, 64, 3)
+    assert (one == again).all()
+    assert (one != np.asarray(scene())).any()
+
+
+def test_noise_differs_from_image_to_image() -> None:
+    one, other = (np.asarray(shifted(scene(), "camera noise", 15, name)) for name in "ab")
+    assert (one != other).any()
+
+
+def test_statistics_of_stored_images() -> None:
+    jpegs = [canonical(scene(seed), size=48, quality=90) for seed in range(3)]
+    found = image_statistics(jpegs)
+    assert found.shape == (3, len(NAMES))
+    assert (found[1] == statistics_of(pixels(jpegs[1]))).all()
+    assert image_statistics([]).shape == (0, len(NAMES))

@@ -1,0 +1,120 @@
+"""Two-sample tests: uniform p-values without a shift, power with one, and the same every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from grocery.monitoring import statistics, two_sample
+from grocery.monitoring.two_sample import TwoSample, kernel_test, neighbour_test
+
+Test = Callable[..., TwoSample]
+BOTH = pytest.mark.parametrize("test", [kernel_test, neighbour_test])
+
+
+def points(seed: int, n: int, *, shift: float = 0.0, d: int = 8) -> NDArray[np.float32]:
+    drawn = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+    drawn[:, 0] += shift
+    return drawn
+
+
+@BOTH
+def test_p_values_are_uniform_without_a_shift(test: Test) -> None:
+    found = [
+        test(points(seed, 30), points(1000 + seed, 80), permutations=199).p_value
+        for seed in range(200)
+    ]
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+    assert np.mean(np.array(found) <= 0.05) < 0.1
+
+
+@BOTH
+def test_a_shift_is_seen(test: Test) -> None:
+    found = test(points(0, 60, shift=2.5), points(1, 200), permutations=999)
+    assert found.p_value <= 0.002
+    assert found.effect > 0.1
+
+
+def test_a_few_strange_points_are_seen_by_their_neighbours() -> None:
+    strange = points(0, 100)
+    strange[:8] = points(9, 8) * 0.1 + 3
+    found = neighbour_test(strange, points(1, 500), permutations=999)
+    assert found.p_value <= 0.002
+    assert 0.02 < found.effect < 0.12
+
+
+@BOTH
+def test_the_effect_of_no_shift_is_small(test: Test) -> None:
+    found = [test(points(s, 50), points(99 + s, 300), permutations=99).effect for s in range(20)]
+    assert np.mean(found) < 0.06
+
+
+@BOTH
+def test_the_order_of_the_samples_does_not_matter(test: Test) -> None:
+    """Whatever the order of its points, a sample is the same sample."""
+    one, other = points(0, 40, shift=0.7), points(1, 90)
+    found = test(one, other, permutations=999)
+    again = test(one, other, permutations=999)
+    assert found == again
+    if test is neighbour_test:  # the kernel's width is of pairs drawn by place
+        assert test(one[::-1], other, permutations=99).statistic == found.statistic
+
+
+@BOTH
+def test_equal_points(test: Test) -> None:
+    same = np.ones((30, 4), np.float32)
+    found = test(same, same, permutations=99)
+    assert found.p_value > 0.01
+    assert 0 <= found.effect < 0.2
+
+
+def test_many_points_are_thinned_out() -> None:
+    many = points(0, 5_000, shift=1.0, d=2)
+    assert kernel_test(many, points(1, 200, d=2), permutations=199).p_value == 1 / 200
+
+
+def test_the_kernel_statistic_is_the_mean_discrepancy() -> None:
+    """Random Fourier features approximate the Gaussian kernel of the median distance."""
+    one, other = points(0, 200, shift=1.0, d=3), points(1, 300, d=3)
+    pooled = np.concatenate([one, other]).astype(np.float64)
+    distances = np.sqrt(((pooled[:, None] - pooled[None]) ** 2).sum(-1))
+    kernel = np.exp(-(distances**2) / (2 * np.median(distances) ** 2))
+    exact = kernel[:200, :200].mean() + kernel[200:, 200:].mean() - 2 * kernel[:200, 200:].mean()
+    found = kernel_test(one, other, permutations=9)
+    assert found.statistic == pytest.approx((exact / 2) ** 0.5, rel=0.15)
+
+
+def test_the_neighbour_statistic_of_two_heaps() -> None:
+    heap = points(0, 12, d=2)
+    apart = neighbour_test(heap + 100, heap, permutations=999)
+    assert apart.statistic == 1
+    assert apart.effect == pytest.approx(1)
+    assert apart.p_value == 1 / 1000
+
+
+def test_random_splits_are_all_of_one_size() -> None:
+    splits = two_sample._subsets(3, 4, 600)
+    assert splits.shape == (600, 7)
+    assert (splits.sum(axis=1) == 3).all()
+    seen = {tuple(np.flatnonzero(row)) for row in splits}
+    assert seen == set(combinations(range(7), 3))  # 35 kinds: 600 draws miss one with chance 1e-6
+
+
+@pytest.mark.parametrize(("k", "n", "good", "bad"), [(5, 20, 40, 30), (0, 10, 3, 50), (9, 9, 9, 4)])
+def test_hypergeometric_tail(k: int, n: int, good: int, bad: int) -> None:
+    expected = stats.hypergeom.cdf(k, good + bad, good, n)
+    assert statistics.hypergeometric_tail(k, n, good, bad) == pytest.approx(expected)
+    assert statistics.hypergeometric_tail(0, good + bad, good, bad) == 0
+
+
+def test_kolmogorov_smirnov_counts_all_orders() -> None:
+    """Two draws and two: of six orders, two keep the samples wholly apart."""
+    assert statistics.ks_p_value(1.0, 2, 2) == pytest.approx(2 / comb(4, 2))
+    assert statistics.ks_p_value(0.5, 2, 2) == pytest.approx(1)
+    assert statistics.ks_p_value(1.0, 1, 7) == pytest.approx(2 / 8)
