@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-from grocery.monitoring import drift
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.sequence import (
@@ -32,12 +30,6 @@ PARAMS = MonitorParams(
     sample_images=0,
 )
 CLEAN, SLIGHT = 4.0, 2.9  # the confidences' distribution; between them a KS distance of 0.14
-
-
-@pytest.fixture(autouse=True)
-def fewer_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Still enough for the smallest p-value that counts: significance / 5 windows / 3 signals."""
-    monkeypatch.setattr(drift, "PERMUTATIONS", 1_999)
 
 
 def predictions(

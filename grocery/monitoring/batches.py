@@ -104,8 +104,10 @@ def examine(
     DataError
         When a prepared image is damaged or far too large; it names the batch's origin.
     """
-    readable = [row for row, jpeg in enumerate(batch.jpegs) if jpeg is not None]
-    jpegs = [jpeg for jpeg in batch.jpegs if jpeg is not None]
+    # By content: a permutation test must not depend on the order in which files were found.
+    rows = sorted(range(len(batch.jpegs)), key=batch.image_ids.__getitem__)
+    readable = [row for row in rows if batch.jpegs[row] is not None]
+    jpegs = [jpeg for row in rows if (jpeg := batch.jpegs[row]) is not None]
     labels = [batch.labels[row] for row in readable]
     start = time.perf_counter()
     try:

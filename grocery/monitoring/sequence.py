@@ -34,14 +34,14 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.monitoring.drift import (
+from grocery.monitoring.drift import with_verdicts
+from grocery.monitoring.reference import Reference
+from grocery.monitoring.signals import (
     Signal,
     classes_signal,
     confidence_signal,
     unreadable_signal,
-    with_verdicts,
 )
-from grocery.monitoring.reference import Reference
 from grocery.params import MonitorParams
 
 WINDOWS = (2, 4, 8, 16, 32)  # batches
