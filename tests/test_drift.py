@@ -322,8 +322,8 @@ def test_accuracy_beside_its_estimate() -> None:
     assert judgement.accuracy is not None
     assert judgement.estimated_accuracy is not None
     assert judgement.labelled == 2000
-    assert judgement.accuracy_interval is not None
-    low, high = judgement.accuracy_interval
+    assert judgement.estimate_interval is not None
+    low, high = judgement.estimate_interval
     assert low < judgement.accuracy < high
     # The confidences are too low by a tenth here, and the estimate is not.
     assert judgement.estimated_accuracy == pytest.approx(judgement.accuracy, abs=0.02)

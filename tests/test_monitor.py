@@ -117,7 +117,7 @@ def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
     }
     assert names["camera"] == ["confidence", "classes", "features", "images", "unreadable"]
     assert names["clean"][-2:] == ["accuracy", "unreadable"]  # it has labels
-    low, high = written["batches"]["clean"]["accuracy_interval"]
+    low, high = written["batches"]["clean"]["estimate_interval"]
     assert low < written["batches"]["clean"]["estimated_accuracy"] < high
     assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])
     page = (tmp_path / "monitor/index.html").read_text()

@@ -48,7 +48,7 @@ def entry(number: int, **changes: object) -> Entry:
         unreadable=0,
         labelled=0,
         estimated_accuracy=0.8,
-        accuracy_interval=(0.74, 0.86),
+        estimate_interval=(0.74, 0.86),
         accuracy=None,
         wasserstein=0.1,
         signals=[Finding.of(signal) for signal in SIGNALS],
@@ -67,7 +67,7 @@ SEQUENCE = SequenceFinding(
 ENTRIES = [
     *(entry(number) for number in range(30)),
     entry(30, batch=HOSTILE, sequence=SEQUENCE, verdict="ok"),
-    entry(31, batch=LONG, estimated_accuracy=None, accuracy_interval=None, signals=[]),
+    entry(31, batch=LONG, estimated_accuracy=None, estimate_interval=None, signals=[]),
     entry(3, kind="labels", labels="c" * 64, accuracy=0.725),
 ]
 
@@ -83,7 +83,7 @@ def crowded() -> BatchReport:
     judgement = replace(
         BATCHES[0].judgement, verdict="alert", signals=tuple(SIGNALS), estimated_accuracy=0.8
     )
-    object.__setattr__(judgement, "accuracy_interval", (0.7412, 0.8571))
+    object.__setattr__(judgement, "estimate_interval", (0.7412, 0.8571))
     samples = [Sample(UNCERTAIN, LONG, LONG, 0.5, LONG, picture())] * 4
     return replace(BATCHES[0], name=LONG, judgement=judgement, samples=samples)
 

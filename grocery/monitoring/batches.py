@@ -166,7 +166,7 @@ def numbers(batch: BatchReport) -> dict[str, Any]:
         "images": judgement.images,
         "unreadable": judgement.unreadable,
         "estimated_accuracy": judgement.estimated_accuracy,
-        "accuracy_interval": judgement.accuracy_interval and list(judgement.accuracy_interval),
+        "estimate_interval": judgement.estimate_interval and list(judgement.estimate_interval),
         "accuracy": judgement.accuracy,
         "confidence_wasserstein": judgement.wasserstein,
     } | {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}

@@ -64,7 +64,7 @@ class Judgement:
         Realised accuracy on the labelled images; None when there are none.
     labelled
         Number of labelled images.
-    accuracy_interval
+    estimate_interval
         The interval that holds the true accuracy nine times in ten; None when the estimate is but
         the mean confidence, or there is none.
     """
@@ -77,7 +77,7 @@ class Judgement:
     estimated_accuracy: float | None
     accuracy: float | None
     labelled: int
-    accuracy_interval: tuple[float, float] | None = None
+    estimate_interval: tuple[float, float] | None = None
 
 
 def judge(
@@ -143,7 +143,7 @@ def judge(
         estimated_accuracy=estimate.accuracy if estimate else mean,
         accuracy=accuracy,
         labelled=labelled,
-        accuracy_interval=estimate.interval if estimate else None,
+        estimate_interval=estimate.interval if estimate else None,
     )
 
 

@@ -128,14 +128,14 @@ def outcome(drawn: Drawn, params: MonitorParams) -> Outcome:
     )
     predicted, confidences = drawn.probabilities.argmax(axis=1), drawn.probabilities.max(axis=1)
     assert judgement.estimated_accuracy is not None  # there are images, and all have labels
-    assert judgement.accuracy_interval is not None
+    assert judgement.estimate_interval is not None
     counted = drawn.accuracy if judgement.accuracy is None else judgement.accuracy
     return Outcome(
         verdict=judgement.verdict,
         alerts=tuple(s.name for s in judgement.signals if s.verdict == "alert"),
         accuracy=drawn.accuracy,
         estimate=judgement.estimated_accuracy,
-        interval=judgement.accuracy_interval,
+        interval=judgement.estimate_interval,
         loss=drawn.before - counted,
         others={
             "mean confidence": float(confidences.mean(dtype=np.float64)),

@@ -130,7 +130,7 @@ class Entry(Section, extra="ignore"):
     unreadable: Count
     labelled: Count
     estimated_accuracy: Share | None
-    accuracy_interval: tuple[Share, Share] | None
+    estimate_interval: tuple[Share, Share] | None
     accuracy: Share | None
     wasserstein: float | None
     signals: list[Finding]

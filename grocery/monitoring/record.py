@@ -100,7 +100,7 @@ def _entry(
     kind: Literal["batch", "labels"], taken: Taken, report: BatchReport, release: Release
 ) -> Entry:
     judgement = report.judgement
-    interval = getattr(judgement, "accuracy_interval", None)
+    interval = judgement.estimate_interval
     return Entry(
         kind=kind,
         batch=report.name,
@@ -117,7 +117,7 @@ def _entry(
         unreadable=judgement.unreadable,
         labelled=judgement.labelled,
         estimated_accuracy=_share(judgement.estimated_accuracy),
-        accuracy_interval=None if interval is None else (share(interval[0]), share(interval[1])),
+        estimate_interval=None if interval is None else (share(interval[0]), share(interval[1])),
         accuracy=_share(judgement.accuracy),
         wasserstein=_share(judgement.wasserstein),
         signals=[Finding.of(signal) for signal in judgement.signals],

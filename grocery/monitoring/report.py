@@ -27,7 +27,7 @@ _BADGES = {"alert": "Alert", "watch": "Watch", "too few": "Too few", "ok": "OK"}
 _TITLES = {
     "classes": "Predicted classes",
     "images": "Photographs",
-    "accuracy": "Labelled images",
+    "accuracy": "Accuracy",
     "unreadable": "Files",
 }
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -223,7 +223,7 @@ def _facts(judgement: Judgement, reference: Reference) -> str:
     facts = [("Images", str(judgement.images)), ("Unreadable files", str(judgement.unreadable))]
     if judgement.estimated_accuracy is not None:
         name, value = "Estimated accuracy", f"{judgement.estimated_accuracy:.3f}"
-        if interval := getattr(judgement, "accuracy_interval", None):
+        if interval := judgement.estimate_interval:
             name += ", 90 % interval"
             value += f" <small>{interval[0]:.3f} to {interval[1]:.3f}</small>"
         facts.append((name, value))
@@ -295,7 +295,11 @@ def _explanation(params: MonitorParams) -> str:
         "It is to be watched when p alone is that small. A batch is as bad as its worst "
         "signal.</p>\n"
         "<p>Confidence is compared by the Kolmogorov-Smirnov distance, predicted classes by the "
-        "Jensen-Shannon distance beyond what sampling alone gives (permutation test), unreadable "
-        "files by an exact binomial test. Estimated accuracy is the mean confidence; it holds as "
-        "long as the probabilities are calibrated, which drift can undo.</p></details>\n"
+        "Jensen-Shannon distance beyond what sampling alone gives (permutation test), features by "
+        "a kernel and a neighbour test (permutation tests), photographs by the Kolmogorov-Smirnov "
+        "distance of the image statistic that differs most, labelled images by Fisher's exact "
+        "test, unreadable files by an exact binomial test.</p>\n"
+        "<p>Estimated accuracy is that of the held-out images plus the change of the mean "
+        "confidence. The wider its interval, the more the batch has drifted; of products that the "
+        "model has never seen it knows nothing.</p></details>\n"
     )

@@ -174,7 +174,7 @@ def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams
 
 def _sampled(reference: Reference) -> int:
     """Number of held-out images that such signals are compared with; perhaps a sample of them."""
-    return len(getattr(reference, "image_statistics", ())) or reference.images
+    return len(reference.image_statistics) or reference.images
 
 
 def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: int) -> Signal:

@@ -72,7 +72,7 @@ def accuracies(batch: BatchReport) -> dict[str, Any]:
 
 
 def _accuracies(judgement: Judgement) -> dict[str, float | None]:
-    interval = getattr(judgement, "accuracy_interval", None) or (None, None)
+    interval = judgement.estimate_interval or (None, None)
     return {
         "estimated": judgement.estimated_accuracy,
         "estimated_low": interval[0],

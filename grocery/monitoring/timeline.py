@@ -94,14 +94,14 @@ def _accuracy(shown: Sequence[Entry], accuracies: dict[str, float]) -> str:
     """Estimated accuracy with its interval, and the realised accuracy where it is known."""
     values = [entry.estimated_accuracy for entry in shown]
     true = [accuracies.get(entry.digest) for entry in shown]
-    ends = [end for entry in shown for end in entry.accuracy_interval or ()]
+    ends = [end for entry in shown for end in entry.estimate_interval or ()]
     known = [value for value in (*values, *true, *ends) if value is not None]
     bottom = np.floor(10 * min(known, default=0.0)) / 10
     bottom = float(min(bottom, 0.9))
     marks = []
     for index, entry in enumerate(shown):
         x = _x(index, len(shown))
-        estimate, interval, truth = values[index], entry.accuracy_interval, true[index]
+        estimate, interval, truth = values[index], entry.estimate_interval, true[index]
         if interval is not None:
             low, high = (_y(end, bottom, 1) for end in interval)
             marks.append(

@@ -17,8 +17,9 @@ _DRILL = "drill"
 
 _DESCRIPTION = """\
 Judge batches of incoming images with a released model: do its confidences, the
-classes that it predicts and the share of unreadable files still look like those of
-the held-out images that were recorded with it?
+classes that it predicts, the images' features, brightness, sharpness and the like,
+and the share of unreadable files still look like those of the held-out images that
+were recorded with it? Where labels are known: are as many of them right?
 
 verdicts:
   ok        chance alone explains what is found
@@ -26,8 +27,8 @@ verdicts:
   alert     unlikely even for that many tests, and large enough to matter
   too few   there are too few readable images to judge predictions by
 
-The estimated accuracy needs no label. It is as good as the model's probabilities,
-which drift can spoil.
+The estimated accuracy needs no label; its interval is meant to hold nine times in
+ten. It cannot see products that the model has never seen.
 
 `grocery monitor drill` is another command: it draws batches with known shifts and
 says how often the monitor sees them. A folder of that name is given as ./drill.

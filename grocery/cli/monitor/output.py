@@ -57,7 +57,7 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 def _estimate(report: BatchReport) -> str:
     """The estimated accuracy, with its interval where it has one."""
     estimate = _share(report.judgement.estimated_accuracy)
-    interval = getattr(report.judgement, "accuracy_interval", None)
+    interval = report.judgement.estimate_interval
     return f"{estimate} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else estimate
 
 
