@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -77,7 +78,7 @@ def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
         },
         early_terminate={"type": "hyperband", "min_iter": 3, "eta": 3},
     )
-    arguments = ["grocery", "sweep", file.name, "--count", "9"]
+    arguments = ["grocery", "sweep", file.name, "--count", "9", "--jobs", "1"]
     done = project.run(*arguments, env={"WANDB_MODE": "offline"})
     return Swept(project, done.stdout, done.stderr, journal_of(project, "grid"))
 
@@ -396,6 +397,20 @@ def test_equal_seeds_search_alike_and_others_do_not(search: Search) -> None:
     first = explore(search, 6, seed=3)
     assert explore(search, 6, seed=3) == first
     assert explore(search, 6, seed=100) != first
+
+
+def test_the_first_draw_of_a_process_is_no_other(place: Path) -> None:
+    """The engine imports things at its first call, and those draw random numbers, too."""
+    file = sweep_file(place, method="random", early_terminate=None)
+    code = (
+        "import sys; from pathlib import Path; from grocery.sweep.search import read_search\n"
+        "search = read_search(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print(search.next([], 6) == search.next([], 6))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, file, place], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
 
 
 def test_what_is_drawn_is_allowed_and_plain(search: Search) -> None:

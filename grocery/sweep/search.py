@@ -79,7 +79,10 @@ class Search:
 
     @cached_property
     def _engine(self) -> ModuleType:
-        return engine()
+        module = engine()
+        # At its first call it imports what draws random numbers itself: not after a seed is set.
+        module.next_run(dict(self.config), [])
+        return module
 
     def next(self, runs: Sequence[Any], seed: int) -> dict[str, Any] | None:
         """The parameters of the next trial; None when a grid is exhausted.
@@ -91,11 +94,12 @@ class Search:
         seed
             Of the engine's draws: equal runs and seeds give equal parameters.
         """
+        engine = self._engine
         random.seed(seed)
         np.random.seed(seed % 2**32)  # what the engine draws from
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of scikit-learn's Gaussian process, for a person
-            found = self._engine.next_run(dict(self.config), list(runs))
+            found = engine.next_run(dict(self.config), list(runs))
         if found is None:
             return None
         return {name: _plain(item["value"]) for name, item in found.config.items()}
