@@ -236,7 +236,9 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(project: Pr
         wait_for(lambda: not here(), 60)
         assert project.run("git", "diff").stdout == before
         assert project.run("git", "stash", "list").stdout == ""
-        assert [trial.state for trial in journal_of(project, "resumed")] == ["running"] * 2
+        states = [trial.state for trial in journal_of(project, "resumed")]
+        assert "running" in states
+        assert {*states} <= {"running", "finished"}  # one may have been quicker
         options = [*options, "--resume"] if "--resume" not in options else options
 
     process = start(project, *options)
