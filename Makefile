@@ -13,7 +13,7 @@ repro: $(VENV)/.run            ## set up, then run the pipeline on the embedded 
 
 test: $(VENV)/.dev            ## set up, then lint, check types and run every test
 	$(MAKE) lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 lint: $(VENV)/.dev            ## ruff, mypy and the layers
 	$(BIN)/ruff check .

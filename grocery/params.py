@@ -125,9 +125,11 @@ class MonitorParams(Section):
     significance: float = Field(ge=0.001, le=0.2)
     min_confidence_shift: Ratio
     min_class_shift: Ratio
-    min_feature_shift: Ratio = 0.05
-    min_image_shift: Ratio = 0.25
-    min_accuracy_drop: Ratio = 0.1
+    min_feature_shift: Ratio
+    min_image_shift: Ratio
+    min_accuracy_drop: Ratio
+    min_label_shift: Ratio
+    min_slowdown: Ratio
     max_unreadable: Ratio
     min_batch: int = Field(ge=5, le=100_000)
     sample_images: int = Field(ge=0, le=100)

@@ -15,6 +15,7 @@ from grocery.model import load_model
 from grocery.monitoring.batches import examine_file, numbers, rows
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, render
+from grocery.monitoring.speed import Timing
 from grocery.monitoring.telling import accuracies, tell
 from grocery.params import MonitorParams, load
 from grocery.tracking import artifacts
@@ -34,12 +35,12 @@ def run(
     output: Path,
     metrics: Path,
     workers: int,
-    on_batch: Callable[[BatchReport, dict[str, float]], None],
+    on_batch: Callable[[BatchReport, Timing], None],
 ) -> dict[str, Any]:
     """Judge every incoming batch; write the verdicts, the signals for plots, and the page.
 
-    Calls `on_batch` for each batch with what is found and how long prediction took: the seconds,
-    and the images per second. Those are not written, since they differ from run to run.
+    Calls `on_batch` for each batch with what is found and how long prediction took. The latter is
+    not written, since it differs from run to run.
 
     The batches are judged one by one and not as a sequence: they are independent drills, and the
     order of their names is no order in time.

@@ -14,16 +14,9 @@ from grocery.monitoring import drift, signals, statistics
 from grocery.monitoring.drift import Judgement, Signal, judge, with_verdicts
 from grocery.monitoring.image_statistics import NAMES
 from grocery.monitoring.reference import Reference
-from grocery.params import MonitorParams
+from thresholds import thresholds
 
-PARAMS = MonitorParams(
-    significance=0.01,
-    min_confidence_shift=0.15,
-    min_class_shift=0.2,
-    max_unreadable=0.05,
-    min_batch=20,
-    sample_images=8,
-)
+PARAMS = thresholds(sample_images=8)
 CLASSES = [f"class {index}" for index in range(12)]
 
 
@@ -253,7 +246,15 @@ def whole(n: int = 100, seed: int = 1, labelled: bool = False, **shift: Any) -> 
 
 def test_all_signals_in_order() -> None:
     names = [one.name for one in whole(labelled=True).signals]
-    assert names == ["confidence", "classes", "features", "images", "accuracy", "unreadable"]
+    assert names == [
+        "confidence",
+        "classes",
+        "features",
+        "images",
+        "accuracy",
+        "labels",
+        "unreadable",
+    ]
 
 
 def test_clean_batches_are_left_alone_by_all_signals() -> None:
@@ -289,8 +290,30 @@ def test_labels_that_show_a_loss() -> None:
         f"{right} of 100 labelled images are predicted right, expected {100 * before:.0f}."
     )
     assert lost.effect == pytest.approx(before - right / 100)
+    assert found(judgement, "labels").verdict == "alert"
     # Better than before is no alarm.
     assert signals.accuracy_signal(reference(), 100, 100, PARAMS).p_value > 0.3
+
+
+def test_wrong_labels_are_told_from_near_misses() -> None:
+    """As many mistakes: true classes that come next are none of the labels' fault."""
+    probabilities, labels = predictions(np.random.default_rng(3), 200)
+    order = probabilities.argsort(axis=1)
+    changed = [row for row, x in enumerate(labels) if CLASSES[order[row, -1]] == x][:20]
+
+    def labels_with(place: int) -> Signal:
+        given: list[str | None] = [*labels]
+        for row in changed:
+            given[row] = CLASSES[order[row, place]]
+        return found(judge(reference(), probabilities, given, 0, PARAMS), "labels")
+
+    random = labels_with(0)
+    assert random.verdict == "alert"
+    assert random.effect == pytest.approx(0.2, abs=0.1)  # twice as far down as random ones
+    assert f"as if {random.effect * 100:.0f} % of them were random" in random.sentence
+    near = labels_with(-2)
+    assert near.verdict != "alert"
+    assert near.effect < PARAMS.min_label_shift < random.effect
 
 
 # What a person reads

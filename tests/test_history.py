@@ -30,17 +30,11 @@ from grocery.monitoring.history import (
 from grocery.monitoring.record import Release, Taken, record
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport
-from grocery.params import MonitorParams
+from grocery.monitoring.speed import Timing
+from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]
-PARAMS = MonitorParams(
-    significance=0.01,
-    min_confidence_shift=0.15,
-    min_class_shift=0.2,
-    max_unreadable=0.05,
-    min_batch=20,
-    sample_images=0,
-)
+PARAMS = thresholds(sample_images=0)
 
 EMPTY = Recorded([], [])
 
@@ -57,7 +51,8 @@ def release(model: str = "a") -> Release:
 def taken(content: str, labels: str | None = None) -> Taken:
     when = utc(1_800_000_000)
     digest = content_digest([content])
-    return Taken(f"inbox/{content}", digest, labels, when, utc(1_800_000_060.9))
+    timing = Timing.of([0.02, 0.01, 0.03])
+    return Taken(f"inbox/{content}", digest, labels, when, utc(1_800_000_060.9), "shop", timing)
 
 
 def entry(

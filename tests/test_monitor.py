@@ -18,17 +18,11 @@ from grocery.data.shards import BATCH_SCHEMA, write_table
 from grocery.errors import DataError, ModelError
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport
-from grocery.params import MonitorParams
+from grocery.monitoring.speed import Timing
 from stages.monitor import run
+from thresholds import thresholds
 
-PARAMS = MonitorParams(
-    significance=0.01,
-    min_confidence_shift=0.15,
-    min_class_shift=0.2,
-    max_unreadable=0.05,
-    min_batch=20,
-    sample_images=4,
-)
+PARAMS = thresholds(sample_images=4)
 
 
 def write_batch(
@@ -63,7 +57,7 @@ def monitor(
     incoming: Path,
     to: Path,
     workers: int = 1,
-    on_batch: Callable[[BatchReport, dict[str, float]], None] = lambda batch, timing: None,
+    on_batch: Callable[[BatchReport, Timing], None] = lambda batch, timing: None,
 ) -> dict[str, Any]:
     return run(
         PARAMS,
@@ -79,8 +73,8 @@ def monitor(
 def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: Path) -> None:
     seen = {}
 
-    def on_batch(batch: BatchReport, timing: dict[str, float]) -> None:
-        assert timing["seconds"] > 0
+    def on_batch(batch: BatchReport, timing: Timing) -> None:
+        assert 0 < timing.latency_ms <= timing.slowest_ms <= 1000 * timing.seconds
         seen[batch.name] = " ".join(
             s.sentence for s in batch.judgement.signals if s.verdict != "ok"
         )
@@ -116,7 +110,7 @@ def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
         name: [p["signal"] for p in points if p["batch"] == name] for name in result["batches"]
     }
     assert names["camera"] == ["confidence", "classes", "features", "images", "unreadable"]
-    assert names["clean"][-2:] == ["accuracy", "unreadable"]  # it has labels
+    assert names["clean"][-3:] == ["accuracy", "labels", "unreadable"]  # it has labels
     low, high = written["batches"]["clean"]["estimate_interval"]
     assert low < written["batches"]["clean"]["estimated_accuracy"] < high
     assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])

@@ -50,12 +50,13 @@ def recorded(project: Project) -> dict[str, Any]:
 
 
 def numbers(document: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in document.items() if k not in ("batch", "incoming", "signals")}
+    apart = ("batch", "incoming", "signals", "images_per_second", "latency_ms")
+    return {k: v for k, v in document.items() if k not in apart}
 
 
 def without_labels(found: dict[str, Any]) -> dict[str, Any]:
     """What does not hang on labels."""
-    apart = {"accuracy", "accuracy_shift"}
+    apart = {"accuracy", "accuracy_shift", "labels_shift"}
     return {name: value for name, value in found.items() if name not in apart}
 
 
@@ -132,12 +133,14 @@ class TestVerdicts:
         assert signals["confidence"]["threshold"] == 1.0
 
     def test_the_model_may_be_a_name_in_the_registry(self, project: Project) -> None:
-        expected = monitor(project, INCOMING, "--json", code=2).stdout
+        expected = documents(monitor(project, INCOMING, "--json", code=2))
         for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
             project.run("git", "tag", "--annotate", tag, "-m", tag)
         shutil.rmtree(project.path / "models")
         named = ("--json", "--model", "production")
-        assert monitor(project, INCOMING, *named, code=2).stdout == expected
+        found = documents(monitor(project, INCOMING, *named, code=2))
+        assert [numbers(one) for one in found] == [numbers(one) for one in expected]
+        assert [one["signals"] for one in found] == [one["signals"] for one in expected]
 
 
 class TestFoldersOfImages:
@@ -489,6 +492,29 @@ class TestHistory:
         assert (batch["kind"], batch["accuracy"], labels["kind"]) == ("batch", None, "labels")
         accuracy = recorded(built)["clean"]["accuracy"]
         assert labels["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+
+    def test_a_machine_that_has_become_slow(
+        self, built: Project, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        """A history of the same batch, which a much faster machine of that name has judged."""
+        watch()
+        (judged,) = self.lines(tmp_path)
+        assert judged["images_per_second"] > 0
+        shutil.rmtree(inbox / "monday")
+        file = next(tmp_path.rglob("history.jsonl"))
+        lines = [
+            judged | {"digest": f"{n:064x}", "latency_ms": judged["latency_ms"] / (1000 + n)}
+            for n in range(5)
+        ]
+        file.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+        write_raw(built, "clean", inbox)
+        code, out, _ = watch()
+        assert code == 0  # it says nothing of the images
+        assert out.splitlines()[1].startswith("watch")
+        assert "clean: Predicting an image takes " in out
+        signals = {found["signal"]: found for found in self.lines(tmp_path)[-1]["signals"]}
+        assert signals["speed"]["verdict"] == "watch"
+        assert signals["speed"]["effect"] > 0.9
 
     def test_a_sequence_of_small_batches_becomes_an_alert(
         self, built: Project, inbox: Path, watch: Any, tmp_path: Path

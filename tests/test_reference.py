@@ -18,6 +18,7 @@ from grocery.monitoring.reference import (
     MAX_CONFIDENCES,
     SAMPLE_DIMENSIONS,
     Reference,
+    label_ranks,
     realised_accuracy,
     sample_rows,
 )
@@ -66,6 +67,17 @@ def test_it_says_what_the_predictions_were() -> None:
     assert not reference.features.size
 
 
+def test_the_rank_of_a_label() -> None:
+    probabilities = np.array([[0.2, 0.5, 0.3]] * 5 + [[0.4, 0.4, 0.2]] * 2, np.float32)
+    labels = ["leek", "pear", "apple", None, "durian", "apple", "leek"]
+    assert CLASSES == ["apple", "leek", "pear"]
+    ranks = label_ranks(probabilities, labels, CLASSES)
+    assert ranks.tolist() == [0, 1, 2, -1, 3, 0, 1]
+    assert label_ranks(probabilities, None, CLASSES).tolist() == [-1] * 7
+    right = realised_accuracy(probabilities.argmax(axis=1), labels, CLASSES)
+    assert right == (ranks == 0).sum() / (ranks >= 0).sum()
+
+
 def test_a_label_the_model_does_not_know_is_a_mistake() -> None:
     assert realised_accuracy(np.array([0, 1]), ["apple", "durian"], CLASSES) == 0.5
     assert realised_accuracy(np.array([0, 1]), [None, None], CLASSES) is None
@@ -75,7 +87,7 @@ def test_a_label_the_model_does_not_know_is_a_mistake() -> None:
 def test_it_comes_back_as_it_was(folder: Path) -> None:
     saved, loaded = make(), Reference.load(folder)
     assert loaded.confidences.dtype == np.float32
-    for name in ("confidences", "hits", "thresholds", "predicted_counts"):
+    for name in ("confidences", "ranks", "hits", "thresholds", "predicted_counts"):
         assert (getattr(loaded, name) == getattr(saved, name)).all()
     for name in ("features", "logits", "image_statistics"):
         assert (getattr(loaded, name) == getattr(saved, name)).all()
@@ -166,7 +178,7 @@ def test_a_header_without_a_field(folder: Path) -> None:
     assert "model_digest" in refused(folder)
 
 
-@pytest.mark.parametrize("version", [None, 1, 3, "2"])
+@pytest.mark.parametrize("version", [None, 1, 2, 4, "3"])
 def test_a_reference_of_another_time(folder: Path, version: object) -> None:
     file = folder / "reference.json"
     header = json.loads(file.read_text())
@@ -178,8 +190,8 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
 @pytest.mark.parametrize(
     ("name", "array"),
     [
-        ("hits", np.zeros(39, np.int8)),
-        ("hits", np.zeros(40, np.int64)),
+        ("ranks", np.zeros(39, np.int16)),
+        ("ranks", np.zeros(40, np.int8)),
         ("thresholds", np.zeros(2, np.float32)),
         ("features", np.zeros((39, 5), np.float32)),
         ("logits", np.zeros((40, 4), np.float32)),

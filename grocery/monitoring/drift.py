@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.monitoring.accuracy import estimate_accuracy
-from grocery.monitoring.reference import Reference, realised_accuracy
+from grocery.monitoring.reference import Reference, label_ranks, realised_accuracy
 from grocery.monitoring.signals import (
     Signal,
     Verdict,
@@ -32,6 +32,7 @@ from grocery.monitoring.signals import (
     confidence_signal,
     features_signal,
     images_signal,
+    labels_signal,
     unreadable_signal,
 )
 from grocery.monitoring.statistics import wasserstein_distance
@@ -126,6 +127,9 @@ def judge(
     labelled = sum(label is not None for label in labels)
     if accuracy is not None and labelled >= params.min_batch and (reference.hits >= 0).any():
         signals.append(accuracy_signal(reference, round(accuracy * labelled), labelled, params))
+        ranks = label_ranks(probabilities, labels, reference.classes)
+        known = ranks >= 0
+        signals.append(labels_signal(reference, ranks[known], confidences[known], params))
     if n + unreadable >= params.min_batch:
         signals.append(unreadable_signal(n + unreadable, unreadable, params))
     judged = with_verdicts(signals, params.significance)

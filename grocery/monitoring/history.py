@@ -29,11 +29,12 @@ from grocery.errors import DataError
 from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.sequence import BINS, Past
+from grocery.monitoring.speed import NAME as SPEED
 
 NAME = "history.jsonl"  # in a folder
 VERSION: Final = 1
 DIGITS = 9  # of its numbers
-BY_LABELS = "accuracy"  # the signal that only labels give
+BY_LABELS = ("accuracy", "labels")  # the signals that only labels give
 
 # Every line begins like this, by which one that was cut off is told from another kind of file.
 _START = b'{"grocery_history":%d,' % VERSION
@@ -112,6 +113,8 @@ class Entry(Section, extra="ignore"):
         What later sequences need; see `grocery.monitoring.sequence.Past`.
     sequence
         The alert of the sequence that this batch ends, if it is one.
+    host, images_per_second, latency_ms
+        Where prediction ran, and how fast; see `grocery.monitoring.speed.Timing`.
     """
 
     grocery_history: Literal[1] = VERSION
@@ -137,6 +140,9 @@ class Entry(Section, extra="ignore"):
     confidence_counts: Annotated[list[Count], Field(min_length=BINS, max_length=BINS)]
     class_counts: list[Count]
     sequence: SequenceFinding | None
+    host: str | None = None
+    images_per_second: float | None = None
+    latency_ms: float | None = None
 
     @property
     def alert(self) -> bool:
@@ -148,7 +154,7 @@ class Entry(Section, extra="ignore"):
     @property
     def by_labels(self) -> list[Finding]:
         """The signals that only labels give."""
-        return [found for found in self.signals if found.signal == BY_LABELS]
+        return [found for found in self.signals if found.signal in BY_LABELS]
 
 
 @dataclass(frozen=True)
@@ -329,6 +335,15 @@ def same_model(entries: Sequence[Entry], model: str, reference: str) -> list[Ent
     return [entry for entry in entries if (entry.model, entry.reference) == (model, reference)]
 
 
+def latencies(entries: Sequence[Entry], host: str) -> list[float]:
+    """Median latencies of the batches that a host has judged, in milliseconds."""
+    return [
+        entry.latency_ms
+        for entry in entries
+        if entry.kind == "batch" and entry.host == host and entry.latency_ms is not None
+    ]
+
+
 def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
     """What sequences need of the batches in entries of the reference's model."""
     classes = len(reference.classes)
@@ -337,7 +352,7 @@ def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
             entry.unreadable,
             np.array(entry.confidence_counts, dtype=np.int64),
             np.array(entry.class_counts, dtype=np.int64),
-            [finding.as_signal() for finding in entry.signals],
+            [found.as_signal() for found in entry.signals if found.signal != SPEED],
             entry.alert,
         )
         for entry in entries

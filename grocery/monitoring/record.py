@@ -7,6 +7,7 @@ from typing import Literal
 
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.history import (
+    DIGITS,
     Entry,
     Finding,
     Recorded,
@@ -18,6 +19,7 @@ from grocery.monitoring.history import (
 from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.sequence import SequenceAlert, binned, judge_sequence
+from grocery.monitoring.speed import Timing
 from grocery.params import MonitorParams
 
 
@@ -52,6 +54,8 @@ class Taken:
         See `grocery.monitoring.history.Entry`.
     time, judged
         UTC, see `grocery.monitoring.history.utc`.
+    host, timing
+        Where it was predicted, and how fast.
     """
 
     incoming: str
@@ -59,6 +63,8 @@ class Taken:
     labels: str | None
     time: str
     judged: str
+    host: str
+    timing: Timing
 
 
 def record(
@@ -124,6 +130,9 @@ def _entry(
         confidence_counts=binned(report.confidences).tolist(),
         class_counts=report.predicted_counts.tolist(),
         sequence=None,
+        host=taken.host,
+        images_per_second=round(taken.timing.images_per_second, DIGITS),
+        latency_ms=round(taken.timing.latency_ms, DIGITS),
     )
 
 

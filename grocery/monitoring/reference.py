@@ -29,8 +29,8 @@ MAX_CONFIDENCES = 5_000
 MAX_SAMPLE = 1_000
 SAMPLE_DIMENSIONS = 64
 
-VERSION = 2  # of what the two files hold
-_UNKNOWN = -1  # a hit where an image has no label
+VERSION = 3  # of what the two files hold
+UNKNOWN = -1  # the rank where an image has no label
 
 Floats = NDArray[np.float32]
 
@@ -45,8 +45,9 @@ class Reference:
         The model's class names, in the order of its probabilities.
     confidences
         Largest probability of each image, ascending, float32; at most `MAX_CONFIDENCES` of them.
-    hits
-        Was the image of each confidence predicted right? 1, 0, or -1 where it has no label; int8.
+    ranks
+        How many classes the model thought more probable than the true one, of the image of each
+        confidence; -1 where it has no label; int16. See `label_ranks`.
     thresholds
         Confidence of each class above which a prediction counts as right, so that as many count as
         are right; float32, shape (len(classes),), see `class_thresholds`.
@@ -68,7 +69,7 @@ class Reference:
 
     classes: list[str]
     confidences: Floats
-    hits: NDArray[np.int8]
+    ranks: NDArray[np.int16]
     thresholds: Floats
     features: Floats
     logits: Floats
@@ -121,14 +122,14 @@ class Reference:
             )
         predicted = probabilities.argmax(axis=1)
         confidences = probabilities.max(axis=1).astype(np.float32)
-        hits = _hits(predicted, labels, classes)
+        ranks = label_ranks(probabilities, labels, classes)
         kept = _quantiles(np.argsort(confidences, kind="stable"))
         empty = np.empty((0, 0), np.float32)
         return cls(
             classes=list(classes),
             confidences=confidences[kept],
-            hits=hits[kept],
-            thresholds=class_thresholds(predicted, confidences, hits, len(classes)),
+            ranks=ranks[kept],
+            thresholds=class_thresholds(predicted, confidences, _hits(ranks), len(classes)),
             features=empty if features is None else features[:, :SAMPLE_DIMENSIONS],
             logits=empty if logits is None else logits,
             image_statistics=empty if image_statistics is None else image_statistics,
@@ -137,6 +138,11 @@ class Reference:
             images=len(probabilities),
             model_digest=model_digest,
         )
+
+    @property
+    def hits(self) -> NDArray[np.int8]:
+        """Was the image of each confidence predicted right? 1, 0, or -1 where it has no label."""
+        return _hits(self.ranks)
 
     def save(self, folder: Path) -> None:
         """Write the reference's two files to a folder; see `grocery.files.replacing`."""
@@ -190,7 +196,7 @@ class Reference:
         if not (
             len(self.classes) == len(self.predicted_counts) == len(self.thresholds)
             and self.predicted_counts.sum() == self.images > 0
-            and len(self.confidences) == len(self.hits) == kept
+            and len(self.confidences) == len(self.ranks) == kept
             and (np.diff(self.confidences) >= 0).all()
         ):
             return "its counts do not add up"
@@ -232,7 +238,7 @@ class Reference:
 # Arrays of the file: how many dimensions each has, and what of.
 _ARRAYS: dict[str, tuple[int, type[np.generic]]] = {
     "confidences": (1, np.float32),
-    "hits": (1, np.int8),
+    "ranks": (1, np.int16),
     "thresholds": (1, np.float32),
     "features": (2, np.float32),
     "logits": (2, np.float32),
@@ -256,7 +262,7 @@ def class_thresholds(
     of the images predicted a class, the share above its threshold is the share predicted right. A
     class that was never predicted with a label takes the threshold of all images.
     """
-    known = hits != _UNKNOWN
+    known = hits != UNKNOWN
     whole = confidence_threshold(confidences[known], hits[known])
     return np.array(
         [
@@ -276,17 +282,41 @@ def confidence_threshold(confidences: Floats, hits: NDArray[np.int8]) -> float:
     return float(ascending[wrong - 1]) if wrong else 0.0
 
 
-def _hits(
-    predicted: NDArray[np.intp], labels: Sequence[str | None] | None, classes: Sequence[str]
-) -> NDArray[np.int8]:
-    names = labels if labels is not None else [None] * len(predicted)
-    return np.array(
-        [
-            _UNKNOWN if label is None else int(classes[index] == label)
-            for index, label in zip(predicted, names, strict=True)
-        ],
-        np.int8,
-    )
+def label_ranks(
+    probabilities: Floats, labels: Sequence[str | None] | None, classes: Sequence[str]
+) -> NDArray[np.int16]:
+    """How many classes the model thinks more probable than the true one, image by image.
+
+    Parameters
+    ----------
+    probabilities
+        Shape (n, c).
+    labels
+        True class of each image, None where it is not known; or None when none is.
+    classes
+        The c class names.
+
+    Returns
+    -------
+    array of shape (n,)
+        0 for an image that is predicted right, c for a label that is not one of `classes`, -1
+        without a label. Of equally probable classes the first counts as more probable.
+    """
+    ranks = np.full(len(probabilities), UNKNOWN, np.int16)
+    numbers = {name: number for number, name in enumerate(classes)}
+    for row, label in enumerate(labels or ()):
+        if label in numbers:
+            number = numbers[label]
+            own = probabilities[row, number]
+            ties = np.count_nonzero(probabilities[row, :number] == own)
+            ranks[row] = np.count_nonzero(probabilities[row] > own) + ties
+        elif label is not None:
+            ranks[row] = len(classes)
+    return ranks
+
+
+def _hits(ranks: NDArray[np.int16]) -> NDArray[np.int8]:
+    return np.where(ranks == UNKNOWN, UNKNOWN, ranks == 0).astype(np.int8)
 
 
 def realised_accuracy(

@@ -28,6 +28,8 @@ _TITLES = {
     "classes": "Predicted classes",
     "images": "Photographs",
     "accuracy": "Accuracy",
+    "labels": "Labels",
+    "speed": "Speed",
     "unreadable": "Files",
 }
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -8,6 +8,7 @@ classes     the predicted classes                    permutation, Jensen-Shannon
 features    features, and the head's logits          permutation, kernel and neighbours
 images      brightness, sharpness and the like       Kolmogorov-Smirnov, corrected for the number
 accuracy    right predictions, where labels are here Fisher's exact test
+labels      how unlikely the labels are to the model permutation
 unreadable  nothing: a limit is given                exact binomial
 =========== ======================================== ============================================
 """
@@ -30,7 +31,7 @@ from grocery.monitoring.statistics import (
     ks_distance,
     ks_p_value,
 )
-from grocery.monitoring.two_sample import kernel_test, neighbour_test
+from grocery.monitoring.two_sample import kernel_test, mean_test, neighbour_test
 from grocery.params import MonitorParams
 
 Verdict = Literal["alert", "watch", "too few", "ok"]
@@ -48,7 +49,7 @@ class Signal:
     Attributes
     ----------
     name
-        "confidence", "classes", "features", "images", "accuracy" or "unreadable".
+        "confidence", "classes", "features", "images", "accuracy", "labels" or "unreadable".
     statistic
         What was tested: a distance, the accuracy, or a number of files.
     p_value
@@ -204,6 +205,43 @@ def accuracy_signal(
         f"expected {before * labelled:.0f}."
     )
     return Signal("accuracy", right / labelled, p_value, drop, params.min_accuracy_drop, sentence)
+
+
+def labels_signal(
+    reference: Reference,
+    ranks: NDArray[np.int16],
+    confidences: NDArray[np.float32],
+    params: MonitorParams,
+) -> Signal:
+    """Compare how unlikely the labels of a batch's n labelled images are with the reference's.
+
+    A mistake of the model is mostly a near miss: the true class comes next. A label that was given
+    wrongly may come anywhere, also where the model is sure. So an image's surprise is the rank of
+    its label (see `grocery.monitoring.reference.label_ranks`) times the confidence, and its mean is
+    tested by permutation. The effect is the part of the labels that would have to be random ones.
+    """
+    known = reference.hits >= 0
+    before = surprise(reference.ranks[known], reference.confidences[known])
+    now = surprise(ranks, confidences)
+    found = mean_test(now, before, permutations=permutations(params.significance))
+    # A label that is drawn from all classes has half of them above it.
+    random = float(confidences.mean(dtype=np.float64)) * (len(reference.classes) - 1) / 2
+    effect = min(1.0, max(0.0, found.statistic / random)) if random else 0.0
+    if found.p_value > params.significance:
+        sentence = "The labels are as likely to the model as before."
+    else:
+        sentence = (
+            f"The labels are less likely to the model than before, as if {effect * 100:.0f} % of "
+            "them were random."
+        )
+    return Signal(
+        "labels", found.statistic, found.p_value, effect, params.min_label_shift, sentence
+    )
+
+
+def surprise(ranks: NDArray[np.int16], confidences: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rank of each image's label times the confidence, shape (n,)."""
+    return ranks.astype(np.float32) * confidences
 
 
 def unreadable_signal(files: int, unreadable: int, params: MonitorParams) -> Signal:

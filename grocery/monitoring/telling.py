@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
 
 from grocery.monitoring.drift import Judgement
 from grocery.monitoring.report import BatchReport
+from grocery.monitoring.speed import Timing
 
 HISTOGRAM_BINS = 20
 
@@ -32,7 +34,7 @@ class Tracker(Protocol):
         """Show a histogram."""
 
 
-def tell(tracked: Tracker, step: int, batch: BatchReport, timing: Mapping[str, float]) -> None:
+def tell(tracked: Tracker, step: int, batch: BatchReport, timing: Timing) -> None:
     """Show one batch in W&B, and notify the team when it has drifted.
 
     Parameters
@@ -45,7 +47,9 @@ def tell(tracked: Tracker, step: int, batch: BatchReport, timing: Mapping[str, f
         What is found, and how long prediction took.
     """
     tracked.log(curves(batch.judgement), step=step)
-    tracked.summary({f"prediction/{batch.name}/{name}": value for name, value in timing.items()})
+    tracked.summary(
+        {f"prediction/{batch.name}/{name}": value for name, value in asdict(timing).items()}
+    )
     counts, edges = np.histogram(batch.confidences, bins=HISTOGRAM_BINS, range=(0, 1))
     tracked.histogram(f"confidence/{batch.name}", counts.tolist(), edges.tolist())
     samples = batch.samples

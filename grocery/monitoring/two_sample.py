@@ -12,7 +12,7 @@ tests based on nearest neighbors", JASA 1986, counts the nearest neighbours of a
 that are of the same sample. Here the counts are raised to the fourth power before they are added
 up: ten new points that have only one another outweigh a hundred with one neighbour more.
 
-Both p-values are those of permutation tests, and exact.
+All p-values are those of permutation tests, and exact.
 """
 
 from __future__ import annotations
@@ -83,6 +83,23 @@ def kernel_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSampl
         p_value=(1 + at_least) / (1 + permutations),
         effect=max(0.0, observed - float(by_chance.mean())) ** 0.5,
     )
+
+
+def mean_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
+    """Test whether the values (n,) of a sample are on average larger than others (m,).
+
+    One-sided; statistic and effect are the difference of the means. Parameters are those of
+    `kernel_test`.
+    """
+    sample, other = _thinned(sample), _thinned(other)
+    n, m = len(sample), len(other)
+    pooled = np.concatenate([sample, other]).astype(np.float32)
+    sums = np.concatenate([block @ pooled for block in _splits(n, m, permutations)])
+    observed = float(pooled[:n].sum(dtype=np.float64))
+    tolerance = 1e-5 * float(np.abs(pooled).sum(dtype=np.float64))
+    at_least = int(np.count_nonzero(sums >= observed - tolerance))
+    difference = float(sample.mean(dtype=np.float64) - other.mean(dtype=np.float64))
+    return TwoSample(difference, (1 + at_least) / (1 + permutations), max(0.0, difference))
 
 
 def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grocery.monitoring.batches import Batch
     from grocery.monitoring.record import Release
     from grocery.monitoring.report import BatchReport
+    from grocery.monitoring.speed import Timing
     from grocery.params import MonitorParams, TrackingParams
 
 
@@ -26,7 +27,7 @@ class Examined:
 
     batch: Batch
     report: BatchReport
-    timing: dict[str, float]
+    timing: Timing
     unreadable: list[str]
 
 

@@ -31,10 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
     page = check_report(arguments.report)
     judge = open_judge(arguments.model, params)
 
-    reports, unreadable = [], []
+    reports, timings, unreadable = [], [], []
     for origin in progress(origins, title="monitor", total=len(origins)):
         examined = judge.examine(origin, arguments)
         reports.append(examined.report)
+        timings.append(examined.timing)
         unreadable += examined.unreadable
 
     # Nothing is printed earlier: it would run into the progress bars.
@@ -45,8 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     if page is not None:
         write_bytes(page, render(judge.release.reference, reports, params))
     if arguments.json:
-        for origin, report in zip(origins, reports, strict=True):
-            print(json.dumps(rounded(output.document(origin, report))))
+        for origin, report, timing in zip(origins, reports, timings, strict=True):
+            print(json.dumps(rounded(output.document(origin, report, timing))))
     elif reports:
         print("\n".join(output.table(reports)))
         if lines := [line for report in reports for line in output.findings(report, params)]:

@@ -10,15 +10,17 @@ from grocery.errors import printable
 
 if TYPE_CHECKING:
     from grocery.monitoring.report import BatchReport
+    from grocery.monitoring.speed import Timing
     from grocery.params import MonitorParams
 
 
-def document(origin: Path, report: BatchReport) -> dict[str, Any]:
+def document(origin: Path, report: BatchReport, timing: Timing) -> dict[str, Any]:
     """A batch as one JSON object."""
     from grocery.monitoring.batches import numbers, signals
 
     head = {"batch": report.name, "incoming": str(origin)}
-    return head | numbers(report) | {"signals": signals(report)}
+    speed = {"images_per_second": timing.images_per_second, "latency_ms": timing.latency_ms}
+    return head | numbers(report) | speed | {"signals": signals(report)}
 
 
 def table(reports: Sequence[BatchReport]) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,8 +109,9 @@ class _Watch:
         return not self._recorded.knows(digest, labels)
 
     def _judge(self, origin: Path) -> None:
-        from grocery.monitoring.history import utc
+        from grocery.monitoring.history import latencies, same_model, utc
         from grocery.monitoring.record import Taken, record
+        from grocery.monitoring.speed import with_speed
 
         judge = self.judge
         taken_at = self.arguments.time
@@ -117,9 +119,17 @@ class _Watch:
             taken_at = incoming.taken_at(origin)
         examined = judge.examine(origin, self.arguments)
         digest, labels = incoming.digests(examined.batch)  # of what was judged, to the byte
-        taken = Taken(str(origin), digest, labels, utc(taken_at), utc(time.time()))
+        timing, host = examined.timing, platform.node()
+        taken = Taken(str(origin), digest, labels, utc(taken_at), utc(time.time()), host, timing)
+        release = judge.release
+        known = [*self._recorded.entries, *(new.entry for new in self.new)]
+        before = same_model(known, release.reference.model_digest, release.reference_digest)
+        judgement = with_speed(
+            examined.report.judgement, timing.latency_ms, latencies(before, host), self.params
+        )
+        examined = replace(examined, report=replace(examined.report, judgement=judgement))
         make = partial(
-            record, taken=taken, report=examined.report, release=judge.release, params=self.params
+            record, taken=taken, report=examined.report, release=release, params=self.params
         )
         entry = self.history.append(make)
         if entry is not None:
@@ -167,7 +177,9 @@ def _document(new: New) -> dict[str, object]:
     kept = new.entry.model_dump(
         mode="json", exclude={"grocery_history", "confidence_counts", "class_counts"}
     )
-    document: dict[str, object] = rounded(kept | output.document(new.origin, new.examined.report))
+    document: dict[str, object] = rounded(
+        kept | output.document(new.origin, new.examined.report, new.examined.timing)
+    )
     return document
 
 

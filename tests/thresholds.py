@@ -1,0 +1,13 @@
+"""The thresholds of monitoring as params.yaml has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import ROOT
+from grocery.params import MonitorParams, load
+
+
+def thresholds(**changes: Any) -> MonitorParams:
+    """The section `monitor` of params.yaml, with some values changed."""
+    return load(ROOT / "params.yaml").monitor.model_copy(update=changes)
