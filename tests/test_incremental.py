@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, Project, environment
 from grocery.contents import read_content
 from grocery.data import build
 from grocery.features import fit_encoder
+from grocery.files import digest
 from grocery.params import FeaturizeParams, load
 from grocery.reuse import Memory, digest_of, maker
 from stages import featurize, prepare
@@ -247,3 +252,80 @@ class TestMaker:
 
     def test_parts_do_not_run_together(self) -> None:
         assert digest_of(["ab", "c"]) != digest_of(["a", "bc"]) != digest_of(["abc"])
+
+
+# Real processes below: `dvc repro`, its stages, and their ends.
+
+CACHED = ("data/prepared/shards", "data/prepared/incoming", "models/encoder", "data/features")
+# What lies there when the moment to kill has come: decoding, writing, fitting, encoding.
+MOMENTS = (
+    "data/prepared/.shards.partial/decoded/shard-*",
+    "data/prepared/.shards.partial/shard-*",
+    "data/.features.partial/raw",
+    "data/.features.partial/shard-*",
+)
+
+
+def repro(project: Project, *options: str, **env: str) -> dict[str, str]:
+    """Build the features; hash by path of the bytes that lie there then."""
+    project.run("dvc", "repro", *options, "featurize", env=env)
+    return {path: read_content(project.path / path).md5 for path in CACHED}
+
+
+def kill_when(project: Project, there: str) -> None:
+    """Run `dvc repro`, and kill it and its stage as soon as something lies there."""
+    process = subprocess.Popen(
+        ["dvc", "repro", "featurize"],
+        cwd=project.path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not any(project.path.glob(there)):
+            assert process.poll() is None, f"{there} has not been seen"
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    partial = there.partition(".partial")
+    assert any(project.path.glob(partial[0] + partial[1])), "killed too late"
+
+
+def test_a_change_that_is_killed_again_and_again_ends_as_from_scratch(project: Project) -> None:
+    """Images are added, removed, relabelled and replaced, and with them the encoder's sample."""
+    before = {path: read_content(project.path / path).md5 for path in CACHED}
+    recipe = project.path / "data/raw/synthetic/recipe.yaml"
+    text = recipe.read_text().replace("images: 30", "images: 33", 1)
+    head, tail = text.rsplit("images: 30", 1)
+    text = f"{head}images: 27{tail}".replace("wrong_labels: 1", "wrong_labels: 3")
+    recipe.write_text(text.replace("near_duplicates: 1", "near_duplicates: 0"))
+    old = {path.name: digest(path) for path in (project.path / CACHED[3]).iterdir()}
+    for moment in MOMENTS:
+        kill_when(project, moment)
+        for path in CACHED:  # the earlier outputs, or in time the new ones; always whole
+            assert not list((project.path / path).glob("**/decoded"))
+            assert (project.path / path).is_dir()
+    after = repro(project)
+    assert list(project.path.rglob(".*.partial")) == []
+    same = [path for path in CACHED if before[path] == after[path]]
+    assert same == ["data/prepared/incoming"]  # the recipe's own batches, with no changes there
+    new = {path.name: digest(path) for path in (project.path / CACHED[3]).iterdir()}
+    assert [name for name in old if old[name] == new[name]] == [], "of another encoder"
+    assert repro(project, "--force", GROCERY_REUSE="no") == after
+
+
+def test_dvc_notices_a_damaged_shard_and_a_missing_one(project: Project) -> None:
+    before = {path: read_content(project.path / path).md5 for path in CACHED}
+    damaged, gone = (
+        project.path / folder / f"shard-{number:05d}-of-00004.parquet"
+        for folder, number in ((CACHED[0], 1), (CACHED[3], 2))
+    )
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    damaged.write_bytes(data)
+    gone.unlink()
+    assert read_content(project.path / CACHED[0]).md5 != before[CACHED[0]]
+    # Without the run cache, so that the stages must make them again.
+    assert repro(project, "--no-run-cache") == before

@@ -1,0 +1,141 @@
+"""The DVC remote on S3: real DVC and git, and a real endpoint that verifies signatures."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import Project, environment
+from grocery.contents import read_content
+from s3_endpoint import S3Endpoint, recorded
+
+MODEL = "grocery-classifier"
+RELEASE = Path("models/release")
+
+
+@dataclass
+class World:
+    """A project that has been pushed to S3, with a version that has a name."""
+
+    endpoint: S3Endpoint
+    project: Project
+
+    def clone(self, target: Path) -> Project:
+        self.project.run("git", "clone", "--quiet", str(self.project.path), str(target))
+        return Project(target)
+
+
+@pytest.fixture(scope="module")
+def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("s3")
+    with S3Endpoint(folder / "log") as endpoint:
+        project = built.copy(folder / "project")
+        endpoint.remote_of(project)
+        project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")
+        project.run("dvc", "push", env=endpoint.environment())
+        yield World(endpoint, project)
+
+
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """An address where nothing listens, and nothing else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def outputs(project: Project) -> dict[str, str]:
+    """Hash by path of all outputs, of the bytes that lie there."""
+    paths = [out["path"] for stage in project.lock().values() for out in stage["outs"]]
+    return {path: read_content(project.path / path).md5 for path in paths}
+
+
+def test_each_object_is_sent_once(world: World) -> None:
+    expected = recorded(world.project)
+    assert world.endpoint.objects() == expected
+    assert world.endpoint.uploads() == Counter(expected.keys())
+
+
+def test_a_fresh_clone_has_the_bytes_and_makes_them_again(world: World, tmp_path: Path) -> None:
+    clone = world.clone(tmp_path / "clone")
+    clone.run("dvc", "pull", "dvc.yaml", env=world.endpoint.environment())
+    assert outputs(clone) == outputs(world.project)
+    # Without the key from here on: what was pulled is enough.
+    assert "Running stage" not in clone.run("dvc", "repro").stdout
+    again = clone.run("dvc", "repro", "--force", "--single-item", "train").stdout
+    assert "Running stage 'train'" in again
+    assert outputs(clone) == outputs(world.project)
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> None:
+    env = world.endpoint.environment(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    address, wanted = str(world.project.path), read_content(world.project.path / RELEASE).md5
+    # Nothing but the bucket has the bytes.
+    world.project.path.joinpath(".dvc/cache").rename(tmp_path / "hidden")
+    try:
+        elsewhere = Project(tmp_path)
+        get = ("dvc", "artifacts", "get", address, MODEL, "--out", "got")
+        elsewhere.run(*get, env=env)
+        fetch = ("grocery", "registry", "fetch", "v1.0.0", "--from", address, "--out", "fetched")
+        elsewhere.run(*fetch, env=env)
+    finally:
+        (tmp_path / "hidden").rename(world.project.path / ".dvc/cache")
+    assert read_content(tmp_path / "got").md5 == wanted
+    assert read_content(tmp_path / "fetched").md5 == wanted
+
+
+class TestRefusals:
+    """One sentence, a non-zero exit, and nothing is lost."""
+
+    def refused(self, project: Project, env: dict[str, str], *command: str) -> str:
+        done = project.run(*command, check=False, env=env)
+        said = done.stdout + done.stderr
+        assert done.returncode != 0
+        assert "Traceback" not in said
+        assert env["AWS_SECRET_ACCESS_KEY"] not in said
+        sentences = [line for line in said.splitlines() if line.lower().startswith("error: ")]
+        assert sentences, said
+        return sentences[0]
+
+    def test_a_wrong_key(self, world: World, tmp_path: Path) -> None:
+        env = world.endpoint.environment(
+            AWS_SECRET_ACCESS_KEY="not-the-key", XDG_CACHE_HOME=str(tmp_path / "cache")
+        )
+        before, stored = outputs(world.project), world.endpoint.objects()
+        assert "Forbidden" in self.refused(world.project, env, "dvc", "push")
+        clone = world.clone(tmp_path / "clone")
+        fetch = ("grocery", "registry", "fetch", "v1.0.0", "--out", "got")
+        assert "registry fetch: " in self.refused(clone, env, *fetch)
+        assert not (clone.path / "got").exists()
+        assert outputs(world.project) == before
+        assert world.endpoint.objects() == stored
+
+    def test_an_endpoint_that_is_down(self, world: World, tmp_path: Path, nowhere: str) -> None:
+        clone = world.clone(tmp_path / "clone")
+        clone.run("dvc", "remote", "modify", "--local", "storage", "endpointurl", nowhere)
+        env = world.endpoint.environment()
+        assert nowhere in self.refused(clone, env, "dvc", "pull", "dvc.yaml")
+        assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_the_key_is_in_the_environment_alone(world: World) -> None:
+    """Not in a file of the project, tracked or not, nor in any of git's objects."""
+    keys = [world.endpoint.key.encode(), world.endpoint.secret.encode()]
+    files = [path for path in world.project.path.rglob("*") if path.is_file()]
+    history = subprocess.run(
+        ["git", "cat-file", "--batch-all-objects", "--batch"],
+        cwd=world.project.path,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    ).stdout
+    assert b"endpointurl" in history
+    for data in (history, *(path.read_bytes() for path in files)):
+        assert not any(key in data for key in keys)

@@ -1,0 +1,118 @@
+"""After one changed image only the changed shards travel: on `dvc push` to S3, and to W&B."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conftest import TINY_PARAMS, Project, checkout
+from grocery.data.shards import read_columns
+from grocery.data.sources import open_source
+from s3_endpoint import S3Endpoint, listing, recorded
+from test_prepare import jpeg, picture, put
+from wandb_server import WandbServer
+
+SHARDS = 16
+RAW = "data/raw/mine"
+OUTPUTS = ("data/prepared/shards", "data/features")
+REPRO = ("dvc", "repro", "featurize")
+
+
+def photographs(built: Project, target: Path) -> None:
+    """The drawn images as files, with the splits that they have, so that each keeps its own."""
+    source = open_source(built.path / "data/raw/synthetic")
+    drawn = {image.path: image for image in source.images()}
+    table = read_columns(built.path / OUTPUTS[0], ["path", "split", "label"])
+    for row in table.to_pylist():
+        if row["label"]:
+            put(target, f"{row['split']}/{row['path']}", drawn[row["path"]].read())
+    for number, image in enumerate(source.incoming()["clean"]):
+        put(target, f"incoming/monday/{number}.jpg", image.read())
+
+
+@pytest.fixture
+def mine(built: Project, tmp_path: Path) -> Project:
+    """A project with a folder of photographs under DVC."""
+    project = checkout(tmp_path / "project")
+    photographs(built, project.path / RAW)
+    project.edit_params(TINY_PARAMS)
+    project.edit_params(
+        {
+            "data": {"source": "mine"},
+            "prepare": {"shards": SHARDS},
+            "tracking": {"upload": "files", "entity": "team", "project": "grocery"},
+        }
+    )
+    (project.path / "dvc.lock").unlink()
+    project.run("dvc", "add", RAW)
+    return project
+
+
+def shards(project: Project) -> dict[str, dict[str, str]]:
+    """Hash by name of the shards of both stages, as DVC has them."""
+    hashes = {out["path"]: out["md5"] for s in project.lock().values() for out in s["outs"]}
+    return {path: listing(project, hashes[path]) for path in OUTPUTS}
+
+
+def sent_shards(server: WandbServer, since: int) -> Counter[str]:
+    """How often W&B got a file of each shard's name, of whichever stage."""
+    uploads = [request for request in server.requests[since:] if request.kind == "upload"]
+    names = [Path(request.operation).name for request in uploads]
+    return Counter(name for name in names if name.startswith("shard-"))
+
+
+def raw_objects(project: Project) -> dict[str, int]:
+    """What `dvc add` has put into the cache for the folder of photographs."""
+    said = (project.path / f"{RAW}.dvc").read_text()
+    (md5,) = [word for word in said.split() if word.endswith(".dir")]
+    return recorded(project, md5)
+
+
+def test_one_changed_image(mine: Project, tmp_path: Path) -> None:
+    """The image is a test image, so that the encoder stays: otherwise all features would change."""
+    with S3Endpoint(tmp_path / "log") as endpoint, WandbServer() as server:
+        endpoint.remote_of(mine)
+        online = server.environment() | {"WANDB_MODE": "online"}
+        mine.run(*REPRO, env=online)
+        mine.run("dvc", "push", env=endpoint.environment())
+        first, stored = shards(mine), endpoint.objects()
+        assert stored == recorded(mine) | raw_objects(mine)
+        names = [name for path in OUTPUTS for name in first[path]]
+        assert sent_shards(server, 0) == Counter(names)
+
+        replaced = min((mine.path / RAW / "test").rglob("*.jpg"))
+        replaced.write_bytes(jpeg(picture(1)))
+        seen = len(server.requests)
+        mine.run("dvc", "add", RAW)
+        mine.run(*REPRO, env=online)
+        mine.run("dvc", "push", env=endpoint.environment())
+
+        second = shards(mine)
+        changed = [
+            (name, md5)
+            for path in OUTPUTS
+            for name, md5 in second[path].items()
+            if first[path][name] != md5
+        ]
+        # The image that has gone and the one that came, in the images and in the features.
+        assert 2 <= len(changed) <= 4
+        assert sent_shards(server, seen) == Counter(name for name, _ in changed)
+        assert server.errors == []
+
+        after = endpoint.objects()
+        new = {md5: size for md5, size in after.items() if md5 not in stored}
+        assert after == stored | new
+        assert new == {
+            md5: size
+            for md5, size in (recorded(mine) | raw_objects(mine)).items()
+            if md5 not in stored
+        }
+        sent = {md5 for _, md5 in changed}
+        assert sent <= new.keys()
+        # Beside them the image itself, and the lists of three folders.
+        assert len(new.keys() - sent) == 4
+        total = sum(recorded(mine).values())
+        assert sum(new.values()) < total / 4
+        assert set(endpoint.uploads().values()) == {1}
