@@ -174,16 +174,28 @@ def test_the_command(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert rows[0]["shift"] == "none"
     assert rows[0]["batches"] == 2
     assert {row["shift"] for row in rows} >= {*SHIFTS, "unknown product", "relabelling"}
+    only = ("--json", "--workers", "1", "--only", "relabelling", "--only", "blur")
+    some: list[dict[str, Any]] = json.loads(ran(capsys, folder, *only))
+    assert some == [row for row in rows if row["shift"] in ("relabelling", "blur")]
+    assert some
 
 
 @pytest.mark.parametrize(
-    ("sizes", "sentence"),
-    [("5", "fewer than 20 images"), ("140", "a batch takes three quarters of them at most")],
+    ("option", "value", "sentence"),
+    [
+        ("--sizes", "5", "fewer than 20 images"),
+        ("--sizes", "140", "a batch takes three quarters of them at most"),
+        (
+            "--only",
+            "fog",
+            "--only has 'fog'; there are 'none', 'none, labels checked', 'dim light'",
+        ),
+    ],
 )
-def test_sizes_that_cannot_be(
-    capsys: pytest.CaptureFixture[str], folder: Path, sizes: str, sentence: str
+def test_what_cannot_be(
+    capsys: pytest.CaptureFixture[str], folder: Path, option: str, value: str, sentence: str
 ) -> None:
     with pytest.raises(SystemExit) as error:
-        ran(capsys, folder, "--sizes", sizes)
+        ran(capsys, folder, option, value)
     assert error.value.code == 1
     assert sentence in capsys.readouterr().err

@@ -68,6 +68,15 @@ def main(argv: Sequence[str], prog: str) -> None:
         help="images a batch (default: 25 50 100 200)",
     )
     parser.add_argument(
+        "--only",
+        action="append",
+        metavar="SHIFT",
+        help=(
+            "leave the other shifts out, such as --only relabelling --only 'unknown product'; the "
+            "batches are those of the whole drill (default: all)"
+        ),
+    )
+    parser.add_argument(
         "--images",
         type=_positive,
         default=800,
@@ -108,6 +117,12 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--sizes has {sizes[0]}, but batches of fewer than {params.min_batch} images "
             "(monitor.min_batch) are not judged"
         )
+    wanted = conditions(sizes)
+    names = list(dict.fromkeys(condition.shift for condition in wanted))
+    if unknown := sorted(set(arguments.only or ()) - set(names)):
+        raise DataError(f"--only has {unknown[0]!r}; there are {', '.join(map(repr, names))}")
+    only = arguments.only or names
+    wanted = [condition for condition in wanted if condition.shift in only]
     model = load_model(arguments.release)
     workers = arguments.workers
     available = len(labelled_images(arguments.shards, "test"))
@@ -116,14 +131,16 @@ def _run(arguments: argparse.Namespace) -> None:
             f"--sizes has {sizes[-1]}, but {arguments.shards} holds {available} labelled test "
             "images, and a batch takes three quarters of them at most"
         )
-    images = held_out(model, arguments.shards, images=arguments.images, workers=workers)
+    images = held_out(
+        model, arguments.shards, images=arguments.images, workers=workers, shifts=only
+    )
     left_out = drill.left_out_classes(images)
     results = drill.run_drill(
         images,
         model.head,
         model.classes,
         heads_without(model, arguments.shards, left_out, workers=workers),
-        conditions(sizes),
+        wanted,
         batches=arguments.batches,
         params=params,
         workers=workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,13 +64,22 @@ class HeldOut:
     seen: dict[Key, Seen]
 
 
-def held_out(model: Model, shards: Path, *, images: int, workers: int) -> HeldOut:
+def held_out(
+    model: Model,
+    shards: Path,
+    *,
+    images: int,
+    workers: int,
+    shifts: Collection[str] = tuple(SHIFTS),
+) -> HeldOut:
     """Read and predict a dataset's test images.
 
     Parameters
     ----------
     images
         Most images that are shifted, chosen by content hash.
+    shifts
+        Names of the shifts that are applied; all by default.
 
     Raises
     ------
@@ -90,7 +99,7 @@ def held_out(model: Model, shards: Path, *, images: int, workers: int) -> HeldOu
     seen: dict[Key, Seen] = {None: _see(model, jpegs, ids, None, workers)}
     chosen = ids[:images]  # they are in the order of their hashes
     for name, (_, _, strengths) in SHIFTS.items():
-        for strength in strengths:
+        for strength in strengths if name in shifts else ():
             seen[name, strength] = _see(model, jpegs, chosen, (name, strength), workers)
     return HeldOut(ids, [row["label"] for row in rows], groups, seen)
 
