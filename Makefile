@@ -42,12 +42,12 @@ $(VENV)/.sweep: requirements-sweep.lock $(VENV)/.run
 	@touch $@
 
 # The locks hold versions and hashes, and name no package index.
-LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+LOCK := uv pip compile --quiet --universal --python-version 3.11 \
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 lock:            ## resolve pyproject.toml anew (needs uv)
-	$(LOCK) --group build -o requirements.lock
-	$(LOCK) --group dev --extra s3 --extra onnx --extra faiss -c requirements.lock -o requirements-dev.lock
-	$(LOCK) --only-group sweep -c requirements.lock -o requirements-sweep.lock
+	$(LOCK) pyproject.toml --group build -o requirements.lock
+	$(LOCK) pyproject.toml --group dev --extra s3 --extra onnx --extra faiss -c requirements.lock -o requirements-dev.lock
+	$(LOCK) --group sweep -c requirements.lock -o requirements-sweep.lock
 
 clean:            ## remove the environment (the pipeline's outputs stay)
 	rm -rf $(VENV)
