@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -304,12 +305,42 @@ def test_differences_are_said_in_words() -> None:
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not in the lock: it is large")
 def test_ray_gives_the_bytes_of_this_machine(tiny: Project, tmp_path: Path) -> None:
     here = outputs(tiny)
-    command = ("start", "--head", "--port", "0", "--num-cpus", "2", "--include-dashboard=false")
-    ray = (sys.executable, "-m", "ray.scripts.scripts")
-    tiny.run(*ray, *command, "--temp-dir", str(tmp_path), "--disable-usage-stats")
-    try:
-        use(tiny, "ray", "auto")
+    address = f"127.0.0.1:{_free_port()}"
+    use(tiny, "ray", address)
+    with _ray_head(address, tmp_path):
+        wait_for(lambda: not _ray_health(tiny, address).returncode)
         tiny.run("dvc", "repro", "--force", "version", "featurize", env=FROM_SCRATCH)
-    finally:
-        tiny.run(*ray, "stop", "--force")
     assert outputs(tiny) == here
+
+
+_RAY = (sys.executable, "-m", "ray.scripts.scripts")
+
+
+@contextmanager
+def _ray_head(address: str, folder: Path) -> Iterator[None]:
+    host, _, port = address.partition(":")
+    what = (
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+    )
+    where = ("--node-ip-address", host, "--port", port)
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-") as short,  # Ray puts sockets into it
+        running(*_RAY[2:], "start", *what, *where, "--temp-dir", short, folder=folder) as process,
+    ):
+        yield
+        process.terminate()  # it ends what it has started
+        process.wait()
+
+
+def _ray_health(project: Project, address: str) -> subprocess.CompletedProcess[str]:
+    return project.run(*_RAY, "health-check", "--address", address, check=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
