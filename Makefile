@@ -46,7 +46,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 \
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 lock:            ## resolve pyproject.toml anew (needs uv)
 	$(LOCK) pyproject.toml --group build -o requirements.lock
-	$(LOCK) pyproject.toml --group dev --extra s3 --extra onnx --extra faiss -c requirements.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml --group dev --extra s3 --extra onnx --extra faiss --extra dask -c requirements.lock -o requirements-dev.lock
 	$(LOCK) --group sweep -c requirements.lock -o requirements-sweep.lock
 
 clean:            ## remove the environment (the pipeline's outputs stay)

@@ -1,4 +1,7 @@
-"""Sharing work out to processes, with results that do not depend on how many there are."""
+"""Sharing work out to processes, with results that do not depend on how many there are.
+
+The processes are this machine's, unless `engine` has opened the door to others.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,56 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from grocery.cluster import Cluster
 from grocery.errors import GroceryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_CLUSTER: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
+
+
+@contextmanager
+def engine(backend: str, address: str) -> Iterator[None]:
+    """Let `parallel_map` share work out to another engine's workers while the block runs.
+
+    Parameters
+    ----------
+    backend
+        "local" for processes of this machine, "dask" or "ray".
+    address
+        Where Dask's scheduler or Ray's head is, such as ``tcp://10.0.0.1:8786``.
+
+    Raises
+    ------
+    GroceryError
+        When the engine is not installed, nobody answers, or a worker would compute other bytes.
+    """
+    if backend == "local":
+        yield
+        return
+    opened: AbstractContextManager[Cluster]
+    if backend == "dask":
+        from grocery.cluster.dask import dask_cluster
+
+        opened = dask_cluster(address)
+    else:
+        from grocery.cluster.ray import ray_cluster
+
+        opened = ray_cluster(address)
+    with opened as cluster:
+        token = _CLUSTER.set(cluster)
+        try:
+            yield
+        finally:
+            _CLUSTER.reset(token)
 
 
 def parallel_map(
@@ -29,21 +73,26 @@ def parallel_map(
     items
         Independent pieces of work, usually shards.
     workers
-        Number of processes; 0 means one a core. With 1 everything runs in this process.
+        Most processes at work at a time; 0 means one a core or, in an `engine`, all its workers.
+        With 1, and where there is one item only, everything runs in this process.
     title
         What the progress bar calls the work. The bar shows on a terminal only.
 
     Raises
     ------
     GroceryError
-        When a worker was killed.
+        When a worker was killed, or an engine's workers are lost.
     """
     total = len(items) if isinstance(items, Sized) else None
-    workers = workers or len(os.sched_getaffinity(0))
+    cluster = _CLUSTER.get()
+    if cluster is None:
+        workers = workers or len(os.sched_getaffinity(0))
     if total is not None:
-        workers = max(1, min(workers, total))
+        workers = min(workers, total) if total > 1 else 1
     if workers == 1:
         results: Iterable[Result] = (function(item) for item in items)
+    elif cluster is not None:
+        results = cluster.map(function, items, workers=workers, title=title)
     else:
         results = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")(
             delayed(function)(item) for item in items

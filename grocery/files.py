@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,18 +19,19 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give an empty sibling folder to write in, and put it in place of `path` at the end.
 
     When the block raises, `path` is left as it was. When the process is killed, a later call
-    removes what was left behind.
+    removes what was left behind. The sibling has another name each time: what a process of a killed
+    run still writes, here or on another machine, ends up in no output.
 
     Parameters
     ----------
     path
         The folder to replace; it need not exist.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     previous = path.with_name(f".{path.name}.previous")
     if previous.exists() and not path.exists():
         previous.rename(path)  # killed between the two renames below
-    for leftover in (partial, previous):
+    for leftover in (*path.parent.glob(f".{glob.escape(path.name)}.*.partial"), previous):
         if leftover.is_file():
             leftover.unlink()
         shutil.rmtree(leftover, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -135,10 +136,27 @@ class MonitorParams(Section):
     sample_images: int = Field(ge=0, le=100)
 
 
+# What an address of each backend looks like.
+_ADDRESSES = {
+    "local": (r"", "empty"),
+    "dask": (r"(tcp|tls)://[^\s/@:]+:[0-9]+", "like tcp://10.0.0.1:8786"),
+    "ray": (r"auto|[^\s/@:]+:[0-9]+", "auto or like 10.0.0.1:6379"),
+}
+
+
 class ComputeParams(Section):
     """How the work is shared out; changes no output."""
 
     workers: int = Field(ge=0, le=1024)
+    backend: Literal["local", "dask", "ray"] = "local"
+    address: str = ""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        allowed, example = _ADDRESSES[self.backend]
+        if not re.fullmatch(allowed, self.address):
+            raise ValueError(f"with backend {self.backend} the address should be {example}")
+        return self
 
 
 class RegistryParams(Section):

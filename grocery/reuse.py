@@ -121,13 +121,15 @@ def digest_of(parts: Iterable[str | bytes]) -> str:
 def maker(parameters: Any) -> str:
     """Digest of what makes files here, beside their inputs.
 
-    That is the source of all our modules that this process has loaded, the libraries' versions, the
-    kernels, and `parameters` (JSON).
+    That is the source of all our modules that this process has loaded, but for those that share out
+    the work and change no byte, the libraries' versions, the kernels, and `parameters` (JSON).
     """
     modules = sorted(
         (name, _file(module))
         for name, module in sys.modules.items()
-        if name.split(".")[0] in ("grocery", "stages", "__main__") and _file(module)
+        if name.split(".")[0] in ("grocery", "stages", "__main__")
+        and not name.startswith("grocery.cluster")
+        and _file(module)
     )
     return digest_of(
         [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grocery.arrays import load_arrays, save_arrays
-from grocery.compute import parallel_map
+from grocery.compute import engine, parallel_map
 from grocery.data.shards import shard_paths
 from grocery.errors import one_sentence
 from grocery.features.encoder import KIND, Encoder
@@ -101,13 +101,16 @@ def main() -> None:
         inputs: dict[str | Output, Path] = {artifacts.DATASET: SHARDS}
         if params.featurize.encoder == "onnx":
             inputs["backbone"] = Path(params.featurize.onnx.path)
-        with stage_run(
-            "featurize",
-            settings=params.tracking,
-            config={"featurize": params.featurize.model_dump()},
-            inputs=inputs,
-            tags=[params.data.source],
-        ) as tracked:
+        with (
+            stage_run(
+                "featurize",
+                settings=params.tracking,
+                config={"featurize": params.featurize.model_dump()},
+                inputs=inputs,
+                tags=[params.data.source],
+            ) as tracked,
+            engine(params.compute.backend, params.compute.address),
+        ):
             result = run(
                 params.featurize,
                 shards=SHARDS,

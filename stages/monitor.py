@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from grocery.compute import parallel_map
+from grocery.compute import engine, parallel_map
 from grocery.errors import DataError, one_sentence
 from grocery.files import replacing, write_bytes, write_json
 from grocery.model import load_model
@@ -75,13 +75,16 @@ def main() -> None:
     with one_sentence("monitor"):
         params = load()
         steps = count()
-        with stage_run(
-            "monitor",
-            settings=params.tracking,
-            config={"monitor": params.monitor.model_dump()},
-            inputs={artifacts.RELEASE: RELEASE, artifacts.INCOMING: INCOMING},
-            tags=[params.data.source],
-        ) as tracked:
+        with (
+            stage_run(
+                "monitor",
+                settings=params.tracking,
+                config={"monitor": params.monitor.model_dump()},
+                inputs={artifacts.RELEASE: RELEASE, artifacts.INCOMING: INCOMING},
+                tags=[params.data.source],
+            ) as tracked,
+            engine(params.compute.backend, params.compute.address),
+        ):
             result = run(
                 params.monitor,
                 release=RELEASE,

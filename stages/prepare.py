@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grocery.compute import parallel_map
+from grocery.compute import engine, parallel_map
 from grocery.data.build import Decoded, decode_shard, finish_shard, hash_files
 from grocery.data.cleaning import clean, refuse_bad, summarise
 from grocery.data.duplicates import Copies, exact_copies
@@ -178,13 +178,16 @@ def main() -> None:
     with one_sentence("prepare"):
         params = load()
         source = RAW / params.data.source
-        with stage_run(
-            "prepare",
-            settings=params.tracking,
-            config={"data": params.data.model_dump(), "prepare": params.prepare.model_dump()},
-            inputs={"raw": source},
-            tags=[params.data.source],
-        ) as tracked:
+        with (
+            stage_run(
+                "prepare",
+                settings=params.tracking,
+                config={"data": params.data.model_dump(), "prepare": params.prepare.model_dump()},
+                inputs={"raw": source},
+                tags=[params.data.source],
+            ) as tracked,
+            engine(params.compute.backend, params.compute.address),
+        ):
             counts = run(
                 source,
                 params.prepare,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from grocery.compute import engine
 from grocery.contents import read_content
 from grocery.data.card import dataset_card, read_report, read_rows
 from grocery.data.card_page import MOST_SUSPECTS, pictures_a_class, render
@@ -100,13 +101,19 @@ def main() -> None:
     """Run the stage on the paths of dvc.yaml."""
     with one_sentence("version"):
         params = load()
-        with stage_run(
-            "version",
-            settings=params.tracking,
-            config={"version": params.version.model_dump(), "prepare": params.prepare.model_dump()},
-            inputs={artifacts.DATASET: SHARDS},
-            tags=[params.data.source],
-        ) as tracked:
+        with (
+            stage_run(
+                "version",
+                settings=params.tracking,
+                config={
+                    "version": params.version.model_dump(),
+                    "prepare": params.prepare.model_dump(),
+                },
+                inputs={artifacts.DATASET: SHARDS},
+                tags=[params.data.source],
+            ) as tracked,
+            engine(params.compute.backend, params.compute.address),
+        ):
             tracked.summary(lambda: {"changes": changes_since("HEAD")})
             result = run(
                 params.version,

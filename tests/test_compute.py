@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from grocery.compute import parallel_map
+from grocery.compute import engine, parallel_map
 from grocery.errors import GroceryError, one_sentence
 
 
@@ -49,3 +49,14 @@ def test_errors_are_one_line_and_an_exit_code(
 def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), one_sentence("test"):
         1 / 0  # noqa: B018
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize(("workers", "items"), [(1, 3), (0, 1), (2, 1)])
+def test_one_worker_or_one_item_is_done_here(workers: int, items: int) -> None:
+    with engine("local", ""):
+        found = set(parallel_map(process, range(items), workers=workers, title="here"))
+    assert found == {os.getpid()}

@@ -259,10 +259,10 @@ class TestMaker:
 CACHED = ("data/prepared/shards", "data/prepared/incoming", "models/encoder", "data/features")
 # What lies there when the moment to kill has come: decoding, writing, fitting, encoding.
 MOMENTS = (
-    "data/prepared/.shards.partial/decoded/shard-*",
-    "data/prepared/.shards.partial/shard-*",
-    "data/.features.partial/raw",
-    "data/.features.partial/shard-*",
+    "data/prepared/.shards.*.partial/decoded/shard-*",
+    "data/prepared/.shards.*.partial/shard-*",
+    "data/.features.*.partial/raw",
+    "data/.features.*.partial/shard-*",
 )
 
 

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grocery.cli import data_diff, monitor, predict, registry, sweep, sync, trial
+from grocery.cli import data_diff, monitor, predict, registry, sweep, sync, trial, worker
 from grocery.cli.terminal import standard_output
 from grocery.errors import one_sentence
 
@@ -21,6 +21,7 @@ _COMMANDS: list[Callable[[Any], None]] = [
     sweep.add_parser,
     sync.add_parser,
     trial.add_parser,
+    worker.add_parser,
 ]
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "registry": ("versions of the model and what runs in production", registry.COMMANDS),

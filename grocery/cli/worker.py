@@ -1,0 +1,75 @@
+"""`grocery worker`: lend this machine to a project that runs on another one, through Dask."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from grocery.errors import GroceryError
+
+
+def add_parser(parsers: Any) -> None:
+    """Add the command."""
+    parser = parsers.add_parser(
+        "worker",
+        help="work for a Dask scheduler, with the kernels that give the recorded bytes",
+        description=(
+            "Start Dask workers that compute what the project's own machine would: numeric\n"
+            "kernels as recorded, one thread each. They go on until they are interrupted, or the\n"
+            "scheduler has been gone for a minute. The project's folder must be shared, under the\n"
+            "same path. Whoever reaches the scheduler can run code here: see docs/machines.md."
+        ),
+        epilog=(
+            "examples:\n"
+            "  grocery worker tcp://10.0.0.1:8786                  one process a core\n"
+            "  grocery worker tcp://10.0.0.1:8786 --workers 8\n"
+            "\n"
+            "Dask's own settings are taken from its files and from the environment, such as\n"
+            "DASK_TEMPORARY_DIRECTORY=/scratch or DASK_DISTRIBUTED__COMM__TLS__CA_FILE=ca.pem."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("address", help="the scheduler: tcp://HOST:PORT or tls://HOST:PORT")
+    parser.add_argument(
+        "--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)"
+    )
+    parser.add_argument(
+        "--memory",
+        default="auto",
+        metavar="SIZE",
+        help="what a process may use, such as 2GB, before it is started anew (default: its share)",
+    )
+    parser.set_defaults(run=_run, command="worker")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1024:
+        raise argparse.ArgumentTypeError("a number of processes, 1 to 1024")
+    return value
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Become `dask worker`; what this process has pinned is in the environment that it inherits."""
+    from importlib.util import find_spec
+
+    import grocery
+
+    if find_spec("distributed") is None:
+        raise GroceryError("dask is not installed; pip install '.[dask]'")
+    # Workers import this very code, wherever they are started.
+    source = str(Path(grocery.__file__).parent.parent)
+    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    workers = arguments.workers or len(os.sched_getaffinity(0))
+    command = [
+        *(sys.executable, "-m", "distributed.cli.dask_worker", arguments.address),
+        *("--nthreads", "1", "--nworkers", str(workers), "--no-dashboard"),
+        *("--death-timeout", "60", "--preload", "grocery.cluster.preload"),
+        *("--memory-limit", arguments.memory),
+    ]
+    sys.stdout.flush()
+    os.execv(command[0], command)

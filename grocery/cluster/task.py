@@ -1,0 +1,108 @@
+"""A piece of work as it reaches a worker on another machine, and what the worker checks first."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from grocery.cluster.sameness import CODE, differences, traits
+from grocery.errors import GroceryError
+
+# Where DVC keeps what is nobody's output.
+_SCRATCH = Path(".dvc/tmp/grocery")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where, and by what, the work is to be done.
+
+    Attributes
+    ----------
+    folder
+        The project's folder; the paths in the work are relative to it.
+    mark
+        A file in it that only the driver's own folder has.
+    traits
+        The driver's, see `grocery.cluster.sameness`.
+    """
+
+    folder: str
+    mark: str
+    traits: tuple[tuple[str, str], ...]
+
+    def check(self) -> None:
+        """Refuse to work where the bytes might be others, or would go elsewhere.
+
+        Raises
+        ------
+        GroceryError
+            Names this host and what is wrong.
+        """
+        if problem := self.problem():
+            raise GroceryError(problem)
+
+    def problem(self) -> str:
+        """What is wrong with this process, in a sentence that names the host; empty if nothing."""
+        wrong = self._wrong()
+        return f"the worker on {socket.gethostname()} {wrong}" if wrong else ""
+
+    def _wrong(self) -> str:
+        if not Path(self.folder).is_dir():
+            return f"has no folder {self.folder}; it must be shared, under this path"
+        if not Path(self.folder, self.mark).is_file():
+            return f"has another folder {self.folder}; it must be shared, not copied"
+        found = differences(dict(self.traits), traits())
+        if not found:
+            return ""
+        stale = len(found) == 1 and found[0].startswith(CODE)
+        advice = "restart it" if stale else "start it in the same environment by `grocery worker`"
+        return f"would compute other bytes: {'; '.join(found)}; {advice}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every item, and where. Sent once to a worker, not once a task."""
+
+    function: Callable[[Any], Any]
+    place: Place
+
+
+@contextmanager
+def this_place() -> Iterator[Place]:
+    """This process's working directory and traits, as workers shall have them."""
+    _SCRATCH.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=_SCRATCH, prefix="driver-") as mark:
+        name = str(_SCRATCH / Path(mark.name).name)
+        yield Place(os.getcwd(), name, tuple(traits().items()))
+
+
+def call(job: Job, item: Any) -> Any:
+    """Do a job to an item, in the job's folder."""
+    _checked(job.place)
+    os.chdir(job.place.folder)
+    _AT_WORK[job.place.folder] = job.place.mark
+    try:
+        return job.function(item)
+    finally:
+        _AT_WORK.clear()
+
+
+def at_work_in(folder: str) -> bool:
+    """Whether this process is doing a job in a folder just now."""
+    return folder in _AT_WORK
+
+
+_AT_WORK: dict[str, str] = {}
+
+
+@cache
+def _checked(place: Place) -> None:
+    """Check once a process; a failure is not remembered, so it is said by every task."""
+    place.check()
