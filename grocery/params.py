@@ -148,8 +148,8 @@ class ComputeParams(Section):
     """How the work is shared out; changes no output."""
 
     workers: int = Field(ge=0, le=1024)
-    backend: Literal["local", "dask", "ray"] = "local"
-    address: str = ""
+    backend: Literal["local", "dask", "ray"]
+    address: str
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
