@@ -16,6 +16,7 @@ from grocery.errors import DataError, one_sentence
 from grocery.files import replacing, write_bytes, write_json
 from grocery.learning.suspects import find_suspects
 from grocery.params import VersionParams, load
+from grocery.reuse import Memory
 from grocery.tracking import artifacts
 from grocery.tracking.provenance import git
 from grocery.tracking.run import stage_run
@@ -35,6 +36,7 @@ def run(
     card: Path,
     metrics: Path,
     workers: int,
+    memory: Memory | None = None,
 ) -> dict[str, Any]:
     """Write the dataset card as ``card.json``, ``index.html`` and ``contact-sheet.jpg``.
 
@@ -50,6 +52,8 @@ def run(
         Folder of the card, and JSON file of its key figures; replaced when all went well.
     workers
         Number of processes, see `grocery.compute.parallel_map`.
+    memory
+        What was found in parts of the dataset that have not changed; nothing by default.
 
     Returns
     -------
@@ -61,9 +65,11 @@ def run(
     rows = read_rows(paths, workers=workers)
     suspects = find_suspects(
         paths,
+        labelled=len(rows) - rows.column("label").null_count,
         neighbors=params.suspect_neighbors,
         agreement=params.suspect_agreement,
         workers=workers,
+        memory=memory,
     )
     document = dataset_card(rows, found, suspects, near_duplicate_bits=near_duplicate_bits)
 
@@ -123,6 +129,7 @@ def main() -> None:
                 card=CARD,
                 metrics=METRICS,
                 workers=params.compute.workers,
+                memory=Memory.of_stage("version"),
             )
             tracked.summary(result)
             tracked.html("dataset card", CARD / "index.html")

@@ -239,7 +239,9 @@ class TestSuspects:
         drawn = parallel_map(prepared, images, workers=2, title="draw")
         by_id = {row["image_id"]: row for row in drawn if row}
         folder = write_shards(tmp_path / "s", list(by_id.values()))
-        found = find_suspects(shard_paths(folder), neighbors=10, agreement=0.8, workers=1)
+        found = find_suspects(
+            shard_paths(folder), labelled=len(by_id), neighbors=10, agreement=0.8, workers=1
+        )
         wrong = embedded.planted()["wrong_labels"]
         right = [suspect for suspect in found if suspect.path in wrong]
         assert len(right) >= 0.8 * len(wrong)

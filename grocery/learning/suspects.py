@@ -4,11 +4,19 @@ Each labelled image asks its nearest neighbours, by cosine on centred colour des
 weighs the inverse fourth power of the distance, so that another photograph of the same thing says
 more than many of the same shelf (distance-weighted neighbours: Dudani, IEEE Trans. SMC 1976; as a
 test of labels: Wilson's editing, IEEE Trans. SMC 1972).
+
+A dataset of more than `MOST` labelled images is divided by content hash, and each part is looked at
+by itself. So the work grows with the number of images and not with its square, memory does not grow
+at all, and one changed image changes one part.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from math import ceil, log2
 from pathlib import Path
 
 import numpy as np
@@ -18,29 +26,107 @@ from numpy.typing import NDArray
 from grocery.compute import parallel_map
 from grocery.data.card import Suspect
 from grocery.data.images import pixels
-from grocery.data.shards import read_table
+from grocery.data.shards import read_table, shard_of
 from grocery.features.colour import DIMENSIONS, colour_descriptor
 from grocery.features.projection import unit_length
+from grocery.files import digest
+from grocery.reuse import Memory, digest_of, maker
 
 POWER = 4
 # Nearer than this are near duplicates, and equally near.
 LEAST_DISTANCE = 1e-3
 # Neighbours that are named as witnesses.
 WITNESSES = 3
+# Labelled images, about, that are compared with each other.
+MOST = 8_192
 
 # Fixed, so that neither memory nor the order of a sum depends on the number of workers.
 _BLOCK = 1024
 
 
 def find_suspects(
-    shards: Sequence[Path], *, neighbors: int, agreement: float, workers: int
+    shards: Sequence[Path],
+    *,
+    labelled: int,
+    neighbors: int,
+    agreement: float,
+    workers: int,
+    memory: Memory | None = None,
 ) -> list[Suspect]:
-    """Look for wrong labels among all labelled images of prepared shards; see `suspects`."""
-    described = list(parallel_map(_describe, shards, workers=workers, title="look for suspects"))
-    rows = pa.concat_tables([table for table, _ in described])
-    return suspects(
-        rows, np.concatenate([d for _, d in described]), neighbors=neighbors, agreement=agreement
+    """Look for wrong labels among all labelled images of prepared shards; see `suspects`.
+
+    Parameters
+    ----------
+    shards
+        Paths of all shards, a power of two of them, in order.
+    labelled
+        Number of labelled images in them.
+    neighbors, agreement
+        See `suspects`.
+    workers
+        Number of processes, see `grocery.compute.parallel_map`.
+    memory
+        Remembers what was found, so that parts that have not changed are not looked at again.
+    """
+    parts = parts_of(labelled)
+    together = max(1, len(shards) // parts)
+    tasks = [tuple(shards[i : i + together]) for i in range(0, len(shards), together)]
+    memory, here = memory or Memory(), maker([neighbors, agreement, parts])
+    known = memory.notes(here)
+    digests = parallel_map(digest, shards, workers=workers, title="compare")
+    hashes = dict(zip(shards, digests, strict=True))
+    keys = {task: digest_of(hashes[path] for path in task) for task in tasks}
+    fresh = [task for task in tasks if keys[task] not in known]
+    look = partial(
+        _suspects_of,
+        parts=parts,
+        neighbors=neighbors,
+        agreement=agreement,
+        # A lone task runs in this process, and its shards are shared out instead.
+        workers=workers if len(fresh) == 1 else 1,
     )
+    looked = parallel_map(look, fresh, workers=workers, title="look for suspects")
+    found = dict(known) | {
+        keys[task]: json.dumps([asdict(suspect) for suspect in some])
+        for task, some in zip(fresh, looked, strict=True)
+    }
+    memory.remember(here, {keys[task]: found[keys[task]] for task in tasks})
+    memory.save()
+    everything = [
+        Suspect(**values | {"witnesses": tuple(values["witnesses"])})
+        for task in tasks
+        for values in json.loads(found[keys[task]])
+    ]
+    return sorted(everything, key=_surest)
+
+
+def parts_of(labelled: int) -> int:
+    """In how many parts so many labelled images are looked at: a power of two."""
+    return 1 << max(0, ceil(log2(max(1, labelled) / MOST)))
+
+
+def _suspects_of(
+    shards: Sequence[Path], *, parts: int, neighbors: int, agreement: float, workers: int
+) -> list[Suspect]:
+    """What is suspected in some shards, which hold one part or several whole ones."""
+    described = list(parallel_map(_describe, shards, workers=workers, title="describe"))
+    rows = pa.concat_tables([table for table, _ in described])
+    descriptors = np.concatenate([d for _, d in described])
+    part = np.array([shard_of(i, parts) for i in rows.column("image_id").to_pylist()], np.intp)
+    return [
+        suspect
+        for number in np.unique(part)
+        for suspect in suspects(
+            rows.filter(pa.array(part == number)),
+            descriptors[part == number],
+            neighbors=neighbors,
+            agreement=agreement,
+        )
+    ]
+
+
+def _surest(suspect: Suspect) -> tuple[float, str]:
+    return -suspect.agreement, suspect.path
 
 
 def suspects(
@@ -83,7 +169,7 @@ def suspects(
                 witnesses=tuple(ids[i] for i in nearest[row][agreeing][:WITNESSES]),
             )
         )
-    return sorted(found, key=lambda suspect: (-suspect.agreement, suspect.path))
+    return sorted(found, key=_surest)
 
 
 def _describe(shard: Path) -> tuple[pa.Table, NDArray[np.float32]]:

@@ -1,0 +1,116 @@
+"""How the search for wrong labels is divided, and what of it is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from grocery.data.card import Suspect
+from grocery.data.images import canonical
+from grocery.data.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
+from grocery.learning import suspects as module
+from grocery.learning.suspects import MOST, find_suspects, parts_of
+from grocery.reuse import Memory
+
+COLOURS = {"apple": (200, 40, 40), "lemon": (220, 220, 40), "plum": (90, 40, 140)}
+
+
+def images(count: int, seed: int) -> list[dict[str, object]]:
+    """Plain pictures in the colour of their class; every tenth has another one's label."""
+    rng = np.random.default_rng(seed)
+    names = list(COLOURS)
+    rows: list[dict[str, object]] = []
+    for number in range(count):
+        name = names[number % 3]
+        noise = rng.normal(0, 8, (32, 32, 3)) + COLOURS[name]
+        picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+        jpeg = canonical(picture, size=32, quality=90)
+        rows.append(
+            {
+                "image_id": hashlib.sha256(jpeg).hexdigest(),
+                "path": f"{seed}-{number}.jpg",
+                "label": names[(number + 1) % 3] if number % 10 == 0 else name,
+                "coarse": None,
+                "split": "train",
+                "phash": "0" * 32,
+                "image": jpeg,
+            }
+        )
+    return sorted(rows, key=lambda row: str(row["image_id"]))
+
+
+def write(folder: Path, rows: list[dict[str, object]], shards: int) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(shards):
+        members = [row for row in rows if shard_of(str(row["image_id"]), shards) == index]
+        table = pa.Table.from_pylist(members, IMAGE_SCHEMA)
+        write_table(folder / shard_name(index, shards), table)
+    return shard_paths(folder)
+
+
+def search(
+    paths: list[Path], count: int, memory: Memory | None = None, workers: int = 1
+) -> list[Suspect]:
+    return find_suspects(
+        paths, labelled=count, neighbors=5, agreement=0.8, workers=workers, memory=memory
+    )
+
+
+@pytest.mark.parametrize(
+    ("labelled", "parts"),
+    [(0, 1), (1, 1), (MOST, 1), (MOST + 1, 2), (2 * MOST, 2), (100_000, 16), (10_000_000, 2048)],
+)
+def test_how_many_parts_there_are(labelled: int, parts: int) -> None:
+    assert parts_of(labelled) == parts
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 50 images instead of thousands."""
+    monkeypatch.setattr(module, "MOST", 50)
+
+
+@pytest.mark.usefixtures("small")
+def test_each_part_is_looked_at_by_itself_however_many_shards_there_are(tmp_path: Path) -> None:
+    rows = images(200, 0)
+    found = search(write(tmp_path / "one", rows, 1), 200)
+    wrong = {row["path"] for row in rows if int(str(row["path"])[2:-4]) % 10 == 0}
+    assert {suspect.path for suspect in found} == wrong
+    for suspect in found:
+        assert {shard_of(w, 4) for w in suspect.witnesses} == {shard_of(suspect.image_id, 4)}
+    for shards in (2, 4, 16):
+        for workers in (1, 2):
+            assert search(write(tmp_path / str(shards), rows, shards), 200, None, workers) == found
+
+
+@pytest.mark.usefixtures("small")
+def test_only_parts_that_have_changed_are_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, (new, *_) = images(200, 0), images(1, 1)
+    paths = write(tmp_path / "shards", rows, 16)
+    described: list[Path] = []
+    describe = module._describe
+
+    def noting(shard: Path) -> tuple[pa.Table, np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
+        described.append(shard)
+        return describe(shard)
+
+    monkeypatch.setattr(module, "_describe", noting)
+    first = search(paths, 200, Memory(tmp_path / "memory.json"))
+    assert len(described) == 16
+    described.clear()
+    assert search(paths, 200, Memory(tmp_path / "memory.json")) == first
+    assert described == []
+
+    changed = sorted([*rows[1:], new], key=lambda row: str(row["image_id"]))
+    paths = write(tmp_path / "shards", changed, 16)
+    again = search(paths, 200, Memory(tmp_path / "memory.json"))
+    touched = {shard_of(str(row["image_id"]), 4) for row in (rows[0], new)}
+    assert len(described) == 4 * len(touched) < 16
+    assert again == search(paths, 200)
