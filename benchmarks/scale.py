@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import psutil
@@ -36,18 +38,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100_000, metavar="N")
     parser.add_argument("--shards", type=int, default=1024, metavar="N", help="a power of two")
     parser.add_argument("--workers", type=int, default=0, metavar="N")
-    parser.add_argument("--only", choices=["dvc", "change"], help="one of the two parts")
+    parser.add_argument(
+        "--only", choices=["dvc", "change", "nothing", "workers"], help="one of the parts"
+    )
     parser.add_argument("--folder", help="where to work; by default a temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         project = Path(folder) / "project"
         make_project(project, arguments.images, arguments.shards, arguments.workers)
-        scratch, peak = measured(project, "dvc", "repro", "version", "featurize")
-        print(f"{arguments.images} images, {arguments.shards} shards\n")
-        if arguments.only != "change":
+        scratch, peaks = measured(project, "dvc", "repro", "version", "featurize")
+        print(f"{arguments.images} images, {arguments.shards} shards, {scratch:.1f} s from scratch")
+        print("peak memory:", ", ".join(f"{n / 2**20:.0f} MiB {who}" for who, n in peaks.items()))
+        print(flush=True)
+        if arguments.only in (None, "dvc"):
             compare_dvc(Path(folder), project)
-        if arguments.only != "dvc":
-            change_one(project, scratch, peak)
+        if arguments.only in (None, "nothing"):
+            change_nothing(Path(folder), project)
+        if arguments.only in (None, "change"):
+            change_one(project, scratch)
+        if arguments.only == "workers":
+            compare_workers(project)
 
 
 def make_project(project: Path, images: int, shards: int, workers: int) -> None:
@@ -113,7 +123,36 @@ def dvc_seconds(repository: Path, data: Path) -> dict[str, float]:
     return seconds
 
 
-def change_one(project: Path, scratch: float, peak: float) -> None:
+def change_nothing(folder: Path, project: Path) -> None:
+    """`dvc repro` when nothing has changed, against `dvc status` in a repository without data."""
+    empty = folder / "empty"
+    empty.mkdir()
+    run(empty, "git", "init", "--quiet")
+    run(empty, "dvc", "init", "--quiet")
+    repro = median(timed(project, "dvc", "repro", "version", "featurize") for _ in range(3))
+    status = median(timed(empty, "dvc", "status") for _ in range(3))
+    print(
+        f"`dvc repro` with nothing to do: {repro:.1f} s; `dvc status` without data: {status:.1f} s"
+    )
+    print(flush=True)
+
+
+def compare_workers(project: Path) -> None:
+    """The stages by themselves, from scratch, with one worker and with two."""
+    print("| | 1 worker, s | 2 workers, s | efficiency |\n|---|---|---|---|")
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    for stage in ("prepare", "featurize"):
+        seconds = {}
+        for workers in (1, 2):
+            params["compute"]["workers"] = workers
+            (project / "params.yaml").write_text(yaml.safe_dump(params))
+            command = [sys.executable, "-m", f"stages.{stage}"]
+            seconds[workers] = median(timed(project, *command, reuse="no") for _ in range(3))
+        share = 100 * seconds[1] / (2 * seconds[2])
+        print(f"| {stage} | {seconds[1]:.1f} | {seconds[2]:.1f} | {share:.0f} % |", flush=True)
+
+
+def change_one(project: Path, scratch: float) -> None:
     """Replace one image: what `dvc repro` and `dvc push` then cost."""
     storage = project.parent / "storage"
     run(project, "dvc", "push", "prepare", "version", "featurize")
@@ -127,24 +166,25 @@ def change_one(project: Path, scratch: float, peak: float) -> None:
     print("| | from scratch | after one change | share |\n|---|---|---|---|")
     print(f"| `dvc repro`, s | {scratch:.1f} | {changed:.1f} | {100 * changed / scratch:.1f} % |")
     print(f"| `dvc push`, MB | {size / 1e6:.1f} | {moved / 1e6:.2f} | {100 * moved / size:.2f} % |")
-    print(f"\npeak of the largest process: {peak / 2**20:.0f} MiB")
 
 
-def measured(project: Path, *command: str) -> tuple[float, float]:
-    """Seconds of a command, and the peak resident bytes of the largest process below it."""
+def measured(project: Path, *command: str) -> tuple[float, dict[str, int]]:
+    """Seconds of a command, and the peak resident bytes of stages and of their workers."""
     begun = time.perf_counter()
     process = psutil.Popen(command, cwd=project, stdout=subprocess.DEVNULL)
-    peak = 0
+    peaks = {"a stage": 0, "a worker": 0}
     while process.poll() is None:
         for child in below(process):
             try:
-                peak = max(peak, child.memory_info().rss)
-            except psutil.NoSuchProcess:
+                line = child.cmdline()
+                who = "a worker" if any("loky" in word for word in line) else "a stage"
+                peaks[who] = max(peaks[who], child.memory_info().rss)
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
         time.sleep(0.1)
     if process.returncode:
         sys.exit(f"{' '.join(command)} exited {process.returncode}")
-    return time.perf_counter() - begun, peak
+    return time.perf_counter() - begun, peaks
 
 
 def below(process: psutil.Process) -> list[psutil.Process]:
@@ -155,16 +195,17 @@ def below(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def timed(folder: Path, *command: str) -> float:
+def timed(folder: Path, *command: str, reuse: str = "") -> float:
     """Seconds of a command."""
     begun = time.perf_counter()
-    run(folder, *command)
+    run(folder, *command, reuse=reuse)
     return time.perf_counter() - begun
 
 
-def run(folder: Path, *command: str) -> None:
+def run(folder: Path, *command: str, reuse: str = "") -> None:
     """Run a command, quietly, or stop."""
-    subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, check=True)
+    environment = os.environ | {"GROCERY_REUSE": reuse}
+    subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, check=True)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def run(
         refuse_bad(copies, found, params.max_bad_ratio)
 
         outcome = clean(copies, found, params)
-        _finish(outcome.splits, params, decoded, folder, workers)
+        _finish(outcome.splits, params, earlier, decoded, folder, workers=workers)
         shutil.rmtree(decoded)
 
         arrived = _write_incoming(raw, params, folder, batches, workers)
@@ -145,13 +145,22 @@ def _names(params: PrepareParams) -> list[str]:
 
 
 def _finish(
-    splits: dict[str, str], params: PrepareParams, decoded: Path, folder: Path, workers: int
+    splits: dict[str, str],
+    params: PrepareParams,
+    earlier: _Earlier,
+    decoded: Path,
+    folder: Path,
+    *,
+    workers: int,
 ) -> None:
     """Write the shards with their splits; all of them, even if empty."""
     members: list[dict[str, str]] = [{} for _ in range(params.shards)]
     for image_id, split in splits.items():
         members[shard_of(image_id, params.shards)][image_id] = split
-    tasks = [(shard_name(i, params.shards), members[i]) for i in range(params.shards)]
+    tasks = [
+        (name, splits, earlier.shards.get(name))
+        for name, splits in zip(_names(params), members, strict=True)
+    ]
     work = partial(finish_shard, decoded=decoded, output=folder)
     for _ in parallel_map(work, tasks, workers=workers, title="write"):
         pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ def decode_shard(
     params: PrepareParams,
     folder: Path,
 ) -> Decoded:
-    """Write a shard's canonical images, still without splits.
+    """Write a shard's canonical images, still without splits; nothing if all are as before.
 
     Parameters
     ----------
@@ -79,6 +80,9 @@ def decode_shard(
     """
     name, copies, earlier, reasons = task
     found = Decoded()
+    if earlier and (hashes := _hashes_as_before(copies, earlier)) is not None:
+        found.hashes.update(hashes)
+        return found
     known = _earlier_images(earlier) if earlier else {}
     rows = []
     for group in sorted(copies, key=lambda group: group.image_id):
@@ -105,6 +109,16 @@ def decode_shard(
     return found
 
 
+def _hashes_as_before(copies: Sequence[Copies], earlier: Path) -> dict[str, str] | None:
+    """Perceptual hashes by id where an earlier shard holds exactly these images; else None."""
+    wanted = sorted((g.image_id, g.kept.path, g.kept.label, g.kept.coarse) for g in copies)
+    table = read_table(earlier, ["image_id", "path", "label", "coarse", "phash"])
+    *known, phashes = (column.to_pylist() for column in table.columns)
+    if list(zip(*known, strict=True)) != wanted:
+        return None
+    return dict(zip(known[0], phashes, strict=True))
+
+
 def _decoded(image: RawImage, params: PrepareParams) -> tuple[str, bytes]:
     """A raw image's perceptual hash and canonical image."""
     jpeg = canonical_image(image.read(), params)
@@ -120,18 +134,29 @@ def _earlier_images(shard: Path) -> dict[str, tuple[str, bytes]]:
     return {image_id: (phash, jpeg) for image_id, phash, jpeg in zip(*columns, strict=True)}
 
 
-def finish_shard(task: tuple[str, Mapping[str, str]], *, decoded: Path, output: Path) -> None:
+def finish_shard(
+    task: tuple[str, Mapping[str, str], Path | None], *, decoded: Path, output: Path
+) -> None:
     """Write a shard with the splits of its images, without those that have none.
 
     Parameters
     ----------
     task
-        The shard's file name, and split by id of the images that stay.
+        The shard's file name; split by id of the images that stay; and the earlier shard, which
+        is taken where `decode_shard` wrote nothing.
     decoded, output
         Folder that `decode_shard` wrote to, and folder of the finished shards.
     """
-    name, splits = task
-    table = read_table(decoded / name)
+    name, splits, earlier = task
+    if not (decoded / name).exists():
+        assert earlier is not None
+        before = read_table(earlier, ["image_id", "split"])
+        if dict(zip(*(column.to_pylist() for column in before.columns), strict=True)) == splits:
+            shutil.copyfile(earlier, output / name)
+            return
+        table = read_table(earlier).drop_columns(["split"])
+    else:
+        table = read_table(decoded / name)
     column = [splits.get(image_id) for image_id in table.column("image_id").to_pylist()]
     table = table.append_column("split", pa.array(column, pa.string()))
     table = table.filter(table.column("split").is_valid()).select(IMAGE_SCHEMA.names)
