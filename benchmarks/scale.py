@@ -1,6 +1,7 @@
 """What a large dataset of small images costs: shards against a folder of files, and one change.
 
-    python benchmarks/scale.py --images 100000 --shards 1024
+    WANDB_MODE=disabled python benchmarks/scale.py --images 100000 --shards 1024
+    WANDB_MODE=disabled python benchmarks/scale.py --images 20000 --shards 256 --only workers
 
 In a scratch project: DVC's commands on the prepared shards against the same on the plain folder of
 raw files, which is how image datasets are mostly kept; then a build from scratch against a build
