@@ -1,7 +1,8 @@
 """What a large dataset of small images costs: shards against a folder of files, and one change.
 
     WANDB_MODE=disabled python benchmarks/scale.py --images 100000 --shards 1024
-    WANDB_MODE=disabled python benchmarks/scale.py --images 20000 --shards 256 --only workers
+    WANDB_MODE=disabled python benchmarks/scale.py --images 100000 --shards 256 --only dvc
+    WANDB_MODE=disabled python benchmarks/scale.py --images 5000 --shards 64 --only workers
 
 In a scratch project: DVC's commands on the prepared shards against the same on the plain folder of
 raw files, which is how image datasets are mostly kept; then a build from scratch against a build
@@ -47,7 +48,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         project = Path(folder) / "project"
         make_project(project, arguments.images, arguments.shards, arguments.workers)
-        scratch, peaks = measured(project, "dvc", "repro", "version", "featurize")
+        stages = ("prepare",) if arguments.only == "dvc" else ("version", "featurize")
+        scratch, peaks = measured(project, "dvc", "repro", *stages)
         print(f"{arguments.images} images, {arguments.shards} shards, {scratch:.1f} s from scratch")
         print("peak memory:", ", ".join(f"{n / 2**20:.0f} MiB {who}" for who, n in peaks.items()))
         print(flush=True)
