@@ -31,7 +31,12 @@ def replacing(path: Path) -> Iterator[Path]:
     previous = path.with_name(f".{path.name}.previous")
     if previous.exists() and not path.exists():
         previous.rename(path)  # killed between the two renames below
-    for leftover in (*path.parent.glob(f".{glob.escape(path.name)}.*.partial"), previous):
+    token = "[0-9a-f]" * 8
+    for leftover in (
+        *path.parent.glob(f".{glob.escape(path.name)}.{token}.partial"),
+        path.with_name(f".{path.name}.partial"),  # of a version of this code before
+        previous,
+    ):
         if leftover.is_file():
             leftover.unlink()
         shutil.rmtree(leftover, ignore_errors=True)

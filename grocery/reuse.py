@@ -128,7 +128,7 @@ def maker(parameters: Any) -> str:
         (name, _file(module))
         for name, module in sys.modules.items()
         if name.split(".")[0] in ("grocery", "stages", "__main__")
-        and not name.startswith("grocery.cluster")
+        and not f"{name}.".startswith("grocery.cluster.")
         and _file(module)
     )
     return digest_of(

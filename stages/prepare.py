@@ -81,7 +81,8 @@ def run(
         refuse_bad(copies, found, params.max_bad_ratio)
 
         outcome = clean(copies, found, params)
-        _finish(outcome.splits, params, earlier, decoded, folder, workers=workers)
+        kept = {name: earlier.shards[name] for name in found.as_before}
+        _finish(outcome.splits, params, kept, decoded, folder, workers=workers)
         shutil.rmtree(decoded)
 
         arrived = _write_incoming(raw, params, folder, batches, workers)
@@ -137,6 +138,7 @@ def _decode(
     for part in parallel_map(work, tasks, workers=workers, title="decode"):
         total.hashes.update(part.hashes)
         total.reasons.update(part.reasons)
+        total.as_before.update(part.as_before)
     return total
 
 
@@ -147,7 +149,7 @@ def _names(params: PrepareParams) -> list[str]:
 def _finish(
     splits: dict[str, str],
     params: PrepareParams,
-    earlier: _Earlier,
+    kept: Mapping[str, Path],
     decoded: Path,
     folder: Path,
     *,
@@ -158,8 +160,7 @@ def _finish(
     for image_id, split in splits.items():
         members[shard_of(image_id, params.shards)][image_id] = split
     tasks = [
-        (name, splits, earlier.shards.get(name))
-        for name, splits in zip(_names(params), members, strict=True)
+        (name, splits, kept.get(name)) for name, splits in zip(_names(params), members, strict=True)
     ]
     work = partial(finish_shard, decoded=decoded, output=folder)
     for _ in parallel_map(work, tasks, workers=workers, title="write"):

@@ -37,6 +37,8 @@ def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(
     output, other = tmp_path / name, killed(tmp_path / "other")
     output.mkdir()
     (output / "old").write_text("old")
+    neighbour = tmp_path / f".{name}.json.partial"  # of a file that is written beside it
+    neighbour.write_text("half")
     left = killed(output)
     assert (left / "half").exists()
     with replacing(output) as folder:
@@ -47,6 +49,7 @@ def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(
         (folder / "new").write_text("new")
     assert [file.name for file in output.iterdir()] == ["new"]
     assert other.exists()  # another output's
+    assert neighbour.exists()
     with replacing(output):
         assert not left.exists()
 

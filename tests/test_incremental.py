@@ -16,6 +16,8 @@ import pytest
 from conftest import ROOT, Project, environment
 from grocery.contents import read_content
 from grocery.data import build
+from grocery.data.build import finish_shard
+from grocery.errors import DataError
 from grocery.features import fit_encoder
 from grocery.files import digest
 from grocery.params import FeaturizeParams, load
@@ -252,6 +254,12 @@ class TestMaker:
 
     def test_parts_do_not_run_together(self) -> None:
         assert digest_of(["ab", "c"]) != digest_of(["a", "bc"]) != digest_of(["abc"])
+
+
+def test_a_decoded_shard_that_is_not_to_be_seen_is_an_error(tmp_path: Path) -> None:
+    """On a shared folder that lags, the earlier shard must not pass for the new one."""
+    with pytest.raises(DataError, match="shard-00000-of-00001"):
+        finish_shard(("shard-00000-of-00001.parquet", {}, None), decoded=tmp_path, output=tmp_path)
 
 
 # Real processes below: `dvc repro`, its stages, and their ends.

@@ -53,10 +53,12 @@ def test_nothing_to_compare_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "then"), [("ok", "watch"), ("alert", "alert"), ("too few", "watch")]
+    ("verdict", "then"), [("ok", "watch"), ("watch", "watch"), ("alert", "alert")]
 )
 def test_it_makes_a_verdict_no_better(verdict: str, then: str) -> None:
-    judgement = Judgement(verdict, 9, 0, (), None, None, None, 0)  # type: ignore[arg-type]
+    judgement = Judgement(verdict, 20, 0, (), None, None, None, 0)  # type: ignore[arg-type]
     found = with_speed(judgement, 100.0, [10.0] * LEAST, PARAMS)
     assert (found.verdict, [one.name for one in found.signals]) == (then, ["speed"])
     assert with_speed(judgement, 100.0, [], PARAMS) is judgement
+    few = Judgement("too few", 19, 0, (), None, None, None, 0)
+    assert with_speed(few, 100.0, [10.0] * LEAST, PARAMS) is few

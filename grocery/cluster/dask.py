@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from joblib import Parallel, delayed
 from joblib._dask import DaskDistributedBackend
 
-from grocery.cluster.task import Job, Place, at_work_in, call, this_place
+from grocery.cluster.task import Job, Place, call, this_place
 from grocery.errors import GroceryError, public
 
 Item = TypeVar("Item")
@@ -81,14 +81,6 @@ class DaskCluster:
             if answer:
                 raise GroceryError(answer)
 
-    def settle(self) -> None:
-        """Wait until no worker does what an earlier run, now gone, has left it in this folder.
-
-        It would write files of the same names as the next run's.
-        """
-        while any(busy is True for busy in self._ask_all(at_work_in, self._place.folder).values()):
-            time.sleep(0.2)
-
     def map(
         self,
         function: Callable[[Item], Result],
@@ -118,7 +110,7 @@ class DaskCluster:
         except (CancelledError, TimeoutError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the work's own: a full disk, say
-            raise self._lost() from None
+            raise self.lost() from None
 
     def close(self) -> None:
         """Leave the cluster as it is."""
@@ -129,7 +121,8 @@ class DaskCluster:
         found: dict[str, Any] = self._client.run(question, *arguments, on_error="return")
         return found
 
-    def _lost(self) -> GroceryError:
+    def lost(self) -> GroceryError:
+        """What is said when nobody is left."""
         return GroceryError(
             f"the Dask cluster at {self._address} was lost: its scheduler, or its last worker, "
             "does not answer; earlier outputs are as they were"
@@ -146,7 +139,7 @@ class DaskCluster:
                 if self._has_workers():
                     last_seen = time.monotonic()
                 elif time.monotonic() - last_seen > PATIENCE:
-                    backend.give_up(self._lost())
+                    backend.give_up(self.lost())
                     return
 
         watcher = threading.Thread(target=watch, name="watch Dask", daemon=True)
@@ -212,7 +205,7 @@ def dask_cluster(address: str) -> Iterator[DaskCluster]:
         When Dask is not installed, nobody answers, or a worker would compute other bytes.
     """
     try:
-        from distributed import Client
+        from distributed import CancelledError, Client
     except ImportError:
         raise GroceryError(
             "compute.backend is dask, which is not installed; pip install '.[dask]'"
@@ -234,8 +227,12 @@ def dask_cluster(address: str) -> Iterator[DaskCluster]:
             ) from None
         cluster = DaskCluster(client, address, place)
         try:
-            cluster.check()
-            cluster.settle()
+            try:
+                cluster.check()
+            except (OSError, TimeoutError, CancelledError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise cluster.lost() from None
             yield cluster
         finally:
             cluster.close()

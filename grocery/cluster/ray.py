@@ -52,7 +52,10 @@ class RayCluster:
         """See `grocery.compute.parallel_map`; with 0 `workers` all that there are."""
         from ray.exceptions import RayError
 
-        workers = min(workers or sys.maxsize, int(self._ray.cluster_resources().get("CPU", 1)))
+        processors = int(self._ray.cluster_resources().get("CPU", 0))
+        if not processors:
+            raise GroceryError("the Ray cluster has no processor; start a node by `ray start`")
+        workers = min(workers or sys.maxsize, processors)
         job = self._ray.put(Job(function, self._place))
         rest = iter(items)
         # A worker that is killed is started again, and so is its task.

@@ -1,8 +1,8 @@
 """What decides the bytes that a process computes, beside its inputs: libraries, kernels and code.
 
-Two processes whose traits are equal compute the same bytes. The kernels are asked of the libraries
-themselves: the environment says what somebody wished for, and a library that was loaded before the
-wish was made does not know of it.
+Two processes whose traits are equal compute the same bytes, as far as is known. The kernels are asked
+of the libraries themselves: the environment says what somebody wished for, and a library that was
+loaded before the wish was made does not know of it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def traits() -> Mapping[str, str]:
     import pyarrow as pa
     import scipy.linalg  # noqa: F401  (loads scipy's own BLAS)
     from numpy._core import _multiarray_umath as core  # type: ignore[attr-defined]
+    from PIL import features
     from threadpoolctl import threadpool_info
 
     chosen = [*core.__cpu_baseline__, *core.__cpu_dispatch__]
@@ -45,6 +46,8 @@ def traits() -> Mapping[str, str]:
         "numpy's kernels": " ".join(f for f in chosen if core.__cpu_features__[f]),
         "the BLAS": ", ".join(sorted(blas)),
         "Arrow's kernels": pa.runtime_info().simd_level,
+        "the C library": " ".join(platform.libc_ver()),
+        "Pillow's JPEG library": features.version("libjpeg_turbo") or features.version("jpg") or "",
         CODE: _digest_of_code(),
     }
 

@@ -87,19 +87,7 @@ def call(job: Job, item: Any) -> Any:
     """Do a job to an item, in the job's folder."""
     _checked(job.place)
     os.chdir(job.place.folder)
-    _AT_WORK[job.place.folder] = job.place.mark
-    try:
-        return job.function(item)
-    finally:
-        _AT_WORK.clear()
-
-
-def at_work_in(folder: str) -> bool:
-    """Whether this process is doing a job in a folder just now."""
-    return folder in _AT_WORK
-
-
-_AT_WORK: dict[str, str] = {}
+    return job.function(item)
 
 
 @cache

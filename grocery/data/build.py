@@ -36,10 +36,13 @@ class Decoded:
         Perceptual hashes of the readable images.
     reasons
         Why the others cannot be read.
+    as_before
+        File names of shards that hold what they held before, so that nothing was written.
     """
 
     hashes: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    as_before: set[str] = field(default_factory=set)
 
 
 def hash_files(images: Sequence[RawImage]) -> list[str]:
@@ -82,6 +85,7 @@ def decode_shard(
     found = Decoded()
     if earlier and (hashes := _hashes_as_before(copies, earlier)) is not None:
         found.hashes.update(hashes)
+        found.as_before.add(name)
         return found
     known = _earlier_images(earlier) if earlier else {}
     rows = []
@@ -142,14 +146,13 @@ def finish_shard(
     Parameters
     ----------
     task
-        The shard's file name; split by id of the images that stay; and the earlier shard, which
-        is taken where `decode_shard` wrote nothing.
+        The shard's file name; split by id of the images that stay; and the earlier shard
+        where `decode_shard` wrote nothing, since that holds these images, else None.
     decoded, output
         Folder that `decode_shard` wrote to, and folder of the finished shards.
     """
     name, splits, earlier = task
-    if not (decoded / name).exists():
-        assert earlier is not None
+    if earlier is not None:
         before = read_table(earlier, ["image_id", "split"])
         if dict(zip(*(column.to_pylist() for column in before.columns), strict=True)) == splits:
             shutil.copyfile(earlier, output / name)

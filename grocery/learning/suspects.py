@@ -7,7 +7,7 @@ test of labels: Wilson's editing, IEEE Trans. SMC 1972).
 
 A dataset of more than `MOST` labelled images is divided by content hash, and each part is looked at
 by itself. So the work grows with the number of images and not with its square, memory does not grow
-at all, and one changed image changes one part.
+at all, and one changed image changes one part, unless the number of parts changes.
 """
 
 from __future__ import annotations

@@ -28,13 +28,12 @@ from grocery.documents import Section
 from grocery.errors import DataError
 from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.reference import Reference
-from grocery.monitoring.sequence import BINS, Past
+from grocery.monitoring.sequence import BINS, BY_LABELS, Past
 from grocery.monitoring.speed import NAME as SPEED
 
 NAME = "history.jsonl"  # in a folder
 VERSION: Final = 1
 DIGITS = 9  # of its numbers
-BY_LABELS = ("accuracy", "labels")  # the signals that only labels give
 
 # Every line begins like this, by which one that was cut off is told from another kind of file.
 _START = b'{"grocery_history":%d,' % VERSION
@@ -335,12 +334,15 @@ def same_model(entries: Sequence[Entry], model: str, reference: str) -> list[Ent
     return [entry for entry in entries if (entry.model, entry.reference) == (model, reference)]
 
 
-def latencies(entries: Sequence[Entry], host: str) -> list[float]:
-    """Median latencies of the batches that a host has judged, in milliseconds."""
+def latencies(entries: Sequence[Entry], host: str, least: int) -> list[float]:
+    """Median latencies of a host's batches of at least so many images, in milliseconds."""
     return [
         entry.latency_ms
         for entry in entries
-        if entry.kind == "batch" and entry.host == host and entry.latency_ms is not None
+        if entry.kind == "batch"
+        and entry.host == host
+        and entry.images >= least
+        and entry.latency_ms is not None
     ]
 
 

@@ -49,6 +49,7 @@ LASTING = 0.5
 BINS = 100  # of the confidences that are kept of a batch
 
 POOLED = ("confidence", "classes", "unreadable")
+BY_LABELS = ("accuracy", "labels")  # the signals that only labels give
 
 # Keeps the normal score of a p-value of exactly 0 or 1 finite.
 _LEAST_P = 1e-9
@@ -168,13 +169,16 @@ def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams
             if signal.name == name
         ]
         if len(found) > 1:
-            signals.append(_combined(name, found, _sampled(reference)))
+            signals.append(_combined(name, found, _compared(reference, name)))
     return signals
 
 
-def _sampled(reference: Reference) -> int:
-    """Number of held-out images that such signals are compared with; perhaps a sample of them."""
-    return len(reference.image_statistics) or reference.images
+def _compared(reference: Reference, name: str) -> int:
+    """Number of held-out images that such a signal is compared with; perhaps a sample of them."""
+    sampled = len(reference.image_statistics) or reference.images
+    if name in BY_LABELS:
+        return min(sampled, int(np.count_nonzero(reference.hits >= 0)))
+    return sampled
 
 
 def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: int) -> Signal:

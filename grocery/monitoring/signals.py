@@ -218,7 +218,8 @@ def labels_signal(
     A mistake of the model is mostly a near miss: the true class comes next. A label that was given
     wrongly may come anywhere, also where the model is sure. So an image's surprise is the rank of
     its label (see `grocery.monitoring.reference.label_ranks`) times the confidence, and its mean is
-    tested by permutation. The effect is the part of the labels that would have to be random ones.
+    tested by permutation. The effect is at least about the part of the labels that would have to be
+    random ones.
     """
     known = reference.hits >= 0
     before = surprise(reference.ranks[known], reference.confidences[known])

@@ -56,6 +56,8 @@ def with_speed(
     judgement: Judgement, latency_ms: float, earlier: Sequence[float], params: MonitorParams
 ) -> Judgement:
     """Add the signal to a judgement, where there is enough to compare with."""
+    if judgement.images < params.min_batch:  # the first image of a process takes longer
+        return judgement
     signal = speed_signal(latency_ms, earlier, params)
     if signal is None:
         return judgement

@@ -124,9 +124,8 @@ class _Watch:
         release = judge.release
         known = [*self._recorded.entries, *(new.entry for new in self.new)]
         before = same_model(known, release.reference.model_digest, release.reference_digest)
-        judgement = with_speed(
-            examined.report.judgement, timing.latency_ms, latencies(before, host), self.params
-        )
+        earlier = latencies(before, host, self.params.min_batch)
+        judgement = with_speed(examined.report.judgement, timing.latency_ms, earlier, self.params)
         examined = replace(examined, report=replace(examined.report, judgement=judgement))
         make = partial(
             record, taken=taken, report=examined.report, release=release, params=self.params
