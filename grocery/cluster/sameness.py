@@ -1,8 +1,8 @@
 """What decides the bytes that a process computes, beside its inputs: libraries, kernels and code.
 
-Two processes whose traits are equal compute the same bytes, as far as is known. The kernels are asked
-of the libraries themselves: the environment says what somebody wished for, and a library that was
-loaded before the wish was made does not know of it.
+Two processes whose traits are equal compute the same bytes, as far as is known. The kernels are
+asked of the libraries themselves: the environment says what somebody wished for, and a library that
+was loaded before the wish was made does not know of it.
 """
 
 from __future__ import annotations
