@@ -25,7 +25,6 @@ from distributed import Client
 from conftest import ROOT, TINY_PARAMS, Project, checkout, environment
 from grocery.cluster import dask
 from grocery.cluster.sameness import differences, traits
-from grocery.cluster.task import at_work_in
 from grocery.compute import engine, parallel_map
 from grocery.data.shards import read_table
 from grocery.errors import GroceryError, ParamsError
@@ -139,16 +138,16 @@ def test_a_worker_is_killed_while_it_works(on_dask: Project, cluster: str) -> No
             command, cwd=on_dask.path, env=environment(**FROM_SCRATCH), stdout=subprocess.DEVNULL
         ) as process,
     ):
-        victim = wait_for(lambda: _frozen_at_work(client, on_dask.path))
+        victim = wait_for(lambda: _frozen_at_work(client))
         os.kill(victim, signal.SIGKILL)
         assert process.wait() == 0
     assert outputs(on_dask) == here
 
 
-def _frozen_at_work(client: Client, folder: Path) -> int | None:
+def _frozen_at_work(client: Client) -> int | None:
     """Process id of a worker, stopped, whose task the scheduler still waits for."""
     pids = client.run(os.getpid)
-    for worker, busy in client.run(at_work_in, str(folder)).items():
+    for worker, busy in client.processing().items():
         if not busy:
             continue
         os.kill(pids[worker], signal.SIGSTOP)
@@ -221,7 +220,7 @@ def test_all_is_lost_in_the_middle(
     ):
         client.wait_for_workers(1, timeout=60)
         victim = chief if lost == "scheduler" else crew
-        killer = threading.Thread(target=_end_when_at_work, args=(client, tiny.path, victim))
+        killer = threading.Thread(target=_end_when_at_work, args=(client, victim))
         with engine("dask", address):
             killer.start()
             with pytest.raises(GroceryError, match="was lost"):
@@ -229,8 +228,8 @@ def test_all_is_lost_in_the_middle(
         killer.join()
 
 
-def _end_when_at_work(client: Client, folder: Path, victim: subprocess.Popen[bytes]) -> None:
-    wait_for(lambda: any(client.run(at_work_in, str(folder)).values()))
+def _end_when_at_work(client: Client, victim: subprocess.Popen[bytes]) -> None:
+    wait_for(lambda: any(client.processing().values()))
     end(victim)
 
 
