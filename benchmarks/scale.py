@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=1024, metavar="N", help="a power of two")
     parser.add_argument("--workers", type=int, default=0, metavar="N")
     parser.add_argument(
-        "--only", choices=["dvc", "change", "nothing", "workers"], help="one of the parts"
+        "--only",
+        choices=["dvc", "change", "nothing", "workers"],
+        help="one of the parts; workers runs only when it is asked for",
     )
     parser.add_argument("--folder", help="where to work; by default a temporary folder")
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
@@ -62,7 +62,12 @@ def engine(backend: str, address: str) -> Iterator[None]:
 
 
 def parallel_map(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    title: str,
+    prefer: Literal["processes", "threads"] = "processes",
 ) -> Iterator[Result]:
     """Apply `function` to every item and yield the results in the order of the items.
 
@@ -77,6 +82,9 @@ def parallel_map(
         With 1, and where there is one item only, everything runs in this process.
     title
         What the progress bar calls the work. The bar shows on a terminal only.
+    prefer
+        "threads" for work that waits for files or hashes them, which is done before processes have
+        been started. An `engine` has its own workers.
 
     Raises
     ------
@@ -94,9 +102,9 @@ def parallel_map(
     elif cluster is not None:
         results = cluster.map(function, items, workers=workers, title=title)
     else:
-        results = Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs")(
-            delayed(function)(item) for item in items
-        )
+        results = Parallel(
+            n_jobs=workers, prefer=prefer, return_as="generator", pre_dispatch="2*n_jobs"
+        )(delayed(function)(item) for item in items)
     try:
         yield from progress(results, title=title, total=total)
     except BrokenProcessPool:

@@ -52,6 +52,20 @@ def replacing(path: Path) -> Iterator[Path]:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def same_file(path: Path, target: Path) -> None:
+    """Give a file that stays as it is a second name, without a copy where there can be none.
+
+    It remains the same file to those that know files by inode and time, as DVC does.
+    """
+    if not path.is_symlink():
+        try:
+            os.link(path, target)
+            return
+        except OSError:
+            pass  # a file system without hard links, or another one
+    shutil.copyfile(path, target)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or all of the new ones."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -136,11 +136,12 @@ class MonitorParams(Section):
     sample_images: int = Field(ge=0, le=100)
 
 
-# What an address of each backend looks like.
-_ADDRESSES = {
+# What an address of each backend looks like. None may hold a user or a password.
+_HOST = r"(?:[^\s/@:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]+"
+ADDRESSES = {
     "local": (r"", "empty"),
-    "dask": (r"(tcp|tls)://[^\s/@:]+:[0-9]+", "like tcp://10.0.0.1:8786"),
-    "ray": (r"auto|[^\s/@:]+:[0-9]+", "auto or like 10.0.0.1:6379"),
+    "dask": (rf"(?:tcp|tls)://{_HOST}", "like tcp://10.0.0.1:8786"),
+    "ray": (rf"auto|{_HOST}", "auto or like 10.0.0.1:6379"),
 }
 
 
@@ -153,7 +154,7 @@ class ComputeParams(Section):
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        allowed, example = _ADDRESSES[self.backend]
+        allowed, example = ADDRESSES[self.backend]
         if not re.fullmatch(allowed, self.address):
             raise ValueError(f"with backend {self.backend} the address should be {example}")
         return self

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from types import ModuleType
 from typing import Any, Self
 
 from grocery._pin import KERNELS
-from grocery.files import digest, write_bytes
+from grocery.files import digest, same_file, write_bytes
 
 # Their versions may change bytes.
 _LIBRARIES = ("numpy", "scipy", "pillow", "pyarrow")
@@ -59,30 +58,27 @@ class Memory:
 
     @classmethod
     def of_stage(cls, stage: str) -> Self:
-        """A stage's memory in DVC's own folder for such things, which is never shared.
-
-        An experiment in a temporary folder uses that of its project. With ``GROCERY_REUSE=no`` in
-        the environment nothing is known, and everything is made from scratch.
-        """
-        if os.environ.get("GROCERY_REUSE") == "no":
-            return cls()
-        root = Path(os.environ.get("DVC_ROOT") or ".")
-        return cls(root / ".dvc" / "tmp" / "grocery" / f"made-by-{stage}.json")
+        """A stage's memory, see `remembered_in`."""
+        return cls(remembered_in(f"made-by-{stage}.json"))
 
     def made(self, file: Path, maker: str) -> bool:
         """Whether a file is there, whole, and what `maker` makes."""
         if not self._makers:
             return False
         try:
-            return self._makers.get(digest(file)) == maker
+            key = digest(file)
         except OSError:
             return False
+        if self._makers.get(key) != maker:
+            return False
+        self._makers[key] = self._makers.pop(key)  # to the end, among the newest
+        return True
 
     def keep(self, file: Path, target: Path, maker: str) -> bool:
         """Put a file that `maker` has made in place of making it again; False if there is none."""
         if not self.made(file, maker):
             return False
-        shutil.copyfile(file, target)
+        same_file(file, target)
         return True
 
     def note(self, file: Path, maker: str) -> None:
@@ -106,6 +102,17 @@ class Memory:
         newest = dict(list(self._makers.items())[-_MOST:])
         document = {"makers": newest, "notes": self._notes}
         write_bytes(self._file, json.dumps(document).encode())
+
+
+def remembered_in(name: str) -> Path | None:
+    """A file in DVC's own folder for what is never shared; None if nothing is to be reused.
+
+    An experiment in a temporary folder uses that of its project. With ``GROCERY_REUSE=no`` in the
+    environment nothing is known, and everything is made from scratch.
+    """
+    if os.environ.get("GROCERY_REUSE") == "no":
+        return None
+    return Path(os.environ.get("DVC_ROOT") or ".") / ".dvc" / "tmp" / "grocery" / name
 
 
 def digest_of(parts: Iterable[str | bytes]) -> str:

@@ -50,7 +50,10 @@ def run(
     """
     paths = shard_paths(shards)
     memory, here = memory or Memory(), maker([params.model_dump(), backbone_digest(params)])
-    images = list(parallel_map(image_digests, paths, workers=workers, title="compare"))
+    compared = parallel_map(
+        image_digests, paths, workers=workers, title="compare", prefer="threads"
+    )
+    images = list(compared)
     sample = fit_sample(paths, params)
     fitting = digest_of([here, *sample_digests(images, sample)])
     with replacing(features) as partial_features, replacing(encoder) as partial_encoder:
@@ -76,7 +79,7 @@ def run(
         for _ in parallel_map(encode, changed, workers=workers, title="encode"):
             pass
         shutil.rmtree(scratch)
-    for path in paths:
+    for path in changed:
         memory.note(features / path.name, wanted[path])
     for name in ENCODER_FILES:
         memory.note(encoder / name, fitting)

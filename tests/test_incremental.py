@@ -7,19 +7,22 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from conftest import ROOT, Project, environment
+from grocery import fingerprints
 from grocery.contents import read_content
 from grocery.data import build
 from grocery.data.build import finish_shard
+from grocery.data.raw import RawImage
 from grocery.errors import DataError
 from grocery.features import fit_encoder
 from grocery.files import digest
+from grocery.fingerprints import Fingerprints
 from grocery.params import FeaturizeParams, load
 from grocery.reuse import Memory, digest_of, maker
 from stages import featurize, prepare
@@ -50,6 +53,7 @@ class World:
             report=folder / "report.json",
             workers=1,
             memory=self.memory("prepare") if remember else None,
+            fingerprints=Fingerprints(self.folder / "memory.parquet") if remember else None,
         )
         featurize.run(
             params,
@@ -78,14 +82,22 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(fingerprints, "SETTLED", 0)  # files need not be seconds old
     return World(tmp_path)
 
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many images were decoded, how many shards encoded, and how many encoders fitted."""
-    done = {"decoded": 0, "encoded": 0, "fitted": 0}
+    """How many files were hashed, images decoded, shards encoded, and encoders fitted."""
+    done = {"hashed": 0, "decoded": 0, "encoded": 0, "fitted": 0}
+    hash_files = build.hash_files
+
+    def count_files(files: Sequence[RawImage]) -> list[str]:
+        done["hashed"] += len(files)
+        return hash_files(files)
+
+    monkeypatch.setattr(prepare, "hash_files", count_files)
 
     def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object, **options: object) -> object:
@@ -140,7 +152,7 @@ def test_nothing_to_do_decodes_and_encodes_nothing(world: World, work: dict[str,
     first = world.rebuilt()
     before = dict(work)
     assert world.rebuilt() == first
-    assert since(work, before) == {"decoded": 0, "encoded": 0, "fitted": 0}
+    assert since(work, before) == {"hashed": 0, "decoded": 0, "encoded": 0, "fitted": 0}
 
 
 def test_one_new_image_costs_one_image_and_one_shard(world: World, work: dict[str, int]) -> None:
@@ -150,6 +162,7 @@ def test_one_new_image_costs_one_image_and_one_shard(world: World, work: dict[st
     world.rebuilt()
     fitted = since(work, before)["fitted"]
     assert since(work, before) == {
+        "hashed": 1,
         "decoded": 1,
         "encoded": SHARDS if fitted else 1,
         "fitted": fitted,
@@ -199,11 +212,51 @@ def test_a_damaged_encoder_is_fitted_again(name: str, world: World, work: dict[s
     assert since(work, before)["fitted"] == 1
 
 
+def test_a_shard_that_stays_is_the_same_file(world: World) -> None:
+    """So DVC, which knows files by inode and time, need not read it either."""
+    world.rebuilt()
+    before = inodes(world)
+    put(world.raw, "a/new.jpg", jpeg(picture(10**7)))
+    world.rebuilt()
+    after = inodes(world)
+    assert sum(after[name] != before[name] for name in before if name.startswith("shards")) == 1
+    assert world.rebuilt() == world.from_scratch()
+    assert inodes(world) == after
+
+
+def test_where_a_file_can_have_one_name_only_it_is_copied(
+    world: World, work: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no hard links here")
+
+    first = world.rebuilt()
+    before, were = dict(work), inodes(world)
+    monkeypatch.setattr(os, "link", refuse)
+    assert world.rebuilt() == first
+    assert since(work, before)["decoded"] == since(work, before)["encoded"] == 0
+    now = inodes(world)
+    assert all(now[name] != were[name] for name in were)
+
+
+def test_a_shard_that_is_a_link_becomes_a_file(world: World) -> None:
+    first = world.rebuilt()
+    shard = world.folder / f"shards/shard-00001-of-{SHARDS:05d}.parquet"
+    shard.symlink_to(shard.rename(world.folder / "elsewhere"))
+    assert world.rebuilt() == first
+    assert not shard.is_symlink()
+
+
+def inodes(world: World) -> dict[str, int]:
+    found = [path for name in ("shards", "features") for path in (world.folder / name).iterdir()]
+    return {f"{path.parent.name}/{path.name}": path.stat().st_ino for path in found}
+
+
 def test_other_parameters_keep_nothing(world: World, work: dict[str, int]) -> None:
     world.rebuilt()
     before = dict(work)
     world.build(world.folder, remember=True, params=FEATURIZE.model_copy(update={"seed": 9}))
-    assert since(work, before) == {"decoded": 0, "encoded": SHARDS, "fitted": 1}
+    assert since(work, before) == {"hashed": 0, "decoded": 0, "encoded": SHARDS, "fitted": 1}
 
 
 def test_what_failed_half_way_is_not_taken_for_whole(

@@ -277,6 +277,8 @@ class TestNobodyIsThere:
         ("local", "tcp://10.0.0.1:8786", "with backend local the address should be empty"),
         ("dask", "", "with backend dask the address should be like tcp://10.0.0.1:8786"),
         ("dask", "10.0.0.1:8786", "with backend dask the address should be like tcp://"),
+        ("dask", "tcp://me:secret@10.0.0.1:8786", "with backend dask the address should be like"),
+        ("dask", "tcp://fe80::1:8786", "with backend dask the address should be like tcp://"),
         ("ray", "tcp://10.0.0.1:6379", "with backend ray the address should be auto or like"),
         ("spark", "", "it should be 'local', 'dask' or 'ray'"),
     ],
@@ -284,12 +286,40 @@ class TestNobodyIsThere:
 def test_a_wrong_address_is_refused(
     backend: str, address: str, should: str, tmp_path: Path
 ) -> None:
+    with pytest.raises(ParamsError, match=should):
+        load(params_with(backend, address, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("backend", "address"),
+    [
+        ("local", ""),
+        ("dask", "tcp://scheduler.lan:8786"),
+        ("dask", "tls://[fe80::1]:8786"),
+        ("ray", "auto"),
+        ("ray", "[::1]:6379"),
+    ],
+)
+def test_an_address_is_taken(backend: str, address: str, tmp_path: Path) -> None:
+    assert load(params_with(backend, address, tmp_path)).compute.address == address
+
+
+def params_with(backend: str, address: str, folder: Path) -> Path:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["compute"] |= {"backend": backend, "address": address}
-    file = tmp_path / "params.yaml"
+    file = folder / "params.yaml"
     file.write_text(yaml.safe_dump(params))
-    with pytest.raises(ParamsError, match=should):
-        load(file)
+    return file
+
+
+def test_a_worker_wants_the_schedulers_address() -> None:
+    command = [sys.executable, "-m", "grocery.cli", "worker", "tcp://me:secret@10.0.0.1:8786"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "error: worker: the scheduler's address should be like tcp://10.0.0.1:8786\n",
+    )
 
 
 def test_differences_are_said_in_words() -> None:

@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
     images = held_out(
         model, arguments.shards, images=arguments.images, workers=workers, shifts=only
     )
-    left_out = drill.left_out_classes(images)
+    left_out = drill.left_out_classes(images) if "unknown product" in only else []
     results = drill.run_drill(
         images,
         model.head,

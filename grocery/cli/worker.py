@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,13 @@ def _run(arguments: argparse.Namespace) -> None:
     from importlib.util import find_spec
 
     import grocery
+    from grocery.params import ADDRESSES
 
     if find_spec("distributed") is None:
         raise GroceryError("dask is not installed; pip install '.[dask]'")
+    allowed, example = ADDRESSES["dask"]
+    if not re.fullmatch(allowed, arguments.address):
+        raise GroceryError(f"the scheduler's address should be {example}")
     # Workers import this very code, wherever they are started.
     source = str(Path(grocery.__file__).parent.parent)
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]

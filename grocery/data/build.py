@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,23 @@ _DECODED_SCHEMA = pa.schema([column for column in IMAGE_SCHEMA if column.name !=
 
 
 @dataclass(frozen=True)
+class Held:
+    """What an earlier shard holds.
+
+    Attributes
+    ----------
+    hashes, splits
+        Perceptual hash and split of each image, by image id.
+    same
+        Whether these are the images of the shard to be made, from the same files.
+    """
+
+    hashes: dict[str, str]
+    splits: dict[str, str]
+    same: bool
+
+
+@dataclass(frozen=True)
 class Decoded:
     """What decoding a shard found, by image id.
 
@@ -36,13 +52,10 @@ class Decoded:
         Perceptual hashes of the readable images.
     reasons
         Why the others cannot be read.
-    as_before
-        File names of shards that hold what they held before, so that nothing was written.
     """
 
     hashes: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
-    as_before: set[str] = field(default_factory=set)
 
 
 def hash_files(images: Sequence[RawImage]) -> list[str]:
@@ -62,13 +75,26 @@ def canonical_image(data: bytes, params: PrepareParams) -> bytes:
     return canonical(image, size=params.image_size, quality=params.jpeg_quality)
 
 
+def held(copies: Sequence[Copies], earlier: Path) -> Held:
+    """Look up what an earlier shard holds, to be compared with the images it should hold now."""
+    wanted = sorted((g.image_id, g.kept.path, g.kept.label, g.kept.coarse) for g in copies)
+    table = read_table(earlier, ["image_id", "path", "label", "coarse", "phash", "split"])
+    *facts, hashes, splits = (column.to_pylist() for column in table.columns)
+    ids = facts[0]
+    return Held(
+        dict(zip(ids, hashes, strict=True)),
+        dict(zip(ids, splits, strict=True)),
+        same=list(zip(*facts, strict=True)) == wanted,
+    )
+
+
 def decode_shard(
     task: tuple[str, list[Copies], Path | None, Mapping[str, str]],
     *,
     params: PrepareParams,
     folder: Path,
 ) -> Decoded:
-    """Write a shard's canonical images, still without splits; nothing if all are as before.
+    """Write a shard's canonical images, still without splits.
 
     Parameters
     ----------
@@ -83,10 +109,6 @@ def decode_shard(
     """
     name, copies, earlier, reasons = task
     found = Decoded()
-    if earlier and (hashes := _hashes_as_before(copies, earlier)) is not None:
-        found.hashes.update(hashes)
-        found.as_before.add(name)
-        return found
     known = _earlier_images(earlier) if earlier else {}
     rows = []
     for group in sorted(copies, key=lambda group: group.image_id):
@@ -113,16 +135,6 @@ def decode_shard(
     return found
 
 
-def _hashes_as_before(copies: Sequence[Copies], earlier: Path) -> dict[str, str] | None:
-    """Perceptual hashes by id where an earlier shard holds exactly these images; else None."""
-    wanted = sorted((g.image_id, g.kept.path, g.kept.label, g.kept.coarse) for g in copies)
-    table = read_table(earlier, ["image_id", "path", "label", "coarse", "phash"])
-    *known, phashes = (column.to_pylist() for column in table.columns)
-    if list(zip(*known, strict=True)) != wanted:
-        return None
-    return dict(zip(known[0], phashes, strict=True))
-
-
 def _decoded(image: RawImage, params: PrepareParams) -> tuple[str, bytes]:
     """A raw image's perceptual hash and canonical image."""
     jpeg = canonical_image(image.read(), params)
@@ -146,20 +158,13 @@ def finish_shard(
     Parameters
     ----------
     task
-        The shard's file name; split by id of the images that stay; and the earlier shard
-        where `decode_shard` wrote nothing, since that holds these images, else None.
+        The shard's file name; split by id of the images that stay; and an earlier shard that
+        holds these images, so that it was not decoded, else None.
     decoded, output
         Folder that `decode_shard` wrote to, and folder of the finished shards.
     """
     name, splits, earlier = task
-    if earlier is not None:
-        before = read_table(earlier, ["image_id", "split"])
-        if dict(zip(*(column.to_pylist() for column in before.columns), strict=True)) == splits:
-            shutil.copyfile(earlier, output / name)
-            return
-        table = read_table(earlier).drop_columns(["split"])
-    else:
-        table = read_table(decoded / name)
+    table = read_table(earlier or decoded / name, _DECODED_SCHEMA.names)
     column = [splits.get(image_id) for image_id in table.column("image_id").to_pylist()]
     table = table.append_column("split", pa.array(column, pa.string()))
     table = table.filter(table.column("split").is_valid()).select(IMAGE_SCHEMA.names)

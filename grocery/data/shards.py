@@ -113,8 +113,15 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         When the file is not a whole Parquet file or lacks a column.
     """
     try:
-        return pq.read_table(path, columns=list(columns) if columns is not None else None)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        # A dataset of one file (`pq.read_table`) takes four times as long to open.
+        with pq.ParquetFile(path) as file:
+            missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+            if missing:
+                raise DataError(f"{path} cannot be read as a shard: it has no column {missing[0]}")
+            if columns is None:
+                return file.read()
+            return file.read(columns=list(columns)).select(list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as a shard: {error}") from error
 
 

@@ -125,11 +125,8 @@ def fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str
 def image_digests(shard: Path) -> dict[str, str]:
     """SHA-256 (hex) of each canonical image of a shard, by image id."""
     table = read_table(shard, ["image_id", "image"])
-    ids = table.column("image_id").to_pylist()
-    return {
-        image_id: hashlib.sha256(jpeg.as_py()).hexdigest()
-        for image_id, jpeg in zip(ids, table.column("image"), strict=True)
-    }
+    ids, images = (column.to_pylist() for column in table.columns)
+    return {i: hashlib.sha256(jpeg).hexdigest() for i, jpeg in zip(ids, images, strict=True)}
 
 
 def sample_digests(images: Sequence[Mapping[str, str]], sample: frozenset[str]) -> list[str]:

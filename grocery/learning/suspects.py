@@ -73,7 +73,7 @@ def find_suspects(
     tasks = [tuple(shards[i : i + together]) for i in range(0, len(shards), together)]
     memory, here = memory or Memory(), maker([neighbors, agreement, parts])
     known = memory.notes(here)
-    digests = parallel_map(digest, shards, workers=workers, title="compare")
+    digests = parallel_map(digest, shards, workers=workers, title="compare", prefer="threads")
     hashes = dict(zip(shards, digests, strict=True))
     keys = {task: digest_of(hashes[path] for path in task) for task in tasks}
     fresh = [task for task in tasks if keys[task] not in known]

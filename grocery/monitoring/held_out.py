@@ -150,6 +150,8 @@ def heads_without(
     validation images. No image that is of the class, or taken for it, is in either. The encoder
     stays: it was fitted without labels.
     """
+    if not classes:
+        return {}
     features, labels = {}, {}
     for split in ("train", "val"):
         rows = labelled_images(shards, split)[:MAX_TRAINING]

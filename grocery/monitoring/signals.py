@@ -218,8 +218,8 @@ def labels_signal(
     A mistake of the model is mostly a near miss: the true class comes next. A label that was given
     wrongly may come anywhere, also where the model is sure. So an image's surprise is the rank of
     its label (see `grocery.monitoring.reference.label_ranks`) times the confidence, and its mean is
-    tested by permutation. The effect is at least about the part of the labels that would have to be
-    random ones.
+    tested by permutation. The effect is the part of the labels that would have to be random ones:
+    the mean's rise as a share of the way from the reference's mean to that of random labels.
     """
     known = reference.hits >= 0
     before = surprise(reference.ranks[known], reference.confidences[known])
@@ -227,7 +227,8 @@ def labels_signal(
     found = mean_test(now, before, permutations=permutations(params.significance))
     # A label that is drawn from all classes has half of them above it.
     random = float(confidences.mean(dtype=np.float64)) * (len(reference.classes) - 1) / 2
-    effect = min(1.0, max(0.0, found.statistic / random)) if random else 0.0
+    rise = random - float(before.mean(dtype=np.float64))
+    effect = min(1.0, max(0.0, found.statistic / rise)) if rise > 0 else 0.0
     if found.p_value > params.significance:
         sentence = "The labels are as likely to the model as before."
     else:
