@@ -2,6 +2,7 @@
 
     WANDB_MODE=disabled python benchmarks/scale.py --images 100000 --shards 1024
     WANDB_MODE=disabled python benchmarks/scale.py --images 100000 --shards 256 --only dvc
+    WANDB_MODE=disabled python benchmarks/scale.py --images 100000 --size 224 --only change
     WANDB_MODE=disabled python benchmarks/scale.py --images 5000 --shards 64 --only workers
 
 In a scratch project: DVC's commands on the prepared shards against the same on the plain folder of
@@ -30,7 +31,6 @@ from joblib import Parallel, delayed
 from PIL import Image
 
 CLASSES = 20
-SIZE = 64
 ROOT = Path(__file__).parent.parent
 
 
@@ -39,64 +39,75 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=100_000, metavar="N")
     parser.add_argument("--shards", type=int, default=1024, metavar="N", help="a power of two")
+    parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="of raw images too")
     parser.add_argument("--workers", type=int, default=0, metavar="N")
     parser.add_argument(
         "--only",
+        action="append",
         choices=["dvc", "change", "nothing", "workers"],
-        help="one of the parts; workers runs only when it is asked for",
+        help="one of the parts, may be given again; workers runs only when it is asked for",
     )
     parser.add_argument("--folder", help="where to work; by default a temporary folder")
     arguments = parser.parse_args()
+    only = arguments.only or ["dvc", "nothing", "change"]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         project = Path(folder) / "project"
-        make_project(project, arguments.images, arguments.shards, arguments.workers)
-        stages = ("prepare",) if arguments.only == "dvc" else ("version", "featurize")
+        make_project(project, arguments)
+        stages = ("prepare",) if only == ["dvc"] else ("version", "featurize")
         scratch, peaks = measured(project, "dvc", "repro", *stages)
-        print(f"{arguments.images} images, {arguments.shards} shards, {scratch:.1f} s from scratch")
+        print(
+            f"{arguments.images} images of {arguments.size} pixels, {arguments.shards} shards, "
+            f"{scratch:.1f} s from scratch"
+        )
         print("peak memory:", ", ".join(f"{n / 2**20:.0f} MiB {who}" for who, n in peaks.items()))
         print(flush=True)
-        if arguments.only in (None, "dvc"):
+        if "dvc" in only:
             compare_dvc(Path(folder), project)
-        if arguments.only in (None, "nothing"):
+        if "nothing" in only:
             change_nothing(Path(folder), project)
-        if arguments.only in (None, "change"):
-            change_one(project, scratch)
-        if arguments.only == "workers":
+        if "change" in only:
+            change_one(project, scratch, arguments.size)
+        if "workers" in only:
             compare_workers(project)
 
 
-def make_project(project: Path, images: int, shards: int, workers: int) -> None:
+def make_project(project: Path, arguments: argparse.Namespace) -> None:
     """A clone of this project whose dataset is a folder of small images."""
+    images, size = arguments.images, arguments.size
     run(ROOT, "git", "clone", "--quiet", str(ROOT), str(project))
     raw = project / "data/raw/many"
     Parallel(n_jobs=-1)(
-        delayed(write_images)(raw / f"class-{k:02d}", k, range(k, images, CLASSES))
+        delayed(write_images)(raw / f"class-{k:02d}", k, range(k, images, CLASSES), size)
         for k in range(CLASSES)
     )
     params = yaml.safe_load((project / "params.yaml").read_text())
     params["data"]["source"] = "many"
-    params["prepare"] |= {"shards": shards, "image_size": SIZE, "near_duplicate_bits": 0}
-    params["compute"]["workers"] = workers
+    params["prepare"] |= {
+        "shards": arguments.shards,
+        "image_size": size,
+        "near_duplicate_bits": 0,
+    }
+    params["compute"]["workers"] = arguments.workers
     params["tracking"]["project"] = "scale"
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     run(project, "git", "commit", "--quiet", "--all", "--message", "Many images")
     run(project, "dvc", "remote", "add", "--force", "--default", "storage", "../storage")
 
 
-def write_images(folder: Path, label: int, numbers: range) -> None:
+def write_images(folder: Path, label: int, numbers: range, size: int) -> None:
     """Smooth noise around a colour of the class's own."""
     folder.mkdir(parents=True)
     for number in numbers:
-        (folder / f"{number:07d}.jpg").write_bytes(picture(label, number))
+        (folder / f"{number:07d}.jpg").write_bytes(picture(label, number, size))
 
 
-def picture(label: int, number: int) -> bytes:
-    """One JPEG of 64 x 64 pixels."""
+def picture(label: int, number: int, size: int) -> bytes:
+    """One square JPEG."""
     rng = np.random.default_rng([label, number])
     noise = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     noise[2:4, 2:4] = [(label * 37) % 256, (label * 91) % 256, (label * 53) % 256]
     stream = io.BytesIO()
-    Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(stream, "JPEG")
+    Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(stream, "JPEG")
     return stream.getvalue()
 
 
@@ -157,20 +168,22 @@ def compare_workers(project: Path) -> None:
         print(f"| {stage} | {seconds[1]:.1f} | {seconds[2]:.1f} | {share:.0f} % |", flush=True)
 
 
-def change_one(project: Path, scratch: float) -> None:
+def change_one(project: Path, scratch: float, size: int) -> None:
     """Replace one image: what `dvc repro` and `dvc push` then cost."""
     storage = project.parent / "storage"
     run(project, "dvc", "push", "prepare", "version", "featurize")
     before = {path for path in storage.rglob("*") if path.is_file()}
-    size = sum(path.stat().st_size for path in before)
+    stored = sum(path.stat().st_size for path in before)
     first = next((project / "data/raw/many/class-00").iterdir())
-    first.write_bytes(picture(0, 10**9))
+    first.write_bytes(picture(0, 10**9, size))
     changed, _ = measured(project, "dvc", "repro", "version", "featurize")
     run(project, "dvc", "push", "prepare", "version", "featurize")
     moved = sum(p.stat().st_size for p in storage.rglob("*") if p.is_file() and p not in before)
     print("| | from scratch | after one change | share |\n|---|---|---|---|")
     print(f"| `dvc repro`, s | {scratch:.1f} | {changed:.1f} | {100 * changed / scratch:.1f} % |")
-    print(f"| `dvc push`, MB | {size / 1e6:.1f} | {moved / 1e6:.2f} | {100 * moved / size:.2f} % |")
+    print(
+        f"| `dvc push`, MB | {stored / 1e6:.1f} | {moved / 1e6:.2f} | {100 * moved / stored:.2f} % |"
+    )
 
 
 def measured(project: Path, *command: str) -> tuple[float, dict[str, int]]:
