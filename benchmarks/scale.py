@@ -181,9 +181,8 @@ def change_one(project: Path, scratch: float, size: int) -> None:
     moved = sum(p.stat().st_size for p in storage.rglob("*") if p.is_file() and p not in before)
     print("| | from scratch | after one change | share |\n|---|---|---|---|")
     print(f"| `dvc repro`, s | {scratch:.1f} | {changed:.1f} | {100 * changed / scratch:.1f} % |")
-    print(
-        f"| `dvc push`, MB | {stored / 1e6:.1f} | {moved / 1e6:.2f} | {100 * moved / stored:.2f} % |"
-    )
+    share = 100 * moved / stored
+    print(f"| `dvc push`, MB | {stored / 1e6:.1f} | {moved / 1e6:.2f} | {share:.2f} % |")
 
 
 def measured(project: Path, *command: str) -> tuple[float, dict[str, int]]:
