@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +108,9 @@ def _without_copies(
     looked = [fingerprints.look(file.file) if file.file else (None, None) for file in files]
     fresh = [file for file, (_, known) in zip(files, looked, strict=True) if known is None]
     chunks = [fresh[start : start + _CHUNK] for start in range(0, len(fresh), _CHUNK)]
-    hashed = chain.from_iterable(parallel_map(hash_files, chunks, workers=workers, title="hash"))
-    image_ids = [known or next(hashed) for _, known in looked]
+    hashed = parallel_map(hash_files, chunks, workers=workers, title="hash")
+    fresh_ids = iter([image_id for chunk in hashed for image_id in chunk])
+    image_ids = [known or next(fresh_ids) for _, known in looked]
     for file, (signs, _), image_id in zip(files, looked, image_ids, strict=True):
         if file.file:
             fingerprints.learn(file.file, signs, image_id)
