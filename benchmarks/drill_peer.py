@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from grocery.cli.drill import thresholds
-from grocery.compute import progress
-from grocery.errors import one_sentence
-from grocery.model import load_model
-from grocery.monitoring.drawing import CLEAN, Condition, Drawn, Stage
-from grocery.monitoring.drill import left_out_classes, outcome
-from grocery.monitoring.drill_report import clopper_pearson
-from grocery.monitoring.held_out import heads_without, held_out
-from grocery.monitoring.image_statistics import NAMES
-from grocery.monitoring.shifts import SHIFTS
+from grocery.core.errors import one_sentence
+from grocery.drill.drawing import CLEAN, Condition, Drawn, Stage
+from grocery.drill.drill import left_out_classes, outcome
+from grocery.drill.held_out import heads_without, held_out
+from grocery.drill.report import clopper_pearson
+from grocery.drill.shifts import SHIFTS
+from grocery.evaluation.image_statistics import NAMES
+from grocery.parallel import progress
+from grocery.release.model import load_model
 
 
 def main() -> None:

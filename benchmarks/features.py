@@ -47,18 +47,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from grocery._pin import KERNELS
-from grocery.arrays import load_arrays, save_arrays
-from grocery.compute import parallel_map
-from grocery.data.images import canonical, pixels
-from grocery.data.shards import IMAGE_SCHEMA, read_table, shard_name, shard_paths, write_table
-from grocery.data.synthetic import SyntheticSource, draw
-from grocery.errors import one_sentence
+from grocery.core.arrays import load_arrays, save_arrays
+from grocery.core.errors import one_sentence
+from grocery.core.pin import KERNELS
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.fisher import FisherVector, Grid
 from grocery.features.fit_encoder import encode_shard, fit_encoder, fit_sample
 from grocery.features.projection import Projection
-from grocery.params import Params, load
+from grocery.images.decoding import canonical, pixels
+from grocery.parallel import parallel_map
+from grocery.settings import Params, load
+from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_paths, write_table
+from grocery.synthetic.source import SyntheticSource, draw
 
 PREPARED, RECIPE = Path("data/prepared/shards"), Path("data/raw/synthetic")
 SIZE, IMAGES = 224, 1000

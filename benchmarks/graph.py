@@ -39,8 +39,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# As grocery/_pin.py sets them; importing it here would set them for scikit-learn as well.
-KERNELS = runpy.run_path(str(Path(__file__).parents[1] / "grocery" / "_pin.py"))["KERNELS"]
+# As grocery/core/pin.py sets them; importing it here would set them for scikit-learn as well.
+KERNELS = runpy.run_path(str(Path(__file__).parents[1] / "grocery" / "core" / "pin.py"))["KERNELS"]
 
 DIMENSIONS, CLASSES, CLUSTERS = 64, 81, 3
 LABELED = 0.03
@@ -148,8 +148,8 @@ def by_grocery(points: NDArray[Any], labels: NDArray[Any]) -> Callable[[], NDArr
     """Our graph and label spreading."""
     import faiss  # noqa: F401  (the search imports it when it needs it: not part of the fit)
 
-    from grocery.learning.graph import Affinity, similarity_graph
-    from grocery.learning.spreading import label_spreading
+    from grocery.semi_supervised.graph import Affinity, similarity_graph
+    from grocery.semi_supervised.spreading import label_spreading
 
     def fit() -> NDArray[Any]:
         graph = similarity_graph(points, n_neighbors=NEIGHBORS, affinity=Affinity())
@@ -167,7 +167,7 @@ def by_grocery(points: NDArray[Any], labels: NDArray[Any]) -> Callable[[], NDArr
 
 def recall_of_neighbours(points: NDArray[Any], labels: NDArray[Any]) -> Callable[[], float]:
     """Share of the exact neighbours of a sample of points that the graph's search finds."""
-    from grocery.learning.neighbors import nearest, recall
+    from grocery.semi_supervised.neighbors import nearest, recall
 
     def fit() -> float:
         sample = np.random.default_rng(1).choice(len(points), SAMPLE, replace=False)

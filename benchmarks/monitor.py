@@ -19,14 +19,14 @@ from statistics import median
 import numpy as np
 
 from grocery.cli.drill import thresholds
-from grocery.data.shards import images_of, shard_paths
-from grocery.errors import one_sentence
-from grocery.model import load_model
+from grocery.core.errors import one_sentence
+from grocery.drill.held_out import labelled_images
+from grocery.evaluation.image_statistics import image_statistics
+from grocery.evaluation.reference import Reference, sample_rows
 from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.drift import judge
-from grocery.monitoring.held_out import labelled_images
-from grocery.monitoring.image_statistics import image_statistics
-from grocery.monitoring.reference import Reference, sample_rows
+from grocery.release.model import load_model
+from grocery.shards import images_of, shard_paths
 
 ROWS = 10_000
 

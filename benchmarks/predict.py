@@ -26,8 +26,8 @@ from operator import truediv
 from pathlib import Path
 from statistics import median
 
-from grocery.data.shards import images_of, read_columns, shard_paths
-from grocery.errors import one_sentence
+from grocery.core.errors import one_sentence
+from grocery.shards import images_of, read_columns, shard_paths
 
 SHARDS = Path("data/prepared/shards")
 
@@ -40,7 +40,7 @@ import sys
 import grocery
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from grocery.data.images import pixels
+from grocery.images.decoding import pixels
 
 model = grocery.load_model(sys.argv[1])
 head = LogisticRegression()

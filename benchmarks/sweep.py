@@ -21,8 +21,8 @@ from typing import Any
 
 from workspace import restored, set_parameters
 
-from grocery.documents import parse_yaml
-from grocery.errors import ParamsError
+from grocery.core.documents import parse_yaml
+from grocery.core.errors import ParamsError
 
 NAME = "benchmark-of-sweeps"
 

@@ -1,7 +1,7 @@
 """The library that the pipeline's stages are written with.
 
-Importing it first pins the numeric kernels (see :mod:`grocery._pin`), so that the same inputs give
-the same bytes on every x86-64 processor with AVX2. Everything heavy is imported on first use:
+Importing it first pins the numeric kernels (see :mod:`grocery.core.pin`), so that the same inputs
+give the same bytes on every x86-64 processor with AVX2. Everything heavy is imported on first use:
 ``import grocery`` alone loads neither numpy nor scikit-learn, DVC or W&B.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from grocery import _pin
+from grocery.core.pin import pin
 
-_pin.pin()
+pin()
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grocery.files import write_bytes
+from grocery.core.files import write_bytes
 
 # Nanoseconds that a file must have been left alone before its signs are trusted; file systems may
 # count time in steps of two seconds.

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 
-from grocery._pin import KERNELS
-from grocery.files import digest, same_file, write_bytes
+from grocery.core.files import digest, same_file, write_bytes
+from grocery.core.pin import KERNELS
 
 # Their versions may change bytes.
 _LIBRARIES = ("numpy", "scipy", "pillow", "pyarrow")

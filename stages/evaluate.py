@@ -12,17 +12,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from grocery.arrays import load_arrays
-from grocery.data.pictures import captioned_grid
-from grocery.data.shards import images_of, read_table, shard_paths, write_table
-from grocery.errors import DataError, ModelError, one_sentence
-from grocery.files import replacing, write_metrics
-from grocery.learning.dataset import Split, load_splits
-from grocery.learning.head import KIND, Head
-from grocery.learning.metrics import ClassScore, class_scores, reliability, summary
-from grocery.monitoring.image_statistics import image_statistics
-from grocery.monitoring.reference import Reference, sample_rows
-from grocery.params import EvaluateParams, load
+from grocery.classifier.dataset import Split, load_splits
+from grocery.classifier.head import KIND, Head
+from grocery.core.arrays import load_arrays
+from grocery.core.errors import DataError, ModelError, one_sentence
+from grocery.core.files import replacing, write_metrics
+from grocery.core.params import EvaluateParams
+from grocery.evaluation.image_statistics import image_statistics
+from grocery.evaluation.metrics import ClassScore, class_scores, reliability, summary
+from grocery.evaluation.reference import Reference, sample_rows
+from grocery.pages.pictures import captioned_grid
+from grocery.settings import load
+from grocery.shards import images_of, read_table, shard_paths, write_table
 from grocery.tracking import artifacts
 from grocery.tracking.run import StageRun, stage_run
 

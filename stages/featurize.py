@@ -7,10 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grocery.arrays import load_arrays, save_arrays
-from grocery.compute import engine, parallel_map
-from grocery.data.shards import shard_paths
-from grocery.errors import one_sentence
+from grocery.core.arrays import load_arrays, save_arrays
+from grocery.core.errors import one_sentence
+from grocery.core.files import replacing
+from grocery.core.params import FeaturizeParams
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.fit_encoder import (
     backbone_digest,
@@ -20,9 +20,10 @@ from grocery.features.fit_encoder import (
     image_digests,
     sample_digests,
 )
-from grocery.files import replacing
-from grocery.params import FeaturizeParams, load
+from grocery.parallel import engine, parallel_map
 from grocery.reuse import Memory, digest_of, maker
+from grocery.settings import load
+from grocery.shards import shard_paths
 from grocery.tracking import artifacts
 from grocery.tracking.artifacts import Output
 from grocery.tracking.run import stage_run

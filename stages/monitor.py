@@ -8,18 +8,19 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from grocery.compute import engine, parallel_map
-from grocery.errors import DataError, one_sentence
-from grocery.files import replacing, write_bytes, write_json
-from grocery.model import load_model
+from grocery.core.errors import DataError, one_sentence
+from grocery.core.files import replacing, write_bytes, write_json
+from grocery.core.params import MonitorParams
+from grocery.evaluation.reference import Reference
 from grocery.monitoring.batches import examine_file, numbers, rows
-from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, render
 from grocery.monitoring.speed import Timing
-from grocery.monitoring.telling import accuracies, tell
-from grocery.params import MonitorParams, load
+from grocery.parallel import engine, parallel_map
+from grocery.release.model import load_model
+from grocery.settings import load
 from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
+from grocery.tracking.telling import accuracies, tell
 
 RELEASE = Path("models/release")
 INCOMING = Path("data/prepared/incoming")

@@ -10,20 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grocery.compute import engine, parallel_map
+from grocery.core.errors import one_sentence
+from grocery.core.files import replacing, same_file, write_json
+from grocery.core.params import PrepareParams
 from grocery.data.build import Decoded, Held, decode_shard, finish_shard, hash_files, held
 from grocery.data.cleaning import clean, refuse_bad, summarise
 from grocery.data.duplicates import Copies, exact_copies
 from grocery.data.incoming import write_batch, write_drills
 from grocery.data.raw import RawImage, Source
-from grocery.data.shards import shard_name, shard_of
 from grocery.data.sources import open_source
 from grocery.data.splits import check_labels
-from grocery.errors import one_sentence
-from grocery.files import replacing, same_file, write_json
 from grocery.fingerprints import Fingerprints
-from grocery.params import PrepareParams, load
+from grocery.parallel import engine, parallel_map
 from grocery.reuse import Memory, maker, remembered_in
+from grocery.settings import load
+from grocery.shards import shard_name, shard_of
 from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
 
@@ -61,7 +62,7 @@ def run(
     shards, incoming, report
         Folder of the shards, folder of the batches, and JSON file; replaced when all went well.
     workers
-        Number of processes, see `grocery.compute.parallel_map`.
+        Number of processes, see `grocery.parallel.parallel_map`.
     memory
         What is known of the shards that are there already; nothing by default.
     fingerprints

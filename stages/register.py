@@ -10,21 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grocery.arrays import load_arrays
-from grocery.errors import ModelError, one_sentence
+from grocery.classifier.head import KIND as CLASSIFIER_KIND
+from grocery.classifier.head import Head
+from grocery.core.arrays import load_arrays
+from grocery.core.errors import ModelError, one_sentence
+from grocery.core.files import replacing, write_bytes, write_json, write_metrics
+from grocery.evaluation.reference import Reference
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
-from grocery.files import replacing, write_bytes, write_json, write_metrics
-from grocery.learning.head import KIND as CLASSIFIER_KIND
-from grocery.learning.head import Head
-from grocery.model import Canonical, Model
-from grocery.model_card import model_card
-from grocery.monitoring.reference import Reference
-from grocery.params import Params, load
+from grocery.release.card import model_card
+from grocery.release.model import Canonical, Model
+from grocery.release.verdict import judge
+from grocery.settings import Params, load
 from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
-from grocery.verdict import judge
 
 CARD = Path("data/card/card.json")
 EVALUATION = Path("metrics/evaluate.json")

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.arrays import save_arrays
-from grocery.errors import one_sentence
-from grocery.files import replacing, write_metrics
-from grocery.learning.algorithms import check_training_set, make_estimator
-from grocery.learning.dataset import UNLABELED, Split, load_splits
-from grocery.learning.fit_head import calibrate, fit_head, gains_by_scaling
-from grocery.learning.head import KIND
-from grocery.learning.labels import choose_labeled
-from grocery.params import TrainParams, load
-from grocery.steering import Steering
+from grocery.classifier.dataset import UNLABELED, Split, load_splits
+from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
+from grocery.classifier.head import KIND
+from grocery.classifier.labels import choose_labeled
+from grocery.core.arrays import save_arrays
+from grocery.core.errors import one_sentence
+from grocery.core.files import replacing, write_metrics
+from grocery.core.params import TrainParams
+from grocery.semi_supervised.algorithms import check_training_set, make_estimator
+from grocery.settings import load
+from grocery.sweep.steering import Steering
 from grocery.tracking import artifacts
 from grocery.tracking.curves import Curves
 from grocery.tracking.run import stage_run

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from grocery.compute import engine
+from grocery.card.contact_sheet import choose, contact_sheet, thumbnails
+from grocery.card.numbers import dataset_card, read_report, read_rows
+from grocery.card.page import MOST_SUSPECTS, pictures_a_class, render
+from grocery.card.suspects import find_suspects
 from grocery.contents import read_content
-from grocery.data.card import dataset_card, read_report, read_rows
-from grocery.data.card_page import MOST_SUSPECTS, pictures_a_class, render
-from grocery.data.contact_sheet import choose, contact_sheet, thumbnails
-from grocery.data.diff import diff_rows, rows_at
-from grocery.data.shards import shard_paths
-from grocery.errors import DataError, one_sentence
-from grocery.files import replacing, write_bytes, write_json
-from grocery.learning.suspects import find_suspects
-from grocery.params import VersionParams, load
+from grocery.core.errors import DataError, one_sentence
+from grocery.core.files import replacing, write_bytes, write_json
+from grocery.core.params import VersionParams
+from grocery.dataset_diff import diff_rows, rows_at
+from grocery.parallel import engine
 from grocery.reuse import Memory
+from grocery.settings import load
+from grocery.shards import shard_paths
 from grocery.tracking import artifacts
 from grocery.tracking.provenance import git
 from grocery.tracking.run import stage_run
@@ -51,7 +52,7 @@ def run(
     card, metrics
         Folder of the card, and JSON file of its key figures; replaced when all went well.
     workers
-        Number of processes, see `grocery.compute.parallel_map`.
+        Number of processes, see `grocery.parallel.parallel_map`.
     memory
         What was found in parts of the dataset that have not changed; nothing by default.
 

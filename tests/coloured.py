@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from grocery.classifier.fit_head import fit_head
 from grocery.data.duplicates import perceptual_hash
-from grocery.data.images import canonical, pixels
-from grocery.data.shards import IMAGE_SCHEMA, shard_name, write_table
+from grocery.evaluation.image_statistics import image_statistics
+from grocery.evaluation.reference import Reference
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import fit_projection
-from grocery.learning.fit_head import fit_head
-from grocery.model import Canonical, Model
-from grocery.monitoring.image_statistics import image_statistics
-from grocery.monitoring.reference import Reference
+from grocery.images.decoding import canonical, pixels
+from grocery.release.model import Canonical, Model
+from grocery.shards import IMAGE_SCHEMA, shard_name, write_table
 
 CLASSES = ["blue", "green", "red"]
 

@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from grocery.compute import parallel_map
-from grocery.data.card import Suspect, content_digest, dataset_card, read_report, read_rows
-from grocery.data.card_page import pictures_a_class, render
-from grocery.data.contact_sheet import SIDE, choose, contact_sheet, thumbnails
+from grocery.card.contact_sheet import SIDE, choose, contact_sheet, thumbnails
+from grocery.card.numbers import Suspect, content_digest, dataset_card, read_report, read_rows
+from grocery.card.page import pictures_a_class, render
+from grocery.card.suspects import find_suspects, suspects
+from grocery.core.errors import DataError
+from grocery.core.params import VersionParams
 from grocery.data.duplicates import perceptual_hash
-from grocery.data.images import UnreadableImage, canonical, decode
 from grocery.data.raw import RawImage
-from grocery.data.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
-from grocery.data.synthetic import SyntheticSource
-from grocery.errors import DataError
-from grocery.learning.suspects import find_suspects, suspects
-from grocery.params import VersionParams
+from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.parallel import parallel_map
+from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
+from grocery.synthetic.source import SyntheticSource
 from stages import version
 
 PARAMS = VersionParams(suspect_neighbors=5, suspect_agreement=0.8, contact_sheet_images=3)

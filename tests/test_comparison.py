@@ -17,13 +17,13 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from conftest import Project
-from grocery.data.shards import read_columns, read_table, shard_paths, write_table
-from grocery.errors import DataError, RegistryError
-from grocery.learning.metrics import summary
-from grocery.model import Canonical, Model, load_model
+from grocery.core.errors import DataError, RegistryError
+from grocery.evaluation.metrics import summary
 from grocery.registry import comparison
 from grocery.registry.anew import MIN_IMAGES, evaluate_anew, seen_images
 from grocery.registry.comparison import PREDICTIONS, Difference, compare, mcnemar, read_predictions
+from grocery.release.model import Canonical, Model, load_model
+from grocery.shards import read_columns, read_table, shard_paths, write_table
 
 CLASSES = ["apple", "beet", "chard", "date", "endive", "fig"]
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from grocery.compute import engine, parallel_map
-from grocery.errors import GroceryError, one_sentence
+from grocery.core.errors import GroceryError, one_sentence
+from grocery.parallel import engine, parallel_map
 
 
 def square(number: int) -> int:

@@ -14,9 +14,9 @@ import pytest
 
 from conftest import environment
 from grocery.cli import main
-from grocery.data.diff import COLUMNS, SHARDS, diff_rows, rows_at
-from grocery.data.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
-from grocery.errors import DataError
+from grocery.core.errors import DataError
+from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
+from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
 from stages.version import changes_since
 
 

@@ -13,13 +13,14 @@ from scipy import stats
 from coloured import CLASSES, write_release, write_shards
 from conftest import ROOT
 from grocery.cli import drill as command
-from grocery.model import Model
-from grocery.monitoring import drill, drill_report
-from grocery.monitoring.drawing import CLEAN, Condition, Stage
-from grocery.monitoring.drill import Outcome
-from grocery.monitoring.held_out import HeldOut, heads_without, held_out
-from grocery.monitoring.shifts import SHIFTS
-from grocery.params import load
+from grocery.drill import drill
+from grocery.drill import report as drill_report
+from grocery.drill.drawing import CLEAN, Condition, Stage
+from grocery.drill.drill import Outcome
+from grocery.drill.held_out import HeldOut, heads_without, held_out
+from grocery.drill.shifts import SHIFTS
+from grocery.release.model import Model
+from grocery.settings import load
 
 PARAMS = load(ROOT / "params.yaml").monitor
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    from grocery.model import load_model
+    from grocery.release.model import load_model
 
     return load_model(folder / "release")
 

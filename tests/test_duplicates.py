@@ -9,15 +9,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
+from grocery.core.errors import DataError
 from grocery.data.duplicates import (
     COLOUR_TOLERANCE,
     exact_copies,
     near_duplicate_groups,
     perceptual_hash,
 )
-from grocery.data.images import canonical
 from grocery.data.raw import RawImage
-from grocery.errors import DataError
+from grocery.images.decoding import canonical
 
 BITS = 8
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from grocery import model_card
-from grocery.params import Params
+from grocery.release import card as model_card
+from grocery.settings import Params
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())

@@ -16,10 +16,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
 
-from grocery.errors import DataError
-from grocery.learning.estimators import SemiSupervisedClassifier
-from grocery.learning.graph_estimators import LabelPropagation, LabelSpreading
-from grocery.learning.self_training import SelfTraining
+from grocery.core.errors import DataError
+from grocery.semi_supervised.estimators import SemiSupervisedClassifier
+from grocery.semi_supervised.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.semi_supervised.self_training import SelfTraining
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]

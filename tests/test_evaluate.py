@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 
 from conftest import Project
-from grocery.data.images import canonical
-from grocery.data.shards import IMAGE_SCHEMA, images_of, read_columns, shard_paths, write_table
-from grocery.errors import DataError
-from grocery.files import digest
-from grocery.learning.dataset import Split
-from grocery.learning.metrics import ClassScore
-from grocery.params import Params, load
+from grocery.classifier.dataset import Split
+from grocery.core.errors import DataError
+from grocery.core.files import digest
+from grocery.evaluation.metrics import ClassScore
+from grocery.images.decoding import canonical
+from grocery.settings import Params, load
+from grocery.shards import IMAGE_SCHEMA, images_of, read_columns, shard_paths, write_table
 from stages import evaluate, monitor, register
 
 

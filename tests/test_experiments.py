@@ -18,7 +18,7 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
 from conftest import ROOT, Project
-from grocery.params import load
+from grocery.settings import load
 from wandb_server import WandbServer
 
 SETS = sorted(path.name for path in (ROOT / "params").iterdir())

@@ -5,9 +5,10 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
+from grocery.core.linear import rowwise_product, unit_length
 from grocery.features.fisher import FisherVector, Grid, fit_fisher, local_descriptors
 from grocery.features.mixture import fit_mixture
-from grocery.features.projection import fit_projection, rowwise_product, unit_length
+from grocery.features.projection import fit_projection
 
 TWO_SCALES = Grid(4, [1.0, 0.5], 2.0, align=True)
 RNG = np.random.default_rng(0)

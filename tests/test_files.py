@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from grocery.files import replacing
+from grocery.core.files import replacing
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from grocery.files import replacing
+from grocery.core.files import replacing
 with replacing(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
     print(folder, flush=True)

@@ -7,15 +7,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy import sparse
 
-from grocery.errors import DataError, ParamsError
-from grocery.learning.graph import (
+from grocery.core.errors import DataError, ParamsError
+from grocery.semi_supervised.graph import (
     Affinity,
     neighbour_weights,
     row_normalised,
     similarity_graph,
     symmetrically_normalised,
 )
-from grocery.learning.spreading import label_propagation, label_spreading
+from grocery.semi_supervised.spreading import label_propagation, label_spreading
 from test_neighbors import clustered, naive
 
 POINTS = clustered(600, dimensions=16, clusters=9)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grocery.errors import DataError
-from grocery.monitoring.drift import judge
-from grocery.monitoring.history import (
+from grocery.core.errors import DataError
+from grocery.evaluation.reference import Reference
+from grocery.inbox.history import (
     NAME,
     Entry,
     History,
@@ -27,8 +27,8 @@ from grocery.monitoring.history import (
     same_model,
     utc,
 )
-from grocery.monitoring.record import Release, Taken, record
-from grocery.monitoring.reference import Reference
+from grocery.inbox.record import Release, Taken, record
+from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
 from thresholds import thresholds

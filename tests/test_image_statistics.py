@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grocery.data.images import canonical, pixels
-from grocery.monitoring.image_statistics import NAMES, image_statistics, statistics_of
-from grocery.monitoring.shifts import SHIFTS, shifted
+from grocery.drill.shifts import SHIFTS, shifted
+from grocery.evaluation.image_statistics import NAMES, image_statistics, statistics_of
+from grocery.images.decoding import canonical, pixels
 
 
 def scene(seed: int = 0, size: tuple[int, int] = (64, 48)) -> Image.Image:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grocery.data.images import UnreadableImage, canonical, decode, pixels, upright_rgb
-from grocery.errors import DataError
+from grocery.core.errors import DataError
+from grocery.images.decoding import UnreadableImage, canonical, decode, pixels, upright_rgb
 
 RED, GREEN, WHITE = (220, 30, 30), (30, 160, 40), (255, 255, 255)
 MAX_PIXELS = 1_000_000

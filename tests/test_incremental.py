@@ -16,15 +16,16 @@ import pytest
 from conftest import ROOT, Project, environment
 from grocery import fingerprints
 from grocery.contents import read_content
+from grocery.core.errors import DataError
+from grocery.core.files import digest
+from grocery.core.params import FeaturizeParams
 from grocery.data import build
 from grocery.data.build import finish_shard
 from grocery.data.raw import RawImage
-from grocery.errors import DataError
 from grocery.features import fit_encoder
-from grocery.files import digest
 from grocery.fingerprints import Fingerprints
-from grocery.params import FeaturizeParams, load
 from grocery.reuse import Memory, digest_of, maker
+from grocery.settings import load
 from stages import featurize, prepare
 from test_prepare import PARAMS, dataset, jpeg, picture, put
 

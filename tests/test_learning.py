@@ -17,20 +17,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from grocery.data.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
-from grocery.errors import DataError
-from grocery.learning.algorithms import check_training_set, make_estimator
-from grocery.learning.dataset import UNLABELED
-from grocery.learning.estimators import SemiSupervisedClassifier
-from grocery.learning.fit_head import calibrate, fit_head, gains_by_scaling
-from grocery.learning.graph import Affinity, similarity_graph
-from grocery.learning.graph_estimators import LabelPropagation, LabelSpreading
-from grocery.learning.head import Head
-from grocery.learning.labels import choose_labeled
-from grocery.learning.metrics import calibration_error, reliability, summary
-from grocery.learning.self_training import SelfTraining
-from grocery.learning.spreading import certainty, label_propagation, label_spreading
-from grocery.params import TrainParams
+from grocery.classifier.dataset import UNLABELED
+from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
+from grocery.classifier.head import Head
+from grocery.classifier.labels import choose_labeled
+from grocery.core.errors import DataError
+from grocery.core.params import TrainParams
+from grocery.evaluation.metrics import calibration_error, reliability, summary
+from grocery.semi_supervised.algorithms import check_training_set, make_estimator
+from grocery.semi_supervised.estimators import SemiSupervisedClassifier
+from grocery.semi_supervised.graph import Affinity, similarity_graph
+from grocery.semi_supervised.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.semi_supervised.self_training import SelfTraining
+from grocery.semi_supervised.spreading import certainty, label_propagation, label_spreading
+from grocery.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
 from stages import train
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]

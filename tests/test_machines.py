@@ -25,10 +25,10 @@ from distributed import Client
 from conftest import ROOT, TINY_PARAMS, Project, checkout, environment
 from grocery.cluster import dask
 from grocery.cluster.sameness import differences, traits
-from grocery.compute import engine, parallel_map
-from grocery.data.shards import read_table
-from grocery.errors import GroceryError, ParamsError
-from grocery.params import load
+from grocery.core.errors import GroceryError, ParamsError
+from grocery.parallel import engine, parallel_map
+from grocery.settings import load
+from grocery.shards import read_table
 from running import wait_for
 
 FROM_SCRATCH = {"GROCERY_REUSE": "no"}

@@ -505,8 +505,8 @@ def test_a_note_that_was_cut_off_is_no_note(tmp_path: Path) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from grocery.errors import GroceryError
-from grocery.params import load
+from grocery.core.errors import GroceryError
+from grocery.settings import load
 from grocery.tracking.download import download_release
 
 for line in sys.stdin:

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from conftest import Project
-from grocery.arrays import load_arrays, save_arrays
-from grocery.data.images import canonical
-from grocery.errors import DataError, ModelError
+from grocery.classifier.head import Head
+from grocery.core.arrays import load_arrays, save_arrays
+from grocery.core.errors import DataError, ModelError
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import Projection
-from grocery.learning.head import Head
-from grocery.model import KIND, Canonical, Model, Prediction, load_model
+from grocery.images.decoding import canonical
+from grocery.release.model import KIND, Canonical, Model, Prediction, load_model
 
 # What only the pipeline, or an encoder that is not the default, needs.
 HEAVY = {"dvc", "joblib", "onnxruntime", "pyarrow", "pydantic", "scipy", "sklearn", "wandb"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from conftest import ROOT
-from grocery.model_card import model_card
-from grocery.params import load
+from grocery.release.card import model_card
+from grocery.settings import load
 
 HOSTILE = "<script>alert(1)</script> | `x` ![y](http://z)\n# Heading"
 

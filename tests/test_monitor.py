@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from coloured import CLASSES, pictures, write_release
-from grocery.data.shards import BATCH_SCHEMA, write_table
-from grocery.errors import DataError, ModelError
-from grocery.monitoring.reference import Reference
+from grocery.core.errors import DataError, ModelError
+from grocery.evaluation.reference import Reference
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
+from grocery.shards import BATCH_SCHEMA, write_table
 from stages.monitor import run
 from thresholds import thresholds
 

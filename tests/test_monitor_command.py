@@ -22,10 +22,10 @@ from PIL import Image
 
 from conftest import Project, environment
 from grocery.cli import main
-from grocery.data.shards import BATCH_SCHEMA, read_table, write_table
 from grocery.data.sources import open_source
-from grocery.data.synthetic import FLAWS
-from grocery.monitoring.history import utc
+from grocery.inbox.history import utc
+from grocery.shards import BATCH_SCHEMA, read_table, write_table
+from grocery.synthetic.source import FLAWS
 
 INCOMING = "data/prepared/incoming"
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grocery.inbox.history import Entry, Finding, SequenceFinding
+from grocery.inbox.timeline import SHOWN, over_time, realised
 from grocery.monitoring.drift import Signal
-from grocery.monitoring.history import Entry, Finding, SequenceFinding
 from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render
-from grocery.monitoring.timeline import SHOWN, over_time, realised
 from test_report import BATCHES, HOSTILE, PARAMS, REFERENCE, VOID, Page
 
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis-" * 4

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grocery.errors import DataError, ParamsError
+from grocery.core.errors import DataError, ParamsError
 from grocery.features.mixture import fit_mixture
-from grocery.learning.graph import Affinity, similarity_graph
-from grocery.learning.neighbors import EXACT_POINTS, nearest, recall
-from grocery.learning.spreading import label_spreading
+from grocery.semi_supervised.graph import Affinity, similarity_graph
+from grocery.semi_supervised.neighbors import EXACT_POINTS, nearest, recall
+from grocery.semi_supervised.spreading import label_spreading
 
 Singles = NDArray[np.float32]
 
@@ -177,8 +177,8 @@ def test_without_faiss() -> None:
 import sys
 sys.modules["faiss"] = None
 from test_neighbors import clustered
-from grocery.errors import DataError
-from grocery.learning.neighbors import nearest
+from grocery.core.errors import DataError
+from grocery.semi_supervised.neighbors import nearest
 points = clustered(500)
 nearest(points, points, n_neighbors=3)
 try:

@@ -23,17 +23,17 @@ from PIL import Image
 
 import grocery
 from conftest import ROOT, Project
-from grocery.arrays import load_arrays, save_arrays
-from grocery.data.images import pixels
-from grocery.data.shards import read_table, shard_paths
+from grocery.core.arrays import load_arrays, save_arrays
+from grocery.core.errors import ModelError, ParamsError
+from grocery.core.files import digest
 from grocery.data.sources import open_source
-from grocery.errors import ModelError, ParamsError
 from grocery.features.backbone import BACKBONE, Backbone, Preparation
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.onnx_file import _NESTED, NotOnnx, has_external_data
 from grocery.features.projection import Projection
-from grocery.files import digest
-from grocery.params import load
+from grocery.images.decoding import pixels
+from grocery.settings import load
+from grocery.shards import read_table, shard_paths
 
 HOW = Preparation(input_size=32, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], output="")
 IMAGE = np.random.default_rng(5).integers(0, 256, (48, 60, 3), dtype=np.uint8)
@@ -310,7 +310,7 @@ def test_without_the_package_one_sentence_says_how_to_get_it(tmp_path: Path) -> 
     code = f"""
 import sys
 sys.modules["onnxruntime"] = None  # as if it were not installed
-from grocery.errors import one_sentence
+from grocery.core.errors import one_sentence
 from grocery.features.backbone import Backbone, Preparation
 from pathlib import Path
 with one_sentence("featurize"):

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from grocery.errors import ParamsError
-from grocery.params import load
+from grocery.core.errors import ParamsError
+from grocery.settings import load
 
 
 def changed(tmp_path: Path, **changes: Any) -> Path:

@@ -16,9 +16,9 @@ import pytest
 
 import grocery
 from conftest import Project, checkout, environment
-from grocery.data.shards import read_table
+from grocery.core.files import digest
 from grocery.data.sources import open_source
-from grocery.files import digest
+from grocery.shards import read_table
 
 STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
 
@@ -105,8 +105,8 @@ class TestPrecision:
     @pytest.mark.parametrize(
         ("module", "stages"),
         [
-            ("grocery/learning/metrics.py", ["evaluate"]),
-            ("grocery/learning/algorithms.py", ["train"]),
+            ("grocery/evaluation/metrics.py", ["evaluate"]),
+            ("grocery/semi_supervised/algorithms.py", ["train"]),
             ("grocery/monitoring/report.py", ["monitor"]),
             ("README.md", []),
         ],

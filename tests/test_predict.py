@@ -18,7 +18,7 @@ from PIL import Image
 
 from conftest import environment
 from grocery.cli import main
-from grocery.model import Model, load_model
+from grocery.release.model import Model, load_model
 from test_model import picture, small_model
 
 COMMAND = [sys.executable, "-m", "grocery.cli", "predict"]

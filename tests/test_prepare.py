@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from grocery.core.errors import DataError
+from grocery.core.files import digest
+from grocery.core.params import PrepareParams
 from grocery.data.duplicates import near_duplicate_groups
-from grocery.data.images import canonical, decode, pixels
 from grocery.data.incoming import DRILL_SHARE, choose_drills
-from grocery.data.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
-from grocery.errors import DataError
-from grocery.files import digest
-from grocery.params import PrepareParams
+from grocery.images.decoding import canonical, decode, pixels
+from grocery.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
 from stages.prepare import run
 
 PARAMS = PrepareParams(
@@ -359,7 +359,7 @@ def test_the_embedded_dataset(tmp_path: Path) -> None:
     """A small recipe of the embedded kind: what is planted in it is what the report finds."""
     import yaml
 
-    from grocery.data.synthetic import SyntheticSource
+    from grocery.synthetic.source import SyntheticSource
 
     folder = Path(__file__).parent.parent / "data/raw/synthetic"
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())

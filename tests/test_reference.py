@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from grocery.errors import ModelError
-from grocery.monitoring.image_statistics import NAMES
-from grocery.monitoring.reference import (
+from grocery.core.errors import ModelError
+from grocery.evaluation.image_statistics import NAMES
+from grocery.evaluation.reference import (
     MAX_CONFIDENCES,
     SAMPLE_DIMENSIONS,
     Reference,

@@ -14,8 +14,8 @@ import yaml
 import grocery
 from conftest import Project
 from grocery.contents import read_content
+from grocery.core.errors import RegistryError
 from grocery.data.sources import open_source
-from grocery.errors import RegistryError
 from grocery.registry.candidate import SECTIONS
 from grocery.registry.comparison import data_digest, read_predictions
 from registry_project import (
@@ -210,7 +210,12 @@ class TestRegister:
         [
             ("params.yaml", "n_neighbors: 5", "n_neighbors: 6", "train.* changed after train had"),
             ("params.yaml", "min_accuracy: 0.3", "min_accuracy: 0", "register.* after register"),
-            ("grocery/learning/metrics.py", "\n", "\n\n", "metrics.py changed after evaluate had"),
+            (
+                "grocery/evaluation/metrics.py",
+                "\n",
+                "\n\n",
+                "metrics.py changed after evaluate had",
+            ),
             ("data/raw/synthetic/recipe.yaml", "seed: 3", "seed: 4", "synthetic changed .*prepare"),
             ("dvc.yaml", "python -m stages.train", "python -W ignore -m stages.train", "of train"),
             ("metrics/register.json", "true", "false", "metrics/register.json is not what"),

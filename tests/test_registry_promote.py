@@ -13,8 +13,8 @@ from scipy.stats import binomtest
 
 import grocery
 from conftest import Project
-from grocery.data.shards import read_columns, read_table, shard_paths
 from grocery.registry.comparison import compare, read_predictions
+from grocery.shards import read_columns, read_table, shard_paths
 from registry_project import (
     ARTIFACT,
     World,

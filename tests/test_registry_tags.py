@@ -13,7 +13,7 @@ import gto.tag
 import pytest
 
 from conftest import Project
-from grocery.errors import RegistryError
+from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.state import State, Version, precedence, read_state
 from grocery.registry.tags import STAGES, is_version, message, read_tags

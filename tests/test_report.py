@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import judge
-from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import (
     ANY,
     TYPICAL,

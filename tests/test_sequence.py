@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import Signal
-from grocery.monitoring.reference import Reference
 from grocery.monitoring.sequence import (
     BINS,
     LASTING,

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from grocery.core.errors import DataError
 from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import GroceryStoreSource
 from grocery.data.raw import RawImage
 from grocery.data.sources import open_source
-from grocery.data.synthetic import SyntheticSource
-from grocery.errors import DataError
+from grocery.synthetic.source import SyntheticSource
 
 CLASSES = """\
 Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)

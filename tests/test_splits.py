@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from grocery.data.shards import shard_of
+from grocery.core.errors import DataError
 from grocery.data.splits import assign, check_labels, check_splits, leaks
-from grocery.errors import DataError
+from grocery.shards import shard_of
 
 
 def ids(count: int, salt: str = "") -> list[str]:

@@ -18,12 +18,12 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT
+from grocery.core.errors import DataError
 from grocery.data.duplicates import near_duplicate_groups, perceptual_hash
-from grocery.data.images import UnreadableImage, decode
-from grocery.data.recipe import load_recipe
-from grocery.data.synthetic import DrawnImage, SyntheticSource
-from grocery.errors import DataError
-from grocery.params import load
+from grocery.images.decoding import UnreadableImage, decode
+from grocery.settings import load
+from grocery.synthetic.recipe import load_recipe
+from grocery.synthetic.source import DrawnImage, SyntheticSource
 
 TINY = yaml.safe_load("""
 seed: 3

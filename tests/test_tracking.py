@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 
 from grocery.contents import read_content
-from grocery.errors import TrackingError
-from grocery.params import TrackingParams
+from grocery.core.errors import TrackingError
+from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.curves import Curves
 from grocery.tracking.mode import check_server, choose_mode
@@ -111,7 +111,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 STAGE = """
 import sys
 from pathlib import Path
-from grocery.params import TrackingParams
+from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import CLASSIFIER, DATASET
 from grocery.tracking.run import stage_run
 settings = TrackingParams(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY_PARAMS, Project, checkout
-from grocery.data.shards import read_columns
 from grocery.data.sources import open_source
+from grocery.shards import read_columns
 from s3_endpoint import S3Endpoint, listing, recorded
 from test_prepare import jpeg, picture, put
 from wandb_server import WandbServer

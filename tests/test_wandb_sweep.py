@@ -17,7 +17,7 @@ import yaml
 
 from conftest import ROOT, Project, environment
 from grocery.cli.trial import parse_assignments
-from grocery.errors import ParamsError
+from grocery.core.errors import ParamsError
 from grocery.sweep.process import Experiment, as_override
 from grocery.tracking.sync import waiting_runs
 from running import processes, wait_for
@@ -38,8 +38,8 @@ ENDLESS = {
 # In place of the stage train: it trains for a minute, whatever the machine.
 SLOW_STAGE = """
 import time
-from grocery.errors import one_sentence
-from grocery.params import load
+from grocery.core.errors import one_sentence
+from grocery.settings import load
 from grocery.tracking.run import stage_run
 with one_sentence("train"), stage_run("train", settings=load().tracking, config={}) as run:
     for step in range(600):

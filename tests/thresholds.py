@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from conftest import ROOT
-from grocery.params import MonitorParams, load
+from grocery.core.params import MonitorParams
+from grocery.settings import load
 
 
 def thresholds(**changes: Any) -> MonitorParams:

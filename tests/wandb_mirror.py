@@ -20,8 +20,8 @@ WORDS = ("red", "blue", "green")
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from grocery.errors import GroceryError
-from grocery.params import load
+from grocery.core.errors import GroceryError
+from grocery.settings import load
 from grocery.registry.git import Git
 from grocery.registry.mirror import Mirror
 from grocery.registry.state import read_state

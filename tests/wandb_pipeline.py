@@ -14,7 +14,7 @@ STAGES = """
 import io, sys
 from pathlib import Path
 from PIL import Image
-from grocery.params import TrackingParams
+from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.run import stage_run
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from grocery.cli import data_diff, monitor, predict, registry, sweep, sync, trial, worker
 from grocery.cli.terminal import standard_output
-from grocery.errors import one_sentence
+from grocery.core.errors import one_sentence
 
 _COMMANDS: list[Callable[[Any], None]] = [
     predict.add_parser,

@@ -6,10 +6,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import printable
+from grocery.core.errors import printable
 
 if TYPE_CHECKING:
-    from grocery.data.diff import Change, DatasetDiff
+    from grocery.dataset_diff import Change, DatasetDiff
 
 _MOST_LINES = 20
 
@@ -50,7 +50,7 @@ def add_parser(parsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.data.diff import diff_rows, rows_at
+    from grocery.dataset_diff import diff_rows, rows_at
 
     diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new))
     if arguments.json:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grocery.cli.terminal import standard_output
-from grocery.errors import DataError, ParamsError, one_sentence
+from grocery.core.errors import DataError, ParamsError, one_sentence
 
 if TYPE_CHECKING:
-    from grocery.params import MonitorParams
+    from grocery.core.params import MonitorParams
 
 _SIZES = (25, 50, 100, 200)
 
@@ -104,11 +104,12 @@ def main(argv: Sequence[str], prog: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.files import rounded
-    from grocery.model import load_model
-    from grocery.monitoring import drill, drill_report
-    from grocery.monitoring.drawing import conditions
-    from grocery.monitoring.held_out import heads_without, held_out, labelled_images
+    from grocery.core.files import rounded
+    from grocery.drill import drill
+    from grocery.drill import report as drill_report
+    from grocery.drill.drawing import conditions
+    from grocery.drill.held_out import heads_without, held_out, labelled_images
+    from grocery.release.model import load_model
 
     params = thresholds(arguments.params)
     sizes = sorted(set(arguments.sizes))
@@ -161,8 +162,8 @@ def thresholds(file: Path) -> MonitorParams:
     ParamsError
         One sentence that names the file and what is wrong.
     """
-    from grocery import params
-    from grocery.documents import Section, read_document
+    from grocery.core import params
+    from grocery.core.documents import Section, read_document
 
     class Thresholds(Section, extra="ignore"):
         monitor: params.MonitorParams

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from grocery.errors import DataError, printable
+from grocery.core.errors import DataError, printable
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from grocery.model import Model, Prediction
+    from grocery.release.model import Model, Prediction
 
 # What counts as an image in a folder; a file that is named is tried whatever its name.
 SUFFIXES = (

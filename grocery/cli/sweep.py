@@ -59,8 +59,8 @@ def _count(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.compute import progress
-    from grocery.files import write_bytes
+    from grocery.core.files import write_bytes
+    from grocery.parallel import progress
     from grocery.sweep.report import page, rows, sentences
     from grocery.sweep.run import Sweep, workspace_summary
     from grocery.tracking.provenance import dvc_root
@@ -103,7 +103,7 @@ def _search(arguments: argparse.Namespace, root: Path) -> Search:
     import re
     from dataclasses import replace
 
-    from grocery.errors import ParamsError
+    from grocery.core.errors import ParamsError
     from grocery.sweep.search import read_search
 
     search = read_search(arguments.file, root)
@@ -120,7 +120,7 @@ def _journal(
     arguments: argparse.Namespace, search: Search, folder: Path
 ) -> tuple[Any, list[Trial]]:
     """The journal, and the trials in it."""
-    from grocery.errors import DataError
+    from grocery.core.errors import DataError
     from grocery.sweep.journal import Journal
 
     journal = Journal(folder / "trials.jsonl")

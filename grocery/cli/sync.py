@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import TrackingError, printable
+from grocery.core.errors import TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.tracking.sync import WaitingRun
@@ -54,7 +54,7 @@ def _seconds(text: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.compute import progress
+    from grocery.parallel import progress
     from grocery.tracking.provenance import project_root
     from grocery.tracking.sync import waiting_runs
 
@@ -103,9 +103,9 @@ def _send(root: Path, timeout: int) -> Iterator[str]:
 
 def _tell(root: Path, timeout: int) -> None:
     """Make the W&B registry what git says."""
-    from grocery.params import load
     from grocery.registry.git import Git
     from grocery.registry.mirror import Mirror
+    from grocery.settings import load
     from grocery.tracking.provenance import dvc_root
 
     folder = dvc_root()

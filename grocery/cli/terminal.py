@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from grocery.errors import printable
+from grocery.core.errors import printable
 
 _SIGPIPE = 13
 

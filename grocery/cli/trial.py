@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import GroceryError, ParamsError
+from grocery.core.errors import GroceryError, ParamsError
 
 if TYPE_CHECKING:
-    from grocery.params import Params
+    from grocery.settings import Params
     from grocery.sweep.process import Experiment
     from grocery.tracking.sweep_run import SweepRun
 
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     from secrets import token_hex
 
-    from grocery.params import load
+    from grocery.settings import load
     from grocery.sweep.process import Experiment
     from grocery.sweep.search import with_values
     from grocery.tracking.provenance import dvc_root
@@ -104,7 +104,7 @@ def parse_assignments(words: Sequence[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A value that Python has written; numbers, truth values and lists are YAML, too."""
-    from grocery.documents import parse_yaml
+    from grocery.core.documents import parse_yaml
 
     if text in ("", "None"):
         return text if not text else None

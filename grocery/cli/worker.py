@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from grocery.errors import GroceryError
+from grocery.core.errors import GroceryError
 
 
 def add_parser(parsers: Any) -> None:
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from importlib.util import find_spec
 
     import grocery
-    from grocery.params import ADDRESSES
+    from grocery.settings import ADDRESSES
 
     if find_spec("distributed") is None:
         raise GroceryError("dask is not installed; pip install '.[dask]'")

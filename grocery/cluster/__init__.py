@@ -1,6 +1,6 @@
 """Workers on other machines: the doors to Dask and Ray, and what a worker must be to compute here.
 
-`grocery.compute.engine` opens a door, and `grocery.compute.parallel_map` sends the work through it.
+`grocery.parallel.engine` opens a door; `grocery.parallel.parallel_map` sends the work through it.
 Neither engine is imported before it is asked for.
 """
 
@@ -24,4 +24,4 @@ class Cluster(Protocol):
         workers: int,
         title: str,
     ) -> Iterator[Result]:
-        """See `grocery.compute.parallel_map`; with 0 `workers` all that there are."""
+        """See `grocery.parallel.parallel_map`; with 0 `workers` all that there are."""

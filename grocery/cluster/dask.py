@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from joblib._dask import DaskDistributedBackend
 
 from grocery.cluster.task import Job, Place, call, this_place
-from grocery.errors import GroceryError, public
+from grocery.core.errors import GroceryError, public
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,7 +89,7 @@ class DaskCluster:
         workers: int,
         title: str,
     ) -> Iterator[Result]:
-        """See `grocery.compute.parallel_map`; with 0 `workers` all that there are."""
+        """See `grocery.parallel.parallel_map`; with 0 `workers` all that there are."""
         from distributed import CancelledError, KilledWorker
 
         backend = _Backend(self._client)

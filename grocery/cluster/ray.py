@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from joblib import Parallel, delayed
 
 import grocery
-from grocery._pin import KERNELS
 from grocery.cluster.task import Job, Place, call, this_place
-from grocery.errors import GroceryError
+from grocery.core.errors import GroceryError
+from grocery.core.pin import KERNELS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -49,7 +49,7 @@ class RayCluster:
         workers: int,
         title: str,
     ) -> Iterator[Result]:
-        """See `grocery.compute.parallel_map`; with 0 `workers` all that there are."""
+        """See `grocery.parallel.parallel_map`; with 0 `workers` all that there are."""
         from ray.exceptions import RayError
 
         processors = int(self._ray.cluster_resources().get("CPU", 0))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from grocery.cluster.sameness import CODE, differences, traits
-from grocery.errors import GroceryError
+from grocery.core.errors import GroceryError
 
 # Where DVC keeps what is nobody's output.
 _SCRATCH = Path(".dvc/tmp/grocery")

@@ -15,11 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
+from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
-from grocery.data.images import UnreadableImage, canonical, decode
 from grocery.data.raw import RawImage
-from grocery.data.shards import IMAGE_SCHEMA, read_table, write_table
-from grocery.params import PrepareParams
+from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.shards import IMAGE_SCHEMA, read_table, write_table
 
 # A decoded shard lacks the splits only.
 _DECODED_SCHEMA = pa.schema([column for column in IMAGE_SCHEMA if column.name != "split"])
@@ -69,7 +69,7 @@ def canonical_image(data: bytes, params: PrepareParams) -> bytes:
     Raises
     ------
     UnreadableImage
-        See `grocery.data.images.decode`.
+        See `grocery.images.decoding.decode`.
     """
     image = decode(data, max_pixels=params.max_pixels)
     return canonical(image, size=params.image_size, quality=params.jpeg_quality)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grocery.core.errors import DataError
+from grocery.core.params import PrepareParams
 from grocery.data.build import Decoded
 from grocery.data.duplicates import Copies, near_duplicate_groups
-from grocery.data.shards import SPLITS
 from grocery.data.splits import assign, check_splits, leaks
-from grocery.errors import DataError
-from grocery.params import PrepareParams
+from grocery.shards import SPLITS
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from grocery.core.errors import DataError
 from grocery.data.raw import RawImage
-from grocery.data.shards import SPLITS
-from grocery.errors import DataError
+from grocery.shards import SPLITS
 
 UNLABELED = ("unlabeled", "unlabelled")
 INCOMING = "incoming"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path, PurePosixPath
 
+from grocery.core.errors import DataError
 from grocery.data.folders import INCOMING, batches, walk
 from grocery.data.raw import RawImage
-from grocery.data.shards import SPLITS
-from grocery.errors import DataError
+from grocery.shards import SPLITS
 
 LISTS = {split: f"{split}.txt" for split in SPLITS}
 CLASSES = "classes.csv"

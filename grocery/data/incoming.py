@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from grocery.core.params import PrepareParams
 from grocery.data.build import canonical_image
-from grocery.data.images import UnreadableImage, canonical, pixels
 from grocery.data.raw import RawImage
-from grocery.data.shards import BATCH_SCHEMA, images_of, read_columns, shard_paths, write_table
-from grocery.params import PrepareParams
+from grocery.images.decoding import UnreadableImage, canonical, pixels
+from grocery.shards import BATCH_SCHEMA, images_of, read_columns, shard_paths, write_table
 
 # Most images of a drill, and the share of the test images that all drills may take.
 DRILL_IMAGES = 200

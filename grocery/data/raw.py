@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from grocery.errors import DataError
+from grocery.core.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
 """Chooses the reader of a raw dataset by what its folder holds.
 
-Listing a dataset opens no image; `grocery.data.images.decode` alone says what is one.
+Listing a dataset opens no image; `grocery.images.decoding.decode` alone says what is one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from grocery.core.errors import DataError
 from grocery.data.folders import FolderSource, refuse_link
 from grocery.data.grocery_store import CLASSES, LISTS, GroceryStoreSource
 from grocery.data.raw import Source
-from grocery.data.synthetic import RECIPE, SyntheticSource
-from grocery.errors import DataError
+from grocery.synthetic.source import RECIPE, SyntheticSource
 
 
 def open_source(folder: Path) -> Source:

@@ -11,8 +11,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from grocery.data.shards import SPLITS
-from grocery.errors import DataError
+from grocery.core.errors import DataError
+from grocery.shards import SPLITS
 
 # What is measured on is worth more than what is learned from.
 PROTECTION = {split: rank for rank, split in enumerate(reversed(SPLITS))}

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from grocery.arrays import Arrays
-from grocery.errors import ModelError, ParamsError
+from grocery.core.arrays import Arrays
+from grocery.core.errors import ModelError, ParamsError
+from grocery.core.files import write_bytes
 from grocery.features.onnx_file import open_session, runtime_reason
-from grocery.files import write_bytes
 
 NO_BACKBONE = b"no backbone"  # what models/backbones/none.onnx begins with
 BACKBONE = "backbone.onnx"  # its name beside the arrays of an encoder or a model

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.arrays import Arrays
-from grocery.errors import ModelError
+from grocery.core.arrays import Arrays
+from grocery.core.errors import ModelError
+from grocery.core.linear import unit_length
 from grocery.features.backbone import Backbone
 from grocery.features.colour import colour_descriptor
 from grocery.features.fisher import FisherVector, Grid
-from grocery.features.projection import Projection, unit_length
+from grocery.features.projection import Projection
 
 KIND = "grocery-encoder"
 

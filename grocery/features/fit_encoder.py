@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.compute import parallel_map
-from grocery.data.images import pixels
-from grocery.data.shards import feature_table, read_columns, read_table, write_table
-from grocery.errors import DataError
+from grocery.core.errors import DataError
+from grocery.core.files import digest
+from grocery.core.params import FeaturizeParams
 from grocery.features.backbone import Backbone, Preparation
 from grocery.features.encoder import ColourDescriptor, Descriptor, Encoder
 from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_descriptors
 from grocery.features.projection import fit_projection
-from grocery.files import digest
-from grocery.params import FeaturizeParams
+from grocery.images.decoding import pixels
+from grocery.parallel import parallel_map
+from grocery.shards import feature_table, read_columns, read_table, write_table
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

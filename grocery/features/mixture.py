@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.threads import blocks, thread_map
+from grocery.core.threads import blocks, thread_map
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

@@ -13,16 +13,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from grocery.data.images import canonical, pixels
-from grocery.data.shards import BATCH_SCHEMA, read_table
-from grocery.errors import DataError
-from grocery.model import Model
+from grocery.core.errors import DataError
+from grocery.core.params import MonitorParams
+from grocery.evaluation.image_statistics import image_statistics
+from grocery.evaluation.reference import Reference
+from grocery.images.decoding import canonical, pixels
 from grocery.monitoring.drift import judge
-from grocery.monitoring.image_statistics import image_statistics
-from grocery.monitoring.reference import Reference
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
 from grocery.monitoring.speed import Timing
-from grocery.params import MonitorParams
+from grocery.release.model import Model
+from grocery.shards import BATCH_SCHEMA, read_table
 
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
 
@@ -56,7 +56,7 @@ class Batch:
 
 
 def read_batch(path: Path) -> Batch:
-    """Read a Parquet batch (`grocery.data.shards.BATCH_SCHEMA`), named after its file.
+    """Read a Parquet batch (`grocery.shards.BATCH_SCHEMA`), named after its file.
 
     Raises
     ------

@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.core.params import MonitorParams
+from grocery.evaluation.reference import Reference, label_ranks, realised_accuracy
 from grocery.monitoring.accuracy import estimate_accuracy
-from grocery.monitoring.reference import Reference, label_ranks, realised_accuracy
 from grocery.monitoring.signals import (
     Signal,
     Verdict,
@@ -36,7 +37,6 @@ from grocery.monitoring.signals import (
     unreadable_signal,
 )
 from grocery.monitoring.statistics import wasserstein_distance
-from grocery.params import MonitorParams
 
 __all__ = ["VERDICTS", "Judgement", "Signal", "Verdict", "judge", "with_verdicts"]
 

@@ -15,11 +15,11 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.core.params import MonitorParams
+from grocery.evaluation.reference import Reference
 from grocery.monitoring.charts import CLASSES_SHOWN, class_bars, confidence_histogram
 from grocery.monitoring.drift import VERDICTS, Judgement, Signal, Verdict
-from grocery.monitoring.reference import Reference
-from grocery.monitoring.style import STYLE
-from grocery.params import MonitorParams
+from grocery.pages.style import STYLE
 
 UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by content hash"
 
@@ -74,7 +74,7 @@ class BatchReport:
 
 @dataclass(frozen=True)
 class OverTime:
-    """What the page shows of the batches before: see `grocery.monitoring.timeline.over_time`.
+    """What the page shows of the batches before: see `grocery.inbox.timeline.over_time`.
 
     Attributes
     ----------

@@ -34,15 +34,15 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.core.params import MonitorParams
+from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import with_verdicts
-from grocery.monitoring.reference import Reference
 from grocery.monitoring.signals import (
     Signal,
     classes_signal,
     confidence_signal,
     unreadable_signal,
 )
-from grocery.params import MonitorParams
 
 WINDOWS = (2, 4, 8, 16, 32)  # batches
 LASTING = 0.5

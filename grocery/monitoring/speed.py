@@ -13,8 +13,8 @@ from math import log, sqrt
 from statistics import fmean, median, stdev
 from typing import Self
 
+from grocery.core.params import MonitorParams
 from grocery.monitoring.drift import VERDICTS, Judgement, Signal, Verdict
-from grocery.params import MonitorParams
 
 NAME = "speed"
 LEAST = 5  # earlier batches, of which the spread is known

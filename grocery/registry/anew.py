@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from grocery.compute import parallel_map
-from grocery.data.shards import read_columns, read_table, shard_paths
-from grocery.errors import DataError, RegistryError
-from grocery.model import Canonical, Model
+from grocery.core.errors import DataError, RegistryError
+from grocery.parallel import parallel_map
 from grocery.registry.comparison import PREDICTIONS
+from grocery.release.model import Canonical, Model
+from grocery.shards import read_columns, read_table, shard_paths
 
 MIN_IMAGES = 20  # fewer would tell any two models apart by luck only
 

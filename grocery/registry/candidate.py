@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grocery.errors import RegistryError
+from grocery.core.errors import RegistryError
 from grocery.registry.comparison import data_digest, read_predictions
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects

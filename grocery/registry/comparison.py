@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from grocery.errors import RegistryError
+from grocery.core.errors import RegistryError
 from grocery.monitoring.statistics import binomial_tail
 
 # What a comparison needs of ``metrics/evaluation/predictions.parquet``.
@@ -62,7 +62,7 @@ class Difference:
         Numbers of images that only this model is right on.
     macro_f1_old, macro_f1_new, macro_f1_difference, macro_f1_interval
         The same of the mean F1 over the classes that have test images, as
-        `grocery.learning.metrics.summary` computes it; in a draw, over the classes drawn.
+        `grocery.evaluation.metrics.summary` computes it; in a draw, over the classes drawn.
     """
 
     images: int

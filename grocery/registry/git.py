@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from grocery.contents import content_of
-from grocery.errors import RegistryError, printable, public
+from grocery.core.errors import RegistryError, printable, public
 
 NETWORK_SECONDS = 60.0
 

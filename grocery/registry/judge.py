@@ -11,8 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from grocery.errors import RegistryError
-from grocery.model import Canonical, Model, load_model
+from grocery.core.errors import RegistryError
 from grocery.registry.anew import Anew, evaluate_anew, seen_images
 from grocery.registry.candidate import EVALUATION, PREDICTIONS, SHARDS
 from grocery.registry.comparison import Difference, compare, data_digest, read_predictions
@@ -21,6 +20,7 @@ from grocery.registry.objects import Objects
 from grocery.registry.records import json_at, params_at, recorded_hashes
 from grocery.registry.serving import keep, kept, release_of
 from grocery.registry.state import Version
+from grocery.release.model import Canonical, Model, load_model
 
 _NOISE = 1e-9  # what the difference of two accuracies may be off
 

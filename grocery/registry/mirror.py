@@ -14,13 +14,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
-from grocery.errors import RegistryError, TrackingError
-from grocery.params import Params, TrackingParams
+from grocery.core.errors import RegistryError, TrackingError
 from grocery.registry.git import Git
 from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
 from grocery.registry.state import State, read_state
 from grocery.registry.tags import ARTIFACT
+from grocery.settings import Params, TrackingParams
 from grocery.tracking.differences import STAGES, Wanted
 from grocery.tracking.mirror import Release, may_tell, open_collection
 from grocery.tracking.mode import requested_mode

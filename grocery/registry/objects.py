@@ -19,9 +19,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from grocery.compute import progress
-from grocery.errors import RegistryError, printable, public
-from grocery.files import leads_out
+from grocery.core.errors import RegistryError, printable, public
+from grocery.core.files import leads_out
+from grocery.parallel import progress
 
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grocery.errors import RegistryError
+from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects, dvc_errors
 from grocery.registry.records import check_yaml

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from grocery.documents import parse_yaml
-from grocery.errors import RegistryError
+from grocery.core.documents import parse_yaml
+from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.objects import check_hash
 

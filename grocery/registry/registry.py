@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grocery.errors import RegistryError
-from grocery.params import load
+from grocery.core.errors import RegistryError
 from grocery.registry.candidate import Candidate, evidence, failed_checks, read_candidate
 from grocery.registry.git import Git, GitFailed
 from grocery.registry.judge import Judgement, judge
@@ -26,6 +25,7 @@ from grocery.registry.revisions import Revision, commits, experiments, resolve
 from grocery.registry.serving import release_of
 from grocery.registry.state import State, Version, read_state
 from grocery.registry.tags import ARTIFACT, STAGES, Tag, is_version, message, read_tags
+from grocery.settings import load
 from grocery.tracking.provenance import project_root
 
 _TRIES = 5

@@ -15,9 +15,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from grocery.compute import progress
 from grocery.contents import read_content
-from grocery.errors import RegistryError, printable, public
+from grocery.core.errors import RegistryError, printable, public
+from grocery.parallel import progress
 from grocery.registry.git import Git
 from grocery.registry.objects import Missing, Objects
 from grocery.registry.pipeline import Pipeline, read_pipeline

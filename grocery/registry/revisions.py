@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grocery.errors import RegistryError
+from grocery.core.errors import RegistryError
 from grocery.registry.git import Git, GitFailed
 
 

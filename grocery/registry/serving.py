@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from grocery.contents import Content, read_content
-from grocery.errors import GroceryError, RegistryError
-from grocery.model import Model
-from grocery.model import load_model as load_folder
+from grocery.core.errors import GroceryError, RegistryError
+from grocery.release.model import Model
+from grocery.release.model import load_model as load_folder
 
 if TYPE_CHECKING:
     from grocery.registry.git import Git
@@ -261,9 +261,9 @@ def fetch_from_wandb(name: str) -> Fetched:
     RegistryError
         When it is another release than git's, or no release at all.
     """
-    from grocery.params import load
     from grocery.registry.git import Git
     from grocery.registry.state import read_state
+    from grocery.settings import load
     from grocery.tracking.download import download_release
     from grocery.tracking.provenance import dvc_root
 

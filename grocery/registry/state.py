@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grocery.errors import RegistryError
+from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.tags import STAGES, Tag, is_version, read_tags
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from grocery.errors import DataError
+from grocery.core.errors import DataError
 
 State = Literal["running", "finished", "stopped", "failed"]
 

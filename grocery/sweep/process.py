@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from grocery.errors import printable
+from grocery.core.errors import printable
 from grocery.sweep import guard
 
 TARGET = "evaluate"  # the stage that a trial ends with; those after it judge a release

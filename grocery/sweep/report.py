@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from grocery.monitoring.style import STYLE
+from grocery.pages.style import STYLE
 from grocery.sweep.journal import Trial
 from grocery.sweep.run import best, saved_seconds
 from grocery.sweep.search import Search

@@ -13,15 +13,15 @@ from statistics import median
 from threading import Event, Lock
 from typing import Any
 
-from grocery.errors import GroceryError, RegistryError
+from grocery.core.errors import GroceryError, RegistryError
 from grocery.registry.git import Git
 from grocery.registry.records import json_at
 from grocery.registry.revisions import experiments
-from grocery.steering import ADDRESS, TRIAL
 from grocery.sweep.journal import Journal, Trial
 from grocery.sweep.process import Experiment
 from grocery.sweep.search import Search
 from grocery.sweep.steer import listening
+from grocery.sweep.steering import ADDRESS, TRIAL
 
 # How the search engine calls our states.
 _ENGINE_STATES = {

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from grocery.documents import parse_yaml
-from grocery.errors import ParamsError
-from grocery.params import Params, load
+from grocery.core.documents import parse_yaml
+from grocery.core.errors import ParamsError
+from grocery.settings import Params, load
 
 METHODS = ("bayes", "random", "grid")
 # Sections of params.yaml whose values change a trial's model.

@@ -1,4 +1,4 @@
-"""The other end of `grocery.steering`: hears every trial's steps, and answers each at once."""
+"""The other end of `grocery.sweep.steering`: hears all trials' steps, answers each at once."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grocery.errors import TrackingError
+from grocery.core.errors import TrackingError
 from grocery.tracking.artifacts import alias_of
 from grocery.tracking.mode import check_server
 from grocery.tracking.session import KNOCK, SETTINGS, kill_service, one_line, tear_down

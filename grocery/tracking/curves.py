@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from grocery.files import replacing
+from grocery.core.files import replacing
 
 if TYPE_CHECKING:
     from dvclive.live import Live

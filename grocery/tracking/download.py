@@ -15,9 +15,9 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from grocery.contents import read_content
-from grocery.errors import TrackingError
-from grocery.files import leads_out, replacing
-from grocery.params import TrackingParams
+from grocery.core.errors import TrackingError
+from grocery.core.files import leads_out, replacing
+from grocery.settings import TrackingParams
 from grocery.tracking.client import open_client
 from grocery.tracking.provenance import dvc_root
 from grocery.tracking.remote import remote_objects

@@ -16,8 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from grocery.contents import read_content
-from grocery.errors import TrackingError
-from grocery.params import TrackingParams
+from grocery.core.errors import TrackingError
+from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import RELEASE, alias_of, described
 from grocery.tracking.client import Client, open_client, record
 from grocery.tracking.differences import Difference, Link, Wanted, compare

@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from grocery.errors import ParamsError, TrackingError
+from grocery.core.errors import ParamsError, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
 

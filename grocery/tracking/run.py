@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from grocery.contents import Content
-from grocery.errors import TrackingError
-from grocery.params import TrackingParams
+from grocery.core.errors import TrackingError
+from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.provenance import dvc_root, project_root

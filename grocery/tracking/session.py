@@ -30,7 +30,7 @@ from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content, read_content
-from grocery.errors import printable
+from grocery.core.errors import printable
 from grocery.tracking.mode import Mode, check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import Outbox, held
 from grocery.tracking.provenance import git_state, pipeline_run, project_root

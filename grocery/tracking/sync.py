@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grocery.contents import read_content
-from grocery.errors import TrackingError
+from grocery.core.errors import TrackingError
 from grocery.tracking.artifacts import Output, Upload, alias_of, described, listed
 from grocery.tracking.client import NotNow, open_client, record
 from grocery.tracking.mode import check_server

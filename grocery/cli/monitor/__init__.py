@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any, NoReturn
 
-from grocery.errors import GroceryError, printable
+from grocery.core.errors import GroceryError, printable
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
 

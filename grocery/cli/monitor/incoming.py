@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grocery.errors import DataError, printable
+from grocery.core.errors import DataError, printable
 
 if TYPE_CHECKING:
-    from grocery.model import Model
     from grocery.monitoring.batches import Batch
+    from grocery.release.model import Model
 
 
 def find_batches(names: Sequence[str], *, each: bool) -> list[Path]:
@@ -59,14 +59,14 @@ def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
 
     They are those of `digests` of the batch that `read` gives.
     """
-    from grocery.monitoring.history import content_digest, labels_digest
+    from grocery.inbox.history import content_digest, labels_digest
 
     if origin.is_dir():
         paths = _files(origin)
         image_ids = [_image_id(_content(origin / path)[0]) for path in paths]
         labels = [_class_folder(path) for path in paths] if labelled else [None] * len(paths)
     else:
-        from grocery.data.shards import read_table
+        from grocery.shards import read_table
 
         table = read_table(origin, ["image_id", "label"])
         image_ids, labels = (table.column(k).to_pylist() for k in ("image_id", "label"))
@@ -75,7 +75,7 @@ def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
 
 def digests(batch: Batch) -> tuple[str, str | None]:
     """Digests of the contents and of the labels of a batch that was read."""
-    from grocery.monitoring.history import content_digest, labels_digest
+    from grocery.inbox.history import content_digest, labels_digest
 
     return content_digest(batch.image_ids), labels_digest(batch.image_ids, batch.labels)
 
@@ -146,8 +146,8 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
 
     The folder itself may be a symbolic link; one in it is refused, since it may lead anywhere.
     """
-    from grocery.compute import progress
     from grocery.monitoring.batches import Batch
+    from grocery.parallel import progress
 
     paths = _files(folder)
     labels: list[str | None] = [None] * len(paths)

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grocery.cli.monitor import incoming
-from grocery.errors import DataError, ParamsError, printable
+from grocery.core.errors import DataError, ParamsError, printable
 
 if TYPE_CHECKING:
-    from grocery.model import Model
+    from grocery.core.params import MonitorParams
+    from grocery.inbox.record import Release
     from grocery.monitoring.batches import Batch
-    from grocery.monitoring.record import Release
     from grocery.monitoring.report import BatchReport
     from grocery.monitoring.speed import Timing
-    from grocery.params import MonitorParams, TrackingParams
+    from grocery.release.model import Model
+    from grocery.settings import TrackingParams
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ def open_judge(name: str, params: MonitorParams) -> Judge:
     ModelError
         When the reference is missing, or is another model's.
     """
-    from grocery.files import digest
-    from grocery.model import load_model
-    from grocery.monitoring.record import Release
-    from grocery.monitoring.reference import Reference
+    from grocery.core.files import digest
+    from grocery.evaluation.reference import Reference
+    from grocery.inbox.record import Release
     from grocery.registry.serving import fetch
     from grocery.registry.state import is_registry_name
+    from grocery.release.model import load_model
 
     folder, version = Path(name), None
     if is_registry_name(name):
@@ -79,8 +80,8 @@ def open_judge(name: str, params: MonitorParams) -> Judge:
 
 def read_thresholds(file: Path) -> MonitorParams:
     """Read the section `monitor` alone: where a model is used there need be no pipeline."""
-    from grocery import params
-    from grocery.documents import Section, read_document
+    from grocery.core import params
+    from grocery.core.documents import Section, read_document
 
     class Thresholds(Section, extra="ignore"):
         monitor: params.MonitorParams
@@ -91,11 +92,11 @@ def read_thresholds(file: Path) -> MonitorParams:
 
 def read_tracking(file: Path) -> TrackingParams:
     """Read the section `tracking` alone."""
-    from grocery import params
-    from grocery.documents import Section, read_document
+    from grocery import settings
+    from grocery.core.documents import Section, read_document
 
     class Settings(Section, extra="ignore"):
-        tracking: params.TrackingParams
+        tracking: settings.TrackingParams
 
     return read_document(file, Settings, ParamsError).tracking
 

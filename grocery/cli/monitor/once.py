@@ -14,16 +14,16 @@ from grocery.cli.monitor.judging import (
     read_thresholds,
     say_unreadable,
 )
-from grocery.errors import printable
+from grocery.core.errors import printable
 
 ALERT = 2  # exit code
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from grocery.compute import progress
-    from grocery.files import rounded, write_bytes
+    from grocery.core.files import rounded, write_bytes
     from grocery.monitoring.report import render
+    from grocery.parallel import progress
 
     params = read_thresholds(Path(arguments.params))
     found = incoming.find_batches(arguments.incoming, each=arguments.each)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import printable
+from grocery.core.errors import printable
 
 if TYPE_CHECKING:
+    from grocery.core.params import MonitorParams
     from grocery.monitoring.report import BatchReport
     from grocery.monitoring.speed import Timing
-    from grocery.params import MonitorParams
 
 
 def document(origin: Path, report: BatchReport, timing: Timing) -> dict[str, Any]:

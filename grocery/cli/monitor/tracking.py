@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grocery.cli.monitor.watch import New
-    from grocery.params import MonitorParams, TrackingParams
+    from grocery.core.params import MonitorParams
+    from grocery.settings import TrackingParams
 
 
 def track(
@@ -27,8 +28,8 @@ def track(
     page
         The report, where one was written.
     """
-    from grocery.monitoring.telling import tell
     from grocery.tracking.run import stage_run
+    from grocery.tracking.telling import tell
 
     latest = found[-1].entry
     model = {"digest": latest.model, "reference": latest.reference, "version": latest.version}

@@ -24,11 +24,11 @@ from grocery.cli.monitor.judging import (
     say_unreadable,
 )
 from grocery.cli.monitor.once import ALERT
-from grocery.errors import DataError, printable
+from grocery.core.errors import DataError, printable
 
 if TYPE_CHECKING:
-    from grocery.monitoring.history import Entry, History
-    from grocery.params import MonitorParams
+    from grocery.core.params import MonitorParams
+    from grocery.inbox.history import Entry, History
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class New:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from grocery.monitoring.history import History
+    from grocery.inbox.history import History
 
     params = read_thresholds(Path(arguments.params))
     tracking = read_tracking(Path(arguments.params)) if arguments.track else None
@@ -95,7 +95,7 @@ class _Watch:
 
     def look_at(self, origins: Sequence[Path]) -> None:
         """Judge and record the batches that are new; one that cannot be read stops no other."""
-        from grocery.compute import progress
+        from grocery.parallel import progress
 
         for origin in progress(origins, title="monitor", total=len(origins)):
             try:
@@ -109,8 +109,8 @@ class _Watch:
         return not self._recorded.knows(digest, labels)
 
     def _judge(self, origin: Path) -> None:
-        from grocery.monitoring.history import latencies, same_model, utc
-        from grocery.monitoring.record import Taken, record
+        from grocery.inbox.history import latencies, same_model, utc
+        from grocery.inbox.record import Taken, record
         from grocery.monitoring.speed import with_speed
 
         judge = self.judge
@@ -156,10 +156,10 @@ class _Watch:
 
     def write_page(self, page: Path) -> None:
         """Write the page: what is new, and how things went with this model."""
-        from grocery.files import write_bytes
-        from grocery.monitoring.history import same_model
+        from grocery.core.files import write_bytes
+        from grocery.inbox.history import same_model
+        from grocery.inbox.timeline import over_time
         from grocery.monitoring.report import render
-        from grocery.monitoring.timeline import over_time
 
         release = self.judge.release
         model, reference = release.reference.model_digest, release.reference_digest
@@ -171,7 +171,7 @@ class _Watch:
 
 def _document(new: New) -> dict[str, object]:
     """The batch as without a history, and what the history keeps of it."""
-    from grocery.files import rounded
+    from grocery.core.files import rounded
 
     kept = new.entry.model_dump(
         mode="json", exclude={"grocery_history", "confidence_counts", "class_counts"}

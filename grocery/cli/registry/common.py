@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from grocery.errors import printable
+from grocery.core.errors import printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Registry

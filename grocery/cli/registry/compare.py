@@ -46,7 +46,7 @@ def add_parser(parsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.errors import RegistryError
+    from grocery.core.errors import RegistryError
     from grocery.registry.judge import measure, same_test_data, stored_predictions
     from grocery.registry.objects import open_objects
 

@@ -66,8 +66,8 @@ def _copy(found: Fetched, target: Path) -> None:
     import shutil
 
     from grocery.contents import read_content
-    from grocery.errors import RegistryError
-    from grocery.files import replacing
+    from grocery.core.errors import RegistryError
+    from grocery.core.files import replacing
 
     if target.exists():
         if target.is_dir() and read_content(target).md5 == found.md5:

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.registry.common import add, answer, open_registry
-from grocery.errors import RegistryError, TrackingError, printable
+from grocery.core.errors import RegistryError, TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Registry

@@ -1,0 +1,1 @@
+"""The dataset card: its numbers, its page, and labels that are probably wrong."""

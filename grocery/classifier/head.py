@@ -1,0 +1,85 @@
+"""The deployable classifier head: a calibrated linear classifier as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grocery.core.arrays import Arrays
+from grocery.core.linear import rowwise_product
+
+KIND = "grocery-classifier"
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Head:
+    """Multinomial logistic regression, with two numbers that calibrate its probabilities.
+
+    Attributes
+    ----------
+    coefficients, intercept
+        Shapes (c, d) and (c,), one row a class.
+    temperature
+        Divides the logits; above 1 makes predictions less confident.
+    smoothing
+        Share of every prediction that is given to all classes alike, at least 0 and less than 1:
+        mistakes that no temperature accounts for.
+    """
+
+    coefficients: Floats
+    intercept: Floats
+    temperature: float = 1.0
+    smoothing: float = 0.0
+
+    def logits(self, features: Floats) -> Floats:
+        """Uncalibrated scores (n, c) of features (n, d)."""
+        return rowwise_product(features, self.coefficients.T) + self.intercept
+
+    def predict_proba(self, features: Floats) -> Floats:
+        """Calibrated class probabilities (n, c) of features (n, d)."""
+        probabilities: Floats = self.calibrate(self.logits(features))
+        return probabilities
+
+    def calibrate(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Calibrated class probabilities (n, c) of logits (n, c), in their precision."""
+        sharp = softmax(logits / logits.dtype.type(self.temperature))
+        smoothing = logits.dtype.type(self.smoothing)
+        probabilities: NDArray[Any] = (1 - smoothing) * sharp + smoothing / logits.shape[1]
+        return probabilities
+
+    def calibrated(self, temperature: float, smoothing: float) -> Head:
+        """The same head, calibrated otherwise."""
+        return replace(
+            self,
+            temperature=float(np.float32(temperature)),  # as `arrays` keeps them
+            smoothing=float(np.float32(smoothing)),
+        )
+
+    def arrays(self, prefix: str) -> Arrays:
+        """The head's arrays, with `prefix` before their names."""
+        return {
+            f"{prefix}coefficients": self.coefficients,
+            f"{prefix}intercept": self.intercept,
+            f"{prefix}calibration": np.array([self.temperature, self.smoothing], np.float32),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays, prefix: str) -> Head:
+        """Rebuild from what `arrays` gave."""
+        temperature, smoothing = map(float, arrays[f"{prefix}calibration"])
+        if not (temperature > 0 and 0 <= smoothing < 1):
+            raise ValueError(f"its calibration is {temperature:g} and {smoothing:g}")
+        coefficients, intercept = arrays[f"{prefix}coefficients"], arrays[f"{prefix}intercept"]
+        return cls(coefficients, intercept, temperature, smoothing)
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Softmax of each row of logits (n, c)."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[Any] = shifted / shifted.sum(axis=1, keepdims=True)
+    return probabilities

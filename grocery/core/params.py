@@ -1,0 +1,142 @@
+"""The sections of params.yaml that stages read, typed and validated; each carries its bounds.
+
+`grocery.settings` has the whole file, with the sections that change no output.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from grocery.core.documents import Section, Seed
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataParams(Section):
+    """Which raw dataset is used."""
+
+    source: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+
+
+class PrepareParams(Section):
+    """Raw images to clean, de-duplicated, split shards."""
+
+    image_size: int = Field(ge=32, le=1024)
+    jpeg_quality: int = Field(ge=50, le=100)
+    shards: int = Field(ge=1, le=65536)
+    val_ratio: float = Field(ge=0.02, le=0.5)
+    test_ratio: float = Field(ge=0.02, le=0.5)
+    near_duplicate_bits: int = Field(ge=0, le=16)
+    max_bad_ratio: Ratio
+    max_pixels: int = Field(ge=10_000, le=1_000_000_000)
+
+    @field_validator("shards")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("must be a power of two")
+        return value
+
+    @model_validator(mode="after")
+    def _leave_training_images(self) -> Self:
+        if self.val_ratio + self.test_ratio > 0.8:
+            raise ValueError(
+                "val_ratio + test_ratio must be at most 0.8, so that images are left to train on"
+            )
+        return self
+
+
+class VersionParams(Section):
+    """The dataset card."""
+
+    suspect_neighbors: int = Field(ge=3, le=50)
+    suspect_agreement: float = Field(ge=0.5, le=1)
+    contact_sheet_images: int = Field(ge=1, le=50)
+
+
+class FisherParams(Section):
+    """The Fisher-vector encoder."""
+
+    cell: int = Field(ge=2, le=32)
+    scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1, max_length=8)
+    chroma: float = Field(ge=0.1, le=10)
+    align: bool
+    descriptor_dimensions: int = Field(ge=4, le=102)
+    components: int = Field(ge=2, le=1024)
+
+
+class OnnxParams(Section):
+    """The encoder of an ONNX backbone."""
+
+    path: str = Field(pattern=r"\.onnx$")
+    input_size: int = Field(ge=16, le=1024)
+    mean: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=3, max_length=3)
+    std: list[Annotated[float, Field(ge=0.001, le=10)]] = Field(min_length=3, max_length=3)
+    output: str
+
+
+class FeaturizeParams(Section):
+    """Images to feature vectors."""
+
+    encoder: Literal["fisher", "colour", "onnx"]
+    dimensions: int = Field(ge=2, le=4096)
+    whitening: Ratio
+    fit_images: int = Field(ge=50, le=100_000)
+    seed: Seed
+    fisher: FisherParams
+    onnx: OnnxParams
+
+
+class TrainParams(Section):
+    """Few labels and all features to a classifier."""
+
+    algorithm: Literal["supervised", "label_propagation", "label_spreading", "self_training"]
+    labeled_ratio: float = Field(gt=0, le=1)
+    label_seed: Seed
+    n_neighbors: int = Field(ge=1, le=1000)
+    neighbor_search: Literal["auto", "exact", "approximate"]
+    affinity: Literal["cosine", "rbf", "uniform"]
+    weight_power: float = Field(gt=0, le=20)
+    gamma: float = Field(ge=0, le=1000)
+    alpha: float = Field(gt=0, lt=1)
+    class_balance: bool
+    threshold: float = Field(ge=0, lt=1)
+    max_iter: int = Field(ge=1, le=10_000)
+    tol: Ratio
+    C: float = Field(gt=0, le=10_000)
+    calibration_level: float = Field(ge=0.5, lt=1)
+
+
+class EvaluateParams(Section):
+    """The classifier on test."""
+
+    calibration_bins: int = Field(ge=2, le=100)
+    worst_images: int = Field(ge=1, le=200)
+
+
+class RegisterParams(Section):
+    """What a release candidate must keep."""
+
+    min_accuracy: Ratio
+    min_macro_f1: Ratio
+    max_calibration_error: Ratio
+    min_class_recall: Ratio
+    min_class_images: int = Field(ge=1, le=1000)
+
+
+class MonitorParams(Section):
+    """When a batch of incoming images is said to have drifted."""
+
+    significance: float = Field(ge=0.001, le=0.2)
+    min_confidence_shift: Ratio
+    min_class_shift: Ratio
+    min_feature_shift: Ratio
+    min_image_shift: Ratio
+    min_accuracy_drop: Ratio
+    min_label_shift: Ratio
+    min_slowdown: Ratio
+    max_unreadable: Ratio
+    min_batch: int = Field(ge=5, le=100_000)
+    sample_images: int = Field(ge=0, le=100)

@@ -1,0 +1,1 @@
+"""How often the monitor cries wolf, and how soon it sees one."""

@@ -1,0 +1,1 @@
+"""Any picture to an upright sRGB image."""

@@ -1,0 +1,1 @@
+"""The memory of a monitored inbox: its history and its page."""

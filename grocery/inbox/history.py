@@ -1,0 +1,378 @@
+"""The history of a monitor: one line of JSON for every batch that was judged, in that order.
+
+A line is written whole, in one piece, under a lock, and is on the disk before anything else
+happens. So a kill can cost the line that is being written and no other, and several processes may
+share a history. A damaged line is left out and said; the rest of the file is never rewritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from grocery.core.documents import Section
+from grocery.core.errors import DataError
+from grocery.evaluation.reference import Reference
+from grocery.monitoring.drift import Signal, Verdict
+from grocery.monitoring.sequence import BINS, BY_LABELS, Past
+from grocery.monitoring.speed import NAME as SPEED
+
+NAME = "history.jsonl"  # in a folder
+VERSION: Final = 1
+DIGITS = 9  # of its numbers
+
+# Every line begins like this, by which one that was cut off is told from another kind of file.
+_START = b'{"grocery_history":%d,' % VERSION
+_ANY_VERSION = re.compile(rb'\{"grocery_history":(\d+),')
+_LEAST = 3  # bytes of `_START`: a lone brace begins many a file
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+
+
+class Finding(Section, extra="ignore"):
+    """A signal, as `grocery.monitoring.batches.signals` gives it."""
+
+    signal: str
+    statistic: float
+    p_value: Share
+    effect: float
+    threshold: float
+    verdict: Verdict
+    sentence: str
+
+    @classmethod
+    def of(cls, signal: Signal) -> Self:
+        """The line's copy of a signal."""
+        return cls(
+            signal=signal.name,
+            statistic=round(float(signal.statistic), DIGITS),
+            p_value=share(signal.p_value),
+            effect=round(float(signal.effect), DIGITS),
+            threshold=signal.threshold,
+            verdict=signal.verdict,
+            sentence=signal.sentence,
+        )
+
+    def as_signal(self) -> Signal:
+        """The signal itself."""
+        return Signal(
+            self.signal,
+            self.statistic,
+            self.p_value,
+            self.effect,
+            self.threshold,
+            self.sentence,
+            self.verdict,
+        )
+
+
+class SequenceFinding(Section, extra="ignore"):
+    """The alert of a sequence: its batches, this one last, and what was found in all of them."""
+
+    batches: list[str]
+    images: Count
+    signals: list[Finding]
+
+
+class Entry(Section, extra="ignore"):
+    """One line.
+
+    Attributes
+    ----------
+    kind
+        "batch", or "labels" when a batch that had been judged came again with labels.
+    batch, incoming
+        Its name, and where it lay.
+    digest, labels
+        Digest of its files' contents, and of the labels where it has any; see `content_digest`.
+    time, judged
+        When the batch was taken and when it was judged, in UTC.
+    version, model, reference
+        The version in the registry where it is known, digests of the model and of its reference.
+    verdict ... signals
+        What was found, see `grocery.monitoring.drift.Judgement`.
+    confidence_counts, class_counts
+        What later sequences need; see `grocery.monitoring.sequence.Past`.
+    sequence
+        The alert of the sequence that this batch ends, if it is one.
+    host, images_per_second, latency_ms
+        Where prediction ran, and how fast; see `grocery.monitoring.speed.Timing`.
+    """
+
+    grocery_history: Literal[1] = VERSION
+    kind: Literal["batch", "labels"]
+    batch: str
+    incoming: str
+    digest: Digest
+    labels: Digest | None
+    time: Time
+    judged: Time
+    version: str | None
+    model: str
+    reference: Digest
+    verdict: Verdict
+    images: Count
+    unreadable: Count
+    labelled: Count
+    estimated_accuracy: Share | None
+    estimate_interval: tuple[Share, Share] | None
+    accuracy: Share | None
+    wasserstein: float | None
+    signals: list[Finding]
+    confidence_counts: Annotated[list[Count], Field(min_length=BINS, max_length=BINS)]
+    class_counts: list[Count]
+    sequence: SequenceFinding | None
+    host: str | None = None
+    images_per_second: float | None = None
+    latency_ms: float | None = None
+
+    @property
+    def alert(self) -> bool:
+        """Whether somebody is to be told of the batch, of its sequence, or of what labels say."""
+        if self.kind == "labels":
+            return any(found.verdict == "alert" for found in self.by_labels)
+        return self.verdict == "alert" or self.sequence is not None
+
+    @property
+    def by_labels(self) -> list[Finding]:
+        """The signals that only labels give."""
+        return [found for found in self.signals if found.signal in BY_LABELS]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a history holds: its entries, and the numbers of the lines that are damaged."""
+
+    entries: Sequence[Entry]
+    damaged: Sequence[int]
+
+    def knows(self, digest: str, labels: str | None) -> bool:
+        """Whether a batch of this content was judged, with these labels if it has any."""
+        return labels in self._seen.get(digest, ()) or (labels is None and digest in self._seen)
+
+    @cached_property
+    def _seen(self) -> dict[str, set[str | None]]:
+        """The labels with which each content was judged."""
+        seen: dict[str, set[str | None]] = {}
+        for entry in self.entries:
+            seen.setdefault(entry.digest, set()).add(entry.labels)
+        return seen
+
+
+class History:
+    """A history file, which need not exist yet.
+
+    Parameters
+    ----------
+    name
+        The file; or a folder, for the file `NAME` in it, which is told from a file by being there
+        or by a slash at its end.
+    """
+
+    def __init__(self, name: str | os.PathLike[str]) -> None:
+        path = Path(name)
+        folder = path.is_dir() or os.fspath(name).endswith(("/", os.sep))
+        self.path = path / NAME if folder else path
+
+    def check(self) -> None:
+        """Make sure that it can be written, before any work is done for it.
+
+        Raises
+        ------
+        DataError
+            When it is no file, or a history of another format.
+        OSError
+            When it cannot be read and written.
+        """
+        with self._opened():
+            pass
+
+    def read(self) -> Recorded:
+        """Everything that is in it; nothing when it does not exist.
+
+        Raises
+        ------
+        DataError
+            When it is no file, or a history of another format.
+        """
+        self._refuse_what_is_no_file()
+        try:
+            with self.path.open("rb") as stream:
+                fcntl.flock(stream, fcntl.LOCK_SH)
+                return self._parse(stream.read())
+        except FileNotFoundError:
+            return Recorded([], [])
+
+    def append(self, make: Callable[[Recorded], Entry | None]) -> Entry | None:
+        """Add one line, which is on the disk when this returns.
+
+        Parameters
+        ----------
+        make
+            Gives the entry, from all that is there; or None, for nothing to be added. Nobody else
+            can write in the meantime.
+
+        Returns
+        -------
+        Entry or None
+            What `make` gave.
+
+        Raises
+        ------
+        DataError
+            When it is no file, or a history of another format.
+        OSError
+            When it cannot be written; then it is as it was.
+        """
+        with self._opened() as number:
+            size = os.fstat(number).st_size
+            data = _read_all(number, size)
+            entry = make(self._parse(data))
+            if entry is None:
+                return None
+            # What a kill left of a line stays a line of its own.
+            line = b"" if data.endswith(b"\n") or not data else b"\n"
+            line += entry.model_dump_json().encode() + b"\n"
+            try:
+                if os.write(number, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+                os.fsync(number)
+            except OSError as error:
+                os.ftruncate(number, size)
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            return entry
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The file, open and locked; the system lets go of the lock when the process ends."""
+        self._refuse_what_is_no_file()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.exists()
+        number = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+            if new:
+                _settle(self.path.parent)
+            yield number
+        finally:
+            os.close(number)
+
+    def _refuse_what_is_no_file(self) -> None:
+        try:
+            mode = self.path.stat().st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(mode):
+            raise DataError(f"{self.path} is a folder; a history is a file")
+        if not stat.S_ISREG(mode):
+            raise DataError(f"{self.path} is neither a file nor a folder; a history is a file")
+
+    def _parse(self, data: bytes) -> Recorded:
+        entries, damaged = [], []
+        known = False
+        for number, line in enumerate(data.split(b"\n"), start=1):
+            if not line.strip():
+                continue
+            found = _ANY_VERSION.match(line)
+            if found and int(found[1]) != VERSION:
+                raise DataError(
+                    f"line {number} of {self.path} is of another version of the format than "
+                    f"{VERSION}; use the grocery that wrote it, or another file"
+                )
+            known = known or line.startswith(_START)
+            known = known or (len(line) >= _LEAST and _START.startswith(line))
+            try:
+                entries.append(Entry.model_validate_json(line))
+            except ValidationError:
+                damaged.append(number)
+        if damaged and not known:
+            raise DataError(f"{self.path} is no history of grocery monitor; nothing is written")
+        return Recorded(entries, damaged)
+
+
+def content_digest(parts: Iterable[str]) -> str:
+    """SHA-256 (hex) of a batch, from its files' digests; neither names nor their order count."""
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def labels_digest(image_ids: Iterable[str], labels: Iterable[str | None]) -> str | None:
+    """Digest of a batch's labels, image by image; None when there are none."""
+    pairs = zip(image_ids, labels, strict=True)
+    known = [f"{image_id} {label}" for image_id, label in pairs if label is not None]
+    return content_digest(known) if known else None
+
+
+def share(value: float) -> float:
+    """A share as it is kept; a mean of shares may exceed 1 by its last bit."""
+    return round(min(max(float(value), 0.0), 1.0), DIGITS)
+
+
+def utc(seconds: float) -> str:
+    """A time since the epoch, as the history writes it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def same_model(entries: Sequence[Entry], model: str, reference: str) -> list[Entry]:
+    """The entries of one model and one reference: no others can be compared with each other."""
+    return [entry for entry in entries if (entry.model, entry.reference) == (model, reference)]
+
+
+def latencies(entries: Sequence[Entry], host: str, least: int) -> list[float]:
+    """Median latencies of a host's batches of at least so many images, in milliseconds."""
+    return [
+        entry.latency_ms
+        for entry in entries
+        if entry.kind == "batch"
+        and entry.host == host
+        and entry.images >= least
+        and entry.latency_ms is not None
+    ]
+
+
+def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
+    """What sequences need of the batches in entries of the reference's model."""
+    classes = len(reference.classes)
+    return [
+        Past(
+            entry.unreadable,
+            np.array(entry.confidence_counts, dtype=np.int64),
+            np.array(entry.class_counts, dtype=np.int64),
+            [found.as_signal() for found in entry.signals if found.signal != SPEED],
+            entry.alert,
+        )
+        for entry in entries
+        if entry.kind == "batch" and len(entry.class_counts) == classes
+    ]
+
+
+def _read_all(number: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := os.pread(number, size - len(data), len(data))):
+        data += piece
+    return data
+
+
+def _settle(folder: Path) -> None:
+    """Have the system write that the folder has a new file."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

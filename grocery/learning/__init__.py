@@ -1,1 +1,0 @@
-"""Few labels, many images: the similarity graph, the algorithms and the classifier head."""

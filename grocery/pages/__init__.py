@@ -1,0 +1,1 @@
+"""What the pages and pictures for people are made of."""

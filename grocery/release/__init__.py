@@ -1,0 +1,1 @@
+"""The deployable model, its verdict and its card."""

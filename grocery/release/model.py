@@ -1,0 +1,230 @@
+"""The deployable model: images in, calibrated class probabilities out.
+
+A model is arrays and JSON (see `grocery.core.arrays`): loading one executes nothing. Prediction
+needs numpy, Pillow and safetensors only. A model with an ONNX backbone also holds the ONNX file,
+which is data too, and needs onnxruntime.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from grocery.classifier.head import Head
+from grocery.core.arrays import Arrays, arrays_digest, load_arrays, save_arrays
+from grocery.core.errors import DataError, GroceryError, ModelError
+from grocery.features.backbone import BACKBONE
+from grocery.features.encoder import Encoder
+from grocery.images.decoding import UnreadableImage, canonical, decode, pixels, upright_rgb
+
+KIND = "grocery-model"
+_BATCH = 64  # images whose raw vectors are held at once
+_TRIAL = (64, 48)  # width and height of the picture that a model is tried out on, in pixels
+
+Floats = NDArray[np.float32]
+# A path, the contents of a file, or an image that Pillow opened or made.
+RawImage = str | os.PathLike[str] | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image: the class, its probability, and the coarse class if any."""
+
+    label: str
+    confidence: float
+    coarse: str | None = None
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """How a raw image becomes the canonical image that the model was trained on."""
+
+    image_size: int
+    jpeg_quality: int
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """Encoder and head, with the names of the classes.
+
+    Attributes
+    ----------
+    encoder, head
+        Canonical pixels to features (n, d); features to probabilities (n, c).
+    classes
+        Names of the c classes, in the order of the probabilities.
+    coarse
+        Coarse class of each class; empty where the data has none.
+    canonical
+        How raw images are prepared.
+    """
+
+    encoder: Encoder
+    head: Head
+    classes: list[str]
+    coarse: dict[str, str]
+    canonical: Canonical
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the model's arrays: the model's identity."""
+        return arrays_digest(self._arrays())
+
+    def predict_proba(self, jpegs: Sequence[bytes]) -> Floats:
+        """Class probabilities (n, c) of canonical JPEG images, as they lie in shards."""
+        return self.head.predict_proba(self.features(jpegs))
+
+    def features(self, jpegs: Sequence[bytes]) -> Floats:
+        """Features (n, d) of canonical JPEG images: unit vectors, which the head predicts from."""
+        if not len(jpegs):
+            return np.empty((0, self.encoder.dimensions), np.float32)
+        return np.concatenate(
+            [
+                self.encoder([pixels(jpeg) for jpeg in jpegs[start : start + _BATCH]])
+                for start in range(0, len(jpegs), _BATCH)
+            ]
+        )
+
+    def predict(self, images: Iterable[RawImage]) -> list[Prediction]:
+        """Predict raw images: paths, file contents or Pillow images.
+
+        Each is prepared as the pipeline prepares it, so a prediction on a raw test file is the
+        pipeline's. A few images are held at once, however many there are.
+
+        Raises
+        ------
+        DataError
+            When an image cannot be read; it says which (its path, or ``image N``, the first
+            being 1) and why.
+        """
+        prepared = (self.prepare(image, f"image {n}") for n, image in enumerate(images, start=1))
+        predictions: list[Prediction] = []
+        while jpegs := list(islice(prepared, _BATCH)):
+            predictions += [best for (best,) in self.rank(jpegs)]
+        return predictions
+
+    def prepare(self, image: RawImage, name: str = "the image") -> bytes:
+        """Make a raw image the canonical JPEG that the model was trained on.
+
+        Parameters
+        ----------
+        image
+            A path, the contents of a file, or a Pillow image.
+        name
+            What an error calls an image that is not a path.
+
+        Raises
+        ------
+        DataError
+            When the image cannot be read; it says which and why.
+        """
+        how = self.canonical
+        try:
+            if isinstance(image, str | os.PathLike):
+                name = os.fspath(image)
+                image = Path(image).read_bytes()
+            if isinstance(image, bytes):
+                upright = decode(image, max_pixels=how.max_pixels)
+            else:
+                upright = upright_rgb(image)
+        except UnreadableImage as error:
+            raise DataError(f"{name} cannot be read as an image: {error}") from error
+        except OSError as error:
+            raise DataError(f"{name} cannot be read: {error.strerror}") from error
+        return canonical(upright, size=how.image_size, quality=how.jpeg_quality)
+
+    def rank(self, jpegs: Sequence[bytes], top: int = 1) -> list[list[Prediction]]:
+        """The `top` most probable classes of each canonical JPEG image, the best first.
+
+        Of equal probabilities the earlier class comes first; a model with fewer than `top` classes
+        gives all of them.
+        """
+        probabilities = self.predict_proba(jpegs)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [self._prediction(index, row[index]) for index in best]
+            for best, row in zip(order, probabilities, strict=True)
+        ]
+
+    def _prediction(self, index: int, probability: np.float32) -> Prediction:
+        label = self.classes[index]
+        return Prediction(label, float(probability), self.coarse.get(label))
+
+    def save(self, folder: Path) -> str:
+        """Write the model to a folder; return the digest of its arrays."""
+        self.encoder.save_backbone(folder)
+        return save_arrays(
+            folder,
+            KIND,
+            self._arrays(),
+            {
+                "encoder": self.encoder.settings,
+                "classes": self.classes,
+                "coarse": self.coarse,
+                "canonical": vars(self.canonical),
+            },
+        )
+
+    def _arrays(self) -> Arrays:
+        return self.encoder.arrays() | self.head.arrays("head_")
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+    """Load a model from its folder.
+
+    Raises
+    ------
+    ModelError
+        When the folder holds no model, a damaged one, or parts of different models.
+    """
+    folder = Path(path)
+    arrays, description = load_arrays(folder, KIND)
+    try:
+        model = _model(arrays, description, folder)
+        _try_out(model)
+    except ModelError:
+        raise
+    except (ArithmeticError, AttributeError, GroceryError, LookupError, TypeError, ValueError) as e:
+        reason = f"it lacks {e}" if isinstance(e, KeyError) else str(e)
+        raise ModelError(f"{folder} is not a whole {KIND}: {reason}") from e
+    return model
+
+
+def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
+    classes, coarse = description["classes"], description["coarse"]
+    names = [*classes, *coarse, *coarse.values()]
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in names)):
+        raise TypeError("its classes are not a list of names")
+    how = description["canonical"]
+    if not all(isinstance(value, int) and value > 0 for value in how.values()):
+        raise TypeError("its image settings are not whole numbers above 0")
+    encoder = Encoder.from_arrays(arrays, description["encoder"], folder / BACKBONE)
+    head = Head.from_arrays(arrays, "head_")
+    found = head.coefficients.shape, head.intercept.shape
+    if found != ((len(classes), encoder.dimensions), (len(classes),)):
+        raise ValueError(
+            f"its head has coefficients {found[0]} and intercept {found[1]}, for {len(classes)} "
+            f"classes and an encoder of {encoder.dimensions} dimensions"
+        )
+    return Model(encoder, head, classes, coarse, Canonical(**how))
+
+
+def _try_out(model: Model) -> None:
+    """Predict a small grey picture, so that what does not fit together shows at once.
+
+    Whatever the encoder is, this asks of it what every prediction will.
+    """
+    with np.errstate(all="ignore"):
+        probabilities = model.predict_proba([model.prepare(Image.new("RGB", _TRIAL, "grey"))])
+    if not np.isclose(probabilities.sum(), 1, atol=1e-3):  # NaN is not close to anything
+        raise ValueError("its probabilities do not add up to 1")

@@ -1,0 +1,56 @@
+"""Is a candidate good enough to release? Every check, its value and its limit."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from grocery.core.params import RegisterParams
+
+
+def judge(
+    limits: RegisterParams, measured: dict[str, Any], dataset: dict[str, Any], per_class: Path
+) -> dict[str, Any]:
+    """Compare a candidate's test metrics and data with the limits in params.yaml.
+
+    Parameters
+    ----------
+    limits
+        The ``register`` section.
+    measured
+        Contents of ``metrics/evaluate.json``.
+    dataset
+        Contents of the dataset card.
+    per_class
+        CSV with ``name``, ``recall`` and ``images`` a class.
+
+    Returns
+    -------
+    ``accepted``, and ``checks``: for each its name, value, limit, which side of the limit is
+    allowed, and whether it passed.
+    """
+    leaks = dataset["near_duplicates"]["across_splits"]
+    checks = [
+        _check("test accuracy", measured["accuracy"], "at least", limits.min_accuracy),
+        _check("test macro F1", measured["macro_f1"], "at least", limits.min_macro_f1),
+        _check(
+            "expected calibration error",
+            measured["calibration_error"],
+            "at most",
+            limits.max_calibration_error,
+        ),
+        _check("near duplicates across splits", leaks, "at most", 0),
+    ]
+    with per_class.open(encoding="utf-8", newline="") as stream:
+        rows = [r for r in csv.DictReader(stream) if int(r["images"]) >= limits.min_class_images]
+    if rows:
+        worst = min(rows, key=lambda row: (float(row["recall"]), row["name"]))
+        name = f"recall of the worst class ({worst['name']})"
+        checks.append(_check(name, float(worst["recall"]), "at least", limits.min_class_recall))
+    return {"accepted": all(check["passed"] for check in checks), "checks": checks}
+
+
+def _check(name: str, value: float, side: str, limit: float) -> dict[str, Any]:
+    passed = value >= limit if side == "at least" else value <= limit
+    return {"name": name, "value": value, "side": side, "limit": limit, "passed": passed}

@@ -1,0 +1,1 @@
+"""Few labels and a similarity graph to many labels."""

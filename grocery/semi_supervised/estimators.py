@@ -1,0 +1,184 @@
+"""What the semi-supervised estimators share: scikit-learn's conventions, and the head they end in.
+
+An estimator first labels the points that have no label, step by step, and then fits the deployable
+linear head on all of them. `fit` runs the steps; `iter_fit` hands them out, so that whoever drives
+it can log each one. The estimators are in `graph_estimators` and `self_training`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from grocery.classifier.dataset import UNLABELED
+from grocery.classifier.head import Head
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where an algorithm stands after an iteration.
+
+    Attributes
+    ----------
+    labels
+        Class number of each training point (n,), known or adopted; `UNLABELED` where there is
+        none. Class number i is ``classes_[i]``.
+    weights
+        How certain each label is (n,), from 0 to 1; known labels weigh 1.
+    residual
+        By how much the labels moved in this iteration, a point.
+    validation
+        Class scores (v, c) that the algorithm itself gives to the validation points.
+    """
+
+    labels: Integers
+    weights: Doubles
+    residual: float
+    validation: Floats
+
+
+class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """Base of the estimators.
+
+    Labels are those of :mod:`sklearn.semi_supervised`: any classes, and -1 where a point has none.
+    The algorithms compute in the precision of the points, the head in single precision.
+
+    Attributes
+    ----------
+    head_ : Head
+        The deployable classifier, not calibrated.
+    classes_ : ndarray of shape (c,)
+        The classes, in the order of the columns of `predict_proba`.
+    transduction_ : ndarray of shape (n,)
+        The label of each training point; -1 where the algorithm gave none.
+    n_iter_ : int
+        Iterations that were run.
+    n_features_in_ : int
+        Number of features seen by `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where the training points had names that are all strings.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "standardize": ["boolean"],
+    }
+
+    C: float
+    standardize: bool
+    head_: Head
+    classes_: NDArray[Any]
+    transduction_: NDArray[Any]
+    n_iter_: int
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Label the unlabelled points, then fit the head on all.
+
+        Parameters
+        ----------
+        X
+            Points, shape (n, d).
+        y
+            Their classes, shape (n,); -1 where a point has none. Classes that are strings need the
+            dtype object, which can hold -1 beside them.
+
+        Raises
+        ------
+        ValueError
+            When a parameter or the data cannot be used: a value that is not finite, no label at
+            all, only one class, or no more points than neighbours.
+        """
+        for _ in self.iter_fit(X, y):
+            pass
+        return self
+
+    def iter_fit(
+        self, X: ArrayLike, y: ArrayLike, validation: ArrayLike | None = None
+    ) -> Iterator[Step]:
+        """Do what `fit` does, one step at a time; the estimator is fitted after the last one.
+
+        Parameters
+        ----------
+        X, y
+            As for `fit`.
+        validation
+            Points (v, d) that each step gives scores to; v may be 0.
+        """
+        self._validate_params()
+        self.__dict__.pop("head_", None)  # of another fit: it is no longer this one's
+        points, labels = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2
+        )
+        classes, known = _class_numbers(labels)
+        watched = points[:0]
+        if validation is not None:
+            watched = validate_data(
+                self, validation, dtype=points.dtype, reset=False, ensure_min_samples=0
+            )
+        return self._run(points, known, classes, watched)
+
+    def _run(
+        self, points: Floats, known: Integers, classes: NDArray[Any], watched: Floats
+    ) -> Iterator[Step]:
+        self.classes_ = classes
+        numbers = yield from self._steps(points, known, watched)
+        self.transduction_ = classes[numbers]
+        unlabelled = numbers == UNLABELED
+        if unlabelled.any():  # else the classes may be of a type that has no -1
+            self.transduction_[unlabelled] = UNLABELED
+
+    @abstractmethod
+    def _steps(
+        self, points: Floats, known: Integers, watched: Floats
+    ) -> Generator[Step, None, Integers]:
+        """Run the algorithm, set `head_` and `n_iter_`, and return the transduced class numbers."""
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
+        """Class probabilities (n, c) of points (n, d), by the head."""
+        check_is_fitted(self)
+        points = validate_data(self, X, dtype=np.float32, reset=False)
+        return self.head_.predict_proba(points)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class (n,) of points (n, d), by the head."""
+        probabilities = self.predict_proba(X)
+        predicted: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return predicted
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "head_")
+
+
+def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
+    """The classes among labels (n,), and the class number of each label, `UNLABELED` for -1."""
+    # An array of strings cannot hold -1, and numpy does not compare the two.
+    labelled = np.ones(len(y), bool) if y.dtype.kind in "US" else y != UNLABELED
+    if y.dtype.kind in "US" and (y.astype(str) == str(UNLABELED)).any():
+        raise ValueError(
+            "y holds the string '-1'; where points have no label, classes that are strings need "
+            "the dtype object, and -1 as a number"
+        )
+    if not labelled.any():
+        raise ValueError("y holds no label: every value is -1; label some points of each class")
+    if y.dtype.kind == "f":  # whole numbers and names are classes, however many there are
+        check_classification_targets(y[labelled])
+    classes, numbers = np.unique(y[labelled], return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y holds one class only, {classes[0]}; label points of at least two")
+    known = np.full(len(y), UNLABELED, dtype=np.int64)
+    known[labelled] = numbers
+    return classes, known

@@ -1,0 +1,162 @@
+"""The shard: the unit of storage, hashing, recomputation and distribution.
+
+A shard is a Parquet file that holds the images whose SHA-256 begins with the shard's bits, sorted
+by that hash. Which shard an image lies in is thus decided by its content alone, so one new image
+changes one shard.
+
+Prepared shards (`IMAGE_SCHEMA`) hold
+
+=========== ==================================================================================
+image_id    SHA-256 (hex) of the raw file; the image's identity everywhere in this project
+path        where it came from, relative to the raw dataset, with forward slashes
+label       class name, or null for an image that has no label at all
+coarse      name of the coarse class, or null where the dataset has none
+split       "train", "val" or "test"
+phash       perceptual hash (hex), see `grocery.data.duplicates`
+image       the canonical image as JPEG bytes, see `grocery.images.decoding`
+=========== ==================================================================================
+
+Feature shards (`feature_schema`) hold ``image_id`` and ``features``, rows in the same order.
+Incoming batches (`BATCH_SCHEMA`) hold ``image_id``, ``path``, ``label`` (or null) and ``image``;
+an image that could not be read has a null ``image``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from grocery.core.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+IMAGE_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("coarse", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("phash", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+    ]
+)
+
+BATCH_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("image", pa.binary()),
+    ]
+)
+
+
+def feature_schema(dimensions: int) -> pa.Schema:
+    """Schema of a feature shard whose vectors have `dimensions` entries (float32)."""
+    vector = pa.list_(pa.float32(), dimensions)
+    return pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("features", vector, nullable=False),
+        ]
+    )
+
+
+def shard_of(image_id: str, shards: int) -> int:
+    """Number of the shard, of `shards` (a power of two), that an image lies in.
+
+    The leading bits of the hash decide, so doubling `shards` splits each shard in two.
+    """
+    return int(image_id[:8], 16) >> (32 - (shards.bit_length() - 1))
+
+
+def shard_name(index: int, shards: int) -> str:
+    """File name of shard `index` of `shards`."""
+    return f"shard-{index:05d}-of-{shards:05d}.parquet"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Paths of a folder's shards, in order.
+
+    Raises
+    ------
+    DataError
+        When the folder holds none.
+    """
+    paths = sorted(folder.glob("shard-*-of-*.parquet"))
+    if not paths:
+        raise DataError(f"{folder} holds no shards; run the stage that makes them first")
+    return paths
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write one Parquet file; equal tables give equal bytes.
+
+    Neither images (JPEG) nor features (whitened floats) shrink under compression, and without it
+    the bytes do not depend on a codec's version.
+    """
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one Parquet file, all of it or only `columns`.
+
+    Raises
+    ------
+    DataError
+        When the file is not a whole Parquet file or lacks a column.
+    """
+    try:
+        # A dataset of one file (`pq.read_table`) takes four times as long to open.
+        with pq.ParquetFile(path) as file:
+            missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
+            if missing:
+                raise DataError(f"{path} cannot be read as a shard: it has no column {missing[0]}")
+            if columns is None:
+                return file.read()
+            return file.read(columns=list(columns)).select(list(columns))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as a shard: {error}") from error
+
+
+def read_columns(folder: Path, columns: Sequence[str]) -> pa.Table:
+    """Read the same `columns` of all of a folder's shards, in order of shard and row."""
+    return pa.concat_tables([read_table(path, columns) for path in shard_paths(folder)])
+
+
+def images_of(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, bytes]:
+    """Read some images, JPEG bytes by id, of prepared shards; one shard is in memory at a time."""
+    wanted = set(image_ids)
+    found: dict[str, bytes] = {}
+    for shard in shards:
+        ids = read_table(shard, ["image_id"]).column("image_id").to_pylist()
+        rows = [row for row, image_id in enumerate(ids) if image_id in wanted]
+        if rows:
+            images = read_table(shard, ["image"]).column("image")
+            found |= {ids[row]: images[row].as_py() for row in rows}
+    return found
+
+
+def feature_table(image_ids: Sequence[str], features: NDArray[np.float32]) -> pa.Table:
+    """Table of a feature shard from ids (n) and features (n, d)."""
+    dimensions = features.shape[1]
+    flat = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
+    vectors = pa.FixedSizeListArray.from_arrays(flat, dimensions)
+    schema = feature_schema(dimensions)
+    return pa.table([pa.array(list(image_ids), pa.string()), vectors], schema=schema)
+
+
+def features_of(table: pa.Table) -> NDArray[np.float32]:
+    """The ``features`` column of a table as an array of shape (n, d)."""
+    column = table.column("features")
+    flat = np.concatenate(
+        [np.asarray(chunk.flatten(), dtype=np.float32) for chunk in column.chunks]
+        or [np.empty(0, np.float32)]
+    )
+    return flat.reshape(len(table), column.type.list_size)

@@ -1,0 +1,339 @@
+"""The embedded dataset: groceries drawn from a recipe, so that nothing needs to be downloaded.
+
+Each image follows from the recipe and its own name. A name picks a scene of its class (a variety,
+an arrangement, a background and a light, shared by some images) and draws its own photograph of
+it. Classes thus are made of modes, as in photographs from a few shops, and unlabelled photographs
+say something about labelled ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from grocery.data.raw import RawImage
+from grocery.synthetic.drawing import ROUND, Colour, item, jittered
+from grocery.synthetic.recipe import Recipe, load_recipe
+from grocery.synthetic.scenery import background, put
+
+RECIPE = "recipe.yaml"
+
+# Scenes are drawn on a canvas, and photographs show a frame of it.
+CANVAS = 272
+FRAME = 192
+
+
+def _digest(recipe: Recipe, name: str) -> bytes:
+    return hashlib.sha256(f"{recipe.seed}\0{name}".encode()).digest()
+
+
+def _generator(recipe: Recipe, name: str) -> np.random.Generator:
+    """The generator of one name; no name's draws depend on another's."""
+    return np.random.default_rng(int.from_bytes(_digest(recipe, name)[:16], "big"))
+
+
+@dataclass(frozen=True)
+class DrawnImage(RawImage):
+    """An image that is drawn when it is read.
+
+    Attributes
+    ----------
+    recipe
+        What it is drawn from.
+    subject
+        The class that it shows, whatever `label` says.
+    original
+        Name that it is drawn from; another image's for a copy.
+    flaw
+        A key of `FLAWS` for a file that is to be damaged or changed, else "".
+    light
+        Factor on its brightness.
+    """
+
+    recipe: Recipe = field(kw_only=True, repr=False, compare=False)
+    subject: str = field(kw_only=True)
+    original: str = field(kw_only=True)
+    flaw: str = ""
+    light: float = 1.0
+
+    def read(self) -> bytes:
+        """Draw it, and return the bytes of its file."""
+        picture = draw(self.recipe, self.subject, self.original, self.light)
+        data = _jpeg(picture, self.recipe.jpeg_quality)
+        return FLAWS[self.flaw](data) if self.flaw else data
+
+
+class SyntheticSource:
+    """The raw dataset of a folder that holds a ``recipe.yaml``.
+
+    Parameters
+    ----------
+    folder
+        Folder of the recipe.
+
+    Raises
+    ------
+    DataError
+        When the recipe cannot be read or has a key or value that is not allowed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.recipe = load_recipe(folder / RECIPE)
+
+    def images(self) -> list[RawImage]:
+        """All labelled and unlabelled images, sorted by path."""
+        recipe = self.recipe
+        planted = self.planted()
+        wrong, corrupt = planted["wrong_labels"], planted["corrupt"]
+        copies = {
+            path: (original, flaw)
+            for kind, flaw in (
+                ("duplicates", ""),
+                ("conflicting_duplicates", ""),
+                ("near_duplicates", "retouched"),
+            )
+            for path, original in planted[kind].items()
+        }
+        images: list[RawImage] = []
+        for label, kind in recipe.classes.items():
+            extra = sorted(path for path in (*corrupt, *copies) if path.startswith(f"{label}/"))
+            for path in [*_names(label, kind.images), *extra]:
+                original, flaw = copies.get(path, (path, corrupt.get(path, "")))
+                subject = wrong.get(original, original.split("/", 1)[0])
+                images.append(
+                    DrawnImage(
+                        path,
+                        label,
+                        kind.coarse,
+                        recipe=recipe,
+                        subject=subject,
+                        original=original,
+                        flaw=flaw,
+                    )
+                )
+        classes = list(recipe.classes)
+        for path in _names("unlabelled", recipe.unlabelled):
+            subject = classes[
+                int.from_bytes(_digest(recipe, f"class of {path}")[:8], "big") % len(classes)
+            ]
+            images.append(DrawnImage(path, recipe=recipe, subject=subject, original=path))
+        return sorted(images, key=lambda image: image.path)
+
+    def incoming(self) -> dict[str, list[RawImage]]:
+        """Batches of incoming images by name, each with its true labels and sorted by path."""
+        recipe = self.recipe
+        classes = list(recipe.classes)
+        batches: dict[str, list[RawImage]] = {}
+        for name, batch in recipe.incoming.items():
+            weights = np.array([batch.shares.get(label, 1.0) for label in classes])
+            edges = np.cumsum(weights / weights.sum())
+            paths = list(_names(f"incoming/{name}", batch.images))
+            ranked = sorted(paths, key=lambda path: _digest(recipe, f"unreadable {path}"))
+            unreadable = set(ranked[: batch.unreadable])
+            images: list[RawImage] = []
+            for path in paths:
+                at = _generator(recipe, f"class of {path}").uniform()
+                label = classes[min(int(np.searchsorted(edges, at, side="right")), len(edges) - 1)]
+                images.append(
+                    DrawnImage(
+                        path,
+                        label,
+                        recipe.classes[label].coarse,
+                        recipe=recipe,
+                        subject=label,
+                        original=path,
+                        flaw="truncated" if path in unreadable else "",
+                        light=batch.light,
+                    )
+                )
+            batches[name] = images
+        return batches
+
+    def planted(self) -> dict[str, dict[str, str]]:
+        """What is wrong with the dataset on purpose, for each kind by path.
+
+        Returns
+        -------
+        dict
+            ``corrupt``: path to kind of damage. ``duplicates``, ``conflicting_duplicates`` and
+            ``near_duplicates``: path of the copy to path of the original. ``wrong_labels``: path to
+            the class that the image shows.
+        """
+        recipe, counts = self.recipe, self.recipe.planted
+        classes = list(recipe.classes)
+        images = [n for label, kind in recipe.classes.items() for n in _names(label, kind.images)]
+        # Chosen by their hash, and each for one thing only.
+        chosen = iter(sorted(images, key=lambda name: _digest(recipe, f"planted {name}")))
+        free = {
+            label: _names(label, 10**6, start=kind.images) for label, kind in recipe.classes.items()
+        }
+
+        def other(name: str) -> str:
+            rest = [label for label in classes if label != name.split("/", 1)[0]]
+            return rest[_digest(recipe, f"not {name}")[0] % len(rest)]
+
+        def copies(count: int, folder: Callable[[str], str]) -> dict[str, str]:
+            return {next(free[folder(name)]): name for name in islice(chosen, count)}
+
+        def own(name: str) -> str:
+            return name.split("/", 1)[0]
+
+        kinds = [kind for kind, count in counts.corrupt.items() for _ in range(count)]
+        return {
+            "wrong_labels": {name: other(name) for name in islice(chosen, counts.wrong_labels)},
+            "duplicates": copies(counts.duplicates, own),
+            "conflicting_duplicates": copies(counts.conflicting_duplicates, other),
+            "near_duplicates": copies(counts.near_duplicates, own),
+            "corrupt": {
+                next(free[own(name)]): kind for name, kind in zip(chosen, kinds, strict=False)
+            },
+        }
+
+
+def _names(folder: str, count: int, start: int = 0) -> Iterator[str]:
+    """Names of the images of a folder."""
+    return (f"{folder}/{number:04d}.jpg" for number in range(start, start + count))
+
+
+# --- Pictures ------------------------------------------------------------------------------------
+
+
+def draw(recipe: Recipe, subject: str, name: str, light: float = 1.0) -> Image.Image:
+    """Draw the image called `name`, which shows the class `subject`; RGB, square."""
+    photo = _generator(recipe, name)
+    number = photo.integers(recipe.scenes.per_class)
+    scene = _generator(recipe, f"{subject}, scene {number}")
+    canvas = _lay(recipe, subject, scene, photo)
+    return _photograph(canvas, recipe, scene, photo, light)
+
+
+def _lay(
+    recipe: Recipe, subject: str, scene: np.random.Generator, photo: np.random.Generator
+) -> Image.Image:
+    """Draw a scene, with its items where this photograph finds them."""
+    scenes, classes = recipe.scenes, list(recipe.classes)
+    kind = list(scenes.backgrounds)[scene.integers(len(scenes.backgrounds))]
+    bases = scenes.backgrounds[kind]
+    base = jittered(_rgb(bases[scene.integers(len(bases))]), 0.05, scene)
+    canvas = background(kind, CANVAS, base, scene)
+    stir = scenes.stir * FRAME
+
+    for _ in range(scene.integers(scenes.clutter[0], scenes.clutter[1] + 1)):
+        thing = _thing(recipe, classes[scene.integers(len(classes))], scene)
+        at, side = scene.uniform(0, CANVAS, size=2), scene.uniform(38, 68)
+        x, y = at + photo.uniform(-stir, stir, size=2)
+        put(canvas, thing, (x, y), side, scene.uniform(-30, 30))
+
+    thing = _thing(recipe, subject, scene)
+    count = int(scene.integers(scenes.items[0], scenes.items[1] + 1))
+    side = scene.uniform(112, 142) / count**0.3
+    upright = recipe.classes[subject].shape not in ROUND
+    slant = scene.uniform(-8, 8) if upright else scene.uniform(-180, 180)
+    # Lying on a ring around the middle, or in a row.
+    spread = 0 if count == 1 else scene.uniform(38, 64)
+    flat = scene.uniform(0.15, 0.9)
+    phase = scene.uniform(0, 2)
+    for number in range(count):
+        turn = np.pi * (phase + 2 * number / count)
+        centre = CANVAS / 2 + spread * np.array([np.cos(turn), flat * np.sin(turn)])
+        x, y = centre + scene.uniform(-9, 9, size=2) + photo.uniform(-stir, stir, size=2)
+        wobble = (6 if upright else 40) * scene.uniform(-1, 1) + 6 * photo.uniform(-1, 1)
+        put(canvas, thing, (x, y), side * scene.uniform(0.85, 1.15), slant + wobble)
+    return canvas
+
+
+def _thing(recipe: Recipe, label: str, scene: np.random.Generator) -> Image.Image:
+    """Draw one item of a class, of one of its varieties."""
+    kind = recipe.classes[label]
+    variety = kind.varieties[scene.integers(len(kind.varieties))]
+    body = jittered(_rgb(variety.body), 0.05, scene)
+    accent = jittered(_rgb(variety.accent), 0.05, scene)
+    return item(kind.shape, kind.print, body, accent, scene)
+
+
+def _photograph(
+    canvas: Image.Image,
+    recipe: Recipe,
+    scene: np.random.Generator,
+    photo: np.random.Generator,
+    light: float,
+) -> Image.Image:
+    """Take a photograph of a canvas: frame, light, blur and noise."""
+    camera = recipe.camera
+    scale = 1 / _between(camera.zoom, photo)
+    angle = np.radians(photo.uniform(-camera.turn, camera.turn))
+    c, s = float(np.cos(angle)) * scale, float(np.sin(angle)) * scale
+    dx, dy = photo.uniform(-camera.shift, camera.shift, size=2) * FRAME + CANVAS / 2
+    half = FRAME / 2
+    matrix = (c, s, dx - (c + s) * half, -s, c, dy - (c - s) * half)
+    frame = canvas.transform(
+        (FRAME, FRAME), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    )
+    frame = frame.resize((recipe.size, recipe.size), Image.Resampling.BOX)
+    frame = frame.filter(ImageFilter.GaussianBlur(_between(camera.blur, photo)))
+
+    # The lamp's colour belongs to the scene; the exposure to the photograph.
+    gains = 1 + scene.uniform(-camera.cast, camera.cast, size=3)
+    gains *= _between(camera.light, photo) * light
+    noise = photo.standard_normal((recipe.size, recipe.size, 3), dtype=np.float32)
+    pixels = np.asarray(frame) * gains.astype(np.float32)
+    pixels += noise * np.float32(_between(camera.noise, photo))
+    return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
+
+
+def _between(pair: list[float], rng: np.random.Generator) -> float:
+    """A value between the least and the most of a pair."""
+    return rng.uniform(pair[0], pair[1])
+
+
+def _rgb(colour: str) -> Colour:
+    """The channels of a colour written #rrggbb."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def _retouched(data: bytes) -> bytes:
+    """The same picture, slightly brighter and stored again."""
+    picture = Image.open(io.BytesIO(data))
+    brighter = picture.point([min(255, round(level * 1.02)) for level in range(256)] * 3)
+    return _jpeg(brighter, 90)
+
+
+def _bomb(data: bytes) -> bytes:
+    """A PNG file of a few bytes that claims 50,000 x 50,000 pixels."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+FLAWS: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "text": lambda data: b"<!doctype html><title>404 Not Found</title>\n",
+    "noise": lambda data: hashlib.shake_256(data).digest(len(data)),
+    "header": lambda data: data[:20],
+    "bomb": _bomb,
+    "retouched": _retouched,
+}
