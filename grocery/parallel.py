@@ -65,7 +65,7 @@ def parallel_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
-    workers: int,
+    workers: int | None = None,
     title: str,
     prefer: Literal["processes", "threads"] = "processes",
 ) -> Iterator[Result]:
@@ -96,11 +96,11 @@ def parallel_map(
     if cluster is None:
         workers = workers or len(os.sched_getaffinity(0))
     if total is not None:
-        workers = min(workers, total) if total > 1 else 1
+        workers = min(workers or 0, total) if total > 1 else 1
     if workers == 1:
         results: Iterable[Result] = (function(item) for item in items)
     elif cluster is not None:
-        results = cluster.map(function, items, workers=workers, title=title)
+        results = cluster.map(function, items, workers=workers or 0, title=title)
     else:
         results = Parallel(
             n_jobs=workers, prefer=prefer, return_as="generator", pre_dispatch="2*n_jobs"

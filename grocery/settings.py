@@ -80,6 +80,11 @@ class Params(Section):
     compute: ComputeParams
     tracking: TrackingParams
 
+    def section(self, name: str) -> Section:
+        """A section by its name in the file."""
+        found: Section = getattr(self, "register_" if name == "register" else name)
+        return found
+
 
 def load(path: Path = PARAMS_FILE) -> Params:
     """Read and check a params file.

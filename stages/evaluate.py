@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,51 +15,48 @@ from numpy.typing import NDArray
 from grocery.classifier.dataset import Split, load_splits
 from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
-from grocery.core.errors import DataError, ModelError, one_sentence
-from grocery.core.files import replacing, write_metrics
+from grocery.core.errors import DataError, ModelError
+from grocery.core.files import write_json
 from grocery.core.params import EvaluateParams
+from grocery.core.stage import Report, reads, writes
 from grocery.evaluation.image_statistics import image_statistics
 from grocery.evaluation.metrics import ClassScore, class_scores, reliability, summary
 from grocery.evaluation.reference import Reference, sample_rows
 from grocery.pages.pictures import captioned_grid
-from grocery.settings import load
 from grocery.shards import images_of, read_table, shard_paths, write_table
-from grocery.tracking import artifacts
-from grocery.tracking.run import StageRun, stage_run
-
-SHARDS = Path("data/prepared/shards")
-INCOMING = Path("data/prepared/incoming")
-FEATURES = Path("data/features")
-CLASSIFIER = Path("models/classifier")
-REFERENCE = Path("models/reference")
-EVALUATION = Path("metrics/evaluation")
-METRICS = Path("metrics/evaluate.json")
 
 HEADLINE = ("accuracy", "gain", "macro_f1", "calibration_error")  # the columns of `dvc exp show`
 
-PREDICTIONS_SHOWN = 10_000  # rows of a table that W&B draws
-MISTAKES_A_CLASS = 6  # a row of the picture of the worst classes
+MISTAKES_PER_CLASS = 6  # a row of the picture of the worst classes
 
 
-def run(
-    params: EvaluateParams,
-    *,
-    shards: Path,
-    incoming: Path,
-    features: Path,
-    classifier: Path,
-    reference: Path,
-    evaluation: Path,
-    metrics: Path,
-) -> dict[str, Any]:
-    """Write test metrics, plots and predictions, and the reference for monitoring."""
-    splits, classes, coarse = load_splits(shards, features)
+@dataclass(frozen=True)
+class Paths:
+    """What the stage reads and writes; of the two metrics, `headline` is what is compared."""
+
+    shards: Path = reads("data/prepared/shards")
+    incoming: Path = reads("data/prepared/incoming")
+    features: Path = reads("data/features")
+    classifier: Path = reads("models/classifier")
+    reference: Path = writes("models/reference")
+    evaluation: Path = writes("metrics/evaluation")
+    metrics: Path = writes("metrics/evaluate.json")
+    headline: Path = writes("metrics/headline/evaluate.json")
+
+
+def run(params: EvaluateParams, paths: Paths, report: Report) -> dict[str, Any]:
+    """Write test metrics, plots and predictions, and the reference for monitoring.
+
+    Gives the metrics.
+    """
+    shards = paths.shards
+    splits, classes, coarse = load_splits(shards, paths.features)
     test = splits["test"]
     if not len(test.labels):
         raise DataError(f"{shards} holds no test images, so nothing can be measured")
-    arrays, description = load_arrays(classifier, KIND)
+    arrays, description = load_arrays(paths.classifier, KIND)
     if description["classes"] != classes:
-        raise ModelError(f"{classifier} knows other classes than {shards}; run train again")
+        raise ModelError(f"{paths.classifier} knows other classes than {shards}; run train again")
     head, other = (Head.from_arrays(arrays, prefix) for prefix in ("head_", "baseline_"))
     model, baseline = (one.predict_proba(test.features) for one in (head, other))
 
@@ -82,21 +79,22 @@ def run(
     images = images_of(shard_paths(shards), wanted)
 
     # What an incoming batch holds must not be in what it is compared with.
-    seen = incoming_ids(incoming)
+    seen = incoming_ids(paths.incoming)
     fresh = np.array([image_id not in seen for image_id in test.image_ids])
     digest = description["sha256"]
-    yardstick = recorded(test, fresh, head=head, classes=classes, digest=digest, shards=shards)
+    reference = recorded(test, fresh, head=head, classes=classes, digest=digest, shards=shards)
+    reference.save(paths.reference)
 
-    with replacing(evaluation) as folder, replacing(reference) as reference_folder:
-        write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
-        write_csv(folder / "confusion.csv", confusion(test, classes, model))
-        write_csv(folder / "per_class.csv", per_class(scores, baseline_scores))
-        diagram = [asdict(b) for b in reliability(model, test.labels, bins=bins)]
-        write_csv(folder / "reliability.csv", diagram)
-        for name, rows in pictures.items():
-            (folder / name).write_bytes(picture(rows, images, test, classes, model))
-        yardstick.save(reference_folder)
-        write_metrics(metrics, result, HEADLINE)  # last: a failure replaces nothing
+    folder = paths.evaluation
+    write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
+    write_csv(folder / "confusion.csv", confusion(test, classes, model))
+    write_csv(folder / "per_class.csv", per_class(scores, baseline_scores))
+    diagram = [asdict(b) for b in reliability(model, test.labels, bins=bins)]
+    write_csv(folder / "reliability.csv", diagram)
+    for name, rows in pictures.items():
+        (folder / name).write_bytes(picture(rows, images, test, classes, model))
+    write_json(paths.metrics, result)
+    write_json(paths.headline, {name: result[name] for name in HEADLINE})
     return result
 
 
@@ -176,7 +174,7 @@ def of_worst_classes(wrong: list[int], test: Split, scores: list[ClassScore]) ->
     for row in wrong:
         by_class.setdefault(test.names[row], []).append(row)
     ranked = sorted(scores, key=lambda score: (score.recall, score.name))
-    return [row for score in ranked for row in by_class.get(score.name, [])[:MISTAKES_A_CLASS]]
+    return [row for score in ranked for row in by_class.get(score.name, [])[:MISTAKES_PER_CLASS]]
 
 
 def picture(
@@ -213,65 +211,3 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
     path.write_text(text.getvalue(), encoding="utf-8")
-
-
-def main() -> None:
-    """Run the stage on the paths of dvc.yaml."""
-    with one_sentence("evaluate"):
-        params = load()
-        with stage_run(
-            "evaluate",
-            settings=params.tracking,
-            config={"evaluate": params.evaluate.model_dump()},
-            inputs={
-                artifacts.DATASET: SHARDS,
-                artifacts.INCOMING: INCOMING,
-                artifacts.FEATURES: FEATURES,
-                artifacts.CLASSIFIER: CLASSIFIER,
-            },
-            tags=[params.data.source],
-        ) as tracked:
-            result = run(
-                params.evaluate,
-                shards=SHARDS,
-                incoming=INCOMING,
-                features=FEATURES,
-                classifier=CLASSIFIER,
-                reference=REFERENCE,
-                evaluation=EVALUATION,
-                metrics=METRICS,
-            )
-            tracked.summary(result)
-            if tracked.enabled:
-                track_pictures(tracked, worst=params.evaluate.worst_images)
-            tracked.artifact(artifacts.EVALUATION, EVALUATION, result)
-            tracked.artifact(artifacts.REFERENCE, REFERENCE, {"images": result["images"]})
-
-
-def track_pictures(tracked: StageRun, *, worst: int) -> None:
-    """Show in W&B what `dvc plots` shows, and each prediction: first the confident mistakes."""
-    rows = read_table(EVALUATION / "predictions.parquet").to_pylist()
-    names = sorted({row[column] for row in rows for column in ("label", "predicted")})
-    numbers = {name: number for number, name in enumerate(names)}
-    actual, predicted = ([numbers[row[c]] for row in rows] for c in ("label", "predicted"))
-    tracked.confusion_matrix("confusion matrix", actual, predicted, names)
-    rows.sort(key=lambda row: (row["label"] == row["predicted"], -row["confidence"]))
-    shown = {row["image_id"] for row in rows[:worst] if row["label"] != row["predicted"]}
-    images = images_of(shard_paths(SHARDS), shown)
-    columns = ["path", "label", "predicted", "confidence", "baseline"]
-    cells = [[images.get(row["image_id"]), *(row[c] for c in columns)] for row in rows]
-    tracked.table("predictions", ["image", *columns], cells[:PREDICTIONS_SHOWN])
-    for name in ("per_class", "reliability"):
-        with (EVALUATION / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
-            columns, *rows = csv.reader(stream)
-        tracked.table(name, columns, rows)
-    captions = {
-        "worst.jpg": "most confident mistakes",
-        "worst_classes.jpg": "mistakes in the classes of lowest recall",
-    }
-    pictures = [((EVALUATION / name).read_bytes(), text) for name, text in captions.items()]
-    tracked.images("mistakes", pictures)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,131 +3,79 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grocery.core.arrays import load_arrays, save_arrays
-from grocery.core.errors import one_sentence
-from grocery.core.files import replacing
+from grocery import action_cache
+from grocery.action_cache import Action, values_of
+from grocery.core.arrays import load_arrays
+from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
+from grocery.core.stage import Report, reads, writes
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.fit_encoder import (
-    backbone_digest,
     encode_shard,
     fit_encoder,
     fit_sample,
     image_digests,
     sample_digests,
 )
-from grocery.parallel import engine, parallel_map
-from grocery.reuse import Memory, digest_of, maker
-from grocery.settings import load
+from grocery.parallel import parallel_map
 from grocery.shards import shard_paths
-from grocery.tracking import artifacts
-from grocery.tracking.artifacts import Output
-from grocery.tracking.run import stage_run
-
-SHARDS = Path("data/prepared/shards")
-ENCODER = Path("models/encoder")
-FEATURES = Path("data/features")
-
-ENCODER_FILES = ("model.safetensors", "model.json")
 
 
-def run(
-    params: FeaturizeParams,
-    *,
-    shards: Path,
-    encoder: Path,
-    features: Path,
-    workers: int,
-    memory: Memory | None = None,
-) -> dict[str, Any]:
-    """Write the encoder to `encoder` and one feature shard a shard to `features`.
+@dataclass(frozen=True)
+class Paths:
+    """What the stage reads and writes."""
 
-    What is there already and would be made again as it is, is kept (see `grocery.reuse`): an
-    encoder of the same sample, and the features of shards whose images have not changed.
+    shards: Path = reads("data/prepared/shards")
+    backbone: Path = reads("${featurize.onnx.path}")
+    encoder: Path = writes("models/encoder")
+    features: Path = writes("data/features")
+
+
+def run(params: FeaturizeParams, paths: Paths, report: Report) -> dict[str, Any]:
+    """Write the encoder, and one feature shard per shard.
+
+    The encoder depends on the images of its sample alone, and a feature shard on the encoder and
+    its own images alone.
     """
-    paths = shard_paths(shards)
-    memory, here = memory or Memory(), maker([params.model_dump(), backbone_digest(params)])
-    compared = parallel_map(
-        image_digests, paths, workers=workers, title="compare", prefer="threads"
+    shards = shard_paths(paths.shards)
+    images = list(parallel_map(image_digests, shards, title="compare", prefer="threads"))
+    sample = fit_sample(shards, params)
+    settings = values_of(params.model_dump())
+    backbone = digest(paths.backbone) if params.encoder == "onnx" else ""
+
+    scratch = paths.features / "raw"
+    scratch.mkdir()
+    files = tuple(paths.encoder / name for name in ("model.safetensors", "model.json"))
+    fit = partial(
+        fit_encoder,
+        params=params,
+        backbone=paths.backbone,
+        sample=sample,
+        scratch=scratch,
+        folder=paths.encoder,
     )
-    images = list(compared)
-    sample = fit_sample(paths, params)
-    fitting = digest_of([here, *sample_digests(images, sample)])
-    with replacing(features) as partial_features, replacing(encoder) as partial_encoder:
-        scratch = partial_features / "raw"
-        scratch.mkdir()
-        fitted = _kept_encoder(memory, encoder, fitting, params) or fit_encoder(
-            paths, params, sample=sample, scratch=scratch, workers=workers
+    inputs = [settings, backbone, *sample_digests(images, sample)]
+    action_cache.do(fit, [Action(shards, inputs, files)], title="fit the encoder")
+    arrays, description = load_arrays(paths.encoder, KIND)
+    encoder = Encoder.from_arrays(arrays, description["settings"], paths.backbone)
+    encoder.save_backbone(paths.encoder)
+    identity = digest(files[0])
+
+    encode = partial(encode_shard, encoder=encoder, scratch=scratch)
+    encoded = [paths.features / shard.name for shard in shards]
+    actions = [
+        Action(
+            (shard, file),
+            [settings, identity, *(f"{i} {sha256}" for i, sha256 in found.items())],
+            (file,),
         )
-        fitted.save_backbone(partial_encoder)
-        arrays_sha256 = save_arrays(partial_encoder, KIND, fitted.arrays(), fitted.settings)
-        wanted = {
-            path: digest_of(
-                [here, arrays_sha256, *(f"{i} {sha256}" for i, sha256 in found.items())]
-            )
-            for path, found in zip(paths, images, strict=True)
-        }
-        changed = [
-            path
-            for path in paths
-            if not memory.keep(features / path.name, partial_features / path.name, wanted[path])
-        ]
-        encode = partial(encode_shard, encoder=fitted, scratch=scratch, output=partial_features)
-        for _ in parallel_map(encode, changed, workers=workers, title="encode"):
-            pass
-        shutil.rmtree(scratch)
-    for path in changed:
-        memory.note(features / path.name, wanted[path])
-    for name in ENCODER_FILES:
-        memory.note(encoder / name, fitting)
-    memory.save()
-    return {"dimensions": fitted.dimensions, "encoder_digest": arrays_sha256}
-
-
-def _kept_encoder(
-    memory: Memory, folder: Path, fitting: str, params: FeaturizeParams
-) -> Encoder | None:
-    """The encoder that lies in a folder, if it is the one that would be fitted."""
-    if not all(memory.made(folder / name, fitting) for name in ENCODER_FILES):
-        return None
-    arrays, settings = load_arrays(folder, KIND)
-    return Encoder.from_arrays(arrays, settings, Path(params.onnx.path))
-
-
-def main() -> None:
-    """Run the stage on the paths of dvc.yaml."""
-    with one_sentence("featurize"):
-        params = load()
-        inputs: dict[str | Output, Path] = {artifacts.DATASET: SHARDS}
-        if params.featurize.encoder == "onnx":
-            inputs["backbone"] = Path(params.featurize.onnx.path)
-        with (
-            stage_run(
-                "featurize",
-                settings=params.tracking,
-                config={"featurize": params.featurize.model_dump()},
-                inputs=inputs,
-                tags=[params.data.source],
-            ) as tracked,
-            engine(params.compute.backend, params.compute.address),
-        ):
-            result = run(
-                params.featurize,
-                shards=SHARDS,
-                encoder=ENCODER,
-                features=FEATURES,
-                workers=params.compute.workers,
-                memory=Memory.of_stage("featurize"),
-            )
-            tracked.summary(result)
-            metadata = result | params.featurize.model_dump()
-            tracked.artifact(artifacts.ENCODER, ENCODER, metadata)
-            tracked.artifact(artifacts.FEATURES, FEATURES, metadata)
-
-
-if __name__ == "__main__":
-    main()
+        for shard, file, found in zip(shards, encoded, images, strict=True)
+    ]
+    action_cache.do(encode, actions, title="encode")
+    shutil.rmtree(scratch)
+    return {"dimensions": encoder.dimensions, "encoder_digest": identity}

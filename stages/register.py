@@ -6,15 +6,17 @@ Registering a version is not done here: that changes shared state, and a stage o
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from grocery.classifier.head import KIND as CLASSIFIER_KIND
 from grocery.classifier.head import Head
 from grocery.core.arrays import load_arrays
-from grocery.core.errors import ModelError, one_sentence
-from grocery.core.files import replacing, write_bytes, write_json, write_metrics
+from grocery.core.errors import ModelError
+from grocery.core.files import write_bytes, write_json
+from grocery.core.params import RegisterParams
+from grocery.core.stage import Report, reads, writes
 from grocery.evaluation.reference import Reference
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
@@ -22,107 +24,63 @@ from grocery.features.encoder import Encoder
 from grocery.release.card import model_card
 from grocery.release.model import Canonical, Model
 from grocery.release.verdict import judge
-from grocery.settings import Params, load
-from grocery.tracking import artifacts
-from grocery.tracking.run import stage_run
-
-CARD = Path("data/card/card.json")
-EVALUATION = Path("metrics/evaluate.json")
-PER_CLASS = Path("metrics/evaluation/per_class.csv")
-ENCODER = Path("models/encoder")
-CLASSIFIER = Path("models/classifier")
-REFERENCE = Path("models/reference")
-RELEASE = Path("models/release")
-METRICS = Path("metrics/register.json")
-
-HEADLINE = ("accepted",)  # the columns of `dvc exp show`
 
 
-def run(
-    params: Params,
-    *,
-    card: Path,
-    evaluation: Path,
-    per_class: Path,
-    encoder: Path,
-    classifier: Path,
-    reference: Path,
-    release: Path,
-    metrics: Path,
-) -> dict[str, Any]:
-    """Write the release candidate with its verdict; a rejected one is written all the same."""
-    dataset = json.loads(card.read_bytes())
-    measured = json.loads(evaluation.read_bytes())
-    verdict = judge(params.register_, measured, dataset, per_class)
+@dataclass(frozen=True)
+class Paths:
+    """What the stage reads and writes; of the two metrics, `headline` is what is compared."""
 
-    encoder_arrays, settings = load_arrays(encoder, ENCODER_KIND)
-    head_arrays, description = load_arrays(classifier, CLASSIFIER_KIND)
-    statistics = Reference.load(reference)
-    if statistics.model_digest != description["sha256"]:
-        raise ModelError(f"{reference} was not made with {classifier}; run evaluate again")
-    how = params.prepare
+    card: Path = reads("data/card")
+    measured: Path = reads("metrics/evaluate.json")
+    evaluation: Path = reads("metrics/evaluation")
+    encoder: Path = reads("models/encoder")
+    classifier: Path = reads("models/classifier")
+    reference: Path = reads("models/reference")
+    release: Path = writes("models/release")
+    metrics: Path = writes("metrics/register.json")
+    headline: Path = writes("metrics/headline/register.json")
+
+
+def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
+    """Write the release candidate with its verdict; a rejected one is written all the same.
+
+    Everything that the release says of itself comes from what it was made of. Gives the metrics.
+    """
+    dataset = json.loads((paths.card / "card.json").read_bytes())
+    measured = json.loads(paths.measured.read_bytes())
+    verdict = judge(params, measured, dataset, paths.evaluation / "per_class.csv")
+
+    encoder_arrays, encoder = load_arrays(paths.encoder, ENCODER_KIND)
+    head_arrays, classifier = load_arrays(paths.classifier, CLASSIFIER_KIND)
+    reference = Reference.load(paths.reference)
+    if reference.model_digest != classifier["sha256"]:
+        raise ModelError(f"{paths.reference} was not made with {paths.classifier}; run evaluate")
+    how = dataset["prepare"]
     model = Model(
-        Encoder.from_arrays(encoder_arrays, settings, encoder / BACKBONE),
+        Encoder.from_arrays(encoder_arrays, encoder["settings"], paths.encoder / BACKBONE),
         Head.from_arrays(head_arrays, "head_"),
-        description["classes"],
-        description["coarse"],
-        Canonical(how.image_size, how.jpeg_quality, how.max_pixels),
+        classifier["classes"],
+        classifier["coarse"],
+        Canonical(how["image_size"], how["jpeg_quality"], how["max_pixels"]),
     )
-
-    with replacing(release) as folder:
-        model.save(folder)
-        replace(statistics, model_digest=model.digest).save(folder / "reference")
-        write_json(folder / "verdict.json", verdict)
-        text = model_card(params, dataset, measured, verdict, model.digest)
-        write_bytes(folder / "README.md", text.encode())
-        result = {
-            "accepted": verdict["accepted"],
-            "checks_failed": sum(not check["passed"] for check in verdict["checks"]),
-            "model_digest": model.digest,
-            "dataset_digest": dataset["digest"],
-        }
-        write_metrics(metrics, result, HEADLINE)  # last: a failure replaces nothing
+    made_with = {
+        "data": {"source": dataset["source"]},
+        "prepare": dataset["prepare"],
+        "featurize": encoder["featurize"],
+        "train": classifier["train"],
+        "register": params.model_dump(),
+    }
+    model.save(paths.release)
+    replace(reference, model_digest=model.digest).save(paths.release / "reference")
+    write_json(paths.release / "verdict.json", verdict)
+    text = model_card(made_with, dataset, measured, verdict, model.digest)
+    write_bytes(paths.release / "README.md", text.encode())
+    result = {
+        "accepted": verdict["accepted"],
+        "checks_failed": sum(not check["passed"] for check in verdict["checks"]),
+        "model_digest": model.digest,
+        "dataset_digest": dataset["digest"],
+    }
+    write_json(paths.metrics, result)
+    write_json(paths.headline, {"accepted": verdict["accepted"]})
     return result
-
-
-def main() -> None:
-    """Run the stage on the paths of dvc.yaml."""
-    with one_sentence("register"):
-        params = load()
-        with stage_run(
-            "register",
-            settings=params.tracking,
-            config={"register": params.register_.model_dump()},
-            inputs={
-                artifacts.CARD: CARD.parent,
-                artifacts.EVALUATION: PER_CLASS.parent,
-                artifacts.ENCODER: ENCODER,
-                artifacts.CLASSIFIER: CLASSIFIER,
-                artifacts.REFERENCE: REFERENCE,
-            },
-            tags=[params.data.source],
-        ) as tracked:
-            result = run(
-                params,
-                card=CARD,
-                evaluation=EVALUATION,
-                per_class=PER_CLASS,
-                encoder=ENCODER,
-                classifier=CLASSIFIER,
-                reference=REFERENCE,
-                release=RELEASE,
-                metrics=METRICS,
-            )
-            tracked.summary(result)
-            verdict = json.loads((RELEASE / "verdict.json").read_bytes())
-            columns = ["name", "value", "side", "limit", "passed"]
-            rows = [[check[column] for column in columns] for check in verdict["checks"]]
-            tracked.table("verdict", columns, rows)
-            measured = json.loads(EVALUATION.read_bytes())
-            tracked.artifact(artifacts.RELEASE, RELEASE, measured | result)
-            if result["accepted"]:
-                tracked.link(artifacts.RELEASE, RELEASE, alias="candidate")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from grocery.fingerprints import Fingerprints
 
 from grocery import fingerprints
-from grocery.fingerprints import Fingerprints
 
 
 @pytest.fixture

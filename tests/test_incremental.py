@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from grocery.fingerprints import Fingerprints
+from grocery.reuse import Memory, digest_of, maker
 
 from conftest import ROOT, Project, environment
 from grocery import fingerprints
@@ -23,8 +25,6 @@ from grocery.data import build
 from grocery.data.build import finish_shard
 from grocery.data.raw import RawImage
 from grocery.features import fit_encoder
-from grocery.fingerprints import Fingerprints
-from grocery.reuse import Memory, digest_of, maker
 from grocery.settings import load
 from stages import featurize, prepare
 from test_prepare import PARAMS, dataset, jpeg, picture, put

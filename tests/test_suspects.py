@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from grocery.reuse import Memory
 from PIL import Image
 
 from grocery.card import suspects as module
 from grocery.card.numbers import Suspect
 from grocery.card.suspects import MOST, find_suspects, parts_of
 from grocery.images.decoding import canonical
-from grocery.reuse import Memory
 from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
 
 COLOURS = {"apple": (200, 40, 40), "lemon": (220, 220, 40), "plum": (90, 40, 140)}

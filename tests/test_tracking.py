@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grocery.tracking.curves import Curves
 from PIL import Image
 
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
 from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
-from grocery.tracking.curves import Curves
 from grocery.tracking.mode import check_server, choose_mode
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun, stage_run

@@ -54,8 +54,6 @@ def dataset_card(
     rows: pa.Table,
     report: dict[str, Any],
     suspects: Sequence[Suspect],
-    *,
-    near_duplicate_bits: int,
 ) -> dict[str, Any]:
     """Describe a dataset.
 
@@ -64,18 +62,18 @@ def dataset_card(
     rows
         All images, see `read_rows`.
     report
-        Contents of prepare's report: ``quarantined``, ``duplicates`` and ``leaked``.
+        Contents of prepare's report: ``source``, ``prepare``, ``quarantined``, ``duplicates`` and
+        ``leaked``.
     suspects
         Labels that are probably wrong.
-    near_duplicate_bits
-        What prepare calls a near duplicate, see `grocery.data.duplicates`.
 
     Returns
     -------
     dict
-        ``digest``; ``images``, ``labeled``, ``unlabeled``; ``splits``, ``classes`` and
-        ``coarse_classes`` (images by split, of labelled ones by class); ``sizes`` (bytes, and
-        quantiles of width and height in pixels); ``quarantined``; ``duplicates``;
+        ``source`` and ``prepare``, as in the report; ``digest``; ``images``, ``labeled``,
+        ``unlabeled``; ``splits``, ``classes`` and ``coarse_classes`` (images by split, of labelled
+        ones by class); ``sizes`` (bytes, and quantiles of width and height in pixels);
+        ``quarantined``; ``duplicates``;
         ``near_duplicates`` (with ``across_splits``, the number of groups that span splits, counted
         here and not taken from the report); ``leaked``; ``suspected_labels``.
     """
@@ -86,6 +84,8 @@ def dataset_card(
     by_class = _by_split(labels, splits)
     coarse_of = {label: c for label, c in zip(labels, coarse, strict=True) if label is not None}
     return {
+        "source": report["source"],
+        "prepare": report["prepare"],
         "digest": content_digest(rows),
         "images": len(labels),
         "labeled": labeled,
@@ -108,7 +108,7 @@ def dataset_card(
         },
         "quarantined": report["quarantined"],
         "duplicates": report["duplicates"],
-        "near_duplicates": _near_duplicates(rows, near_duplicate_bits),
+        "near_duplicates": _near_duplicates(rows, report["prepare"]["near_duplicate_bits"]),
         "leaked": report["leaked"],
         "suspected_labels": [asdict(suspect) for suspect in suspects],
     }
@@ -127,7 +127,7 @@ def content_digest(rows: pa.Table) -> str:
     return total.hexdigest()
 
 
-def read_rows(shards: Sequence[Path], *, workers: int) -> pa.Table:
+def read_rows(shards: Sequence[Path]) -> pa.Table:
     """Read all images of prepared shards without their pixels.
 
     Returns
@@ -136,7 +136,7 @@ def read_rows(shards: Sequence[Path], *, workers: int) -> pa.Table:
         ``image_id``, ``path``, ``label``, ``coarse``, ``split``, ``phash``, and of the canonical
         image ``bytes``, ``width`` and ``height``.
     """
-    return pa.concat_tables(parallel_map(_measure, shards, workers=workers, title="measure"))
+    return pa.concat_tables(parallel_map(_measure, shards, title="measure"))
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -149,8 +149,9 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     try:
         report: dict[str, Any] = json.loads(path.read_bytes())
-        for part in ("quarantined", "duplicates", "leaked"):
+        for part in ("source", "quarantined", "duplicates", "leaked"):
             report[part]
+        report["prepare"]["near_duplicate_bits"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a report of prepare; run prepare again") from error
     return report

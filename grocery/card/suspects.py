@@ -12,24 +12,25 @@ at all, and one changed image changes one part, unless the number of parts chang
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from math import ceil, log2
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from grocery import action_cache
+from grocery.action_cache import Action, values_of
 from grocery.card.numbers import Suspect
 from grocery.core.files import digest
 from grocery.core.linear import unit_length
 from grocery.features.colour import DIMENSIONS, colour_descriptor
 from grocery.images.decoding import pixels
 from grocery.parallel import parallel_map
-from grocery.reuse import Memory, digest_of, maker
 from grocery.shards import read_table, shard_of
 
 POWER = 4
@@ -45,15 +46,11 @@ _BLOCK = 1024
 
 
 def find_suspects(
-    shards: Sequence[Path],
-    *,
-    labelled: int,
-    neighbors: int,
-    agreement: float,
-    workers: int,
-    memory: Memory | None = None,
+    shards: Sequence[Path], *, labelled: int, neighbors: int, agreement: float
 ) -> list[Suspect]:
     """Look for wrong labels among all labelled images of prepared shards; see `suspects`.
+
+    Parts that have not changed are not looked at again, see `grocery.action_cache`.
 
     Parameters
     ----------
@@ -63,39 +60,21 @@ def find_suspects(
         Number of labelled images in them.
     neighbors, agreement
         See `suspects`.
-    workers
-        Number of processes, see `grocery.parallel.parallel_map`.
-    memory
-        Remembers what was found, so that parts that have not changed are not looked at again.
     """
     parts = parts_of(labelled)
     together = max(1, len(shards) // parts)
-    tasks = [tuple(shards[i : i + together]) for i in range(0, len(shards), together)]
-    memory, here = memory or Memory(), maker([neighbors, agreement, parts])
-    known = memory.notes(here)
-    digests = parallel_map(digest, shards, workers=workers, title="compare", prefer="threads")
-    hashes = dict(zip(shards, digests, strict=True))
-    keys = {task: digest_of(hashes[path] for path in task) for task in tasks}
-    fresh = [task for task in tasks if keys[task] not in known]
-    look = partial(
-        _suspects_of,
-        parts=parts,
-        neighbors=neighbors,
-        agreement=agreement,
-        # A lone task runs in this process, and its shards are shared out instead.
-        workers=workers if len(fresh) == 1 else 1,
-    )
-    looked = parallel_map(look, fresh, workers=workers, title="look for suspects")
-    found = dict(known) | {
-        keys[task]: json.dumps([asdict(suspect) for suspect in some])
-        for task, some in zip(fresh, looked, strict=True)
-    }
-    memory.remember(here, {keys[task]: found[keys[task]] for task in tasks})
-    memory.save()
+    settings = values_of({"neighbors": neighbors, "agreement": agreement, "parts": parts})
+    digests = list(parallel_map(digest, shards, title="compare", prefer="threads"))
+    actions = [
+        Action(tuple(shards[i : i + together]), [settings, *digests[i : i + together]])
+        for i in range(0, len(shards), together)
+    ]
+    look = partial(_suspects_of, parts=parts, neighbors=neighbors, agreement=agreement)
+    found = action_cache.do(look, actions, title="look for suspects")
     everything = [
         Suspect(**values | {"witnesses": tuple(values["witnesses"])})
-        for task in tasks
-        for values in json.loads(found[keys[task]])
+        for some in found
+        for values in some
     ]
     return sorted(everything, key=_surest)
 
@@ -106,15 +85,15 @@ def parts_of(labelled: int) -> int:
 
 
 def _suspects_of(
-    shards: Sequence[Path], *, parts: int, neighbors: int, agreement: float, workers: int
-) -> list[Suspect]:
+    shards: Sequence[Path], *, parts: int, neighbors: int, agreement: float
+) -> list[dict[str, Any]]:
     """What is suspected in some shards, which hold one part or several whole ones."""
-    described = list(parallel_map(_describe, shards, workers=workers, title="describe"))
+    described = list(parallel_map(_describe, shards, title="describe"))
     rows = pa.concat_tables([table for table, _ in described])
     descriptors = np.concatenate([d for _, d in described])
     part = np.array([shard_of(i, parts) for i in rows.column("image_id").to_pylist()], np.intp)
     return [
-        suspect
+        asdict(suspect)
         for number in np.unique(part)
         for suspect in suspects(
             rows.filter(pa.array(part == number)),

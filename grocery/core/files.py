@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all, and JSON is written one way."""
+"""Outputs appear whole and together or not at all, and JSON is written one way."""
 
 from __future__ import annotations
 
@@ -8,48 +8,82 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give an empty sibling folder to write in, and put it in place of `path` at the end.
+def replacing(*paths: Path, files: Collection[Path] = ()) -> Iterator[tuple[Path, ...]]:
+    """Give a sibling of each path to write to, and put all of them in place at the end.
 
-    When the block raises, `path` is left as it was. When the process is killed, a later call
-    removes what was left behind. The sibling has another name each time: what a process of a killed
-    run still writes, here or on another machine, ends up in no output.
+    When the block raises, and when they cannot all be put in place, `paths` are left as they were.
+    When the process is killed, a later call removes what was left behind. The siblings have other
+    names each time: what a process of a killed run still writes, here or on another machine, ends
+    up in no output.
 
     Parameters
     ----------
-    path
-        The folder to replace; it need not exist.
+    paths
+        What to replace; nothing need exist.
+    files
+        Those of them that are files, which the block must write. The others are folders, whose
+        siblings are there and empty.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    previous = path.with_name(f".{path.name}.previous")
-    if previous.exists() and not path.exists():
-        previous.rename(path)  # killed between the two renames below
-    token = "[0-9a-f]" * 8
-    for leftover in (
-        *path.parent.glob(f".{glob.escape(path.name)}.{token}.partial"),
-        path.with_name(f".{path.name}.partial"),  # of a version of this code before
-        previous,
-    ):
-        if leftover.is_file():
-            leftover.unlink()
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
+    token = secrets.token_hex(4)
+    partials = tuple(path.with_name(f".{path.name}.{token}.partial") for path in paths)
+    for path in paths:
+        _tidy(path)
     try:
-        yield partial
+        for path, partial in zip(paths, partials, strict=True):
+            (path.parent if path in files else partial).mkdir(parents=True, exist_ok=True)
+        yield partials
+        _put_in_place(paths, partials)
+    finally:
+        for partial in partials:
+            _remove(partial)
+
+
+def _put_in_place(paths: Sequence[Path], partials: Sequence[Path]) -> None:
+    """Rename all, or put back what was there."""
+    begun: list[Path] = []
+    try:
+        for path, partial in zip(paths, partials, strict=True):
+            begun.append(path)
+            if path.exists():
+                path.rename(_previous(path))
+            partial.rename(path)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        for path in reversed(begun):
+            if _previous(path).exists():
+                _remove(path)
+                _previous(path).rename(path)
+            elif path is not begun[-1]:
+                _remove(path)  # it is new
         raise
-    if path.exists():
-        path.rename(previous)
-    partial.rename(path)
-    shutil.rmtree(previous, ignore_errors=True)
+    for path in paths:
+        _remove(_previous(path))
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+def _tidy(path: Path) -> None:
+    """Remove what a killed run has left beside a path."""
+    if _previous(path).exists() and not path.exists():
+        _previous(path).rename(path)  # killed between the two renames
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.partial"):
+        _remove(leftover)
+    _remove(_previous(path))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def same_file(path: Path, target: Path) -> None:
@@ -67,9 +101,9 @@ def same_file(path: Path, target: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old bytes or all of the new ones."""
+    """Write a file so that a reader sees the old bytes or all of the new ones, whoever writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
@@ -82,16 +116,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON; floats are kept to 6 decimals so that a diff is readable."""
     text = json.dumps(rounded(value), indent=2, sort_keys=True, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
-
-
-def write_metrics(path: Path, value: Mapping[str, Any], headline: Collection[str]) -> None:
-    """Write a stage's metrics, and beside them the few that are compared, as ``headline/NAME``.
-
-    The latter are the columns of ``dvc exp show``.
-    """
-    few = {name: value[name] for name in headline if name in value}
-    write_json(path.parent / "headline" / path.name, few)
-    write_json(path, value)
 
 
 def leads_out(name: Any) -> bool:

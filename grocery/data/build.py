@@ -8,43 +8,37 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
+from grocery import action_cache
+from grocery.action_cache import Action
+from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
 from grocery.data.raw import RawImage
 from grocery.images.decoding import UnreadableImage, canonical, decode
-from grocery.shards import IMAGE_SCHEMA, read_table, write_table
+from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_of, write_table
 
 # A decoded shard lacks the splits only.
 _DECODED_SCHEMA = pa.schema([column for column in IMAGE_SCHEMA if column.name != "split"])
-
-
-@dataclass(frozen=True)
-class Held:
-    """What an earlier shard holds.
-
-    Attributes
-    ----------
-    hashes, splits
-        Perceptual hash and split of each image, by image id.
-    same
-        Whether these are the images of the shard to be made, from the same files.
-    """
-
-    hashes: dict[str, str]
-    splits: dict[str, str]
-    same: bool
+# Files that are hashed together, about.
+_CHUNK = 256
+# Nanoseconds that a file must have been left alone before it is known by its size and times: file
+# systems may count time in steps of two seconds. DVC and git have the same rule.
+SETTLED = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding a shard found, by image id.
+    """What decoding found, by image id.
 
     Attributes
     ----------
@@ -58,9 +52,128 @@ class Decoded:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A shard that is to be made.
+
+    Attributes
+    ----------
+    name
+        Its file name.
+    copies
+        Its images, by id.
+    """
+
+    name: str
+    copies: tuple[Copies, ...]
+
+    def facts(self, how: PrepareParams) -> list[str]:
+        """What decides the decoded shard, as text."""
+        kept = [(group.image_id, group.kept) for group in self.copies]
+        return [
+            f"{how.image_size} {how.jpeg_quality} {how.max_pixels}",
+            *(repr((i, image.path, image.label, image.coarse)) for i, image in kept),
+        ]
+
+
+def image_ids_of(images: Sequence[RawImage]) -> list[str]:
+    """SHA-256 (hex) of each raw file.
+
+    Files are read in chunks, by the hash of their paths, and a chunk whose files all lie where they
+    lay is not read again: their sizes, times of modification and change, and inodes are as before.
+    Git's index and DVC go by the same signs.
+    """
+    chunks: dict[int, list[int]] = {}
+    count = 1 << max(0, (len(images) // _CHUNK).bit_length())
+    for number, image in enumerate(images):
+        place = int(hashlib.sha256(image.path.encode()).hexdigest()[:8], 16)
+        chunks.setdefault(place % count, []).append(number)
+    parts = [[images[number] for number in numbers] for numbers in chunks.values()]
+    actions = [Action(part, _signs(part)) for part in parts]
+    found = [""] * len(images)
+    hashed = action_cache.do(hash_files, actions, title="hash")
+    for numbers, hashes in zip(chunks.values(), hashed, strict=True):
+        for number, sha256 in zip(numbers, hashes, strict=True):
+            found[number] = sha256
+    return found
+
+
 def hash_files(images: Sequence[RawImage]) -> list[str]:
-    """SHA-256 (hex) of each raw file."""
+    """SHA-256 (hex) of each raw file, read now."""
     return [hashlib.sha256(image.read()).hexdigest() for image in images]
+
+
+def _signs(images: Sequence[RawImage]) -> list[str] | None:
+    """By what files are known; None if they are no files, or one was written moments ago."""
+    signs = []
+    for image in images:
+        try:
+            if image.file is None:
+                return None
+            found = os.stat(image.file)
+        except OSError:
+            return None  # whoever reads it says so
+        times = (found.st_mtime_ns, found.st_ctime_ns)
+        if max(times) > time.time_ns() - SETTLED:
+            return None
+        signs.append(f"{image.file.absolute()} {found.st_size} {times} {found.st_ino}")
+    return signs
+
+
+def shards_of(copies: Sequence[Copies], shards: int) -> list[Shard]:
+    """The images of each of so many shards, in order; some may hold none."""
+    members: list[list[Copies]] = [[] for _ in range(shards)]
+    for group in sorted(copies, key=lambda group: group.image_id):
+        members[shard_of(group.image_id, shards)].append(group)
+    return [Shard(shard_name(n, shards), tuple(own)) for n, own in enumerate(members)]
+
+
+def decode_shard(task: tuple[Shard, PrepareParams, Path]) -> dict[str, dict[str, str]]:
+    """Write a shard's canonical images, still without splits.
+
+    Parameters
+    ----------
+    task
+        The shard, size, quality and limits, and the file to write.
+
+    Returns
+    -------
+    dict
+        The fields of `Decoded`.
+
+    Raises
+    ------
+    DataError
+        When there is not enough memory: that is no fact about an image.
+    """
+    shard, params, file = task
+    hashes, reasons, rows = {}, {}, []
+    for group in shard.copies:
+        image = group.kept
+        try:
+            jpeg = canonical_image(image.read(), params)
+        except UnreadableImage as error:
+            reasons[group.image_id] = str(error)
+            continue
+        except MemoryError:
+            raise DataError(
+                f"{image.path} needs more memory than there is; fewer compute.workers need less"
+            ) from None
+        # Of the canonical image, so that whoever has the shard can compute it again.
+        with Image.open(io.BytesIO(jpeg)) as prepared:
+            hashes[group.image_id] = perceptual_hash(prepared)
+        rows.append(
+            {
+                "image_id": group.image_id,
+                "path": image.path,
+                "label": image.label,
+                "coarse": image.coarse,
+                "phash": hashes[group.image_id],
+                "image": jpeg,
+            }
+        )
+    write_table(file, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
+    return {"hashes": hashes, "reasons": reasons}
 
 
 def canonical_image(data: bytes, params: PrepareParams) -> bytes:
@@ -75,97 +188,17 @@ def canonical_image(data: bytes, params: PrepareParams) -> bytes:
     return canonical(image, size=params.image_size, quality=params.jpeg_quality)
 
 
-def held(copies: Sequence[Copies], earlier: Path) -> Held:
-    """Look up what an earlier shard holds, to be compared with the images it should hold now."""
-    wanted = sorted((g.image_id, g.kept.path, g.kept.label, g.kept.coarse) for g in copies)
-    table = read_table(earlier, ["image_id", "path", "label", "coarse", "phash", "split"])
-    *facts, hashes, splits = (column.to_pylist() for column in table.columns)
-    ids = facts[0]
-    return Held(
-        dict(zip(ids, hashes, strict=True)),
-        dict(zip(ids, splits, strict=True)),
-        same=list(zip(*facts, strict=True)) == wanted,
-    )
-
-
-def decode_shard(
-    task: tuple[str, list[Copies], Path | None, Mapping[str, str]],
-    *,
-    params: PrepareParams,
-    folder: Path,
-) -> Decoded:
-    """Write a shard's canonical images, still without splits.
-
-    Parameters
-    ----------
-    task
-        The shard's file name and its images, in any order; a shard that was made in the same way
-        before, or None, whose images need not be decoded again; and the ids of images that could
-        not be read then, with the reasons.
-    params
-        Size, quality and limits.
-    folder
-        Where to write the file.
-    """
-    name, copies, earlier, reasons = task
-    found = Decoded()
-    known = _earlier_images(earlier) if earlier else {}
-    rows = []
-    for group in sorted(copies, key=lambda group: group.image_id):
-        image = group.kept
-        try:
-            if group.image_id in reasons:
-                raise UnreadableImage(reasons[group.image_id])
-            phash, jpeg = known.get(group.image_id) or _decoded(image, params)
-        except UnreadableImage as error:
-            found.reasons[group.image_id] = str(error)
-            continue
-        found.hashes[group.image_id] = phash
-        rows.append(
-            {
-                "image_id": group.image_id,
-                "path": image.path,
-                "label": image.label,
-                "coarse": image.coarse,
-                "phash": phash,
-                "image": jpeg,
-            }
-        )
-    write_table(folder / name, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
-    return found
-
-
-def _decoded(image: RawImage, params: PrepareParams) -> tuple[str, bytes]:
-    """A raw image's perceptual hash and canonical image."""
-    jpeg = canonical_image(image.read(), params)
-    # Of the canonical image, so that whoever has the shard can compute it again.
-    with Image.open(io.BytesIO(jpeg)) as prepared:
-        return perceptual_hash(prepared), jpeg
-
-
-def _earlier_images(shard: Path) -> dict[str, tuple[str, bytes]]:
-    """Perceptual hash and canonical image of each image in a prepared shard."""
-    table = read_table(shard, ["image_id", "phash", "image"])
-    columns = (table.column(name).to_pylist() for name in ("image_id", "phash", "image"))
-    return {image_id: (phash, jpeg) for image_id, phash, jpeg in zip(*columns, strict=True)}
-
-
-def finish_shard(
-    task: tuple[str, Mapping[str, str], Path | None], *, decoded: Path, output: Path
-) -> None:
+def finish_shard(task: tuple[Path, Mapping[str, str], Path]) -> None:
     """Write a shard with the splits of its images, without those that have none.
 
     Parameters
     ----------
     task
-        The shard's file name; split by id of the images that stay; and an earlier shard that
-        holds these images, so that it was not decoded, else None.
-    decoded, output
-        Folder that `decode_shard` wrote to, and folder of the finished shards.
+        The decoded shard, the splits by image id, and the file to write.
     """
-    name, splits, earlier = task
-    table = read_table(earlier or decoded / name, _DECODED_SCHEMA.names)
-    column = [splits.get(image_id) for image_id in table.column("image_id").to_pylist()]
+    decoded, splits, file = task
+    table = read_table(decoded, _DECODED_SCHEMA.names)
+    column: list[Any] = [splits.get(i) for i in table.column("image_id").to_pylist()]
     table = table.append_column("split", pa.array(column, pa.string()))
     table = table.filter(table.column("split").is_valid()).select(IMAGE_SCHEMA.names)
-    write_table(output / name, table.cast(IMAGE_SCHEMA).combine_chunks())
+    write_table(file, table.cast(IMAGE_SCHEMA).combine_chunks())

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.core.arrays import save_arrays
 from grocery.core.errors import DataError
-from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
 from grocery.features.backbone import Backbone, Preparation
-from grocery.features.encoder import ColourDescriptor, Descriptor, Encoder
+from grocery.features.encoder import KIND, ColourDescriptor, Descriptor, Encoder
 from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_descriptors
 from grocery.features.projection import fit_projection
 from grocery.images.decoding import pixels
@@ -33,15 +33,17 @@ _SAMPLED_PER_IMAGE = 200
 
 def fit_encoder(
     shards: Sequence[Path],
-    params: FeaturizeParams,
     *,
+    params: FeaturizeParams,
+    backbone: Path,
     sample: frozenset[str],
     scratch: Path,
-    workers: int,
-) -> Encoder:
-    """Fit the encoder that `params` name on a sample of the training images (see `fit_sample`).
+    folder: Path,
+) -> None:
+    """Fit the encoder that `params` name, and write it to a folder without its backbone.
 
-    Their raw vectors are left in `scratch`, for `encode_shard` to use again.
+    It is fitted on a sample of the training images (see `fit_sample`), whose raw vectors are left
+    in `scratch` for `encode_shard` to use again.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def fit_encoder(
         draw = partial(
             _sample_shard, sample=sample, per_image=per_image, grid=grid, seed=params.seed
         )
-        drawn = parallel_map(draw, shards, workers=workers, title="sample")
+        drawn = parallel_map(draw, shards, title="sample")
         describe = fit_fisher(
             np.concatenate(list(drawn)),
             grid,
@@ -71,11 +73,11 @@ def fit_encoder(
     elif params.encoder == "onnx":
         how = params.onnx
         preparation = Preparation(how.input_size, how.mean, how.std, how.output)
-        describe = backbone = Backbone.from_file(Path(how.path), preparation)
-        settings["backbone"] = backbone.settings()
+        describe = network = Backbone.from_file(backbone, preparation)
+        settings["backbone"] = network.settings()
     scratch.mkdir(parents=True, exist_ok=True)
     keep = partial(_describe_shard, sample=sample, describe=describe, scratch=scratch)
-    kept = list(parallel_map(keep, shards, workers=workers, title="describe"))
+    kept = list(parallel_map(keep, shards, title="describe"))
     raw = np.concatenate([np.load(path, allow_pickle=False) for path in kept])
     # Whitened to as many dimensions as there are points, any points are equally far from each
     # other: half as many leave a geometry.
@@ -83,16 +85,16 @@ def fit_encoder(
     projection = fit_projection(raw, dimensions=dimensions, whitening=params.whitening)
     if not projection.components.size:
         raise DataError(f"the encoder {params.encoder} gives all training images the same vector")
-    # Rounded by a round trip, so that the encoder that is saved is the encoder that was used.
-    encoder = Encoder(settings, describe, projection)
-    return Encoder.from_arrays(encoder.arrays(), settings, Path(params.onnx.path))
+    description = {"settings": settings, "featurize": params.model_dump()}
+    save_arrays(folder, KIND, Encoder(settings, describe, projection).arrays(), description)
 
 
-def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) -> None:
-    """Write the feature shard of an image shard to the folder `output`.
+def encode_shard(task: tuple[Path, Path], *, encoder: Encoder, scratch: Path) -> None:
+    """Write the feature shard of an image shard; a task is both paths.
 
     Raw vectors that `fit_encoder` left in `scratch` are used as they are.
     """
+    shard, file = task
     known = _load_raw(shard, scratch)
     table = read_table(shard, ["image_id", "image"])
     ids = table.column("image_id").to_pylist()
@@ -105,7 +107,7 @@ def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) 
             for row in range(start, stop)
         ]
         features[start:stop] = encoder.project(np.stack(raw))
-    write_table(output / shard.name, feature_table(ids, features))
+    write_table(file, feature_table(ids, features))
 
 
 def fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str]:
@@ -139,12 +141,6 @@ def sample_digests(images: Sequence[Mapping[str, str]], sample: frozenset[str]) 
         for shard in images
         for line in (*(f"{i} {sha256}" for i, sha256 in shard.items() if i in sample), "")
     ]
-
-
-def backbone_digest(params: FeaturizeParams) -> str:
-    """SHA-256 (hex) of the backbone's file, if there is one."""
-    path = Path(params.onnx.path)
-    return digest(path) if params.encoder == "onnx" and path.is_file() else ""
 
 
 def _sampled_images(shard: Path, sample: frozenset[str]) -> list[tuple[str, Pixels]]:

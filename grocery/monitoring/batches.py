@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from grocery.evaluation.reference import Reference
 from grocery.images.decoding import canonical, pixels
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
+from grocery.monitoring.speed import NAME as SPEED
 from grocery.monitoring.speed import Timing
 from grocery.release.model import Model
 from grocery.shards import BATCH_SCHEMA, read_table
 
+HISTOGRAM_BINS = 20
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
 
 
@@ -201,3 +203,41 @@ def signals(batch: BatchReport) -> list[dict[str, Any]]:
 def rows(batch: BatchReport) -> list[dict[str, Any]]:
     """The signals of a batch as points of a DVC plot."""
     return [{"batch": batch.name} | signal for signal in signals(batch)]
+
+
+def accuracies(batch: BatchReport) -> dict[str, Any]:
+    """The accuracy of a batch as a point of a DVC plot; what is not known is None."""
+    judgement = batch.judgement
+    interval = judgement.estimate_interval or (None, None)
+    return {
+        "batch": batch.name,
+        "estimated": judgement.estimated_accuracy,
+        "estimated_low": interval[0],
+        "estimated_high": interval[1],
+        "realised": judgement.accuracy,
+    }
+
+
+def told(batch: BatchReport, timing: Timing) -> dict[str, Any]:
+    """What is reported of a batch beside the outputs, for those who watch.
+
+    ``batch`` (its name), ``curves`` (numbers that are drawn over batches; each shift beside where
+    it counts), ``timing``, ``confidences`` (a histogram, `HISTOGRAM_BINS` counts from 0 to 1),
+    ``samples`` (JPEG bytes and caption of each), and ``alert`` (what has drifted, or None).
+    """
+    values = {f"accuracy/{name}": value for name, value in accuracies(batch).items()}
+    del values["accuracy/batch"]
+    found = batch.judgement.signals
+    for signal in found:
+        values[f"shift/{signal.name}"] = signal.effect
+        values[f"shift/{signal.name} counts from"] = signal.threshold
+    drifted = [s.sentence for s in found if s.verdict != "ok" and s.name != SPEED]
+    captions = (f"{s.reason}: {s.predicted} ({s.confidence:.2f}), {s.path}" for s in batch.samples)
+    return {
+        "batch": batch.name,
+        "curves": {name: float(value) for name, value in values.items() if value is not None},
+        "timing": asdict(timing),
+        "confidences": np.histogram(batch.confidences, HISTOGRAM_BINS, (0, 1))[0].tolist(),
+        "samples": [(s.jpeg, caption) for s, caption in zip(batch.samples, captions, strict=True)],
+        "alert": " ".join(drifted) if batch.judgement.verdict == "alert" else None,
+    }

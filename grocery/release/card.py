@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from grocery.settings import Params
-
-_SECTIONS = ("data", "prepare", "featurize", "train", "register")
-
 
 def model_card(
-    params: Params,
+    params: Mapping[str, Any],
     dataset: dict[str, Any],
     measured: dict[str, Any],
     verdict: dict[str, Any],
@@ -28,7 +25,7 @@ def model_card(
     Parameters
     ----------
     params
-        All parameters; the sections that made the model are shown.
+        The sections of params.yaml that made the model, `train` among them.
     dataset, measured, verdict
         The dataset card, the test metrics, and what `grocery.release.verdict.judge` said.
     digest
@@ -51,16 +48,16 @@ def model_card(
         f"| {'passed' if check['passed'] else '**failed**'} |"
         for check in verdict["checks"]
     )
-    everything = params.model_dump(by_alias=True)
-    shown = yaml.safe_dump({name: everything[name] for name in _SECTIONS}, sort_keys=False)
+    shown = yaml.safe_dump(dict(params), sort_keys=False)
+    train = params["train"]
     classes = ", ".join(_plain(name) for name in sorted(dataset["classes"]))
     return f"""# Grocery classifier: release candidate, {_word(verdict)}
 
 | | |
 |---|---|
 | model | `{digest}` |
-| dataset | `{dataset["digest"]}` ({params.data.source}) |
-| algorithm | {params.train.algorithm}, {params.train.labeled_ratio:.0%} of the training labels |
+| dataset | `{dataset["digest"]}` ({_plain(dataset["source"])}) |
+| algorithm | {train["algorithm"]}, {train["labeled_ratio"]:.0%} of the training labels |
 
 ## Test metrics
 

@@ -15,16 +15,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from grocery.core.errors import GroceryError
+from grocery.core.stage import Stopped
 
 ADDRESS = "GROCERY_STEERING"
 TRIAL = "GROCERY_TRIAL"
 
 _PATIENCE = 10.0  # longest wait for an answer, in seconds
-
-
-class Stopped(GroceryError):
-    """The sweep has seen enough of this trial."""
 
 
 class Steering:

@@ -50,6 +50,20 @@ EVALUATION = Output("evaluation", "evaluation")
 RELEASE = Output("release", "model")
 MONITORING = Output("monitoring", "report")
 
+# The outputs that are artifacts, by their paths in dvc.yaml.
+OUTPUTS = {
+    "data/prepared/shards": DATASET,
+    "data/prepared/incoming": INCOMING,
+    "data/card": CARD,
+    "models/encoder": ENCODER,
+    "data/features": FEATURES,
+    "models/classifier": CLASSIFIER,
+    "models/reference": REFERENCE,
+    "metrics/evaluation": EVALUATION,
+    "models/release": RELEASE,
+    "metrics/monitor": MONITORING,
+}
+
 
 def alias_of(md5: str) -> str:
     """Alias of the artifact of exactly this content, by the hash that stands in dvc.lock."""

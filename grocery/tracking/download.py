@@ -71,7 +71,7 @@ def download_release(settings: TrackingParams, name: str, target: Path, timeout:
         if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
             raise TrackingError(f"{what} does not say which release it is; refused")
         _check(entries, what)
-        with replacing(target) as folder:
+        with replacing(target) as (folder,):
             for file in entries:
                 _fetch(artifact.get_entry(file), folder, what, timeout)
             if read_content(folder).md5 != md5:

@@ -28,15 +28,16 @@ def track(
     page
         The report, where one was written.
     """
+    from grocery.monitoring.batches import told
     from grocery.tracking.run import stage_run
-    from grocery.tracking.telling import tell
+    from grocery.tracking.shown import batch
 
     latest = found[-1].entry
     model = {"digest": latest.model, "reference": latest.reference, "version": latest.version}
     config = {"monitor": params.model_dump(), "model": model}
     with stage_run("monitoring", settings=settings, config=config) as tracked:
         for step, new in enumerate(one for one in found if one.entry.kind == "batch"):
-            tell(tracked, step, new.examined.report, new.examined.timing)
+            batch(tracked, step, told(new.examined.report, new.examined.timing))
             if sequence := new.entry.sequence:
                 names = sequence.batches
                 tracked.alert(

@@ -73,5 +73,5 @@ def _copy(found: Fetched, target: Path) -> None:
         if target.is_dir() and read_content(target).md5 == found.md5:
             return
         raise RegistryError(f"{target} is there already, and is not this release; remove it first")
-    with replacing(target) as folder:
+    with replacing(target) as (folder,):
         shutil.copytree(found.folder, folder, dirs_exist_ok=True)

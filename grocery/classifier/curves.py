@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
-
-from grocery.core.files import replacing
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dvclive.live import Live
 
 
 class Curves:
-    """A folder of curves, written by DVCLive one step at a time.
+    """A folder of curves, written by DVCLive one step at a time; see `curves_in`."""
 
-    A context manager; the folder appears whole at the end of the block. It holds
-    ``plots/metrics/NAME.tsv``, with a column ``step`` (from 0) and one of values, for every name,
-    and ``metrics.json`` with the last values. Equal values give equal bytes.
-
-    Parameters
-    ----------
-    folder
-        The folder to replace.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stack = ExitStack()
-        self._live: Live
-
-    def __enter__(self) -> Self:
-        self._live = _recorder(self._stack.enter_context(replacing(self._folder)))
-        self._stack.enter_context(self._live)
-        return self
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
     def step(self, values: Mapping[str, float]) -> None:
         """Add one point to each curve and go on to the next step."""
@@ -43,13 +23,16 @@ class Curves:
             self._live.log_metric(name, float(value))
         self._live.next_step()  # type: ignore[no-untyped-call]
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+
+@contextmanager
+def curves_in(folder: Path) -> Iterator[Curves]:
+    """Open a folder's curves; they are whole at the end of the block.
+
+    It holds ``plots/metrics/NAME.tsv``, with a column ``step`` (from 0) and one of values, for
+    every name, and ``metrics.json`` with the last values. Equal values give equal bytes.
+    """
+    with _recorder(folder) as live:
+        yield Curves(live)
 
 
 def _recorder(folder: Path) -> Live:
