@@ -167,14 +167,19 @@ def _make(
     key, action = task
     value = function(action.item)
     if folder is not None and key is not None:
-        hashes = [digest(path) for path in action.files]
-        for path, sha256 in zip(action.files, hashes, strict=True):
-            place = _place(folder, "files", sha256)
-            if not (place.is_file() and digest(place) == sha256):
-                _link(path, place)
-        document = json.dumps({"value": value, "files": hashes})
-        write_bytes(_place(folder, "actions", key), document.encode())
+        with suppress(OSError):  # what cannot be remembered is made again
+            _remember(folder, key, value, action.files)
     return value
+
+
+def _remember(folder: Path, key: str, value: Any, files: Sequence[Path]) -> None:
+    hashes = [digest(path) for path in files]
+    for path, sha256 in zip(files, hashes, strict=True):
+        place = _place(folder, "files", sha256)
+        if not (place.is_file() and digest(place) == sha256):
+            _link(path, place)
+    document = json.dumps({"value": value, "files": hashes})
+    write_bytes(_place(folder, "actions", key), document.encode())
 
 
 def _recall(folder: Path, task: tuple[str | None, Action[Any]], *, link: bool) -> tuple[Any] | None:

@@ -22,7 +22,7 @@ from grocery import action_cache
 from grocery.core.errors import one_sentence, printable
 from grocery.core.files import replacing
 from grocery.core.stage import Report, read_by, written_by
-from grocery.parallel import engine
+from grocery.parallel import sharing
 from grocery.settings import Params, load
 from grocery.sweep.steering import Steering
 from grocery.tracking import shown
@@ -45,7 +45,7 @@ def run(stage: str, params: Params) -> dict[str, Any]:
     """Run a stage in the working directory, and give what it found."""
     module = importlib.import_module(f"stages.{stage}")
     section = params.section(stage)
-    paths = _resolved(module.Paths(), params)
+    paths = resolved(module.Paths(), params)
     inputs = {OUTPUTS.get(path.as_posix(), name): path for name, path in read_by(paths).items()}
     with (
         stage_run(
@@ -56,7 +56,7 @@ def run(stage: str, params: Params) -> dict[str, Any]:
             tags=[params.data.source],
         ) as tracked,
         Steering() as steering,
-        engine(params.compute.backend, params.compute.address),
+        sharing(params.compute.workers),
         action_cache.remembering(_memory()),
     ):
         result = call(module, section, paths, Speaker(stage, tracked, steering))
@@ -91,7 +91,7 @@ class Speaker:
         print(f"warning: {self._stage}: {printable(sentence)}", file=sys.stderr)
 
 
-def _resolved(paths: Any, params: Params) -> Any:
+def resolved(paths: Any, params: Params) -> Any:
     """Fill ``${section.name}`` in paths, as DVC does in dvc.yaml."""
     values = params.model_dump(by_alias=True)
 

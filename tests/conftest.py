@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import grocery  # noqa: F401  (pins the numeric kernels before anything loads numpy)
+from grocery import action_cache, runner  # pins the numeric kernels before anything loads numpy
+from grocery.parallel import sharing
 
 ROOT = Path(__file__).parent.parent
 HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests
@@ -104,6 +106,45 @@ class Project:
         """The same checkout, with its cache, in another folder."""
         shutil.copytree(self.path, target, symlinks=True)
         return Project(target)
+
+
+@pytest.fixture(autouse=True)
+def one_worker() -> Iterator[None]:
+    """Work in the test's own process is done there, unless the test says otherwise."""
+    with sharing(1):
+        yield
+
+
+class Heard:
+    """What a stage says, for tests to look at."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+
+    def step(self, values: Mapping[str, Any]) -> None:
+        self.steps.append(dict(values))
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+
+def call_stage(
+    name: str,
+    params: Any,
+    *,
+    root: Path | None = None,
+    heard: Heard | None = None,
+    memory: Path | None = None,
+    **paths: Path,
+) -> dict[str, Any]:
+    """Call a stage as the runner does: on its own paths below `root`, or on these."""
+    module = importlib.import_module(f"stages.{name}")
+    here = module.Paths(**paths)
+    if root is not None:
+        here = replace(here, **{field: root / path for field, path in vars(here).items()})
+    with action_cache.remembering(memory):
+        return runner.call(module, params, here, heard or Heard())
 
 
 def tracked_files() -> Sequence[str]:

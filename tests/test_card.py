@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from conftest import ROOT
+from conftest import ROOT, call_stage
 from grocery.card.contact_sheet import SIDE, choose, contact_sheet, thumbnails
 from grocery.card.numbers import Suspect, content_digest, dataset_card, read_report, read_rows
 from grocery.card.page import pictures_a_class, render
@@ -25,13 +25,14 @@ from grocery.core.params import VersionParams
 from grocery.data.duplicates import perceptual_hash
 from grocery.data.raw import RawImage
 from grocery.images.decoding import UnreadableImage, canonical, decode
-from grocery.parallel import parallel_map
+from grocery.parallel import parallel_map, sharing
 from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
 from grocery.synthetic.source import SyntheticSource
-from stages import version
 
 PARAMS = VersionParams(suspect_neighbors=5, suspect_agreement=0.8, contact_sheet_images=3)
 REPORT: dict[str, Any] = {
+    "source": "lemons",
+    "prepare": {"near_duplicate_bits": 8},
     "quarantined": [{"path": "Lemon/bad.jpg", "reason": "truncated"}],
     "duplicates": [
         {
@@ -100,8 +101,8 @@ def shards(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def card_of(folder: Path, found: tuple[Suspect, ...] = ()) -> dict[str, Any]:
-    table = read_rows(shard_paths(folder), workers=1)
-    return dataset_card(table, REPORT, found, near_duplicate_bits=8)
+    table = read_rows(shard_paths(folder))
+    return dataset_card(table, REPORT, found)
 
 
 class TestDigest:
@@ -189,7 +190,7 @@ class TestCard:
     def test_a_damaged_image(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
         folder = write_shards(tmp_path / "s", [{**rows[0], "image": b"nothing"}])
         with pytest.raises(DataError, match="shard-0000"):
-            read_rows(shard_paths(folder), workers=1)
+            read_rows(shard_paths(folder))
 
 
 class TestSuspects:
@@ -239,9 +240,7 @@ class TestSuspects:
         drawn = parallel_map(prepared, images, workers=2, title="draw")
         by_id = {row["image_id"]: row for row in drawn if row}
         folder = write_shards(tmp_path / "s", list(by_id.values()))
-        found = find_suspects(
-            shard_paths(folder), labelled=len(by_id), neighbors=10, agreement=0.8, workers=1
-        )
+        found = find_suspects(shard_paths(folder), labelled=len(by_id), neighbors=10, agreement=0.8)
         wrong = embedded.planted()["wrong_labels"]
         right = [suspect for suspect in found if suspect.path in wrong]
         assert len(right) >= 0.8 * len(wrong)
@@ -308,7 +307,7 @@ class Checker(HTMLParser):
 
 class TestPage:
     def page(self, shards: Path, **changes: Any) -> bytes:
-        table = read_rows(shard_paths(shards), workers=1)
+        table = read_rows(shard_paths(shards))
         chosen = choose(table, 2)
         pictures = thumbnails(shard_paths(shards), [i for ids in chosen.values() for i in ids])
         return render(card_of(shards) | changes, chosen, pictures)
@@ -347,17 +346,16 @@ class TestPage:
 
 
 class TestStage:
-    def run(self, shards: Path, out: Path, workers: int = 1) -> dict[str, Any]:
+    def run(self, shards: Path, out: Path) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
         (out / "report.json").write_text(json.dumps(REPORT))
-        return version.run(
+        return call_stage(
+            "version",
             PARAMS,
-            near_duplicate_bits=8,
             shards=shards,
             report=out / "report.json",
             card=out / "card",
             metrics=out / "data.json",
-            workers=workers,
         )
 
     def test_what_it_writes(self, shards: Path, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -376,7 +374,8 @@ class TestStage:
 
     def test_workers_and_runs_do_not_matter(self, shards: Path, tmp_path: Path) -> None:
         self.run(shards, tmp_path / "a")
-        self.run(shards, tmp_path / "b", workers=2)
+        with sharing(2):
+            self.run(shards, tmp_path / "b")
         for name in ("card.json", "index.html", "contact-sheet.jpg"):
             one, two = ((tmp_path / out / "card" / name).read_bytes() for out in ("a", "b"))
             assert one == two, name

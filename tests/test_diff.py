@@ -17,7 +17,7 @@ from grocery.cli import main
 from grocery.core.errors import DataError
 from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
 from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
-from stages.version import changes_since
+from grocery.tracking.shown import changes_since
 
 
 def image(name: str, **changes: Any) -> dict[str, Any]:
@@ -233,11 +233,11 @@ class TestCommand:
 
 
 def test_what_the_version_stage_tells_of_changes(repository: Path) -> None:
-    assert changes_since("v2") == diff_rows(table(*NEW), table(*NEW)).counts()
-    assert changes_since("v1") == diff_rows(table(*OLD), table(*NEW)).counts()
+    assert changes_since("v2", SHARDS) == diff_rows(table(*NEW), table(*NEW)).counts()
+    assert changes_since("v1", SHARDS) == diff_rows(table(*OLD), table(*NEW)).counts()
     write(repository, OLD)
-    assert changes_since("HEAD") == diff_rows(table(*NEW), table(*OLD)).counts()
-    assert changes_since("v9") == {}
+    assert changes_since("HEAD", SHARDS) == diff_rows(table(*NEW), table(*OLD)).counts()
+    assert changes_since("v9", SHARDS) == {}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["data", "--help"], ["data", "diff", "--help"]])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,109 +14,56 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from conftest import Project
+from conftest import Project, call_stage
 from grocery.classifier.dataset import Split
 from grocery.core.errors import DataError
 from grocery.core.files import digest
+from grocery.core.stage import written_by
 from grocery.evaluation.metrics import ClassScore
 from grocery.images.decoding import canonical
-from grocery.settings import Params, load
+from grocery.runner import resolved
+from grocery.settings import load
 from grocery.shards import IMAGE_SCHEMA, images_of, read_columns, shard_paths, write_table
-from stages import evaluate, monitor, register
-
-
-def run_evaluate(root: Path, params: Params) -> None:
-    evaluate.run(
-        params.evaluate,
-        shards=root / evaluate.SHARDS,
-        incoming=root / evaluate.INCOMING,
-        features=root / evaluate.FEATURES,
-        classifier=root / evaluate.CLASSIFIER,
-        reference=root / evaluate.REFERENCE,
-        evaluation=root / evaluate.EVALUATION,
-        metrics=root / evaluate.METRICS,
-    )
-
-
-def run_register(root: Path, params: Params) -> None:
-    register.run(
-        params,
-        card=root / register.CARD,
-        evaluation=root / register.EVALUATION,
-        per_class=root / register.PER_CLASS,
-        encoder=root / register.ENCODER,
-        classifier=root / register.CLASSIFIER,
-        reference=root / register.REFERENCE,
-        release=root / register.RELEASE,
-        metrics=root / register.METRICS,
-    )
-
-
-def run_monitor(root: Path, params: Params) -> None:
-    monitor.run(
-        params.monitor,
-        release=root / monitor.RELEASE,
-        incoming=root / monitor.INCOMING,
-        output=root / monitor.OUTPUT,
-        metrics=root / monitor.METRICS,
-        on_batch=lambda batch, timing: None,
-        workers=1,
-    )
-
+from stages import evaluate
 
 CHANGES: dict[str, dict[str, Any]] = {
+    "prepare": {"jpeg_quality": 80},
+    "version": {"contact_sheet_images": 1},
+    "featurize": {"seed": 5},
+    "train": {"C": 1.0},
     "evaluate": {"calibration_bins": 7, "worst_images": 1},
     "register": {"min_accuracy": 1.0},
     "monitor": {"sample_images": 1},
 }
 
 
-@pytest.mark.parametrize(
-    ("run", "module", "folders"),
-    [
-        (run_evaluate, evaluate, ["metrics/evaluation", "models/reference"]),
-        (run_register, register, ["models/release"]),
-        (run_monitor, monitor, ["metrics/monitor"]),
-    ],
-    ids=["evaluate", "register", "monitor"],
-)
-class TestLateFailure:
-    """Other parameters would give other outputs, but the metrics cannot be written."""
-
-    def test_replaces_nothing(
-        self, project: Project, run: Callable[..., None], module: Any, folders: list[str]
-    ) -> None:
-        project.edit_params(CHANGES)
-        metrics = project.path / module.METRICS
-        metrics.unlink()
-        (metrics / "in the way").mkdir(parents=True)
-        before = {name: digest(project.path / name) for name in folders}
-        params = load(project.path / "params.yaml")
-        with pytest.raises(OSError, match="directory"):
-            run(project.path, params)
-        assert {name: digest(project.path / name) for name in folders} == before
-        assert not list(project.path.rglob(".*.partial"))
-
-        (metrics / "in the way").rmdir()
-        metrics.rmdir()
-        run(project.path, params)
-        assert digest(project.path / folders[0]) != before[folders[0]]
-
-
-def test_a_reference_that_cannot_be_written_leaves_the_evaluation(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", CHANGES)
+def test_outputs_of_a_stage_are_replaced_together_or_not_at_all(
+    stage: str, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Other parameters would give other outputs, but the last one cannot be put in place."""
     project.edit_params(CHANGES)
-    names = ["metrics/evaluation", "models/reference", "metrics/evaluate.json"]
-    before = [digest(project.path / name) for name in names]
+    monkeypatch.chdir(project.path)
+    params = load().section(stage)
+    paths = resolved(importlib.import_module(f"stages.{stage}").Paths(), load())
+    written = list(written_by(paths).values())
+    before = {path: digest(path) for path in written}
+    rename = Path.rename
 
-    def fail(*_: object) -> None:
-        raise OSError("no space left")
+    def refuse(path: Path, target: Path) -> Path:
+        if target == written[-1] and path.name.endswith(".partial"):
+            raise OSError("cannot be replaced")
+        return rename(path, target)
 
-    monkeypatch.setattr(evaluate.Reference, "save", fail)
-    with pytest.raises(OSError, match="no space"):
-        run_evaluate(project.path, load(project.path / "params.yaml"))
-    assert [digest(project.path / name) for name in names] == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="cannot be replaced"):
+            call_stage(stage, params, **vars(paths))
+    assert {path: digest(path) for path in written} == before
+    assert not list(project.path.glob("*/**/.*.partial"))
+    assert not list(project.path.glob("*/**/.*.previous"))
+    call_stage(stage, params, **vars(paths))
+    assert {path: digest(path) for path in written} != before
 
 
 def test_scores_of_each_class_beside_the_baselines(built: Project) -> None:

@@ -17,6 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from conftest import call_stage
 from grocery.classifier.dataset import UNLABELED
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import Head
@@ -31,7 +32,6 @@ from grocery.semi_supervised.graph_estimators import LabelPropagation, LabelSpre
 from grocery.semi_supervised.self_training import SelfTraining
 from grocery.semi_supervised.spreading import certainty, label_propagation, label_spreading
 from grocery.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
-from stages import train
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
 LABELS: list[str | None] = [["apple", "pear", None][i % 3] for i in range(200)]
@@ -241,13 +241,15 @@ class TestTrainingSet:
         points[0, 0] = changes.pop("first", points[0, 0])
         write_shard(root, labels, points)
         with pytest.raises(DataError) as error:
-            train.run(
+            call_stage(
+                "train",
                 TRAIN.model_copy(update=changes),
                 shards=root / "shards",
                 features=root / "features",
                 classifier=root / "classifier",
+                curves=root / "curves",
                 metrics=root / "train.json",
-                on_step=lambda values: None,
+                headline=root / "headline.json",
             )
         assert not (root / "classifier").exists()
         assert "\n" not in str(error.value)

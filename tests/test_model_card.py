@@ -15,8 +15,9 @@ def card(name: str) -> str:
     measured = {"images": 10, "accuracy": 0.5, "baseline": {"accuracy": 0.4}}
     check = {"name": f"recall of the worst class ({name})", "value": 0.5, "side": "at least"}
     verdict = {"accepted": True, "checks": [check | {"limit": 0.1, "passed": True}]}
-    dataset = {"digest": "d" * 64, "classes": {"Apple_Red": {}, name: {}}}
-    return model_card(load(ROOT / "params.yaml"), dataset, measured, verdict, "e" * 64)
+    dataset = {"source": name, "digest": "d" * 64, "classes": {"Apple_Red": {}, name: {}}}
+    params = {"train": load(ROOT / "params.yaml").train.model_dump()}
+    return model_card(params, dataset, measured, verdict, "e" * 64)
 
 
 def test_a_name_is_shown_as_it_is() -> None:

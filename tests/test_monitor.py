@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from coloured import CLASSES, pictures, write_release
+from conftest import Heard, call_stage
 from grocery.core.errors import DataError, ModelError
 from grocery.evaluation.reference import Reference
-from grocery.monitoring.report import BatchReport
-from grocery.monitoring.speed import Timing
+from grocery.parallel import sharing
 from grocery.shards import BATCH_SCHEMA, write_table
-from stages.monitor import run
 from thresholds import thresholds
 
 PARAMS = thresholds(sample_images=4)
@@ -56,30 +55,22 @@ def monitor(
     release: Path,
     incoming: Path,
     to: Path,
-    workers: int = 1,
-    on_batch: Callable[[BatchReport, Timing], None] = lambda batch, timing: None,
+    heard: Heard | None = None,
 ) -> dict[str, Any]:
-    return run(
+    return call_stage(
+        "monitor",
         PARAMS,
+        heard=heard,
         release=release,
         incoming=incoming,
-        output=to / "monitor",
+        monitor=to / "monitor",
         metrics=to / "monitor.json",
-        workers=workers,
-        on_batch=on_batch,
     )
 
 
 def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: Path) -> None:
-    seen = {}
-
-    def on_batch(batch: BatchReport, timing: Timing) -> None:
-        assert 0 < timing.latency_ms <= timing.slowest_ms <= 1000 * timing.seconds
-        seen[batch.name] = " ".join(
-            s.sentence for s in batch.judgement.signals if s.verdict != "ok"
-        )
-
-    result = monitor(release, incoming, tmp_path, on_batch=on_batch)
+    heard = Heard()
+    result = monitor(release, incoming, tmp_path, heard)
     batches = result["batches"]
     assert {name: batch["verdict"] for name, batch in batches.items()} == {
         "camera": "alert",
@@ -90,9 +81,16 @@ def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: P
     assert batches["clean"]["accuracy"] > 0.6
     assert batches["shares"]["accuracy"] is None
     assert (batches["camera"]["images"], batches["camera"]["unreadable"]) == (70, 30)
-    assert set(seen) == set(batches)
-    assert seen["clean"] == ""
-    assert "images are predicted blue, expected" in seen["shares"]
+    told = {step["batch"]: step for step in heard.steps}
+    assert set(told) == set(batches)
+    for name, step in told.items():
+        timing = step["timing"]
+        assert 0 < timing["latency_ms"] <= timing["slowest_ms"] <= 1000 * timing["seconds"]
+        assert sum(step["confidences"]) == batches[name]["images"]
+        assert len(step["samples"]) == PARAMS.sample_images
+    assert told["clean"]["alert"] is None
+    assert told["clean"]["curves"]["accuracy/realised"] == batches["clean"]["accuracy"]
+    assert "images are predicted blue, expected" in told["shares"]["alert"]
 
 
 def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
@@ -120,8 +118,9 @@ def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
 
 def test_outputs_depend_on_inputs_alone(release: Path, incoming: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    monitor(release, incoming, one, workers=1)
-    monitor(release, incoming, two, workers=2)
+    monitor(release, incoming, one)
+    with sharing(2):
+        monitor(release, incoming, two)
     for name in ("monitor.json", "monitor/batches.json", "monitor/index.html"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
 

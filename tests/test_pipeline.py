@@ -79,8 +79,8 @@ class TestPurity:
         the same bytes. Drawing the images takes minutes there."""
         before = project.path.joinpath("models/release/model.json").stat().st_mtime_ns
         one_process = (
-            f"import runpy\nfor stage in {STAGES[2:]}:\n"
-            "    runpy.run_module(f'stages.{stage}', run_name='__main__')"
+            "from grocery import runner, settings\n"
+            f"for stage in {STAGES[2:]}:\n    runner.run(stage, settings.load())"
         )
         emulated = ("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", one_process)
         project.run(*emulated, env=SCRATCH)
@@ -268,7 +268,7 @@ class TestBadInput:
     def test_a_full_disk(self, project: Project) -> None:
         """The kernel refuses to let any file grow beyond a limit, as a full disk would."""
         project.edit_params({"prepare": {"jpeg_quality": 80}})
-        limited = "ulimit -f 20; exec python -m stages.prepare"
+        limited = "ulimit -f 20; exec python -m grocery.runner prepare"
         sentence = self.refused(project, "bash", "-c", limited)
         assert "earlier outputs are as they were" in sentence
         assert "up to date" in project.run("dvc", "status", "version").stdout
@@ -297,9 +297,10 @@ class TestBadInput:
 
     def test_ctrl_c(self, project: Project) -> None:
         code = (
-            "import os, signal, threading, stages.prepare as s\n"
+            "import os, signal, sys, threading, grocery.runner as r, stages.prepare\n"
+            "sys.argv[1:] = ['prepare']\n"
             "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-            "s.main()\n"
+            "r.main()\n"
         )
         sentence = self.refused(project, "python", "-c", code)
         assert "interrupted" in sentence

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from conftest import call_stage
 from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import near_duplicate_groups
 from grocery.data.incoming import DRILL_SHARE, choose_drills
 from grocery.images.decoding import canonical, decode, pixels
+from grocery.parallel import sharing
 from grocery.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
-from stages.prepare import run
 
 PARAMS = PrepareParams(
     image_size=48,
@@ -57,14 +58,14 @@ def dataset(folder: Path, classes: str = "abc", images: int = 14) -> Path:
     return folder
 
 
-def prepare(source: Path, output: Path, workers: int = 1, **changes: Any) -> dict[str, int]:
-    return run(
-        source,
+def prepare(source: Path, output: Path, **changes: Any) -> dict[str, int]:
+    return call_stage(
+        "prepare",
         PARAMS.model_copy(update=changes),
+        raw=source,
         shards=output / "shards",
         incoming=output / "incoming",
         report=output / "report.json",
-        workers=workers,
     )
 
 
@@ -114,7 +115,8 @@ class TestShards:
         put(source, "a/bad.jpg", b"no image")
         put(source, "incoming/monday/x.jpg", jpeg(picture(5000)))
         for workers in (1, 2):
-            prepare(source, tmp_path / str(workers), workers=workers)
+            with sharing(workers):
+                prepare(source, tmp_path / str(workers))
         assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
     def test_empty_ones_are_written_too(self, tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ class TestBadFiles:
         put(source, "d/1.jpg", b"no")
         put(source, "d/2.jpg", b"image")
         with pytest.raises(DataError):
-            prepare(source, output, workers=2)
+            prepare(source, output)
         assert digest(output) == before
         shutil.rmtree(source / "d")
         prepare(source, output)

@@ -210,14 +210,9 @@ class TestRegister:
         [
             ("params.yaml", "n_neighbors: 5", "n_neighbors: 6", "train.* changed after train had"),
             ("params.yaml", "min_accuracy: 0.3", "min_accuracy: 0", "register.* after register"),
-            (
-                "grocery/evaluation/metrics.py",
-                "\n",
-                "\n\n",
-                "metrics.py changed after evaluate had",
-            ),
+            ("grocery/evaluation/metrics.py", "\n", "\n\n", "grocery/evaluation changed after"),
             ("data/raw/synthetic/recipe.yaml", "seed: 3", "seed: 4", "synthetic changed .*prepare"),
-            ("dvc.yaml", "python -m stages.train", "python -W ignore -m stages.train", "of train"),
+            ("dvc.yaml", "grocery.runner train", "grocery.runner  train", "of train"),
             ("metrics/register.json", "true", "false", "metrics/register.json is not what"),
         ],
         ids=["params", "limits", "code", "data", "command", "metrics"],

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from grocery.reuse import Memory
 from PIL import Image
 
+from grocery.action_cache import remembering
 from grocery.card import suspects as module
 from grocery.card.numbers import Suspect
 from grocery.card.suspects import MOST, find_suspects, parts_of
 from grocery.images.decoding import canonical
+from grocery.parallel import sharing
 from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
 
 COLOURS = {"apple": (200, 40, 40), "lemon": (220, 220, 40), "plum": (90, 40, 140)}
@@ -53,12 +54,9 @@ def write(folder: Path, rows: list[dict[str, object]], shards: int) -> list[Path
     return shard_paths(folder)
 
 
-def search(
-    paths: list[Path], count: int, memory: Memory | None = None, workers: int = 1
-) -> list[Suspect]:
-    return find_suspects(
-        paths, labelled=count, neighbors=5, agreement=0.8, workers=workers, memory=memory
-    )
+def search(paths: list[Path], count: int, memory: Path | None = None) -> list[Suspect]:
+    with remembering(memory):
+        return find_suspects(paths, labelled=count, neighbors=5, agreement=0.8)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +85,8 @@ def test_each_part_is_looked_at_by_itself_however_many_shards_there_are(tmp_path
         assert {shard_of(w, 4) for w in suspect.witnesses} == {shard_of(suspect.image_id, 4)}
     for shards in (2, 4, 16):
         for workers in (1, 2):
-            assert search(write(tmp_path / str(shards), rows, shards), 200, None, workers) == found
+            with sharing(workers):
+                assert search(write(tmp_path / str(shards), rows, shards), 200) == found
 
 
 @pytest.mark.usefixtures("small")
@@ -104,15 +103,15 @@ def test_only_parts_that_have_changed_are_looked_at_again(
         return describe(shard)
 
     monkeypatch.setattr(module, "_describe", noting)
-    first = search(paths, 200, Memory(tmp_path / "memory.json"))
+    first = search(paths, 200, tmp_path / "memory")
     assert len(described) == 16
     described.clear()
-    assert search(paths, 200, Memory(tmp_path / "memory.json")) == first
+    assert search(paths, 200, tmp_path / "memory") == first
     assert described == []
 
     changed = sorted([*rows[1:], new], key=lambda row: str(row["image_id"]))
     paths = write(tmp_path / "shards", changed, 16)
-    again = search(paths, 200, Memory(tmp_path / "memory.json"))
+    again = search(paths, 200, tmp_path / "memory")
     touched = {shard_of(str(row["image_id"]), 4) for row in (rows[0], new)}
     assert len(described) == 4 * len(touched) < 16
     assert again == search(paths, 200)

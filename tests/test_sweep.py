@@ -217,7 +217,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(project: Pr
     options = ["--count", "2", "--jobs", "2", "--seed", "5"]
 
     def trains() -> bool:
-        return any("stages.train" in line for line in here())
+        return any("grocery.runner train" in line for line in here())
 
     def here() -> list[str]:
         return processes(project.path)

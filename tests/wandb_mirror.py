@@ -98,7 +98,7 @@ def make_repository(folder: Path) -> Path:
             "schema: '2.0'\n"
             "stages:\n"
             "  register:\n"
-            "    cmd: python -m stages.register\n"
+            "    cmd: python -m grocery.runner register\n"
             "    outs:\n"
             "    - path: models/release\n"
             "      hash: md5\n"

@@ -1,0 +1,305 @@
+"""What is remembered is what would be made; what would come out otherwise is made again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from grocery import action_cache
+from grocery.action_cache import Action, digest_of, remembering
+from grocery.card.suspects import find_suspects
+from grocery.data import build
+from grocery.data.build import decode_shard, image_ids_of
+from grocery.data.raw import RawImage
+from grocery.parallel import sharing
+
+MADE: list[str] = []
+
+
+def work(task: tuple[str, Path]) -> dict[str, str]:
+    """Write a text to a file."""
+    text, file = task
+    MADE.append(text)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return {"made": text}
+
+
+def fail(task: tuple[str, Path]) -> None:
+    work(task)
+    raise MemoryError
+
+
+def do(
+    memory: Path | None, output: Path, *texts: str, function: Callable[..., object] = work
+) -> list[str]:
+    """Do the actions of some texts; which of them were really done."""
+    MADE.clear()
+    actions = [Action((text, output / text), [text], (output / text,)) for text in texts]
+    with remembering(memory):
+        values = action_cache.do(function, actions, title="work")
+    assert values == [{"made": text} for text in texts]
+    assert [(output / text).read_text() for text in texts] == list(texts)
+    return sorted(MADE)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Path:
+    return tmp_path / "memory"
+
+
+def test_what_was_done_is_not_done_again(memory: Path, tmp_path: Path) -> None:
+    assert do(memory, tmp_path / "one", "a", "b") == ["a", "b"]
+    assert do(memory, tmp_path / "two", "a", "c", "b") == ["c"]
+    assert os.path.samefile(tmp_path / "one/a", tmp_path / "two/a")
+
+
+def test_without_a_place_nothing_is_remembered(tmp_path: Path) -> None:
+    assert do(None, tmp_path / "one", "a") == ["a"]
+    assert do(None, tmp_path / "two", "a") == ["a"]
+
+
+def test_what_has_no_inputs_is_always_done(memory: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        with remembering(memory):
+            action_cache.do(work, [Action(("x", tmp_path / "x"), None)], title="work")
+    assert MADE[-2:] == ["x", "x"]
+
+
+def test_a_value_may_be_wanted_without_its_files(memory: Path, tmp_path: Path) -> None:
+    do(memory, tmp_path / "one", "a")
+    action = Action(("a", tmp_path / "two"), ["a"], (tmp_path / "two",))
+    with remembering(memory):
+        assert action_cache.do(work, [action], title="work", link=False) == [{"made": "a"}]
+        assert not (tmp_path / "two").exists()
+        assert action_cache.recall(work, [action], title="keep") == [True]
+    assert (tmp_path / "two").read_text() == "a"
+
+
+def test_a_failure_is_no_fact(memory: Path, tmp_path: Path) -> None:
+    action = Action(("a", tmp_path / "a"), ["a"], (tmp_path / "a",))
+    with remembering(memory), pytest.raises(MemoryError):
+        action_cache.do(fail, [action], title="work")
+    assert not list(memory.rglob("*"))
+
+
+@pytest.mark.parametrize("damage", ["", "B", "longer"])
+def test_a_file_that_was_changed_in_an_output_is_made_again(
+    damage: str, memory: Path, tmp_path: Path
+) -> None:
+    do(memory, tmp_path / "one", "a")
+    (tmp_path / "one/a").write_text(damage)  # the very file that is remembered
+    assert do(memory, tmp_path / "two", "a") == ["a"]
+    assert (tmp_path / "one/a").read_text() == damage, "somebody's file was written to"
+    assert do(memory, tmp_path / "three", "a") == []
+
+
+@pytest.mark.parametrize("kind", ["actions", "files"])
+@pytest.mark.parametrize("text", [None, "", "[]", "{", '{"value": 1}'])
+def test_a_memory_that_is_damaged_costs_time_only(
+    kind: str, text: str | None, memory: Path, tmp_path: Path
+) -> None:
+    do(memory, tmp_path / "one", "a", "b")
+    for place in (memory / kind).glob("*/*"):
+        place.unlink()
+        if text is not None:
+            place.write_text(text)
+    assert do(memory, tmp_path / "two", "a", "b") == ["a", "b"]
+    assert do(memory, tmp_path / "three", "a", "b") == []
+
+
+def test_where_a_file_can_have_one_name_only_it_is_copied(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert do(memory, tmp_path / "one", "a") == ["a"]
+    assert do(memory, tmp_path / "two", "a") == []
+    assert not os.path.samefile(tmp_path / "one/a", tmp_path / "two/a")
+
+
+def _at_once(number: int, memory: Path) -> list[str]:
+    texts = [str(text) * 1000 for text in range(10)]
+    with sharing(1):
+        for turn in range(10):
+            output = memory.with_name(f"{number}-{turn}")
+            actions = [Action((t, output / t[0]), [t], (output / t[0],)) for t in texts]
+            with remembering(memory):
+                action_cache.do(work, actions, title="work")
+            found = [(output / text[0]).read_text() for text in texts]
+            assert found == texts
+            shutil.rmtree(memory / "files", ignore_errors=True)  # somebody tidies up, too
+    return texts
+
+
+def test_experiments_at_once_see_whole_files(memory: Path) -> None:
+    with ProcessPoolExecutor(4) as pool:
+        done = list(pool.map(partial(_at_once, memory=memory), range(4)))
+    assert len(done) == 4
+
+
+def test_the_oldest_is_forgotten_first(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(action_cache, "MOST_BYTES", 20)
+    do(memory, tmp_path / "one", "a" * 8)
+    for place in (memory / "actions").glob("*/*"):
+        os.utime(place, ns=(0, 0))  # a file system may count time in steps
+    do(memory, tmp_path / "one", "b" * 8, "c" * 8)
+    assert do(memory, tmp_path / "two", "b" * 8, "c" * 8) == []
+    assert do(memory, tmp_path / "two", "a" * 8) == ["a" * 8]
+    assert sum(path.stat().st_size for path in memory.glob("files/*/*")) <= 20
+
+
+class TestWhatDecides:
+    """A key changes with all that could change the bytes."""
+
+    def key(self) -> str:
+        return action_cache._maker(decode_shard)
+
+    def test_kernels_and_libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = self.key()
+        assert self.key() == first
+        with monkeypatch.context() as patch:
+            patch.setenv("OPENBLAS_CORETYPE", "Prescott")
+            assert self.key() != first
+        usual = action_cache.version
+        for library in action_cache._LIBRARIES:
+
+            def another(name: str, changed: str = library) -> str:
+                return "0" if name == changed else usual(name)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(action_cache, "version", another)
+                assert self.key() != first, library
+
+    def test_the_code_that_makes_the_bytes_and_no_other(self) -> None:
+        of_shards = {name for name, _ in action_cache.sources(decode_shard.__module__)}
+        assert {"grocery.data.build", "grocery.images.decoding", "grocery.shards"} <= of_shards
+        assert not any(name.startswith(("grocery.features", "grocery.card")) for name in of_shards)
+        of_suspects = {name for name, _ in action_cache.sources(find_suspects.__module__)}
+        assert {"grocery.card.suspects", "grocery.features.colour"} <= of_suspects
+        assert not any(name.startswith("grocery.synthetic") for name in of_suspects)
+
+    def test_a_comment_counts(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        first = self.key()
+        changed = tmp_path / "decoding.py"
+        changed.write_text((ROOT / "grocery/images/decoding.py").read_text() + "# A comment.\n")
+        monkeypatch.setattr(sys.modules["grocery.images.decoding"], "__file__", str(changed))
+        action_cache._source.cache_clear()
+        assert self.key() != first
+        action_cache._source.cache_clear()
+
+    def test_parts_do_not_run_together(self) -> None:
+        assert len({digest_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"])}) == 3
+
+
+class TestRawFiles:
+    """Files that lie where they lay are not read again; all others are."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A file that counts as settled as soon as it is written."""
+        monkeypatch.setattr(build, "SETTLED", 0)
+        path = tmp_path / "image.jpg"
+        path.write_bytes(b"image")
+        return path
+
+    def read(self, memory: Path, file: Path) -> bool:
+        """Whether a file is read."""
+        read: list[Path] = []
+
+        class Image(RawImage):
+            def read(self) -> bytes:
+                read.append(file)
+                return super().read()
+
+        with remembering(memory):
+            (found,) = image_ids_of([Image("image.jpg", file=file)])
+        assert found == build.hashlib.sha256(file.read_bytes()).hexdigest()
+        return bool(read)
+
+    def longer(self, path: Path) -> None:
+        path.write_bytes(b"image, longer")
+
+    def as_long(self, path: Path) -> None:
+        path.write_bytes(b"other")
+
+    def time_restored(self, path: Path) -> None:
+        before = path.stat()
+        path.write_bytes(b"other")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def another_in_its_place(self, path: Path) -> None:
+        before, other = path.stat(), path.with_name("other")
+        other.write_bytes(b"other")
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        other.replace(path)
+
+    @pytest.mark.parametrize(
+        "change", ["longer", "as_long", "time_restored", "another_in_its_place"]
+    )
+    def test_a_file_that_has_changed_is_read(self, change: str, memory: Path, file: Path) -> None:
+        assert self.read(memory, file)
+        assert not self.read(memory, file)
+        before = file.stat().st_ctime_ns
+        while file.with_name("tick").write_bytes(b"") or (
+            file.with_name("tick").stat().st_ctime_ns == before
+        ):
+            pass  # a tick of the file system's clock
+        getattr(self, change)(file)
+        assert self.read(memory, file)
+
+    def test_a_file_that_was_just_written_says_nothing(
+        self, memory: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(build, "SETTLED", 10**12)
+        assert self.read(memory, file)
+        assert self.read(memory, file)
+
+    def test_a_picture_that_is_no_file_is_always_read(self, memory: Path) -> None:
+        class Drawn(RawImage):
+            def read(self) -> bytes:
+                return b"drawn"
+
+        for _ in range(2):
+            with remembering(memory):
+                image_ids_of([Drawn("drawn.png")])
+        assert not memory.exists()
+
+    def test_a_changed_file_costs_its_chunk(self, memory: Path, tmp_path: Path) -> None:
+        files = [tmp_path / f"{number}.jpg" for number in range(2000)]
+        for number, file in enumerate(files):
+            file.write_bytes(str(number).encode())
+            os.utime(file, ns=(0, 0))
+        images = [RawImage(file.name, file=file) for file in files]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build, "SETTLED", 0)
+            with remembering(memory):
+                first = image_ids_of(images)
+                before = len(list(memory.glob("actions/*/*")))
+                files[0].write_bytes(b"another")
+                after = image_ids_of(images)
+        assert [n for n in range(2000) if first[n] != after[n]] == [0]
+        assert before >= 8
+        assert len(list(memory.glob("actions/*/*"))) == before + 1
+
+
+def test_what_is_remembered_is_readable(memory: Path, tmp_path: Path) -> None:
+    do(memory, tmp_path / "one", "a")
+    (place,) = (memory / "actions").glob("*/*")
+    document = json.loads(place.read_bytes())
+    assert document["value"] == {"made": "a"}
+    (sha256,) = document["files"]
+    assert (memory / "files" / sha256[:2] / sha256).read_text() == "a"
