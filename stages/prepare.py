@@ -25,9 +25,9 @@ from grocery.data.build import (
 from grocery.data.cleaning import clean, refuse_bad, summarise
 from grocery.data.duplicates import exact_copies
 from grocery.data.incoming import write_batch, write_drills
-from grocery.data.raw import Source
 from grocery.data.sources import open_source
 from grocery.data.splits import check_labels
+from grocery.images.raw import Source
 from grocery.parallel import parallel_map
 
 _FEW = 2  # shards that are decoded before processes would have been started

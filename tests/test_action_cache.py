@@ -19,7 +19,7 @@ from grocery.action_cache import Action, digest_of, remembering
 from grocery.card.suspects import find_suspects
 from grocery.data import build
 from grocery.data.build import decode_shard, image_ids_of
-from grocery.data.raw import RawImage
+from grocery.images.raw import RawImage
 from grocery.parallel import sharing
 
 MADE: list[str] = []

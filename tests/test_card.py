@@ -23,8 +23,8 @@ from grocery.card.suspects import find_suspects, suspects
 from grocery.core.errors import DataError
 from grocery.core.params import VersionParams
 from grocery.data.duplicates import perceptual_hash
-from grocery.data.raw import RawImage
 from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.images.raw import RawImage
 from grocery.parallel import parallel_map, sharing
 from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
 from grocery.synthetic.source import SyntheticSource

@@ -16,8 +16,8 @@ from grocery.data.duplicates import (
     near_duplicate_groups,
     perceptual_hash,
 )
-from grocery.data.raw import RawImage
 from grocery.images.decoding import canonical
+from grocery.images.raw import RawImage
 
 BITS = 8
 

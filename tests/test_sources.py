@@ -12,8 +12,8 @@ from PIL import Image
 from grocery.core.errors import DataError
 from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import GroceryStoreSource
-from grocery.data.raw import RawImage
 from grocery.data.sources import open_source
+from grocery.images.raw import RawImage
 from grocery.synthetic.source import SyntheticSource
 
 CLASSES = """\

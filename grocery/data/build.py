@@ -23,8 +23,8 @@ from grocery.action_cache import Action
 from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
-from grocery.data.raw import RawImage
 from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.images.raw import RawImage
 from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_of, write_table
 
 # A decoded shard lacks the splits only.

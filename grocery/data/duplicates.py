@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from grocery.core.errors import DataError
-from grocery.data.raw import RawImage
 from grocery.data.splits import PROTECTION
+from grocery.images.raw import RawImage
 
 BITS = 128
 # Largest difference of a mean colour, in levels of 256.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grocery.core.errors import DataError
-from grocery.data.raw import RawImage
+from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
 UNLABELED = ("unlabeled", "unlabelled")

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from grocery.core.errors import DataError
 from grocery.data.folders import INCOMING, batches, walk
-from grocery.data.raw import RawImage
+from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
 LISTS = {split: f"{split}.txt" for split in SPLITS}

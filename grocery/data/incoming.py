@@ -16,8 +16,8 @@ from PIL import Image
 
 from grocery.core.params import PrepareParams
 from grocery.data.build import canonical_image
-from grocery.data.raw import RawImage
 from grocery.images.decoding import UnreadableImage, canonical, pixels
+from grocery.images.raw import RawImage
 from grocery.shards import BATCH_SCHEMA, images_of, read_columns, shard_paths, write_table
 
 # Most images of a drill, and the share of the test images that all drills may take.

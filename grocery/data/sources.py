@@ -10,7 +10,7 @@ from pathlib import Path
 from grocery.core.errors import DataError
 from grocery.data.folders import FolderSource, refuse_link
 from grocery.data.grocery_store import CLASSES, LISTS, GroceryStoreSource
-from grocery.data.raw import Source
+from grocery.images.raw import Source
 from grocery.synthetic.source import RECIPE, SyntheticSource
 
 

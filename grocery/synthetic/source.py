@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from grocery.data.raw import RawImage
+from grocery.images.raw import RawImage
 from grocery.synthetic.drawing import ROUND, Colour, item, jittered
 from grocery.synthetic.recipe import Recipe, load_recipe
 from grocery.synthetic.scenery import background, put
