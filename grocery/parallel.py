@@ -1,6 +1,6 @@
 """Sharing work out to processes, with results that do not depend on how many there are.
 
-The processes are this machine's, unless `engine` has opened the door to others.
+How many there are, and on which machines, is for who runs the work to say, by `sharing`.
 """
 
 from __future__ import annotations
@@ -9,102 +9,105 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Literal, Protocol, TypeVar
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from grocery.cluster import Cluster
 from grocery.core.errors import GroceryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CLUSTER: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
+
+class Mapper(Protocol):
+    """Workers that are not processes of this machine's own."""
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        workers: int,
+        title: str,
+    ) -> Iterator[Result]:
+        """As `parallel_map`, with at most so many workers; 0 means all that there are."""
+
+
+_SHARING: ContextVar[tuple[int, Mapper | None]] = ContextVar("sharing", default=(0, None))
 
 
 @contextmanager
-def engine(backend: str, address: str) -> Iterator[None]:
-    """Let `parallel_map` share work out to another engine's workers while the block runs.
+def sharing(workers: int, mapper: Mapper | None = None) -> Iterator[None]:
+    """Say how `parallel_map` shares work out while the block runs.
 
     Parameters
     ----------
-    backend
-        "local" for processes of this machine, "dask" or "ray".
-    address
-        Where Dask's scheduler or Ray's head is, such as ``tcp://10.0.0.1:8786``.
-
-    Raises
-    ------
-    GroceryError
-        When the engine is not installed, nobody answers, or a worker would compute other bytes.
+    workers
+        Most processes at work at a time; 0, the default where nobody says, means one per core, or
+        all the workers of `mapper`. With 1 everything runs in this process.
+    mapper
+        Other workers than this machine's processes.
     """
-    if backend == "local":
+    token = _SHARING.set((workers, mapper))
+    try:
         yield
-        return
-    opened: AbstractContextManager[Cluster]
-    if backend == "dask":
-        from grocery.cluster.dask import dask_cluster
-
-        opened = dask_cluster(address)
-    else:
-        from grocery.cluster.ray import ray_cluster
-
-        opened = ray_cluster(address)
-    with opened as cluster:
-        token = _CLUSTER.set(cluster)
-        try:
-            yield
-        finally:
-            _CLUSTER.reset(token)
+    finally:
+        _SHARING.reset(token)
 
 
 def parallel_map(
     function: Callable[[Item], Result],
     items: Iterable[Item],
     *,
-    workers: int,
     title: str,
+    workers: int | None = None,
     prefer: Literal["processes", "threads"] = "processes",
 ) -> Iterator[Result]:
     """Apply `function` to every item and yield the results in the order of the items.
+
+    A function that calls this itself shares out its own items only where it runs in this process:
+    where it is the only item, or `workers` is 1. In a worker they are done one after another.
 
     Parameters
     ----------
     function
         A module-level function, or a `functools.partial` of one; it must not use shared state.
     items
-        Independent pieces of work, usually shards.
-    workers
-        Most processes at work at a time; 0 means one a core or, in an `engine`, all its workers.
-        With 1, and where there is one item only, everything runs in this process.
+        Independent pieces of work, usually shards. A single one is done in this process.
     title
         What the progress bar calls the work. The bar shows on a terminal only.
+    workers
+        Another number than the one that `sharing` says, such as 1 for what is done sooner than
+        processes are started.
     prefer
         "threads" for work that waits for files or hashes them, which is done before processes have
-        been started. An `engine` has its own workers.
+        been started. A mapper has its own workers.
 
     Raises
     ------
     GroceryError
-        When a worker was killed, or an engine's workers are lost.
+        When a worker was killed, or a mapper's workers are lost.
     """
-    total = len(items) if isinstance(items, Sized) else None
-    cluster = _CLUSTER.get()
-    if cluster is None:
+    shared, mapper = _SHARING.get()
+    workers = shared if workers is None else workers
+    if not mapper:
         workers = workers or len(os.sched_getaffinity(0))
+    total = len(items) if isinstance(items, Sized) else None
     if total is not None:
         workers = min(workers, total) if total > 1 else 1
+    alone = partial(_alone, function)
     if workers == 1:
-        results: Iterable[Result] = (function(item) for item in items)
-    elif cluster is not None:
-        results = cluster.map(function, items, workers=workers, title=title)
+        results: Iterable[Result] = map(function, items)
+    elif mapper:
+        results = mapper.map(alone, items, workers=workers, title=title)
     else:
         results = Parallel(
             n_jobs=workers, prefer=prefer, return_as="generator", pre_dispatch="2*n_jobs"
-        )(delayed(function)(item) for item in items)
+        )(delayed(alone)(item) for item in items)
     try:
         yield from progress(results, title=title, total=total)
     except BrokenProcessPool:
@@ -112,6 +115,12 @@ def parallel_map(
             f"a worker was killed while it did {title!r}, perhaps for lack of memory; "
             "try a smaller compute.workers"
         ) from None
+
+
+def _alone(function: Callable[[Item], Result], item: Item) -> Result:
+    """Do an item in a worker, which must not start workers of its own."""
+    with sharing(1):
+        return function(item)
 
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 import grocery  # noqa: F401  (pins the numeric kernels before anything loads numpy)
+from grocery.parallel import sharing
 
 ROOT = Path(__file__).parent.parent
 HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests
@@ -127,6 +128,13 @@ def checkout(target: Path) -> Project:
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("The project")
     return project
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _in_this_process() -> Iterator[None]:
+    """Start no processes for what a test does not share out itself."""
+    with sharing(1):
+        yield
 
 
 @pytest.fixture(scope="session")

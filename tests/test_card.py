@@ -100,7 +100,7 @@ def shards(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def card_of(folder: Path, found: tuple[Suspect, ...] = ()) -> dict[str, Any]:
-    table = read_rows(shard_paths(folder), workers=1)
+    table = read_rows(shard_paths(folder))
     return dataset_card(table, REPORT, found, near_duplicate_bits=8)
 
 
@@ -189,7 +189,7 @@ class TestCard:
     def test_a_damaged_image(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
         folder = write_shards(tmp_path / "s", [{**rows[0], "image": b"nothing"}])
         with pytest.raises(DataError, match="shard-0000"):
-            read_rows(shard_paths(folder), workers=1)
+            read_rows(shard_paths(folder))
 
 
 class TestSuspects:
@@ -308,7 +308,7 @@ class Checker(HTMLParser):
 
 class TestPage:
     def page(self, shards: Path, **changes: Any) -> bytes:
-        table = read_rows(shard_paths(shards), workers=1)
+        table = read_rows(shard_paths(shards))
         chosen = choose(table, 2)
         pictures = thumbnails(shard_paths(shards), [i for ids in chosen.values() for i in ids])
         return render(card_of(shards) | changes, chosen, pictures)

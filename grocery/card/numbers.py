@@ -127,7 +127,7 @@ def content_digest(rows: pa.Table) -> str:
     return total.hexdigest()
 
 
-def read_rows(shards: Sequence[Path], *, workers: int) -> pa.Table:
+def read_rows(shards: Sequence[Path]) -> pa.Table:
     """Read all images of prepared shards without their pixels.
 
     Returns
@@ -136,7 +136,7 @@ def read_rows(shards: Sequence[Path], *, workers: int) -> pa.Table:
         ``image_id``, ``path``, ``label``, ``coarse``, ``split``, ``phash``, and of the canonical
         image ``bytes``, ``width`` and ``height``.
     """
-    return pa.concat_tables(parallel_map(_measure, shards, workers=workers, title="measure"))
+    return pa.concat_tables(parallel_map(_measure, shards, title="measure"))
 
 
 def read_report(path: Path) -> dict[str, Any]:
