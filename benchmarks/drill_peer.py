@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare on clean batches, and on each shift at its mildest and at its middle strength."""
     params = thresholds(arguments.params)
     model = load_model(arguments.release)
-    images = held_out(model, arguments.shards, images=arguments.images, workers=0)
-    without = heads_without(model, arguments.shards, left_out_classes(images), workers=0)
+    images = held_out(model, arguments.shards, images=arguments.images)
+    without = heads_without(model, arguments.shards, left_out_classes(images))
     stage = Stage(images, {"": model.head} | without, model.classes)
     wanted = [Condition(CLEAN, 0.0, arguments.size)]
     for name, (_, _, strengths) in SHIFTS.items():

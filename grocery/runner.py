@@ -19,10 +19,10 @@ from types import ModuleType
 from typing import Any
 
 from grocery import action_cache
+from grocery.cluster import opened
 from grocery.core.errors import one_sentence, printable
 from grocery.core.files import replacing
 from grocery.core.stage import Report, read_by, written_by
-from grocery.parallel import sharing
 from grocery.settings import Params, load
 from grocery.sweep.steering import Steering
 from grocery.tracking import shown
@@ -56,7 +56,7 @@ def run(stage: str, params: Params) -> dict[str, Any]:
             tags=[params.data.source],
         ) as tracked,
         Steering() as steering,
-        sharing(params.compute.workers),
+        opened(params.compute),
         action_cache.remembering(_memory()),
     ):
         result = call(module, section, paths, Speaker(stage, tracked, steering))

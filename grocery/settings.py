@@ -29,7 +29,6 @@ _HOST = r"(?:[^\s/@:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]+"
 ADDRESSES = {
     "local": (r"", "empty"),
     "dask": (rf"(?:tcp|tls)://{_HOST}", "like tcp://10.0.0.1:8786"),
-    "ray": (rf"auto|{_HOST}", "auto or like 10.0.0.1:6379"),
 }
 
 
@@ -37,7 +36,7 @@ class ComputeParams(Section):
     """How the work is shared out; changes no output."""
 
     workers: int = Field(ge=0, le=1024)
-    backend: Literal["local", "dask", "ray"]
+    backend: Literal["local", "dask"]
     address: str
 
     @model_validator(mode="after")

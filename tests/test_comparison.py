@@ -19,6 +19,7 @@ from sklearn.metrics import f1_score
 from conftest import Project
 from grocery.core.errors import DataError, RegistryError
 from grocery.evaluation.metrics import summary
+from grocery.parallel import sharing
 from grocery.registry import comparison
 from grocery.registry.anew import MIN_IMAGES, evaluate_anew, seen_images
 from grocery.registry.comparison import PREDICTIONS, Difference, compare, mcnemar, read_predictions
@@ -434,9 +435,8 @@ def test_anew_is_as_the_pipeline_evaluated(
     workers: int, shards: Path, model: Model, recorded: pa.Table
 ) -> None:
     other = worse(model)
-    anew = evaluate_anew(
-        [model, other], shards, [seen_images(shards)] * 2, model.canonical, workers=workers
-    )
+    with sharing(workers):
+        anew = evaluate_anew([model, other], shards, [seen_images(shards)] * 2, model.canonical)
     assert (anew.left_out, anew.unknown) == (0, [0, 0])
     ours, theirs = anew.tables
     assert ours.equals(recorded)  # confidences to the bit

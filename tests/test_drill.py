@@ -19,6 +19,7 @@ from grocery.drill.drawing import CLEAN, Condition, Stage
 from grocery.drill.drill import Outcome
 from grocery.drill.held_out import HeldOut, heads_without, held_out
 from grocery.drill.shifts import SHIFTS
+from grocery.parallel import sharing
 from grocery.release.model import Model
 from grocery.settings import load
 
@@ -42,12 +43,12 @@ def model(folder: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def images(folder: Path, model: Model) -> HeldOut:
-    return held_out(model, folder / "shards", images=100, workers=1)
+    return held_out(model, folder / "shards", images=100)
 
 
 @pytest.fixture(scope="module")
 def stage(folder: Path, model: Model, images: HeldOut) -> Stage:
-    without = heads_without(model, folder / "shards", ["red"], workers=1)
+    without = heads_without(model, folder / "shards", ["red"])
     return Stage(images, {"": model.head} | without, CLASSES)
 
 
@@ -127,19 +128,15 @@ def test_a_batch_is_a_function_of_its_number(stage: Stage) -> None:
 
 def test_workers_change_nothing(model: Model, stage: Stage) -> None:
     wanted = [Condition("blur", 2.0, 30), Condition("relabelling", 0.2, 30)]
-    one, two = (
-        drill.run_drill(
-            stage.images,
-            model.head,
-            CLASSES,
-            {"red": stage.heads["red"]},
-            wanted,
-            batches=3,
-            params=PARAMS,
-            workers=workers,
-        )
-        for workers in (1, 2)
-    )
+    without = {"red": stage.heads["red"]}
+    images, head = stage.images, model.head
+    found = []
+    for workers in (1, 2):
+        with sharing(workers):
+            found.append(
+                drill.run_drill(images, head, CLASSES, without, wanted, batches=3, params=PARAMS)
+            )
+    one, two = found
     assert one == two
     assert [len(outcomes) for outcomes in one.values()] == [3, 3]
 

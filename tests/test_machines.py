@@ -9,26 +9,26 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
-import yaml
 from distributed import Client
 
 from conftest import ROOT, TINY_PARAMS, Project, checkout, environment
-from grocery.cluster import dask
-from grocery.cluster.sameness import differences, traits
-from grocery.core.errors import GroceryError, ParamsError
-from grocery.parallel import engine, parallel_map
-from grocery.settings import load
-from grocery.shards import read_table
+from grocery.cluster import dask, opened
+from grocery.cluster.sameness import CODE, differences, digest_of_code, traits
+from grocery.cluster.task import this_place
+from grocery.core.errors import GroceryError
+from grocery.core.pin import KERNELS
+from grocery.parallel import parallel_map
+from grocery.settings import ComputeParams
 from running import wait_for
 
 FROM_SCRATCH = {"GROCERY_REUSE": "no"}
@@ -42,7 +42,7 @@ def running(*arguments: str, folder: Path, **changes: str) -> Iterator[subproces
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=folder,
-            env=environment(PYTHONPATH=str(ROOT), **changes),
+            env=environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -51,14 +51,9 @@ def running(*arguments: str, folder: Path, **changes: str) -> Iterator[subproces
     try:
         yield process
     finally:
-        end(process)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and what it has started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextmanager
@@ -101,27 +96,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.fixture
-def on_dask(tiny: Project, cluster: str) -> Project:
-    use(tiny, "dask", cluster)
-    return tiny
-
-
-def use(project: Project, backend: str, address: str) -> None:
-    project.edit_params({"compute": {"workers": 0, "backend": backend, "address": address}})
+def on(address: str) -> AbstractContextManager[None]:
+    return opened(ComputeParams(workers=0, backend="dask", address=address))
 
 
 def outputs(project: Project) -> dict[str, Any]:
     return {name: project.lock()[name]["outs"] for name in STAGES}
 
 
-def test_the_bytes_are_those_of_this_machine(on_dask: Project, cluster: str) -> None:
-    here = outputs(on_dask)
+def test_the_bytes_are_those_of_this_machine(tiny: Project, cluster: str) -> None:
+    here = outputs(tiny)
+    tiny.edit_params({"compute": {"workers": 0, "backend": "dask", "address": cluster}})
     with Client(cluster, set_as_default=False) as client:
         before = _seconds(client)
-        on_dask.run("dvc", "repro", "--force", "version", "featurize", env=FROM_SCRATCH)
+        tiny.run("dvc", "repro", "--force", "version", "featurize", env=FROM_SCRATCH)
         assert _seconds(client) > before + 1  # the work was done over there
-    assert outputs(on_dask) == here
+    assert outputs(tiny) == here
 
 
 def _seconds(client: Client) -> float:
@@ -129,187 +119,208 @@ def _seconds(client: Client) -> float:
     return sum(times.user for times in client.run(os.times).values())
 
 
-def test_a_worker_is_killed_while_it_works(on_dask: Project, cluster: str) -> None:
-    here = outputs(on_dask)
-    command = ["dvc", "repro", "--force", "prepare"]
-    with (
-        Client(cluster, set_as_default=False) as client,
-        subprocess.Popen(
-            command, cwd=on_dask.path, env=environment(**FROM_SCRATCH), stdout=subprocess.DEVNULL
-        ) as process,
-    ):
-        victim = wait_for(lambda: _frozen_at_work(client))
-        os.kill(victim, signal.SIGKILL)
-        assert process.wait() == 0
-    assert outputs(on_dask) == here
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the work is done."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def _frozen_at_work(client: Client) -> int | None:
-    """Process id of a worker, stopped, whose task the scheduler still waits for."""
-    pids = client.run(os.getpid)
-    for worker, busy in client.processing().items():
-        if not busy:
-            continue
-        os.kill(pids[worker], signal.SIGSTOP)
-        time.sleep(0.2)  # an answer that was on its way arrives
-        if client.processing()[worker]:
-            return int(pids[worker])
-        os.kill(pids[worker], signal.SIGCONT)
-    return None
+def nap(number: int) -> int:
+    time.sleep(0.3)
+    return number
 
 
-def test_results_come_in_order_and_as_they_are_asked_for(
-    tiny: Project, cluster: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("killed", [1, 2])
+def test_workers_are_killed_while_they_work(killed: int, here: Path, cluster: str) -> None:
+    with Client(cluster, set_as_default=False) as client, on(cluster):
+        results = parallel_map(nap, range(12), title="nap")
+        assert next(results) == 0
+        pids, tasks = client.run(os.getpid), client.processing()
+        for worker in sorted(pids, key=lambda worker: -len(tasks[worker]))[:killed]:
+            os.kill(pids[worker], signal.SIGKILL)  # the busiest
+        assert list(results) == [*range(1, 12)]
+        client.wait_for_workers(2, timeout=60)
+
+
+def test_results_come_in_order_and_items_are_taken_as_they_are_needed(
+    here: Path, cluster: str
 ) -> None:
-    monkeypatch.chdir(tiny.path)
-    with engine("dask", cluster):
-        assert list(parallel_map(abs, range(-20, 0), workers=0, title="x")) == [*range(20, 0, -1)]
-        folders = set(parallel_map(os.path.abspath, [".", ".."], workers=2, title="x"))
-        assert folders == {str(tiny.path), str(tiny.path.parent)}
-        with pytest.raises(GroceryError, match=r"nothing.parquet cannot be read as a shard"):
-            list(parallel_map(read_table, [Path("nothing.parquet")] * 2, workers=0, title="x"))
+    items = iter(range(1000))
+    with on(cluster):
+        results = parallel_map(str, items, title="numbers")
+        assert [next(results) for _ in range(20)] == [*map(str, range(20))]
+        assert next(items) < 100  # the others have not been sent
+        folders = list(parallel_map(os.path.abspath, [".", ".."], title="folders"))
+        assert folders == [str(here), str(here.parent)]
+        odd = [(abs, -1), ["a", (abs, -1)]] * 2  # for Dask it may look like tasks of its own
+        assert list(parallel_map(repr, odd, title="odd")) == [*map(repr, odd)]
+
+
+def span(_: int) -> tuple[float, float]:
+    start = time.time()
+    time.sleep(0.1)
+    return start, time.time()
+
+
+def test_most_that_are_at_work(here: Path, cluster: str) -> None:
+    with dask.dask_cluster(cluster) as workers:
+        spans = list(workers.map(span, range(4), workers=1, title="spans"))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+class Heavy:
+    """A function that notes where it arrives."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __call__(self, _: int) -> int:
+        time.sleep(0.05)
+        return os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with self.file.open("a") as file:
+            print(os.getpid(), file=file)
+
+
+def test_a_function_is_sent_to_each_worker_once(here: Path, cluster: str) -> None:
+    with on(cluster):
+        at_work = set(parallel_map(Heavy(here / "arrivals"), range(8), title="x"))
+    assert sorted(map(int, (here / "arrivals").read_text().split())) == sorted(at_work)
+    assert len(at_work) == 2
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error", [GroceryError("a sentence"), TimeoutError("no number"), ZeroDivisionError("a defect")]
+)
+def test_errors_of_the_work_are_its_own(error: Exception, here: Path, cluster: str) -> None:
+    with on(cluster), pytest.raises(type(error), match=str(error)):
+        list(parallel_map(fail, [error] * 2, title="x"))
 
 
 def test_work_that_kills_its_workers(
-    tiny: Project, cluster: str, monkeypatch: pytest.MonkeyPatch
+    here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tiny.path)
+    monkeypatch.setattr(dask, "_LOSSES", 1)
     deaths = [signal.SIGKILL, signal.SIGKILL]
     with (
-        engine("dask", cluster),
+        on(cluster),
         pytest.raises(GroceryError, match="worker after worker was killed while it did 'deaths'"),
     ):
-        list(parallel_map(signal.raise_signal, deaths, workers=2, title="deaths"))
+        list(parallel_map(signal.raise_signal, deaths, title="deaths"))
 
 
-def test_a_worker_with_other_kernels_is_refused(
-    on_dask: Project, cluster: str, tmp_path: Path
-) -> None:
+def test_a_worker_with_other_kernels_is_refused(here: Path, cluster: str) -> None:
     """numpy was loaded before our code could choose."""
     command = ("distributed.cli.dask_worker", cluster, "--nthreads", "1", "--no-dashboard")
-    late = ("--preload", "numpy", "--local-directory", str(tmp_path), "--name", "late")
-    with running(*command, *late, folder=tmp_path, OPENBLAS_CORETYPE="Nehalem"):
+    late = ("--preload", "numpy", "--local-directory", str(here), "--name", "late")
+    kernels = {"NPY_DISABLE_CPU_FEATURES": f"X86_V3 {KERNELS['NPY_DISABLE_CPU_FEATURES']}"}
+    with running(*command, *late, folder=here, OPENBLAS_CORETYPE="Nehalem", **kernels):
         with Client(cluster, set_as_default=False) as client:
             wait_for(lambda: "late" in _names(client))
-        done = on_dask.run(sys.executable, "-m", "stages.featurize", check=False)
-        assert done.returncode == 1
-        (sentence,) = done.stderr.splitlines()
-        assert sentence.startswith(
-            f"error: featurize: the worker on {socket.gethostname()} would compute other bytes: "
-        )
-        assert "Nehalem" in sentence
-        assert "start it in the same environment by `grocery worker`" in sentence
-        assert on_dask.run("git", "status", "--porcelain", "dvc.lock").stdout
+        with pytest.raises(GroceryError) as refused, on(cluster):
+            pass
+    sentence = str(refused.value)
+    assert sentence.startswith(f"the worker on {socket.gethostname()} would compute other bytes: ")
+    assert "numpy's kernels is X86_V2 there and X86_V2 X86_V3 here; the BLAS is " in sentence
+    assert "Nehalem" in sentence
+    assert sentence.endswith("start it in the same environment by `grocery worker`")
 
 
 def _names(client: Client) -> set[Any]:
     return {worker["name"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()}
 
 
-@pytest.mark.parametrize("lost", ["scheduler", "workers"])
-def test_all_is_lost_in_the_middle(
-    lost: str, tiny: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tiny.path)
+def test_other_places_and_other_code_are_refused(here: Path) -> None:
+    with this_place() as place:
+        assert not place.problem()
+        assert "has no folder /nowhere" in replace(place, folder="/nowhere").problem()
+        assert "shared, not copied" in replace(place, folder="/").problem()
+        older = tuple({**traits(), CODE: "older"}.items())
+        assert replace(place, traits=older).problem().endswith("older here; restart it")
+
+
+@pytest.mark.parametrize("lost", ["scheduler", "frozen scheduler", "workers"])
+def test_all_is_lost_in_the_middle(lost: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask, "PATIENCE", 2.0)
     monkeypatch.setattr(dask, "_ANSWER", 1.0)
     with (
-        scheduler(tmp_path) as (address, chief),
-        workers(address, tmp_path, 1) as crew,
+        scheduler(here) as (address, chief),
+        workers(address, here, 1) as crew,
         Client(address, set_as_default=False) as client,
     ):
         client.wait_for_workers(1, timeout=60)
-        victim = chief if lost == "scheduler" else crew
-        killer = threading.Thread(target=_end_when_at_work, args=(client, victim))
-        with engine("dask", address):
+        victim = crew if lost == "workers" else chief
+        how = signal.SIGSTOP if lost.startswith("frozen") else signal.SIGKILL
+        killer = threading.Thread(target=_strike_when_at_work, args=(client, victim, how))
+        with on(address):
             killer.start()
             with pytest.raises(GroceryError, match="was lost"):
-                list(parallel_map(time.sleep, [600, 600], workers=0, title="sleep"))
+                list(parallel_map(time.sleep, [600, 600], title="sleep"))
         killer.join()
 
 
-def _end_when_at_work(client: Client, victim: subprocess.Popen[bytes]) -> None:
+def _strike_when_at_work(
+    client: Client, victim: subprocess.Popen[bytes], how: signal.Signals
+) -> None:
     wait_for(lambda: any(client.processing().values()))
-    end(victim)
+    os.killpg(victim.pid, how)
 
 
 class TestNobodyIsThere:
-    def test_no_scheduler(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(dask, "_CONNECT", 1.0)
+    def test_no_scheduler(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(dask, "CONNECT", 1.0)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # and nobody listens
             address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
             with (
                 pytest.raises(GroceryError, match=f"no Dask scheduler answers at .* {address}"),
-                engine("dask", address),
+                on(address),
             ):
                 pass
 
-    def test_no_worker(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.chdir(tmp_path)
+    def test_no_worker(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(dask, "PATIENCE", 0.5)
         with (
-            scheduler(tmp_path) as (address, _),
+            scheduler(here) as (address, _),
             pytest.raises(GroceryError, match=f"has no worker; .*: grocery worker {address}"),
-            engine("dask", address),
+            on(address),
         ):
             pass
 
-    @pytest.mark.parametrize("backend", ["dask", "ray"])
-    def test_an_engine_that_is_not_installed(self, backend: str, tiny: Project) -> None:
-        use(tiny, backend, {"dask": "tcp://127.0.0.1:1", "ray": "auto"}[backend])
-        without = (
-            "import runpy, sys; sys.modules.update(dask=None, distributed=None, ray=None); "
-            "runpy.run_module('stages.version', run_name='__main__')"
-        )
-        done = tiny.run(sys.executable, "-c", without, check=False)
-        assert (done.returncode, done.stderr) == (
-            1,
-            f"error: version: compute.backend is {backend}, which is not installed; "
-            f"pip install '.[{backend}]'\n",
-        )
+    def test_dask_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "distributed", None)
+        monkeypatch.delitem(sys.modules, "grocery.cluster.dask")
+        with pytest.raises(GroceryError, match="dask, which is not installed"), on("tcp://x:1"):
+            pass
 
 
 @pytest.mark.parametrize(
     ("backend", "address", "should"),
     [
-        ("local", "tcp://10.0.0.1:8786", "with backend local the address should be empty"),
-        ("dask", "", "with backend dask the address should be like tcp://10.0.0.1:8786"),
-        ("dask", "10.0.0.1:8786", "with backend dask the address should be like tcp://"),
-        ("dask", "tcp://me:secret@10.0.0.1:8786", "with backend dask the address should be like"),
-        ("dask", "tcp://fe80::1:8786", "with backend dask the address should be like tcp://"),
-        ("ray", "tcp://10.0.0.1:6379", "with backend ray the address should be auto or like"),
-        ("spark", "", "it should be 'local', 'dask' or 'ray'"),
+        ("local", "tcp://10.0.0.1:8786", "empty"),
+        ("dask", "", "like tcp://10.0.0.1:8786"),
+        ("dask", "10.0.0.1:8786", "like tcp://10.0.0.1:8786"),
+        ("dask", "tcp://me:secret@10.0.0.1:8786", "like tcp://10.0.0.1:8786"),
+        ("dask", "tcp://fe80::1:8786", "like tcp://10.0.0.1:8786"),
     ],
 )
 def test_a_wrong_address_is_refused(
-    backend: str, address: str, should: str, tmp_path: Path
+    backend: Literal["local", "dask"], address: str, should: str
 ) -> None:
-    with pytest.raises(ParamsError, match=should):
-        load(params_with(backend, address, tmp_path))
+    with pytest.raises(ValueError, match=f"with backend {backend} the address should be {should}"):
+        ComputeParams(workers=0, backend=backend, address=address)
 
 
-@pytest.mark.parametrize(
-    ("backend", "address"),
-    [
-        ("local", ""),
-        ("dask", "tcp://scheduler.lan:8786"),
-        ("dask", "tls://[fe80::1]:8786"),
-        ("ray", "auto"),
-        ("ray", "[::1]:6379"),
-    ],
-)
-def test_an_address_is_taken(backend: str, address: str, tmp_path: Path) -> None:
-    assert load(params_with(backend, address, tmp_path)).compute.address == address
-
-
-def params_with(backend: str, address: str, folder: Path) -> Path:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["compute"] |= {"backend": backend, "address": address}
-    file = folder / "params.yaml"
-    file.write_text(yaml.safe_dump(params))
-    return file
+@pytest.mark.parametrize("address", ["tcp://scheduler.lan:8786", "tls://[fe80::1]:8786"])
+def test_an_address_is_taken(address: str) -> None:
+    assert ComputeParams(workers=0, backend="dask", address=address).address == address
 
 
 def test_a_worker_wants_the_schedulers_address() -> None:
@@ -322,6 +333,14 @@ def test_a_worker_wants_the_schedulers_address() -> None:
     )
 
 
+@pytest.mark.parametrize("room", ["grocery/images", "stages"])
+def test_all_code_that_a_task_may_come_from_counts(room: str, tmp_path: Path) -> None:
+    before = digest_of_code(tmp_path)
+    (tmp_path / room).mkdir(parents=True)
+    (tmp_path / room / "module.py").write_text("")
+    assert digest_of_code(tmp_path) != before
+
+
 def test_differences_are_said_in_words() -> None:
     here = dict(traits())
     assert differences(here, here) == []
@@ -329,47 +348,3 @@ def test_differences_are_said_in_words() -> None:
         "numpy is 2 there and 1 here"
     ]
     assert differences({"numpy": "1"}, {}) == ["numpy is missing there and 1 here"]
-
-
-@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not in the lock: it is large")
-def test_ray_gives_the_bytes_of_this_machine(tiny: Project, tmp_path: Path) -> None:
-    here = outputs(tiny)
-    address = f"127.0.0.1:{_free_port()}"
-    use(tiny, "ray", address)
-    with _ray_head(address, tmp_path):
-        wait_for(lambda: not _ray_health(tiny, address).returncode)
-        tiny.run("dvc", "repro", "--force", "version", "featurize", env=FROM_SCRATCH)
-    assert outputs(tiny) == here
-
-
-_RAY = (sys.executable, "-m", "ray.scripts.scripts")
-
-
-@contextmanager
-def _ray_head(address: str, folder: Path) -> Iterator[None]:
-    host, _, port = address.partition(":")
-    what = (
-        "--head",
-        "--block",
-        "--num-cpus=2",
-        "--include-dashboard=false",
-        "--disable-usage-stats",
-    )
-    where = ("--node-ip-address", host, "--port", port)
-    with (
-        tempfile.TemporaryDirectory(prefix="ray-") as short,  # Ray puts sockets into it
-        running(*_RAY[2:], "start", *what, *where, "--temp-dir", short, folder=folder) as process,
-    ):
-        yield
-        process.terminate()  # it ends what it has started
-        process.wait()
-
-
-def _ray_health(project: Project, address: str) -> subprocess.CompletedProcess[str]:
-    return project.run(*_RAY, "health-check", "--address", address, check=False)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

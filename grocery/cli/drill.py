@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from grocery.cli.terminal import standard_output
 from grocery.core.errors import DataError, ParamsError, one_sentence
+from grocery.parallel import sharing
 
 if TYPE_CHECKING:
     from grocery.core.params import MonitorParams
@@ -88,7 +89,7 @@ def main(argv: Sequence[str], prog: str) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="processes; 0 means one a core (default: %(default)s)",
+        help="processes; 0 means one per core (default: %(default)s)",
     )
     parser.add_argument(
         "--params",
@@ -99,7 +100,7 @@ def main(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON array, for programs")
     arguments = parser.parse_args(argv)
-    with one_sentence("monitor drill"), standard_output():
+    with one_sentence("monitor drill"), standard_output(), sharing(arguments.workers):
         _run(arguments)
 
 
@@ -125,26 +126,22 @@ def _run(arguments: argparse.Namespace) -> None:
     only = arguments.only or names
     wanted = [condition for condition in wanted if condition.shift in only]
     model = load_model(arguments.release)
-    workers = arguments.workers
     available = len(labelled_images(arguments.shards, "test"))
     if available and sizes[-1] > 3 * available // 4:
         raise DataError(
             f"--sizes has {sizes[-1]}, but {arguments.shards} holds {available} labelled test "
             "images, and a batch takes three quarters of them at most"
         )
-    images = held_out(
-        model, arguments.shards, images=arguments.images, workers=workers, shifts=only
-    )
+    images = held_out(model, arguments.shards, images=arguments.images, shifts=only)
     left_out = drill.left_out_classes(images) if "unknown product" in only else []
     results = drill.run_drill(
         images,
         model.head,
         model.classes,
-        heads_without(model, arguments.shards, left_out, workers=workers),
+        heads_without(model, arguments.shards, left_out),
         wanted,
         batches=arguments.batches,
         params=params,
-        workers=workers,
     )
     rows = drill_report.summary(results)
     if arguments.json:

@@ -25,7 +25,7 @@ def add_parser(parsers: Any) -> None:
         ),
         epilog=(
             "examples:\n"
-            "  grocery worker tcp://10.0.0.1:8786                  one process a core\n"
+            "  grocery worker tcp://10.0.0.1:8786                  one process per core\n"
             "  grocery worker tcp://10.0.0.1:8786 --workers 8\n"
             "\n"
             "Dask's own settings are taken from its files and from the environment, such as\n"
@@ -35,13 +35,13 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument("address", help="the scheduler: tcp://HOST:PORT or tls://HOST:PORT")
     parser.add_argument(
-        "--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)"
+        "--workers", type=_count, default=0, metavar="N", help="processes (default: one per core)"
     )
     parser.add_argument(
         "--memory",
         default="auto",
         metavar="SIZE",
-        help="what a process may use, such as 2GB, before it is started anew (default: its share)",
+        help="what a process may use, such as 2GB, before it is started again (default: its share)",
     )
     parser.set_defaults(run=_run, command="worker")
 
@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grocery.settings import ADDRESSES
 
     if find_spec("distributed") is None:
-        raise GroceryError("dask is not installed; pip install '.[dask]'")
+        raise GroceryError("dask is not installed; see docs/machines.md")
     allowed, example = ADDRESSES["dask"]
     if not re.fullmatch(allowed, arguments.address):
         raise GroceryError(f"the scheduler's address should be {example}")

@@ -1,27 +1,36 @@
-"""Workers on other machines: the doors to Dask and Ray, and what a worker must be to compute here.
+"""Workers on other machines: the door to Dask, and what a worker must be to compute here.
 
-`grocery.parallel.engine` opens a door; `grocery.parallel.parallel_map` sends the work through it.
-Neither engine is imported before it is asked for.
+Whoever runs the work opens the door; the work itself only knows `grocery.parallel.parallel_map`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from grocery.core.errors import GroceryError
+from grocery.parallel import sharing
+from grocery.settings import ComputeParams
 
 
-class Cluster(Protocol):
-    """Workers on other machines."""
+@contextmanager
+def opened(compute: ComputeParams) -> Iterator[None]:
+    """Share work out as the section `compute` of params.yaml says, while the block runs.
 
-    def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        workers: int,
-        title: str,
-    ) -> Iterator[Result]:
-        """See `grocery.parallel.parallel_map`; with 0 `workers` all that there are."""
+    Raises
+    ------
+    GroceryError
+        When Dask is not installed, nobody answers, or a worker would compute other bytes.
+    """
+    if compute.backend == "local":
+        with sharing(compute.workers):
+            yield
+        return
+    try:
+        from grocery.cluster.dask import dask_cluster
+    except ModuleNotFoundError:
+        raise GroceryError(
+            "compute.backend is dask, which is not installed; see docs/machines.md"
+        ) from None
+    with dask_cluster(compute.address) as cluster, sharing(compute.workers, cluster):
+        yield

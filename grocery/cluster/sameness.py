@@ -14,10 +14,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# As in grocery.reuse, and what runs a backbone. Their versions may change bytes.
-_LIBRARIES = ("numpy", "scipy", "pillow", "pyarrow", "onnxruntime")
+# Their versions may change bytes.
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "onnxruntime")
 
-CODE = "the code of grocery"
+CODE = "this project's code"
 
 
 @cache
@@ -27,13 +27,13 @@ def traits() -> Mapping[str, str]:
     The code is that of the first call: a worker that has been up since before a change of the code
     has old modules in memory, and says so.
     """
+    import numpy as np
     import pyarrow as pa
     import scipy.linalg  # noqa: F401  (loads scipy's own BLAS)
-    from numpy._core import _multiarray_umath as core  # type: ignore[attr-defined]
     from PIL import features
     from threadpoolctl import threadpool_info
 
-    chosen = [*core.__cpu_baseline__, *core.__cpu_dispatch__]
+    simd = np.show_config(mode="dicts")["SIMD Extensions"]  # those in use, not those at its build
     # numpy's and scipy's; FAISS brings one too, which no work that is shared out uses.
     blas = {
         f"{pool['architecture']} in {pool['num_threads']} thread(s)"
@@ -43,12 +43,12 @@ def traits() -> Mapping[str, str]:
     return {
         "Python": platform.python_version(),
         **{name: _version(name) for name in _LIBRARIES},
-        "numpy's kernels": " ".join(f for f in chosen if core.__cpu_features__[f]),
+        "numpy's kernels": " ".join(simd["baseline"] + simd.get("found", [])),
         "the BLAS": ", ".join(sorted(blas)),
         "Arrow's kernels": pa.runtime_info().simd_level,
         "the C library": " ".join(platform.libc_ver()),
         "Pillow's JPEG library": features.version("libjpeg_turbo") or features.version("jpg") or "",
-        CODE: _digest_of_code(),
+        CODE: digest_of_code(Path(__file__).parents[2]),
     }
 
 
@@ -68,11 +68,12 @@ def _version(library: str) -> str:
         return ""
 
 
-def _digest_of_code() -> str:
-    """The first digits of the SHA-256 of this package's modules."""
-    package = Path(__file__).parent.parent
+def digest_of_code(source: Path) -> str:
+    """The first digits of the SHA-256 of the modules that tasks may come from."""
     total = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    for file in sorted(
+        file for room in ("grocery", "stages") for file in (source / room).rglob("*.py")
+    ):
         content = hashlib.sha256(file.read_bytes()).hexdigest()
-        total.update(f"{file.relative_to(package).as_posix()}\0{content}\n".encode())
+        total.update(f"{file.relative_to(source).as_posix()}\0{content}\n".encode())
     return total.hexdigest()[:12]

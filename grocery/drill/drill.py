@@ -67,7 +67,6 @@ def run_drill(
     *,
     batches: int,
     params: MonitorParams,
-    workers: int,
 ) -> dict[Condition, list[Outcome]]:
     """Judge `batches` batches of each wanted condition, and twice as many clean ones.
 
@@ -90,7 +89,7 @@ def run_drill(
         batches=batches,
         params=params,
     )
-    done = parallel_map(task, wanted, workers=workers, title="batches")
+    done = parallel_map(task, wanted, title="batches")
     return {condition: outs for condition, outs in zip(wanted, done, strict=True) if outs}
 
 

@@ -69,7 +69,6 @@ def held_out(
     shards: Path,
     *,
     images: int,
-    workers: int,
     shifts: Collection[str] = tuple(SHIFTS),
 ) -> HeldOut:
     """Read and predict a dataset's test images.
@@ -96,11 +95,11 @@ def held_out(
     ):
         groups[group] = group[0]
     jpegs = images_of(shard_paths(shards), ids)
-    seen: dict[Key, Seen] = {None: _see(model, jpegs, ids, None, workers)}
+    seen: dict[Key, Seen] = {None: _see(model, jpegs, ids, None)}
     chosen = ids[:images]  # they are in the order of their hashes
     for name, (_, _, strengths) in SHIFTS.items():
         for strength in strengths if name in shifts else ():
-            seen[name, strength] = _see(model, jpegs, chosen, (name, strength), workers)
+            seen[name, strength] = _see(model, jpegs, chosen, (name, strength))
     return HeldOut(ids, [row["label"] for row in rows], groups, seen)
 
 
@@ -111,14 +110,14 @@ def labelled_images(shards: Path, split: str) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: str(row["image_id"]))
 
 
-def _see(model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key, workers: int) -> Seen:
+def _see(model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key) -> Seen:
     tasks = [
         [(image_id, jpegs[image_id]) for image_id in ids[start : start + _CHUNK]]
         for start in range(0, len(ids), _CHUNK)
     ]
     title = "images" if key is None else f"{key[0]} {key[1]:g}"
     look = partial(_look, model=model, key=key)
-    parts = list(parallel_map(look, tasks, workers=workers, title=title))
+    parts = list(parallel_map(look, tasks, title=title))
     return Seen(
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.statistics for part in parts]),
@@ -140,9 +139,7 @@ def _look(task: list[tuple[str, bytes]], *, model: Model, key: Key) -> Seen:
     return Seen(model.features(jpegs), image_statistics(jpegs))
 
 
-def heads_without(
-    model: Model, shards: Path, classes: Sequence[str], *, workers: int
-) -> dict[str, Head]:
+def heads_without(model: Model, shards: Path, classes: Sequence[str]) -> dict[str, Head]:
     """Fit a head for each of some classes that has never seen an image of it.
 
     It is a logistic regression that learns from the model, so that it is about as good: the
@@ -159,7 +156,7 @@ def heads_without(
         labels[split] = np.array([row["label"] for row in rows])
         jpegs = images_of(shard_paths(shards), ids)
         features[split] = (
-            _see(model, jpegs, ids, None, workers).features
+            _see(model, jpegs, ids, None).features
             if ids
             else np.empty((0, model.encoder.dimensions), np.float32)
         )

@@ -54,8 +54,6 @@ def evaluate_anew(
     shards: Path,
     seen: Sequence[Set[str]],
     canonical: Canonical,
-    *,
-    workers: int = 1,
 ) -> Anew:
     """Predict the test images of one dataset with each of several models.
 
@@ -77,8 +75,6 @@ def evaluate_anew(
         For each model the ids of the images that it learned from, see `seen_images`.
     canonical
         How the images of the shards were prepared.
-    workers
-        Number of processes, 0 for one a core; it changes no result.
 
     Raises
     ------
@@ -105,7 +101,7 @@ def evaluate_anew(
         )
 
     predict = partial(_predict_shard, models=models, canonical=canonical)
-    parts = parallel_map(predict, work, workers=workers, title="evaluate anew")
+    parts = parallel_map(predict, work, title="evaluate anew")
     tables = [pa.concat_tables(of_model) for of_model in zip(*parts, strict=True)]
     known = [set(model.classes) for model in models]
     labels = tables[0].column("label").to_pylist()

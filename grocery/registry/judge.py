@@ -156,7 +156,6 @@ def measure(objects: Objects, git: Git, versions: Sequence[Version]) -> Measured
             shards[newest.name],
             [seen_images(shards[version.name]) for version in versions],
             _canonical(git, newest),
-            workers=0,
         )
     return Measured(anew.tables, anew, newest)
 

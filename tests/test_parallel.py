@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import pytest
+
+from grocery.core.errors import GroceryError, one_sentence
+from grocery.parallel import Item, Result, parallel_map, sharing
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 0])
+def test_results_come_in_order(workers: int) -> None:
+    with sharing(workers):
+        squares = list(parallel_map(square, range(20), title="squares"))
+    assert squares == [number * number for number in range(20)]
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    with sharing(2), pytest.raises(GroceryError, match="'deaths', perhaps for lack of memory"):
+        list(parallel_map(die, [1, 2], title="deaths"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (GroceryError("two\nlines"), 1, "error: test: two lines"),
+        (KeyboardInterrupt(), 130, "error: test: interrupted; earlier outputs are as they were"),
+        (MemoryError(), 1, "error: test: not enough memory; fewer compute.workers need less"),
+        (PermissionError(13, "x", "f"), 1, "error: test: Permission denied 'f'"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    error: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_, one_sentence("test"):
+        raise error
+    assert exit_.value.code == code
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), one_sentence("test"):
+        1 / 0  # noqa: B018
+
+
+def process(_: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize(("workers", "items"), [(1, 3), (0, 1), (2, 1)])
+def test_one_worker_or_one_item_is_done_here(workers: int, items: int) -> None:
+    with sharing(workers):
+        assert set(parallel_map(process, range(items), title="here")) == {os.getpid()}
+
+
+def processes(count: int) -> set[int]:
+    return set(parallel_map(process, range(count), title="processes"))
+
+
+@pytest.mark.parametrize("prefer", ["processes", "threads"])
+def test_work_in_a_worker_starts_no_workers(prefer: Literal["processes", "threads"]) -> None:
+    with sharing(2):
+        outer = parallel_map(processes, [5, 5], title="outer", prefer=prefer)
+        assert [len(inner) for inner in outer] == [1, 1]
+        (inner,) = parallel_map(processes, [5], title="a single item")
+        assert os.getpid() not in inner
+
+
+class Here:
+    """A mapper that does the work itself."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, str]] = []
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        workers: int,
+        title: str,
+    ) -> Iterator[Result]:
+        self.asked.append((workers, title))
+        return map(function, items)
+
+
+def test_a_mapper_is_asked_while_it_is_shared() -> None:
+    mapper = Here()
+    with sharing(0, mapper):
+        list(parallel_map(square, range(4), workers=1, title="here"))
+        list(parallel_map(square, [1], title="a single item"))
+        with sharing(1):
+            list(parallel_map(square, range(4), title="here"))
+        assert list(parallel_map(processes, [2] * 4, title="mapped")) == [{os.getpid()}] * 4
+    assert mapper.asked == [(0, "mapped")]  # nor did the mapped work ask it
