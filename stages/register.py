@@ -19,8 +19,9 @@ from grocery.evaluation.reference import Reference
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
+from grocery.images.preprocessing import Preprocessing
 from grocery.release.card import model_card
-from grocery.release.model import Canonical, Model
+from grocery.release.model import Model
 from grocery.release.verdict import judge
 from grocery.settings import Params, load
 from grocery.tracking import artifacts
@@ -66,7 +67,7 @@ def run(
         Head.from_arrays(head_arrays, "head_"),
         description["classes"],
         description["coarse"],
-        Canonical(how.image_size, how.jpeg_quality, how.max_pixels),
+        Preprocessing(how.image_size, how.jpeg_quality, how.max_pixels),
     )
 
     with replacing(release) as folder:

@@ -62,7 +62,7 @@ def test_a_table_for_people(model: Model) -> None:
 
 def test_without_coarse_classes_the_table_has_no_such_column() -> None:
     model = small_model()
-    Model(model.encoder, model.head, model.classes, {}, model.canonical).save(Path("plain"))
+    Model(model.encoder, model.head, model.classes, {}, model.preprocessing).save(Path("plain"))
     header, row = predict("0.png", "--model", "plain").stdout.splitlines()
     assert header == "class  confidence  path"
     assert len(row.split()) == 3

@@ -18,7 +18,8 @@ from PIL import Image
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
 from grocery.data.raw import RawImage
-from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.images.decoding import UnreadableImage
+from grocery.images.preprocessing import Preprocessing
 from grocery.shards import IMAGE_SCHEMA, read_table, write_table
 
 # A decoded shard lacks the splits only.
@@ -63,16 +64,14 @@ def hash_files(images: Sequence[RawImage]) -> list[str]:
     return [hashlib.sha256(image.read()).hexdigest() for image in images]
 
 
-def canonical_image(data: bytes, params: PrepareParams) -> bytes:
-    """A raw file's canonical image.
+def preprocessing_of(params: PrepareParams) -> Preprocessing:
+    """How raw images are prepared."""
+    return Preprocessing(params.image_size, params.jpeg_quality, params.max_pixels)
 
-    Raises
-    ------
-    UnreadableImage
-        See `grocery.images.decoding.decode`.
-    """
-    image = decode(data, max_pixels=params.max_pixels)
-    return canonical(image, size=params.image_size, quality=params.jpeg_quality)
+
+def canonical_image(data: bytes, params: PrepareParams) -> bytes:
+    """A raw file's canonical image; see `Preprocessing.prepare`."""
+    return preprocessing_of(params).prepare(data)
 
 
 def held(copies: Sequence[Copies], earlier: Path) -> Held:
