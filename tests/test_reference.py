@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from grocery.evaluation.image_statistics import NAMES
 from grocery.evaluation.reference import (
     KIND,
     MAX_CONFIDENCES,
+    MAX_SAMPLE,
     SAMPLE_DIMENSIONS,
     Reference,
     label_ranks,
@@ -211,6 +213,14 @@ def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any]
     arrays, description = load_arrays(folder, KIND, "reference")
     save_arrays(folder, KIND, arrays | {name: array}, description, "reference")
     assert "damaged" in refused(folder)
+
+
+def test_a_larger_sample_than_is_kept(folder: Path) -> None:
+    """Comparing a batch with it would take memory by the square."""
+    sides = {"features": 5, "logits": len(CLASSES), "image_statistics": len(NAMES)}
+    sample = {name: np.zeros((MAX_SAMPLE + 1, k), np.float32) for name, k in sides.items()}
+    replace(make(), **sample).save(folder)
+    assert "sample of images does not fit" in refused(folder)
 
 
 def test_the_sample_is_chosen_by_content() -> None:
