@@ -180,9 +180,11 @@ def test_a_batch_that_was_prepared_otherwise(release: Path, incoming: Path, tmp_
     how = {"image_size": 32, "jpeg_quality": 90, "max_pixels": 10_000}
     write_batch(incoming / "clean.parquet", jpegs, preprocessing=how)
     assert monitor(release, incoming, tmp_path / "fine")["batches"]["clean"]["images"] == 30
-    write_batch(incoming / "clean.parquet", jpegs, preprocessing=how | {"image_size": 64})
-    sentence = refused(release, incoming, tmp_path)
-    assert "clean.parquet was prepared with image_size 64 and jpeg_quality 90, but" in sentence
+    for size, quality in ((64, 90), (32, 91)):
+        other = how | {"image_size": size, "jpeg_quality": quality}
+        write_batch(incoming / "clean.parquet", jpegs, preprocessing=other)
+        sentence = refused(release, incoming, tmp_path)
+        assert f"prepared with image_size {size} and jpeg_quality {quality}, but" in sentence
     write_batch(incoming / "clean.parquet", jpegs, preprocessing=how | {"jpeg_quality": 0})
     assert "clean.parquet does not say how its images were prepared" in refused(
         release, incoming, tmp_path
