@@ -16,15 +16,19 @@ phash       perceptual hash (hex), see `grocery.data.duplicates`
 image       the canonical image as JPEG bytes, see `grocery.images.decoding`
 =========== ==================================================================================
 
+The metadata of a shard's schema says how its images were prepared, see `read_preprocessing`.
+
 Feature shards (`feature_schema`) hold ``image_id`` and ``features``, rows in the same order.
 Incoming batches (`BATCH_SCHEMA`) hold ``image_id``, ``path``, ``label`` (or null) and ``image``;
-an image that could not be read has a null ``image``.
+an image that could not be read has a null ``image``. They may say how their images were prepared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +38,8 @@ from numpy.typing import NDArray
 from grocery.core.errors import DataError
 
 SPLITS = ("train", "val", "test")
+
+_PREPROCESSING = b"preprocessing"  # the key in the metadata of a file's schema
 
 IMAGE_SCHEMA = pa.schema(
     [
@@ -95,12 +101,19 @@ def shard_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_table(
+    path: Path, table: pa.Table, preprocessing: Mapping[str, int] | None = None
+) -> None:
     """Write one Parquet file; equal tables give equal bytes.
+
+    Of images `preprocessing` says how they were prepared (`grocery.images.preprocessing`).
 
     Neither images (JPEG) nor features (whitened floats) shrink under compression, and without it
     the bytes do not depend on a codec's version.
     """
+    if preprocessing is not None:
+        said = json.dumps(dict(preprocessing), sort_keys=True)
+        table = table.replace_schema_metadata({_PREPROCESSING: said})
     pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
 
 
@@ -123,6 +136,34 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             return file.read(columns=list(columns)).select(list(columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as a shard: {error}") from error
+
+
+def how_prepared(path: Path) -> Any:
+    """What a Parquet file says of how its images were prepared, or None."""
+    try:
+        with pq.ParquetFile(path) as file:
+            said = (file.schema_arrow.metadata or {}).get(_PREPROCESSING)
+        return None if said is None else json.loads(said)
+    except (pa.ArrowInvalid, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as a shard: {error}") from error
+
+
+def read_preprocessing(shards: Sequence[Path]) -> Any:
+    """How the images of prepared shards were prepared: the settings of a `Preprocessing`.
+
+    Raises
+    ------
+    DataError
+        When a shard does not say it, or was prepared otherwise than the first.
+    """
+    first = how_prepared(shards[0])
+    for shard in shards:
+        said = how_prepared(shard)
+        if said is None:
+            raise DataError(f"{shard} does not say how its images were prepared; run prepare again")
+        if said != first:
+            raise DataError(f"{shard} was prepared otherwise than {shards[0]}; run prepare again")
+    return first
 
 
 def read_columns(folder: Path, columns: Sequence[str]) -> pa.Table:

@@ -23,7 +23,7 @@ from grocery.features.fit_encoder import (
     sample_digests,
 )
 from grocery.parallel import parallel_map
-from grocery.shards import shard_paths
+from grocery.shards import read_preprocessing, shard_paths
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def run(params: FeaturizeParams, paths: Paths, report: Report) -> dict[str, Any]
     shards = shard_paths(paths.shards)
     images = list(parallel_map(image_digests, shards, title="compare", prefer="threads"))
     sample = fit_sample(shards, params)
-    settings = values_of(params.model_dump())
+    settings = values_of(params.model_dump() | {"preprocessing": read_preprocessing(shards)})
     backbone = digest(paths.backbone) if params.encoder == "onnx" else ""
 
     scratch = paths.features / "raw"

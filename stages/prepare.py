@@ -20,6 +20,7 @@ from grocery.data.build import (
     decode_shard,
     finish_shard,
     image_ids_of,
+    preprocessing_of,
     shards_of,
 )
 from grocery.data.cleaning import clean, refuse_bad, summarise
@@ -27,6 +28,7 @@ from grocery.data.duplicates import exact_copies
 from grocery.data.incoming import write_batch, write_drills
 from grocery.data.sources import open_source
 from grocery.data.splits import check_labels
+from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import Source
 from grocery.parallel import parallel_map
 
@@ -56,10 +58,11 @@ def run(params: PrepareParams, paths: Paths, report: Report) -> dict[str, Any]:
 
     scratch = paths.shards / "decoded"
     scratch.mkdir()
-    found = _decode(shards, params, scratch, link=False)
+    preprocessing = preprocessing_of(params)
+    found = _decode(shards, preprocessing, scratch, link=False)
     refuse_bad(copies, found, params.max_bad_ratio)
     outcome = clean(copies, found, params)
-    _finish(shards, outcome.splits, params, scratch, paths.shards)
+    _finish(shards, outcome.splits, preprocessing, scratch, paths.shards)
     shutil.rmtree(scratch)
 
     arrived = _write_incoming(source, params, paths.shards, paths.incoming)
@@ -73,10 +76,12 @@ def run(params: PrepareParams, paths: Paths, report: Report) -> dict[str, Any]:
     return counts
 
 
-def _decode(shards: Sequence[Shard], params: PrepareParams, folder: Path, *, link: bool) -> Decoded:
+def _decode(
+    shards: Sequence[Shard], preprocessing: Preprocessing, folder: Path, *, link: bool
+) -> Decoded:
     """Decode the images of shards into a folder; what is known is put there only with `link`."""
     actions = [
-        Action((shard, params, file), shard.facts(params), (file,))
+        Action((shard, preprocessing, file), shard.facts(preprocessing), (file,))
         for shard in shards
         for file in [folder / shard.name]
     ]
@@ -90,7 +95,7 @@ def _decode(shards: Sequence[Shard], params: PrepareParams, folder: Path, *, lin
 def _finish(
     shards: Sequence[Shard],
     splits: Mapping[str, str],
-    params: PrepareParams,
+    preprocessing: Preprocessing,
     decoded: Path,
     output: Path,
 ) -> None:
@@ -99,11 +104,12 @@ def _finish(
     for shard in shards:
         own = {g.image_id: splits[g.image_id] for g in shard.copies if g.image_id in splits}
         file = output / shard.name
-        inputs = [*shard.facts(params), *(f"{i} {split}" for i, split in own.items())]
-        actions.append(Action((decoded / shard.name, own, file), inputs, (file,)))
+        inputs = [*shard.facts(preprocessing), *(f"{i} {split}" for i, split in own.items())]
+        actions.append(Action((decoded / shard.name, own, preprocessing, file), inputs, (file,)))
     known = action_cache.recall(finish_shard, actions, title="keep")
     wanted = [shard for shard, there in zip(shards, known, strict=True) if not there]
-    _decode([s for s in wanted if not (decoded / s.name).is_file()], params, decoded, link=True)
+    absent = [shard for shard in wanted if not (decoded / shard.name).is_file()]
+    _decode(absent, preprocessing, decoded, link=True)
     fresh = [action for action, there in zip(actions, known, strict=True) if not there]
     action_cache.do(finish_shard, fresh, title="write", prefer="threads")
 

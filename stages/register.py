@@ -21,8 +21,9 @@ from grocery.evaluation.reference import Reference
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
+from grocery.images.preprocessing import Preprocessing
 from grocery.release.card import model_card
-from grocery.release.model import Canonical, Model
+from grocery.release.model import Model
 from grocery.release.verdict import judge
 
 
@@ -55,13 +56,12 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     reference = Reference.load(paths.reference)
     if reference.model_digest != classifier["sha256"]:
         raise ModelError(f"{paths.reference} was not made with {paths.classifier}; run evaluate")
-    how = dataset["prepare"]
     model = Model(
         Encoder.from_arrays(encoder_arrays, encoder["settings"], paths.encoder / BACKBONE),
         Head.from_arrays(head_arrays, "head_"),
         classifier["classes"],
         classifier["coarse"],
-        Canonical(how["image_size"], how["jpeg_quality"], how["max_pixels"]),
+        Preprocessing.of(encoder.get("preprocessing"), str(paths.encoder)),
     )
     made_with = {
         "data": {"source": dataset["source"]},

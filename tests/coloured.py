@@ -17,7 +17,8 @@ from grocery.evaluation.reference import Reference
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import fit_projection
 from grocery.images.decoding import canonical, pixels
-from grocery.release.model import Canonical, Model
+from grocery.images.preprocessing import Preprocessing
+from grocery.release.model import Model
 from grocery.shards import IMAGE_SCHEMA, shard_name, write_table
 
 CLASSES = ["blue", "green", "red"]
@@ -48,7 +49,7 @@ def write_release(folder: Path) -> Model:
     projection = fit_projection(raw, dimensions=8, whitening=1)
     encoder = Encoder({"encoder": "colour"}, describe, projection)
     head = fit_head(encoder.project(raw), np.array(truth), classes=3, C=1.0)
-    model = Model(encoder, head, CLASSES, {}, Canonical(32, 90, 1_000_000))
+    model = Model(encoder, head, CLASSES, {}, Preprocessing(32, 90, 1_000_000))
     model.save(folder)
     held_out, labels = pictures(1, 300)
     features = model.features(held_out)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import environment
+from grocery.core.arrays import sealed
+from grocery.release.model import KIND
 from registry_project import ARTIFACT, Said, World, git, output_at
 
 RELEASE = "models/release"
@@ -76,10 +78,9 @@ class Forge:
         return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
 
     def with_arrays(self, arrays: bytes, **settings: Any) -> dict[str, bytes]:
-        """The genuine release with other arrays; model.json names their digest."""
+        """The genuine release with other arrays or settings; model.json carries their digest."""
         files = self.release()
-        description = json.loads(files["model.json"]) | settings
-        description["sha256"] = hashlib.sha256(arrays).hexdigest()
+        description = sealed(KIND, arrays, json.loads(files["model.json"]) | settings)
         return files | {
             "model.safetensors": arrays,
             "model.json": json.dumps(description).encode(),

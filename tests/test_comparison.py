@@ -19,11 +19,12 @@ from sklearn.metrics import f1_score
 from conftest import Project
 from grocery.core.errors import DataError, RegistryError
 from grocery.evaluation.metrics import summary
+from grocery.images.preprocessing import Preprocessing
 from grocery.parallel import sharing
 from grocery.registry import comparison
 from grocery.registry.anew import MIN_IMAGES, evaluate_anew, seen_images
 from grocery.registry.comparison import PREDICTIONS, Difference, compare, mcnemar, read_predictions
-from grocery.release.model import Canonical, Model, load_model
+from grocery.release.model import Model, load_model
 from grocery.shards import read_columns, read_table, shard_paths, write_table
 
 CLASSES = ["apple", "beet", "chard", "date", "endive", "fig"]
@@ -447,7 +448,7 @@ def test_anew_is_as_the_pipeline_evaluated(
 
 def test_the_other_model_is_asked_too(shards: Path, model: Model) -> None:
     other = worse(model)
-    anew = evaluate_anew([model, other], shards, [set(), set()], model.canonical)
+    anew = evaluate_anew([model, other], shards, [set(), set()], model.preprocessing)
     ids, jpegs = stored(shards)
     probabilities = other.predict_proba(jpegs)
     assert anew.tables[1].column("image_id").to_pylist() == ids
@@ -462,7 +463,7 @@ def test_images_that_any_model_has_seen_are_left_out(
     spare = len(ids) - MIN_IMAGES
     assert spare > 4
     seen = [learned | set(ids[:3]), learned | set(ids[2:spare])]
-    anew = evaluate_anew([model, worse(model)], shards, seen, model.canonical)
+    anew = evaluate_anew([model, worse(model)], shards, seen, model.preprocessing)
     assert anew.left_out == spare
     ours, theirs = anew.tables
     assert ours.equals(recorded.slice(spare))
@@ -470,7 +471,7 @@ def test_images_that_any_model_has_seen_are_left_out(
 
     seen[0].add(ids[-1])
     with pytest.raises(RegistryError) as caught:
-        evaluate_anew([model, worse(model)], shards, seen, model.canonical)
+        evaluate_anew([model, worse(model)], shards, seen, model.preprocessing)
     assert str(caught.value) == (
         f"of the {len(ids)} test images in {shards}, {MIN_IMAGES - 1} are new to all models; "
         f"at least {MIN_IMAGES} are needed to compare them"
@@ -494,7 +495,7 @@ def test_a_class_that_a_model_does_not_know_is_its_mistake(
     shards: Path, model: Model, recorded: pa.Table
 ) -> None:
     narrow = replace(model, classes=["Oat-Drink" if c == "Milk" else c for c in model.classes])
-    anew = evaluate_anew([model, narrow], shards, [set(), set()], model.canonical)
+    anew = evaluate_anew([model, narrow], shards, [set(), set()], model.preprocessing)
     milk = recorded.column("label").to_pylist().count("Milk")
     assert anew.unknown == [0, milk]
     assert milk > 0
@@ -509,9 +510,9 @@ def test_a_class_that_a_model_does_not_know_is_its_mistake(
 def test_images_are_prepared_again_as_a_model_wants_them(
     shards: Path, model: Model, recorded: pa.Table
 ) -> None:
-    small = replace(model, canonical=Canonical(32, 80, model.canonical.max_pixels))
-    strict = replace(model, canonical=replace(model.canonical, max_pixels=10_000))
-    anew = evaluate_anew([small, strict, model], shards, [set()] * 3, model.canonical)
+    small = replace(model, preprocessing=Preprocessing(32, 80, model.preprocessing.max_pixels))
+    strict = replace(model, preprocessing=replace(model.preprocessing, max_pixels=10_000))
+    anew = evaluate_anew([small, strict, model], shards, [set()] * 3, model.preprocessing)
     expected = small.predict(stored(shards)[1])
     confidences = [prediction.confidence for prediction in expected]
     assert anew.tables[0].column("predicted").to_pylist() == [p.label for p in expected]
@@ -535,12 +536,12 @@ def test_a_damaged_image_is_named(shards: Path, model: Model, tmp_path: Path) ->
         if "test" in read_table(path, ["split"])["split"].to_pylist()
     )
     with pytest.raises(DataError, match="^" + str(first)):
-        evaluate_anew([model], tmp_path, [set()], model.canonical)
-    small = replace(model, canonical=replace(model.canonical, image_size=32))
+        evaluate_anew([model], tmp_path, [set()], model.preprocessing)
+    small = replace(model, preprocessing=replace(model.preprocessing, image_size=32))
     with pytest.raises(DataError, match="^" + str(first) + ".*jpg cannot be read as an image"):
-        evaluate_anew([small], tmp_path, [set()], model.canonical)
+        evaluate_anew([small], tmp_path, [set()], model.preprocessing)
 
 
 def test_each_model_needs_what_it_has_seen(shards: Path, model: Model) -> None:
     with pytest.raises(ValueError, match="2 models, but the seen images of 1"):
-        evaluate_anew([model, model], shards, [set()], model.canonical)
+        evaluate_anew([model, model], shards, [set()], model.preprocessing)

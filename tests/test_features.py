@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -105,6 +108,46 @@ class TestFisher:
         expected = np.sign(expected) * np.sqrt(np.abs(expected))
         expected /= np.linalg.norm(expected)
         np.testing.assert_allclose(fisher(IMAGE), expected, atol=2e-3)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"cell": 1},
+            {"cell": 33},
+            {"cell": 4.0},
+            {"scales": []},
+            {"scales": [0.5] * 9},
+            {"scales": [1.01]},
+            {"scales": [0.05]},
+            {"scales": ["1"]},
+            {"chroma": 0.0},
+            {"chroma": float("nan")},
+            {"align": 1},
+        ],
+    )
+    def test_a_grid_that_no_params_file_could_ask_for(self, change: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="grid"):
+            replace(TWO_SCALES, **change)
+
+    @pytest.mark.parametrize(
+        ("name", "array"),
+        [
+            ("local_components", np.zeros((101, 12), np.float32)),
+            ("local_components", np.zeros((102, 103), np.float32)),
+            ("local_components", np.zeros((102, 0), np.float32)),
+            ("local_mean", np.zeros(101, np.float32)),
+            ("local_scale", np.ones(11, np.float32)),
+            ("mixture_weights", np.ones(1025, np.float32)),
+            ("mixture_weights", np.ones(4, np.float64)),
+            ("mixture_means", np.zeros((4, 0), np.float32)),
+            ("mixture_means", np.zeros((10**9, 0), np.float32)),
+            ("mixture_variances", np.zeros((4, 12, 1), np.float32)),
+        ],
+    )
+    def test_arrays_of_another_shape(self, name: str, array: np.ndarray) -> None:
+        arrays = fitted().arrays() | {name: array}
+        with pytest.raises(ValueError, match=r"its (local|mixture)_"):
+            FisherVector.from_arrays(arrays, TWO_SCALES)
 
     def test_a_rebuilt_one_says_the_same(self) -> None:
         fisher = fitted()

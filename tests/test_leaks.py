@@ -41,6 +41,7 @@ FEATURIZE = PARAMS.featurize.model_copy(
 TRAIN = PARAMS.train.model_copy(update={"labeled_ratio": 0.1, "n_neighbors": 5})
 CLASSES = {"apple": (200, 60, 50), "lemon": (190, 170, 60), "plum": (120, 60, 130)}
 SHARDS = 2
+PREPARED = {"image_size": 32, "jpeg_quality": 90, "max_pixels": 10**6}
 
 Row = dict[str, Any]
 
@@ -96,7 +97,7 @@ class World:
         for number in range(SHARDS):
             own = [row for row in ordered if shard_of(row["image_id"], SHARDS) == number]
             table = pa.Table.from_pylist(own, IMAGE_SCHEMA)
-            write_table(folder / "shards" / shard_name(number, SHARDS), table)
+            write_table(folder / "shards" / shard_name(number, SHARDS), table, PREPARED)
         batch = pa.Table.from_pylist(incoming or [], BATCH_SCHEMA)
         write_table(folder / "incoming/batch.parquet", batch)
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import hashlib
+import copy
 import io
 import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,18 @@ from PIL import Image
 
 from conftest import Project
 from grocery.classifier.head import Head
-from grocery.core.arrays import load_arrays, save_arrays
+from grocery.core.arrays import load_arrays, save_arrays, sealed
 from grocery.core.errors import DataError, ModelError
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import Projection
 from grocery.images.decoding import canonical
-from grocery.release.model import KIND, Canonical, Model, Prediction, load_model
+from grocery.images.preprocessing import Preprocessing
+from grocery.release.model import KIND, Model, Prediction, load_model
 
 # What only the pipeline, or an encoder that is not the default, needs.
 HEAVY = {"dvc", "joblib", "onnxruntime", "pyarrow", "pydantic", "scipy", "sklearn", "wandb"}
 
-CANONICAL = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
+PREPARED = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
 
 
 def picture(seed: int = 0) -> Image.Image:
@@ -53,7 +54,7 @@ def small_model() -> Model:
         head,
         ["apple", "leek", "pear"],
         {"apple": "fruit", "leek": "vegetable", "pear": "fruit"},
-        Canonical(**CANONICAL),
+        Preprocessing(**PREPARED),
     )
 
 
@@ -208,35 +209,135 @@ def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
     data = (2**62).to_bytes(8, "little") + b"{}"
     (folder / "model.safetensors").write_bytes(data)
     description = json.loads((folder / "model.json").read_text())
-    description["sha256"] = hashlib.sha256(data).hexdigest()
-    (folder / "model.json").write_text(json.dumps(description))
-    with pytest.raises(ModelError, match="damaged"):
-        load_model(folder)
+    (folder / "model.json").write_text(json.dumps(sealed(KIND, data, description)))
+    assert "model.safetensors is damaged" in refusal(folder)
+
+
+def leaves(document: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """The paths of all names and numbers in a JSON document."""
+    if isinstance(document, dict | list):
+        keys = document if isinstance(document, dict) else range(len(document))
+        for key in keys:
+            yield from leaves(document[key], *path, key)
+    else:
+        yield path
+
+
+def test_no_name_and_no_number_can_be_changed(built: Project, tmp_path: Path) -> None:
+    """Each leaf of a release's description, by itself: another value, or none at all."""
+    release = built.path / "models/release"
+    (tmp_path / "model.safetensors").write_bytes((release / "model.safetensors").read_bytes())
+    genuine = json.loads((release / "model.json").read_text())
+    paths = list(leaves(genuine))
+    assert {path[0] for path in paths} == set(genuine)
+    for *above, last in paths:
+        for remove in (False, True):
+            document = place = copy.deepcopy(genuine)
+            for key in above:
+                place = place[key]
+            if remove:
+                del place[last]
+            else:
+                place[last] = f"{place[last]}x" if isinstance(place[last], str) else place[last] + 1
+            (tmp_path / "model.json").write_text(json.dumps(document))
+            sentence = refusal(tmp_path)
+            assert last in ("kind", "format") or "is damaged or was changed" in sentence
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["leek", "apple", "pear"]},
+        {"coarse": {}},
+        {"preprocessing": PREPARED | {"image_size": 64}},
+        {"note": "one more"},
+    ],
+    ids=["two names swapped", "no coarse classes", "smaller images", "a further key"],
+)
+def test_a_description_that_would_fit_is_another_model(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    file = folder / "model.json"
+    genuine = json.loads(file.read_text())
+    file.write_text(json.dumps(genuine | change))
+    assert refusal(folder) == (
+        f"the grocery-model in {folder} is damaged or was changed: its digest is not the one that "
+        "it carries"
+    )
+    file.write_text(json.dumps(genuine))
+    change_description(folder, change)  # whoever may write can give it a digest, but another one
+    assert json.loads(file.read_text())["sha256"] != genuine["sha256"]
+
+
+def test_the_spelling_of_the_description_is_no_part_of_the_model(folder: Path) -> None:
+    digest = load_model(folder).digest
+    file = folder / "model.json"
+    genuine = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(genuine.items()))))
+    assert load_model(folder).digest == digest
+
+
+def test_the_digest_is_of_all_that_a_model_is() -> None:
+    model = small_model()
+    others = [
+        replace(model, classes=["leek", "apple", "pear"]),
+        replace(model, classes=["apple", "leek", "pears"]),
+        replace(model, coarse=model.coarse | {"leek": "root"}),
+        replace(model, head=model.head.calibrated(0.6, 0)),
+        replace(model, encoder=replace(model.encoder, settings={"encoder": "color"})),
+        *(
+            replace(model, preprocessing=replace(model.preprocessing, **{name: value - 1}))
+            for name, value in PREPARED.items()
+        ),
+    ]
+    assert len({one.digest for one in [model, *others]}) == 1 + len(others)
+    assert small_model().digest == model.digest
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"format": 99}, "format 99, this version reads 2"),
-        ({"kind": "other"}, "'other', not 'grocery-model'"),
-        ({"sha256": 7}, "damaged"),
         ({"classes": ["apple"]}, "not a whole"),
+        ({"classes": ["apple", "leek", "apple"]}, "two of its classes have the same name"),
+        ({"classes": []}, "not a whole"),
         ({"classes": "abc"}, "not a list of names"),
         ({"classes": [1, 2, 3]}, "not a list of names"),
         ({"classes": None}, "not a whole"),
         ({"coarse": {"apple": None}}, "not a list of names"),
         ({"coarse": []}, "not a whole"),
         ({"encoder": {}}, "it lacks 'encoder'"),
-        ({"canonical": {"image_size": 1}}, "not a whole"),
-        ({"canonical": []}, "not a whole"),
+        ({"encoder": {"encoder": "vit"}}, "has the encoder 'vit'; this version knows"),
+        ({"preprocessing": {"image_size": 128}}, "not a whole"),
+        ({"preprocessing": PREPARED | {"colour": 1}}, "not a whole"),
+        ({"preprocessing": []}, "not a whole"),
         *(
-            ({"canonical": CANONICAL | {name: value}}, "not whole numbers above 0")
-            for name in CANONICAL
-            for value in ("128", 0, None)
+            (
+                {"preprocessing": PREPARED | {name: value}},
+                f"{name} is {value!r}, but it should be a whole number from ",
+            )
+            for name in PREPARED
+            for value in ("128", 0, None, True, 100.0, 10**12)
         ),
     ],
 )
 def test_a_description_that_does_not_fit(
+    folder: Path, changes: dict[str, object], sentence: str
+) -> None:
+    change_description(folder, changes)
+    assert sentence in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": 2}, "format 2, this version reads 3"),
+        ({"kind": "other"}, "'other', not 'grocery-model'"),
+        ({"sha256": 7}, "is damaged or was changed"),
+        ({"note": float("nan")}, "model.json is damaged: "),
+        ({"note": "\ud800"}, "model.json is damaged: "),
+    ],
+)
+def test_a_head_of_another_time_or_thing(
     folder: Path, changes: dict[str, object], sentence: str
 ) -> None:
     file = folder / "model.json"
@@ -268,9 +369,15 @@ def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
     """They are whole, and they would fit: only the digest tells."""
     model = small_model()
     replace(model, head=model.head.calibrated(3, 0)).save(tmp_path / "other")
-    file = folder / "model.safetensors"
-    file.write_bytes((tmp_path / "other/model.safetensors").read_bytes())
-    assert f"{file} is damaged or of another model" in refusal(folder)
+    other = tmp_path / "other/model.safetensors"
+    (folder / "model.safetensors").write_bytes(other.read_bytes())
+    assert "is damaged or was changed" in refusal(folder)
+
+
+def change_description(folder: Path, changes: dict[str, Any]) -> None:
+    """Save the model again with another description, so that its digest is right."""
+    arrays, description = load_arrays(folder, KIND)
+    save_arrays(folder, KIND, arrays, description | changes)
 
 
 def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
@@ -308,6 +415,13 @@ def test_an_array_with_a_value_that_is_no_number(folder: Path, name: str, value:
         ("head_calibration", lambda calibration: np.array([-1, 0], np.float32)),
         ("head_calibration", lambda calibration: np.array([1, 3], np.float32)),
         ("head_calibration", lambda calibration: np.array([1, -2], np.float32)),
+        ("head_calibration", lambda calibration: np.array([1e-9, 0], np.float32)),
+        # No bytes, and sides that whatever is computed from them would have.
+        ("components", lambda components: np.empty((0, 10**12), np.float16)),
+        ("head_coefficients", lambda coefficients: np.empty((0, 10**12), np.float32)),
+        ("components", lambda components: components.astype(np.float32)),
+        ("scale", lambda scale: scale.astype(np.float64)),
+        ("mean", lambda mean: mean.astype(np.int8)),
     ],
 )
 def test_arrays_that_do_not_fit_each_other(

@@ -25,13 +25,16 @@ PARAMS = thresholds(sample_images=4)
 
 
 def write_batch(
-    path: Path, jpegs: Sequence[bytes | None], labels: Sequence[str | None] | None = None
+    path: Path,
+    jpegs: Sequence[bytes | None],
+    labels: Sequence[str | None] | None = None,
+    preprocessing: dict[str, int] | None = None,
 ) -> None:
     ids = [hashlib.sha256(jpeg or str(row).encode()).hexdigest() for row, jpeg in enumerate(jpegs)]
     paths = [f"{path.stem}/{row}.jpg" for row in range(len(jpegs))]
     columns = [ids, paths, labels or [None] * len(jpegs), list(jpegs)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_table(path, pa.table(columns, schema=BATCH_SCHEMA))
+    write_table(path, pa.table(columns, schema=BATCH_SCHEMA), preprocessing)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,23 @@ def test_a_file_that_is_no_batch(release: Path, incoming: Path, tmp_path: Path) 
     columns = {"image_id": [1], "path": ["p"], "label": ["x"], "image": [3.0]}
     pq.write_table(pa.table(columns), file)
     assert "not an incoming batch" in refused(release, incoming, tmp_path)
+
+
+def test_a_batch_that_was_prepared_otherwise(release: Path, incoming: Path, tmp_path: Path) -> None:
+    """As the release wants it but for the number of pixels that is refused, it is judged."""
+    jpegs = pictures(2, 30)[0]
+    how = {"image_size": 32, "jpeg_quality": 90, "max_pixels": 10_000}
+    write_batch(incoming / "clean.parquet", jpegs, preprocessing=how)
+    assert monitor(release, incoming, tmp_path / "fine")["batches"]["clean"]["images"] == 30
+    for size, quality in ((64, 90), (32, 91)):
+        other = how | {"image_size": size, "jpeg_quality": quality}
+        write_batch(incoming / "clean.parquet", jpegs, preprocessing=other)
+        sentence = refused(release, incoming, tmp_path)
+        assert f"prepared with image_size {size} and jpeg_quality {quality}, but" in sentence
+    write_batch(incoming / "clean.parquet", jpegs, preprocessing=how | {"jpeg_quality": 0})
+    assert "clean.parquet does not say how its images were prepared" in refused(
+        release, incoming, tmp_path
+    )
 
 
 def test_a_damaged_image_names_its_batch(release: Path, incoming: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ from PIL import Image
 from conftest import Project, environment
 from grocery.cli import main
 from grocery.data.sources import open_source
+from grocery.evaluation.reference import Reference
 from grocery.inbox.history import utc
 from grocery.shards import BATCH_SCHEMA, read_table, write_table
 from grocery.synthetic.source import FLAWS
@@ -624,9 +626,8 @@ class TestHistory:
 
     def test_a_reference_of_another_model(self, built: Project, watch: Any, tmp_path: Path) -> None:
         release = shutil.copytree(built.path / "models/release", tmp_path / "release")
-        file = release / "reference/reference.json"
-        document = json.loads(file.read_text())
-        file.write_text(json.dumps(document | {"model_digest": "0" * 64}))
+        reference = Reference.load(release / "reference")
+        replace(reference, model_digest="0" * 64).save(release / "reference")
         code, out, err = watch("--model", release)
         assert (code, out) == (1, "")
         assert "the reference is of model 000000000000" in err

@@ -225,6 +225,7 @@ WRONG = helper.make_node("MatMul", ["image", "weights"], ["features"])
             model([SAME], dtype=TensorProto.UINT8, out_dtype=TensorProto.UINT8),
             "is tensor(uint8) of shape ('n', 3, 'h', 'w'); a backbone's is float32",
         ),
+        (network(POOL, into=(65, 3, 32, 32)), "is a batch of 65 images, and 64 are the most"),
         (network(POOL, into=(1, 3, 48, 64)), "is of 64 x 48 pixels, but featurize.onnx.input_size"),
         (network(CLASS, out_dtype=TensorProto.INT64), "is int64 of shape (1, 1, 14, 14); a desc"),
         (network(NUMBER), "is no array; a description"),
@@ -249,6 +250,7 @@ WRONG = helper.make_node("MatMul", ["image", "weights"], ["features"])
         "grey",
         "three dimensions",
         "whole numbers",
+        "a large batch",
         "another size",
         "a class",
         "a number",
@@ -314,7 +316,8 @@ from grocery.core.errors import one_sentence
 from grocery.features.backbone import Backbone, Preparation
 from pathlib import Path
 with one_sentence("featurize"):
-    Backbone.from_file(Path({str(saved(tmp_path, network(POOL)))!r}), Preparation(32, [0], [1], ""))
+    how = Preparation(32, [0] * 3, [1] * 3, "")
+    Backbone.from_file(Path({str(saved(tmp_path, network(POOL)))!r}), how)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
@@ -453,19 +456,36 @@ def test_a_loaded_encoder_says_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "again" / BACKBONE).read_bytes() == network(POOL)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"input_size": 100_000}, "input_size is 100000, but it should be a whole number from 16"),
+        ({"mean": [0.5, 0.5]}, "mean has 2 numbers, not 3"),
+        ({"std": [0.2, 0.2, 0]}, "a std of the backbone is 0, but it should be 0.001 to 10"),
+        ({"mean": ["0.5"] * 3}, "a mean of the backbone is '0.5', but"),
+    ],
+)
+def test_a_preparation_that_no_params_file_could_ask_for(
+    change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(HOW, **change)
+
+
 def test_another_backbone_is_refused(tmp_path: Path) -> None:
     encoder(tmp_path, network(POOL))
+    genuine = json.loads((tmp_path / "model.json").read_text())["sha256"]
     (tmp_path / BACKBONE).write_bytes(network(POOL, seed=1))
     with pytest.raises(ModelError, match=r"backbone\.onnx is not the backbone that the"):
         loaded(tmp_path)
-    file = tmp_path / "model.json"
-    settings = json.loads(file.read_text())
+    arrays, settings = load_arrays(tmp_path, KIND)
     settings["backbone"]["sha256"] = digest(tmp_path / BACKBONE)
-    file.write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match="names another backbone than its arrays do"):
+    assert save_arrays(tmp_path, KIND, arrays, settings) != genuine
+    loaded(tmp_path)  # it is another encoder, by its digest
+    settings["backbone"]["sha256"] = None  # no hash is not any hash
+    save_arrays(tmp_path, KIND, arrays, settings)
+    with pytest.raises(ModelError, match=r"backbone\.onnx is not the backbone that the"):
         loaded(tmp_path)
-    (tmp_path / BACKBONE).unlink()
-    encoder(tmp_path, network(POOL))
     (tmp_path / BACKBONE).unlink()
     with pytest.raises(ModelError, match=r"backbone\.onnx cannot be read: No such file"):
         loaded(tmp_path)

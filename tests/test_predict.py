@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_a_table_for_people(model: Model) -> None:
 
 def test_without_coarse_classes_the_table_has_no_such_column() -> None:
     model = small_model()
-    Model(model.encoder, model.head, model.classes, {}, model.canonical).save(Path("plain"))
+    Model(model.encoder, model.head, model.classes, {}, model.preprocessing).save(Path("plain"))
     header, row = predict("0.png", "--model", "plain").stdout.splitlines()
     assert header == "class  confidence  path"
     assert len(row.split()) == 3
@@ -210,9 +211,9 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     side = 900  # raw and canonical image take megabytes
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(noise).save("noise.png", compress_level=0)
-    description = json.loads(Path("models/release/model.json").read_text())
-    description["canonical"] |= {"image_size": side, "jpeg_quality": 100}
-    Path("models/release/model.json").write_text(json.dumps(description))
+    model = load_model("models/release")
+    how = replace(model.preprocessing, image_size=side, jpeg_quality=100)
+    replace(model, preprocessing=how).save(Path("models/release"))
     code = (
         "import resource, sys; from grocery.cli import main; main(sys.argv[1:])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 from numpy.typing import NDArray
 
+from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError
 from grocery.evaluation.image_statistics import NAMES
 from grocery.evaluation.reference import (
+    KIND,
     MAX_CONFIDENCES,
+    MAX_SAMPLE,
     SAMPLE_DIMENSIONS,
     Reference,
     label_ranks,
@@ -146,7 +148,7 @@ def test_arrays_of_another_reference(folder: Path, tmp_path: Path) -> None:
     assert "digest" in refused(folder)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 2, "3", None])
 def test_another_version(folder: Path, version: object) -> None:
     file = folder / "reference.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": version}))
@@ -166,24 +168,29 @@ def test_another_version(folder: Path, version: object) -> None:
 )
 def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, object]) -> None:
     file = folder / "reference.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    assert "damaged" in refused(folder)
+    genuine = file.read_text()
+    file.write_text(json.dumps(json.loads(genuine) | change))
+    assert "is damaged or was changed" in refused(folder)
+    file.write_text(genuine)
+    change_header(folder, change)
+    assert "holds a damaged reference" in refused(folder)
+
+
+def change_header(folder: Path, change: dict[str, Any]) -> None:
+    """Save the reference again with another description, so that its digest is right."""
+    arrays, description = load_arrays(folder, KIND, "reference")
+    kept = {key: value for key, value in (description | change).items() if value is not ...}
+    save_arrays(folder, KIND, arrays, kept, "reference")
 
 
 def test_a_header_without_a_field(folder: Path) -> None:
-    file = folder / "reference.json"
-    header = json.loads(file.read_text())
-    del header["model_digest"]
-    file.write_text(json.dumps(header))
+    change_header(folder, {"model_digest": ...})
     assert "model_digest" in refused(folder)
 
 
 @pytest.mark.parametrize("version", [None, 1, 2, 4, "3"])
 def test_a_reference_of_another_time(folder: Path, version: object) -> None:
-    file = folder / "reference.json"
-    header = json.loads(file.read_text())
-    del header["version"]
-    file.write_text(json.dumps(header if version is None else header | {"version": version}))
+    change_header(folder, {"version": version or ...})
     assert "evaluate and register the model again" in refused(folder)
 
 
@@ -194,6 +201,8 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
         ("ranks", np.zeros(40, np.int8)),
         ("thresholds", np.zeros(2, np.float32)),
         ("features", np.zeros((39, 5), np.float32)),
+        ("features", np.zeros((40, SAMPLE_DIMENSIONS + 1), np.float32)),
+        ("features", np.zeros((0, 10**12), np.float32)),
         ("logits", np.zeros((40, 4), np.float32)),
         ("image_statistics", np.zeros((40, 1), np.float32)),
         ("image_statistics", np.zeros(40, np.float32)),
@@ -201,12 +210,17 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
     ],
 )
 def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any]) -> None:
-    file, header = folder / "reference.safetensors", folder / "reference.json"
-    data = safetensors.numpy.save(safetensors.numpy.load(file.read_bytes()) | {name: array})
-    file.write_bytes(data)
-    digest = {"sha256": hashlib.sha256(data).hexdigest()}
-    header.write_text(json.dumps(json.loads(header.read_text()) | digest))
+    arrays, description = load_arrays(folder, KIND, "reference")
+    save_arrays(folder, KIND, arrays | {name: array}, description, "reference")
     assert "damaged" in refused(folder)
+
+
+def test_a_larger_sample_than_is_kept(folder: Path) -> None:
+    """Comparing a batch with it would take memory by the square."""
+    sides = {"features": 5, "logits": len(CLASSES), "image_statistics": len(NAMES)}
+    sample = {name: np.zeros((MAX_SAMPLE + 1, k), np.float32) for name, k in sides.items()}
+    replace(make(), **sample).save(folder)
+    assert "sample of images does not fit" in refused(folder)
 
 
 def test_the_sample_is_chosen_by_content() -> None:
@@ -215,11 +229,9 @@ def test_the_sample_is_chosen_by_content() -> None:
 
 
 def test_arrays_of_other_names(folder: Path) -> None:
-    data = safetensors.numpy.save({"other": np.zeros(3, np.float32)})
-    (folder / "reference.safetensors").write_bytes(data)
-    file = folder / "reference.json"
-    header = json.loads(file.read_text()) | {"sha256": hashlib.sha256(data).hexdigest()}
-    file.write_text(json.dumps(header))
+    _, description = load_arrays(folder, KIND, "reference")
+    other = {"other": np.zeros(3, np.float32)}
+    save_arrays(folder, KIND, other, description, "reference")
     assert "damaged" in refused(folder)
 
 

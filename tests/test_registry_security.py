@@ -119,6 +119,23 @@ class TestCode:
         forge.version(genuine, {"model": {"release": "0" * 32 + ".dir"}})
         assert "the tag was moved or made by hand" in refusal(forge.world)
 
+    @pytest.mark.parametrize("changed", ["classes", "preprocessing"])
+    def test_the_tags_model_but_for_its_description(self, forge: Forge, changed: str) -> None:
+        """The genuine arrays, and a digest that is right: but not the one that the tag says."""
+        genuine = forge.release()
+        said = json.loads(genuine["model.json"])
+        others = {
+            "classes": said["classes"][::-1],
+            "preprocessing": said["preprocessing"] | {"image_size": 32},
+        }
+        made = forge.store_folder(
+            forge.with_arrays(genuine["model.safetensors"], **{changed: others[changed]})
+        )
+        forge.version(made, {"model": {"digest": said["sha256"], "release": made}})
+        assert f"but its version's tag says {said['sha256']}; refused" in refusal(forge.world)
+        forge.version(made, {"model": {"release": made}})
+        assert forge.world.registry("fetch", VERSION).code == 0  # whole, as far as it says itself
+
 
 def arrays(header: dict[str, Any] | bytes, body: bytes = bytes(16)) -> bytes:
     """A safetensors file with any header."""

@@ -12,6 +12,7 @@ from scipy.special import betaincinv, expit
 from sklearn.linear_model import LogisticRegression
 
 from grocery.classifier.head import Head
+from grocery.core.bounds import SMOOTHING, TEMPERATURE
 from grocery.core.errors import DataError
 
 Floats = NDArray[np.float32]
@@ -19,9 +20,9 @@ Integers = NDArray[np.int64]
 
 _MAX_ITERATIONS = 500
 _ROUNDING = 1e-6  # a feature that varies by a smaller share of its size is constant
-_LOG_TEMPERATURE = (np.log(0.05), np.log(20))
+_LOG_TEMPERATURE = (np.log(TEMPERATURE.least), np.log(TEMPERATURE.most))
 _START = np.array([-0.5, -3.0])  # where the search for log temperature and logit smoothing begins
-_MOST_SMOOTHING = 0.9  # so that a head which is mostly wrong still prefers a class
+_MOST_SMOOTHING = SMOOTHING.most  # so that a head which is mostly wrong still prefers a class
 
 
 def fit_head(

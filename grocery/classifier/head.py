@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.core.arrays import Arrays
+from grocery.core import bounds
+from grocery.core.arrays import Arrays, array_of
+from grocery.core.bounds import Bounds
 from grocery.core.linear import rowwise_product
 
 KIND = "grocery-classifier"
@@ -70,11 +72,13 @@ class Head:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, prefix: str) -> Head:
-        """Rebuild from what `arrays` gave."""
-        temperature, smoothing = map(float, arrays[f"{prefix}calibration"])
-        if not (temperature > 0 and 0 <= smoothing < 1):
-            raise ValueError(f"its calibration is {temperature:g} and {smoothing:g}")
-        coefficients, intercept = arrays[f"{prefix}coefficients"], arrays[f"{prefix}intercept"]
+        """Rebuild from what `arrays` gave; refuse what does not fit together, or is too large."""
+        temperature, smoothing = map(float, array_of(arrays, f"{prefix}calibration", 2))
+        bounds.TEMPERATURE.check("its temperature", temperature)
+        bounds.SMOOTHING.check("its smoothing", smoothing)
+        sides = bounds.CLASSES, Bounds(1, bounds.DIMENSIONS.most)
+        coefficients = array_of(arrays, f"{prefix}coefficients", *sides)
+        intercept = array_of(arrays, f"{prefix}intercept", len(coefficients))
         return cls(coefficients, intercept, temperature, smoothing)
 
 

@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from grocery.core import bounds
 from grocery.core.documents import Section, Seed
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+def between(limits: bounds.Bounds) -> Any:
+    """A field that is held to what a model's description is held to as well."""
+    return Field(ge=limits.least, le=limits.most)
 
 
 class DataParams(Section):
@@ -23,14 +29,14 @@ class DataParams(Section):
 class PrepareParams(Section):
     """Raw images to clean, de-duplicated, split shards."""
 
-    image_size: int = Field(ge=32, le=1024)
-    jpeg_quality: int = Field(ge=50, le=100)
+    image_size: int = between(bounds.IMAGE_SIZE)
+    jpeg_quality: int = between(bounds.JPEG_QUALITY)
     shards: int = Field(ge=1, le=65536)
     val_ratio: float = Field(ge=0.02, le=0.5)
     test_ratio: float = Field(ge=0.02, le=0.5)
     near_duplicate_bits: int = Field(ge=0, le=16)
     max_bad_ratio: Ratio
-    max_pixels: int = Field(ge=10_000, le=1_000_000_000)
+    max_pixels: int = between(bounds.MAX_PIXELS)
 
     @field_validator("shards")
     @classmethod
@@ -59,21 +65,23 @@ class VersionParams(Section):
 class FisherParams(Section):
     """The Fisher-vector encoder."""
 
-    cell: int = Field(ge=2, le=32)
-    scales: list[Annotated[float, Field(gt=0.1, le=1)]] = Field(min_length=1, max_length=8)
-    chroma: float = Field(ge=0.1, le=10)
+    cell: int = between(bounds.CELL)
+    scales: list[Annotated[float, between(bounds.SCALE)]] = Field(
+        min_length=1, max_length=bounds.MOST_SCALES
+    )
+    chroma: float = between(bounds.CHROMA)
     align: bool
-    descriptor_dimensions: int = Field(ge=4, le=102)
-    components: int = Field(ge=2, le=1024)
+    descriptor_dimensions: int = between(bounds.DESCRIPTOR_DIMENSIONS)
+    components: int = between(bounds.COMPONENTS)
 
 
 class OnnxParams(Section):
     """The encoder of an ONNX backbone."""
 
     path: str = Field(pattern=r"\.onnx$")
-    input_size: int = Field(ge=16, le=1024)
-    mean: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=3, max_length=3)
-    std: list[Annotated[float, Field(ge=0.001, le=10)]] = Field(min_length=3, max_length=3)
+    input_size: int = between(bounds.INPUT_SIZE)
+    mean: list[Annotated[float, between(bounds.MEAN)]] = Field(min_length=3, max_length=3)
+    std: list[Annotated[float, between(bounds.STD)]] = Field(min_length=3, max_length=3)
     output: str
 
 
@@ -81,7 +89,7 @@ class FeaturizeParams(Section):
     """Images to feature vectors."""
 
     encoder: Literal["fisher", "colour", "onnx"]
-    dimensions: int = Field(ge=2, le=4096)
+    dimensions: int = between(bounds.DIMENSIONS)
     whitening: Ratio
     fit_images: int = Field(ge=50, le=100_000)
     seed: Seed

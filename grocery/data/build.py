@@ -11,7 +11,7 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery import action_cache
-from grocery.action_cache import Action
+from grocery.action_cache import Action, values_of
 from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
-from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.images.decoding import UnreadableImage
+from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
 from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_of, write_table
 
@@ -67,11 +68,11 @@ class Shard:
     name: str
     copies: tuple[Copies, ...]
 
-    def facts(self, how: PrepareParams) -> list[str]:
+    def facts(self, preprocessing: Preprocessing) -> list[str]:
         """What decides the decoded shard, as text."""
         kept = [(group.image_id, group.kept) for group in self.copies]
         return [
-            f"{how.image_size} {how.jpeg_quality} {how.max_pixels}",
+            values_of(asdict(preprocessing)),
             *(repr((i, image.path, image.label, image.coarse)) for i, image in kept),
         ]
 
@@ -128,13 +129,13 @@ def shards_of(copies: Sequence[Copies], shards: int) -> list[Shard]:
     return [Shard(shard_name(n, shards), tuple(own)) for n, own in enumerate(members)]
 
 
-def decode_shard(task: tuple[Shard, PrepareParams, Path]) -> dict[str, dict[str, str]]:
+def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str, str]]:
     """Write a shard's canonical images, still without splits.
 
     Parameters
     ----------
     task
-        The shard, size, quality and limits, and the file to write.
+        The shard, how its images are prepared, and the file to write.
 
     Returns
     -------
@@ -146,12 +147,12 @@ def decode_shard(task: tuple[Shard, PrepareParams, Path]) -> dict[str, dict[str,
     DataError
         When there is not enough memory: that is no fact about an image.
     """
-    shard, params, file = task
+    shard, preprocessing, file = task
     hashes, reasons, rows = {}, {}, []
     for group in shard.copies:
         image = group.kept
         try:
-            jpeg = canonical_image(image.read(), params)
+            jpeg = preprocessing.prepare(image.read())
         except UnreadableImage as error:
             reasons[group.image_id] = str(error)
             continue
@@ -176,29 +177,23 @@ def decode_shard(task: tuple[Shard, PrepareParams, Path]) -> dict[str, dict[str,
     return {"hashes": hashes, "reasons": reasons}
 
 
-def canonical_image(data: bytes, params: PrepareParams) -> bytes:
-    """A raw file's canonical image.
-
-    Raises
-    ------
-    UnreadableImage
-        See `grocery.images.decoding.decode`.
-    """
-    image = decode(data, max_pixels=params.max_pixels)
-    return canonical(image, size=params.image_size, quality=params.jpeg_quality)
+def preprocessing_of(params: PrepareParams) -> Preprocessing:
+    """How raw images are prepared."""
+    return Preprocessing(params.image_size, params.jpeg_quality, params.max_pixels)
 
 
-def finish_shard(task: tuple[Path, Mapping[str, str], Path]) -> None:
+def finish_shard(task: tuple[Path, Mapping[str, str], Preprocessing, Path]) -> None:
     """Write a shard with the splits of its images, without those that have none.
 
     Parameters
     ----------
     task
-        The decoded shard, the splits by image id, and the file to write.
+        The decoded shard, the splits by image id, how its images were prepared, and the file to
+        write.
     """
-    decoded, splits, file = task
+    decoded, splits, preprocessing, file = task
     table = read_table(decoded, _DECODED_SCHEMA.names)
     column: list[Any] = [splits.get(i) for i in table.column("image_id").to_pylist()]
     table = table.append_column("split", pa.array(column, pa.string()))
     table = table.filter(table.column("split").is_valid()).select(IMAGE_SCHEMA.names)
-    write_table(file, table.cast(IMAGE_SCHEMA).combine_chunks())
+    write_table(file, table.cast(IMAGE_SCHEMA).combine_chunks(), asdict(preprocessing))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery.core.params import PrepareParams
-from grocery.data.build import canonical_image
-from grocery.images.decoding import UnreadableImage, canonical, pixels
+from grocery.data.build import preprocessing_of
+from grocery.images.decoding import UnreadableImage, pixels
+from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
 from grocery.shards import BATCH_SCHEMA, images_of, read_columns, shard_paths, write_table
 
@@ -47,17 +49,18 @@ def write_batch(
         ``path`` and ``reason`` of each image that cannot be read.
     """
     name, images = task
+    preprocessing = preprocessing_of(params)
     unreadable, rows = [], []
     for raw in sorted(images, key=lambda raw: raw.path):
         data = raw.read()
         jpeg: bytes | None = None
         try:
-            jpeg = canonical_image(data, params)
+            jpeg = preprocessing.prepare(data)
         except UnreadableImage as error:
             unreadable.append({"path": raw.path, "reason": str(error)})
         image_id = hashlib.sha256(data).hexdigest()
         rows.append({"image_id": image_id, "path": raw.path, "label": raw.label, "image": jpeg})
-    _write(folder, name, rows)
+    _write(folder, name, rows, preprocessing)
     return unreadable
 
 
@@ -80,15 +83,16 @@ def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[s
     drills = choose_drills([row["image_id"] for row in tests], [row["label"] for row in tests])
     wanted = {image_id for image_ids in drills.values() for image_id in image_ids}
     images = images_of(shard_paths(shards), wanted)
+    preprocessing = preprocessing_of(params)
     for name, image_ids in drills.items():
         chosen = set(image_ids)
         rows = []
         for fact in sorted(tests, key=lambda row: row["path"]):
             if fact["image_id"] in chosen:
                 jpeg = images[fact["image_id"]]
-                jpeg = _dimmed(jpeg, params) if name == "dim" else jpeg
+                jpeg = _dimmed(jpeg, preprocessing) if name == "dim" else jpeg
                 rows.append({**fact, "image": jpeg})
-        _write(folder, name, rows)
+        _write(folder, name, rows, preprocessing)
     return {name: len(image_ids) for name, image_ids in drills.items()}
 
 
@@ -121,11 +125,13 @@ def _draw(text: str) -> str:
     return hashlib.sha256(f"drill {text}".encode()).hexdigest()
 
 
-def _dimmed(jpeg: bytes, params: PrepareParams) -> bytes:
+def _dimmed(jpeg: bytes, preprocessing: Preprocessing) -> bytes:
     levels = [round(DIM * level) for level in range(256)]
-    image = Image.fromarray(pixels(jpeg)).point(levels * 3)
-    return canonical(image, size=params.image_size, quality=params.jpeg_quality)
+    return preprocessing.prepare(Image.fromarray(pixels(jpeg)).point(levels * 3))
 
 
-def _write(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
-    write_table(folder / f"{name}.parquet", pa.Table.from_pylist(rows, schema=BATCH_SCHEMA))
+def _write(
+    folder: Path, name: str, rows: Sequence[dict[str, Any]], preprocessing: Preprocessing
+) -> None:
+    table = pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
+    write_table(folder / f"{name}.parquet", table, asdict(preprocessing))

@@ -17,7 +17,7 @@ from grocery.core.errors import DataError
 from grocery.data.duplicates import near_duplicate_groups
 from grocery.drill.shifts import SHIFTS, shifted
 from grocery.evaluation.image_statistics import image_statistics
-from grocery.images.decoding import canonical, pixels
+from grocery.images.decoding import pixels
 from grocery.parallel import parallel_map
 from grocery.release.model import Model
 from grocery.shards import images_of, read_columns, shard_paths
@@ -127,13 +127,8 @@ def _see(model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key) ->
 def _look(task: list[tuple[str, bytes]], *, model: Model, key: Key) -> Seen:
     jpegs = [jpeg for _, jpeg in task]
     if key is not None:
-        how = model.canonical
         jpegs = [
-            canonical(
-                shifted(Image.fromarray(pixels(jpeg)), *key, image_id),
-                size=how.image_size,
-                quality=how.jpeg_quality,
-            )
+            model.preprocessing.prepare(shifted(Image.fromarray(pixels(jpeg)), *key, image_id))
             for image_id, jpeg in task
         ]
     return Seen(model.features(jpegs), image_statistics(jpegs))

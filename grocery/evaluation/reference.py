@@ -203,6 +203,8 @@ class Reference:
         samples = {len(x) for x in (self.features, self.logits, self.image_statistics)} - {0}
         if (
             len(samples) > 1
+            or max(samples, default=0) > MAX_SAMPLE
+            or self.features.shape[1] > SAMPLE_DIMENSIONS
             or self.logits.shape[1] not in (0, len(self.classes))
             or self.image_statistics.shape[1] not in (0, len(NAMES))
         ):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from grocery.core import bounds
 from grocery.core.arrays import Arrays
 from grocery.core.errors import ModelError, ParamsError
 from grocery.core.files import write_bytes
@@ -32,7 +33,7 @@ BACKBONE = "backbone.onnx"  # its name beside the arrays of an encoder or a mode
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
-_SHA256 = "backbone_sha256"
+MOST_BATCH = 64  # images of a fixed batch, which is filled with copies of one image
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,22 @@ class Preparation:
     mean: list[float]
     std: list[float]
     output: str
+
+    def __post_init__(self) -> None:
+        """Refuse what params.yaml does not allow either.
+
+        Raises
+        ------
+        ValueError
+            When something is out of bounds.
+        """
+        bounds.INPUT_SIZE.check("the backbone's input_size", self.input_size)
+        for name, limits in (("mean", bounds.MEAN), ("std", bounds.STD)):
+            colours = getattr(self, name)
+            if len(colours) != 3:
+                raise ValueError(f"the backbone's {name} has {len(colours)} numbers, not 3")
+            for number in colours:
+                limits.check(f"a {name} of the backbone", number)
 
 
 @dataclass(frozen=True)
@@ -125,18 +142,16 @@ class Backbone:
         return backbone
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays, settings: Mapping[str, Any], path: Path) -> Self:
-        """Rebuild from what `arrays`, `settings` and `save` gave.
+    def from_settings(cls, settings: Mapping[str, Any], path: Path) -> Self:
+        """Rebuild from what `settings` and `save` gave.
 
         Raises
         ------
         ModelError
             When the file at `path` is missing or is not the one that was saved.
         """
-        sha256 = arrays[_SHA256].tobytes().hex()
         settings = dict(settings)
-        if settings.pop("sha256") != sha256:
-            raise ModelError(f"{path.parent} names another backbone than its arrays do")
+        sha256 = str(settings.pop("sha256"))  # never None, which would allow any file
         preparation = Preparation(**settings)
         session = open_session(path, _read(path, sha256))
         into = _network_input(path, session, preparation.input_size)
@@ -164,8 +179,8 @@ class Backbone:
         return vector
 
     def arrays(self) -> Arrays:
-        """The file's hash, so that it counts in the digest of the arrays."""
-        return {_SHA256: np.frombuffer(bytes.fromhex(self.sha256), np.uint8)}
+        """Nothing was fitted; the file counts in a digest by its hash, which the settings hold."""
+        return {}
 
     def settings(self) -> dict[str, Any]:
         """The file's hash, and how images are prepared, as JSON."""
@@ -271,4 +286,10 @@ def _network_input(path: Path, session: Any, size: int) -> NetworkInput:
             f"the input {only.name} of {path} is of {sides[1] or 'any'} x {sides[0] or 'any'} "
             f"pixels, but featurize.onnx.input_size is {size}"
         )
-    return NetworkInput(only.name, shape[0] or 1, channels_last)
+    batch = shape[0] or 1
+    if batch > MOST_BATCH:
+        raise ModelError(
+            f"the input {only.name} of {path} is a batch of {batch} images, and {MOST_BATCH} are "
+            "the most; export it with a batch of 1 or of any size"
+        )
+    return NetworkInput(only.name, batch, channels_last)

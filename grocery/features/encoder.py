@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.arrays import Arrays
+from grocery.core.bounds import DIMENSIONS, Bounds
 from grocery.core.errors import ModelError
 from grocery.core.linear import unit_length
 from grocery.features.backbone import Backbone
@@ -24,6 +25,8 @@ from grocery.features.fisher import FisherVector, Grid
 from grocery.features.projection import Projection
 
 KIND = "grocery-encoder"
+
+RAW = Bounds(1, 1_000_000)  # entries of a raw vector
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -115,17 +118,22 @@ class Encoder:
             the one that it was fitted with.
         """
         describe: Descriptor
-        match settings["encoder"]:
+        own: dict[str, Any] = {"encoder": settings["encoder"]}  # and nothing else that is on disk
+        match own["encoder"]:
             case "fisher":
-                describe = FisherVector.from_arrays(arrays, Grid(**settings["grid"]))
+                own["grid"] = settings["grid"]
+                describe = FisherVector.from_arrays(arrays, Grid(**own["grid"]))
             case "colour":
                 describe = ColourDescriptor()
             case "onnx":
-                describe = Backbone.from_arrays(arrays, settings["backbone"], backbone)
+                own["backbone"] = settings["backbone"]
+                describe = Backbone.from_settings(own["backbone"], backbone)
             case other:
                 raise ModelError(
-                    f"{backbone.parent} has the encoder {other!r}; this version knows fisher, "
+                    f"{backbone.parent} has the encoder {other!r:.80}; this version knows fisher, "
                     "colour and onnx"
                 )
-        components = arrays["components"].astype(np.float32)
-        return cls(settings, describe, Projection(arrays["mean"], components, arrays["scale"]))
+        projection = Projection.from_arrays(
+            arrays, "", RAW, Bounds(1, DIMENSIONS.most), dtype=np.float16
+        )
+        return cls(own, describe, projection)

@@ -25,6 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from grocery.core import bounds
+from grocery.core.arrays import Arrays, array_of
+from grocery.core.bounds import Bounds
 from grocery.features.mixture import DiagonalMixture, fit_mixture
 from grocery.features.projection import Projection, fit_projection
 
@@ -76,11 +79,17 @@ class Grid:
         Raises
         ------
         ValueError
-            When a cell or a scale is out of bounds.
+            When something is out of bounds.
         """
-        fits = 2 <= self.cell <= 32 and 1 <= len(self.scales) <= 8
-        if not (fits and all(0.1 < scale <= 1 for scale in self.scales)):
-            raise ValueError("its grid has a cell or a scale that is not allowed")
+        bounds.CELL.check("the grid's cell", self.cell)
+        Bounds(1, bounds.MOST_SCALES).check("the grid's number of scales", len(self.scales))
+        for scale in self.scales:
+            bounds.SCALE.check("a scale of the grid", scale)
+        bounds.CHROMA.check("the grid's chroma", self.chroma)
+        if not isinstance(self.align, bool):
+            raise ValueError(
+                f"the grid's align is {self.align!r:.80}, but it should be true or false"
+            )
 
 
 def local_descriptors(pixels: Pixels, grid: Grid) -> Floats:
@@ -197,15 +206,17 @@ class FisherVector:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Floats], grid: Grid) -> FisherVector:
-        """Rebuild from what `arrays` gave."""
-        return cls(
-            grid,
-            Projection(arrays["local_mean"], arrays["local_components"], arrays["local_scale"]),
-            DiagonalMixture(
-                arrays["mixture_weights"], arrays["mixture_means"], arrays["mixture_variances"]
-            ),
+    def from_arrays(cls, arrays: Arrays, grid: Grid) -> FisherVector:
+        """Rebuild from what `arrays` gave; refuse what does not fit together, or is too large."""
+        local = Bounds(1, bounds.DESCRIPTOR_DIMENSIONS.most)
+        projection = Projection.from_arrays(
+            arrays, "local_", Bounds(LOCAL_DIMENSIONS, LOCAL_DIMENSIONS), local
         )
+        weights = array_of(arrays, "mixture_weights", Bounds(1, bounds.COMPONENTS.most))
+        shape = len(weights), len(projection.scale)
+        means = array_of(arrays, "mixture_means", *shape)
+        variances = array_of(arrays, "mixture_variances", *shape)
+        return cls(grid, projection, DiagonalMixture(weights, means, variances))
 
 
 def fit_fisher(

@@ -21,7 +21,13 @@ from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_de
 from grocery.features.projection import fit_projection
 from grocery.images.decoding import pixels
 from grocery.parallel import parallel_map
-from grocery.shards import feature_table, read_columns, read_table, write_table
+from grocery.shards import (
+    feature_table,
+    read_columns,
+    read_preprocessing,
+    read_table,
+    write_table,
+)
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -85,7 +91,11 @@ def fit_encoder(
     projection = fit_projection(raw, dimensions=dimensions, whitening=params.whitening)
     if not projection.components.size:
         raise DataError(f"the encoder {params.encoder} gives all training images the same vector")
-    description = {"settings": settings, "featurize": params.model_dump()}
+    description = {
+        "settings": settings,
+        "featurize": params.model_dump(),
+        "preprocessing": read_preprocessing(shards),
+    }
     save_arrays(folder, KIND, Encoder(settings, describe, projection).arrays(), description)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from grocery.core.arrays import Arrays, array_of
+from grocery.core.bounds import Bounds
 from grocery.core.linear import rowwise_product
 
 Floats = NDArray[np.float32]
@@ -38,6 +41,25 @@ class Projection:
     def one_by_one(self, points: Floats) -> Floats:
         """The same, where a row's bytes must not depend on how many rows there are."""
         return self._finish(rowwise_product(points, self.components))
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Arrays, prefix: str, d: Bounds, k: Bounds, *, dtype: DTypeLike = np.float32
+    ) -> Self:
+        """Rebuild from arrays that were loaded, the components of type `dtype`.
+
+        Raises
+        ------
+        ValueError
+            When they do not fit together, or a side of them is out of bounds.
+        KeyError
+            When one is not there.
+        """
+        components = array_of(arrays, f"{prefix}components", d, k, dtype=dtype)
+        rows, columns = components.shape
+        mean = array_of(arrays, f"{prefix}mean", rows)
+        scale = array_of(arrays, f"{prefix}scale", columns)
+        return cls(mean, components.astype(np.float32, copy=False), scale)
 
     @cached_property
     def _offset(self) -> Floats:

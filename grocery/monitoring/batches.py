@@ -18,12 +18,13 @@ from grocery.core.params import MonitorParams
 from grocery.evaluation.image_statistics import image_statistics
 from grocery.evaluation.reference import Reference
 from grocery.images.decoding import canonical, pixels
+from grocery.images.preprocessing import Preprocessing
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
 from grocery.monitoring.speed import NAME as SPEED
 from grocery.monitoring.speed import Timing
 from grocery.release.model import Model
-from grocery.shards import BATCH_SCHEMA, read_table
+from grocery.shards import BATCH_SCHEMA, how_prepared, read_table
 
 HISTOGRAM_BINS = 20
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
@@ -57,13 +58,14 @@ class Batch:
     jpegs: Sequence[bytes | None]
 
 
-def read_batch(path: Path) -> Batch:
+def read_batch(path: Path, wanted: Preprocessing) -> Batch:
     """Read a Parquet batch (`grocery.shards.BATCH_SCHEMA`), named after its file.
 
     Raises
     ------
     DataError
-        When the file is not a whole Parquet file or has other columns.
+        When the file is not a whole Parquet file or has other columns, or when it says that its
+        images were prepared otherwise than the model wants them.
     """
     try:
         table = read_table(path, BATCH_SCHEMA.names).cast(BATCH_SCHEMA)
@@ -72,6 +74,14 @@ def read_batch(path: Path) -> Batch:
     image_ids, paths, labels, jpegs = (
         table.column(name).to_pylist() for name in ("image_id", "path", "label", "image")
     )
+    if (said := how_prepared(path)) is not None:
+        found = Preprocessing.of(said, str(path))
+        if not found.gives_the_same_as(wanted):
+            raise DataError(
+                f"{path} was prepared with image_size {found.image_size} and jpeg_quality "
+                f"{found.jpeg_quality}, but the model wants {wanted.image_size} and "
+                f"{wanted.jpeg_quality}; prepare it again"
+            )
     return Batch(path.stem, path, image_ids, paths, labels, jpegs)
 
 
@@ -79,7 +89,8 @@ def examine_file(
     path: Path, *, model: Model, reference: Reference, params: MonitorParams
 ) -> tuple[BatchReport, Timing]:
     """Read a Parquet batch and `examine` it."""
-    return examine(read_batch(path), model=model, reference=reference, params=params)
+    batch = read_batch(path, model.preprocessing)
+    return examine(batch, model=model, reference=reference, params=params)
 
 
 def examine(

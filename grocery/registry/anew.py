@@ -10,9 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from grocery.core.errors import DataError, RegistryError
+from grocery.images.preprocessing import Preprocessing
 from grocery.parallel import parallel_map
 from grocery.registry.comparison import PREDICTIONS
-from grocery.release.model import Canonical, Model
+from grocery.release.model import Model
 from grocery.shards import read_columns, read_table, shard_paths
 
 MIN_IMAGES = 20  # fewer would tell any two models apart by luck only
@@ -53,7 +54,7 @@ def evaluate_anew(
     models: Sequence[Model],
     shards: Path,
     seen: Sequence[Set[str]],
-    canonical: Canonical,
+    prepared: Preprocessing,
 ) -> Anew:
     """Predict the test images of one dataset with each of several models.
 
@@ -73,7 +74,7 @@ def evaluate_anew(
         Folder of the dataset's prepared shards; one is in memory at a time, for each worker.
     seen
         For each model the ids of the images that it learned from, see `seen_images`.
-    canonical
+    prepared
         How the images of the shards were prepared.
 
     Raises
@@ -100,7 +101,7 @@ def evaluate_anew(
             f"at least {MIN_IMAGES} are needed to compare them"
         )
 
-    predict = partial(_predict_shard, models=models, canonical=canonical)
+    predict = partial(_predict_shard, models=models, prepared=prepared)
     parts = parallel_map(predict, work, title="evaluate anew")
     tables = [pa.concat_tables(of_model) for of_model in zip(*parts, strict=True)]
     known = [set(model.classes) for model in models]
@@ -117,20 +118,20 @@ def _test_rows(shard: Path) -> dict[int, str]:
 
 
 def _predict_shard(
-    work: tuple[Path, list[int]], *, models: Sequence[Model], canonical: Canonical
+    work: tuple[Path, list[int]], *, models: Sequence[Model], prepared: Preprocessing
 ) -> list[pa.Table]:
     """Predictions of each model for some rows of a shard."""
     shard, rows = work
     table = read_table(shard, ["image_id", "path", "label", "image"]).take(rows)
     try:
-        return [_predictions(model, table, canonical) for model in models]
+        return [_predictions(model, table, prepared) for model in models]
     except DataError as error:
         raise DataError(f"{shard}: {error}") from None
 
 
-def _predictions(model: Model, images: pa.Table, canonical: Canonical) -> pa.Table:
+def _predictions(model: Model, images: pa.Table, prepared: Preprocessing) -> pa.Table:
     jpegs, paths = (images.column(name).to_pylist() for name in ("image", "path"))
-    if not _alike(model.canonical, canonical):
+    if not model.preprocessing.gives_the_same_as(prepared):
         jpegs = [model.prepare(jpeg, path) for jpeg, path in zip(jpegs, paths, strict=True)]
     best = [ranked[0] for ranked in model.rank(jpegs)]
     columns = {
@@ -141,11 +142,3 @@ def _predictions(model: Model, images: pa.Table, canonical: Canonical) -> pa.Tab
         "confidence": [prediction.confidence for prediction in best],
     }
     return pa.table(columns, schema=PREDICTIONS)
-
-
-def _alike(wanted: Canonical, canonical: Canonical) -> bool:
-    """Whether both settings give the same image; `max_pixels` only decides which are refused."""
-    return (wanted.image_size, wanted.jpeg_quality) == (
-        canonical.image_size,
-        canonical.jpeg_quality,
-    )

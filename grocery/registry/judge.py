@@ -12,15 +12,17 @@ from typing import Any
 import pyarrow as pa
 
 from grocery.core.errors import RegistryError
+from grocery.images.preprocessing import Preprocessing
 from grocery.registry.anew import Anew, evaluate_anew, seen_images
 from grocery.registry.candidate import EVALUATION, PREDICTIONS, SHARDS
 from grocery.registry.comparison import Difference, compare, data_digest, read_predictions
 from grocery.registry.git import Git
 from grocery.registry.objects import Objects
-from grocery.registry.records import json_at, params_at, recorded_hashes
+from grocery.registry.records import json_at, recorded_hashes
 from grocery.registry.serving import keep, kept, release_of
 from grocery.registry.state import Version
-from grocery.release.model import Canonical, Model, load_model
+from grocery.release.model import Model, load_model
+from grocery.shards import read_preprocessing, shard_paths
 
 _NOISE = 1e-9  # what the difference of two accuracies may be off
 
@@ -155,7 +157,9 @@ def measure(objects: Objects, git: Git, versions: Sequence[Version]) -> Measured
             [release(objects, git, version) for version in versions],
             shards[newest.name],
             [seen_images(shards[version.name]) for version in versions],
-            _canonical(git, newest),
+            Preprocessing.of(
+                read_preprocessing(shard_paths(shards[newest.name])), f"data of {newest.name}"
+            ),
         )
     return Measured(anew.tables, anew, newest)
 
@@ -176,14 +180,3 @@ def _shards(objects: Objects, git: Git, version: Version, scratch: Path) -> Path
     if not folder.is_dir():
         objects.get(md5, folder)
     return folder
-
-
-def _canonical(git: Git, version: Version) -> Canonical:
-    """How the images of a version's dataset were prepared."""
-    prepare = params_at(git, version.commit).get("prepare", {})
-    try:
-        return Canonical(prepare["image_size"], prepare["jpeg_quality"], prepare["max_pixels"])
-    except (KeyError, TypeError):
-        raise RegistryError(
-            f"params.yaml of {version.name} does not say how its images were prepared"
-        ) from None

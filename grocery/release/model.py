@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from grocery.classifier.head import Head
-from grocery.core.arrays import Arrays, arrays_digest, load_arrays, save_arrays
+from grocery.core.arrays import Arrays, digest_of, load_arrays, save_arrays
 from grocery.core.errors import DataError, GroceryError, ModelError
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
-from grocery.images.decoding import UnreadableImage, canonical, decode, pixels, upright_rgb
+from grocery.images.decoding import UnreadableImage, pixels
+from grocery.images.preprocessing import Preprocessing
 
 KIND = "grocery-model"
 _BATCH = 64  # images whose raw vectors are held at once
@@ -45,15 +46,6 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Canonical:
-    """How a raw image becomes the canonical image that the model was trained on."""
-
-    image_size: int
-    jpeg_quality: int
-    max_pixels: int
-
-
-@dataclass(frozen=True)
 class Model:
     """Encoder and head, with the names of the classes.
 
@@ -65,7 +57,7 @@ class Model:
         Names of the c classes, in the order of the probabilities.
     coarse
         Coarse class of each class; empty where the data has none.
-    canonical
+    preprocessing
         How raw images are prepared.
     """
 
@@ -73,12 +65,12 @@ class Model:
     head: Head
     classes: list[str]
     coarse: dict[str, str]
-    canonical: Canonical
+    preprocessing: Preprocessing
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the model's arrays: the model's identity."""
-        return arrays_digest(self._arrays())
+        """SHA-256 of all that the model is, its backbone and its description: its identity."""
+        return digest_of(KIND, self._arrays(), self._description())
 
     def predict_proba(self, jpegs: Sequence[bytes]) -> Floats:
         """Class probabilities (n, c) of canonical JPEG images, as they lie in shards."""
@@ -128,20 +120,15 @@ class Model:
         DataError
             When the image cannot be read; it says which and why.
         """
-        how = self.canonical
         try:
             if isinstance(image, str | os.PathLike):
                 name = os.fspath(image)
                 image = Path(image).read_bytes()
-            if isinstance(image, bytes):
-                upright = decode(image, max_pixels=how.max_pixels)
-            else:
-                upright = upright_rgb(image)
+            return self.preprocessing.prepare(image)
         except UnreadableImage as error:
             raise DataError(f"{name} cannot be read as an image: {error}") from error
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror}") from error
-        return canonical(upright, size=how.image_size, quality=how.jpeg_quality)
 
     def rank(self, jpegs: Sequence[bytes], top: int = 1) -> list[list[Prediction]]:
         """The `top` most probable classes of each canonical JPEG image, the best first.
@@ -161,22 +148,20 @@ class Model:
         return Prediction(label, float(probability), self.coarse.get(label))
 
     def save(self, folder: Path) -> str:
-        """Write the model to a folder; return the digest of its arrays."""
+        """Write the model to a folder; return its digest."""
         self.encoder.save_backbone(folder)
-        return save_arrays(
-            folder,
-            KIND,
-            self._arrays(),
-            {
-                "encoder": self.encoder.settings,
-                "classes": self.classes,
-                "coarse": self.coarse,
-                "canonical": vars(self.canonical),
-            },
-        )
+        return save_arrays(folder, KIND, self._arrays(), self._description())
 
     def _arrays(self) -> Arrays:
         return self.encoder.arrays() | self.head.arrays("head_")
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder.settings,
+            "classes": self.classes,
+            "coarse": self.coarse,
+            "preprocessing": asdict(self.preprocessing),
+        }
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -205,9 +190,9 @@ def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
     names = [*classes, *coarse, *coarse.values()]
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in names)):
         raise TypeError("its classes are not a list of names")
-    how = description["canonical"]
-    if not all(isinstance(value, int) and value > 0 for value in how.values()):
-        raise TypeError("its image settings are not whole numbers above 0")
+    if len(set(classes)) < len(classes):
+        raise ValueError("two of its classes have the same name")
+    preprocessing = Preprocessing(**description["preprocessing"])
     encoder = Encoder.from_arrays(arrays, description["encoder"], folder / BACKBONE)
     head = Head.from_arrays(arrays, "head_")
     found = head.coefficients.shape, head.intercept.shape
@@ -216,7 +201,7 @@ def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
             f"its head has coefficients {found[0]} and intercept {found[1]}, for {len(classes)} "
             f"classes and an encoder of {encoder.dimensions} dimensions"
         )
-    return Model(encoder, head, classes, coarse, Canonical(**how))
+    return Model(encoder, head, classes, coarse, preprocessing)
 
 
 def _try_out(model: Model) -> None:

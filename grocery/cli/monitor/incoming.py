@@ -103,7 +103,7 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
 
     if origin.is_dir():
         return _read_folder(origin, model, labelled, flat)
-    batch = read_batch(origin)
+    batch = read_batch(origin, model.preprocessing)
     missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
     return batch, [f"{path} in {origin}: it was so when the batch was made" for path in missing]
 

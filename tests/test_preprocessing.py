@@ -1,0 +1,160 @@
+"""The one preprocessing: of the pipeline, of the model, and in the metadata of shards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from grocery.core.errors import DataError
+from grocery.core.params import PrepareParams
+from grocery.data.build import decode_shard
+from grocery.data.duplicates import Copies
+from grocery.data.incoming import write_batch
+from grocery.images.decoding import UnreadableImage, pixels
+from grocery.images.preprocessing import Preprocessing
+from grocery.images.raw import RawImage
+from grocery.shards import BATCH_SCHEMA, how_prepared, read_preprocessing, read_table, write_table
+from test_model import small_model
+
+HOW = Preprocessing(image_size=48, jpeg_quality=90, max_pixels=10_000)
+PARAMS = PrepareParams(
+    **asdict(HOW),
+    shards=1,
+    val_ratio=0.2,
+    test_ratio=0.2,
+    near_duplicate_bits=8,
+    max_bad_ratio=0.1,
+)
+
+
+def raw_file(format: str, size: tuple[int, int] = (90, 60), **options: Any) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize(size).save(stream, format, **options)
+    return stream.getvalue()
+
+
+def turned() -> dict[str, Image.Exif]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {"exif": exif}
+
+
+RAW = {
+    "photo.jpg": raw_file("JPEG", **turned()),
+    "small.png": raw_file("PNG", (20, 10)),
+    "thin.webp": raw_file("WEBP", (300, 2)),
+    "indexed.gif": raw_file("GIF"),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_the_pipeline_the_model_and_pillow_prepare_alike(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(RAW[name])
+    raw = RawImage(name, "apple", None, None, file=file)
+    decode_shard(("shard", [Copies("0" * 64, raw, [])], None, {}), params=PARAMS, folder=tmp_path)
+    (stored,) = read_table(tmp_path / "shard", ["image"]).column("image").to_pylist()
+    model = replace(small_model(), preprocessing=HOW)
+    assert model.prepare(file) == stored
+    assert model.prepare(RAW[name]) == stored
+    assert model.prepare(Image.open(io.BytesIO(RAW[name]))) == stored
+    write_batch(("batch", [raw]), params=PARAMS, folder=tmp_path)
+    assert read_table(tmp_path / "batch.parquet")["image"].to_pylist() == [stored]
+
+
+def test_the_settings_decide() -> None:
+    upright = pixels(HOW.prepare(RAW["photo.jpg"]))
+    assert upright.shape == (48, 32, 3)  # turned, and reduced
+    assert pixels(HOW.prepare(RAW["small.png"])).shape == (10, 20, 3)
+    better = Preprocessing(48, 100, 10_000).prepare(RAW["photo.jpg"])
+    assert len(better) > len(HOW.prepare(RAW["photo.jpg"]))
+    with pytest.raises(UnreadableImage, match="10,100 pixels, more than the 10,000 allowed"):
+        HOW.prepare(raw_file("PNG", (101, 100)))
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("image_size", 32, 1024),
+        ("jpeg_quality", 50, 100),
+        ("max_pixels", 10_000, 1_000_000_000),
+    ],
+)
+def test_it_is_bounded_as_the_parameters_are(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        PrepareParams(**PARAMS.model_dump() | {name: value})
+        Preprocessing(**asdict(HOW) | {name: value})
+    for value in (least - 1, most + 1):
+        with pytest.raises(ValidationError):
+            PrepareParams(**PARAMS.model_dump() | {name: value})
+        with pytest.raises(ValueError, match=f"{name} is {value}, but it should be a whole number"):
+            Preprocessing(**asdict(HOW) | {name: value})
+
+
+def test_settings_among_others() -> None:
+    assert Preprocessing.of(PARAMS.model_dump(), "params.yaml of v1.0.0") == HOW
+    for settings, why in [
+        (None, "object is not"),
+        ({"image_size": 48, "jpeg_quality": 90}, "'max_pixels' is missing"),
+        (asdict(HOW) | {"image_size": "48"}, "image_size is '48', but"),
+    ]:
+        with pytest.raises(DataError, match=f"^v1 does not say how its images were .*{why}"):
+            Preprocessing.of(settings, "v1")
+
+
+class TestShards:
+    def write(self, folder: Path, *said: dict[str, int] | None) -> list[Path]:
+        paths = [folder / f"{number}.parquet" for number in range(len(said))]
+        for path, settings in zip(paths, said, strict=True):
+            table = pa.table([[path.stem], ["p"], ["x"], [b"1"]], schema=BATCH_SCHEMA)
+            write_table(path, table, settings)
+        return paths
+
+    def test_carry_it(self, tmp_path: Path) -> None:
+        paths = self.write(tmp_path, asdict(HOW), asdict(HOW))
+        assert Preprocessing(**read_preprocessing(paths)) == HOW
+        assert read_table(paths[0]).schema == BATCH_SCHEMA
+        assert read_table(paths[0], ["path"]).column("path").to_pylist() == ["p"]
+
+    def test_equal_content_gives_equal_bytes(self, tmp_path: Path) -> None:
+        sums = []
+        for settings in (asdict(HOW), dict(reversed(asdict(HOW).items())), None, {"image_size": 1}):
+            (path,) = self.write(tmp_path, settings)
+            sums.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        assert sums[0] == sums[1]
+        assert len(set(sums)) == 3
+
+    def test_that_do_not_agree_are_refused(self, tmp_path: Path) -> None:
+        smaller = asdict(HOW) | {"max_pixels": 20_000}
+        paths = self.write(tmp_path, asdict(HOW), asdict(HOW), smaller)
+        with pytest.raises(DataError, match=r"2\.parquet was prepared otherwise than .*0\.parquet"):
+            read_preprocessing(paths)
+
+    @pytest.mark.parametrize("silent", [0, 1])
+    def test_that_do_not_say_it_are_refused(self, tmp_path: Path, silent: int) -> None:
+        said: list[dict[str, int] | None] = [asdict(HOW), asdict(HOW)]
+        said[silent] = None
+        paths = self.write(tmp_path, *said)
+        with pytest.raises(DataError, match=rf"{silent}\.parquet does not say how"):
+            read_preprocessing(paths)
+
+    def test_damaged_ones_are_named(self, tmp_path: Path) -> None:
+        (path,) = self.write(tmp_path, None)
+        assert how_prepared(path) is None
+        table = read_table(path).replace_schema_metadata({"preprocessing": b"{"})
+        write_table(path, table)
+        with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
+            how_prepared(path)
+        path.write_bytes(b"PAR1")
+        with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
+            how_prepared(path)
