@@ -437,7 +437,7 @@ def test_anew_is_as_the_pipeline_evaluated(
 ) -> None:
     other = worse(model)
     with sharing(workers):
-        anew = evaluate_anew([model, other], shards, [seen_images(shards)] * 2, model.canonical)
+        anew = evaluate_anew([model, other], shards, [seen_images(shards)] * 2, model.preprocessing)
     assert (anew.left_out, anew.unknown) == (0, [0, 0])
     ours, theirs = anew.tables
     assert ours.equals(recorded)  # confidences to the bit

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
-from grocery.data.build import decode_shard
+from grocery.data.build import Shard, decode_shard
 from grocery.data.duplicates import Copies
 from grocery.data.incoming import write_batch
 from grocery.images.decoding import UnreadableImage, pixels
@@ -62,7 +62,7 @@ def test_the_pipeline_the_model_and_pillow_prepare_alike(name: str, tmp_path: Pa
     file = tmp_path / name
     file.write_bytes(RAW[name])
     raw = RawImage(name, "apple", None, None, file=file)
-    decode_shard(("shard", [Copies("0" * 64, raw, [])], None, {}), params=PARAMS, folder=tmp_path)
+    decode_shard((Shard("shard", (Copies("0" * 64, raw),)), HOW, tmp_path / "shard"))
     (stored,) = read_table(tmp_path / "shard", ["image"]).column("image").to_pylist()
     model = replace(small_model(), preprocessing=HOW)
     assert model.prepare(file) == stored
