@@ -51,11 +51,11 @@ def run(
     )
     known = np.where(chosen, train.labels, UNLABELED)
 
-    check_training_set(known, classes=len(classes), params=params)
+    check_training_set(known, classes=len(classes))
     labeled_only = (train.features[chosen], known[chosen])
     how: dict[str, Any] = {"classes": len(classes), "C": params.C}
     scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
-    estimator = make_estimator(params, standardize=scaled)
+    estimator = make_estimator(params, points=len(known), standardize=scaled)
     for step in estimator.iter_fit(train.features, known, val.features):
         adopted = (step.labels != UNLABELED) & ~chosen
         on_step(
