@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from numpy.typing import NDArray
 from scipy.stats import binom
 from sklearn.datasets import make_moons
@@ -14,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from conftest import ROOT
 from grocery.classifier.dataset import UNLABELED, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import Head
@@ -156,6 +158,22 @@ class TestAlgorithms:
         made = make_estimator(params, points=6, standardize=False)
         assert type(made) is type(expected)
         assert made.get_params() == expected.get_params()
+
+    @pytest.mark.parametrize(
+        ("algorithm", "default"),
+        [
+            ("self_training", SelfTraining()),
+            ("label_propagation", LabelPropagation()),
+            ("label_spreading", LabelSpreading()),
+        ],
+    )
+    def test_the_defaults_are_those_of_params_yaml(
+        self, algorithm: str, default: SemiSupervisedClassifier
+    ) -> None:
+        section = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
+        params = TrainParams(**section | {"algorithm": algorithm})
+        made = make_estimator(params, points=100, standardize=False)
+        assert made.get_params() == default.get_params()
 
     @pytest.mark.parametrize("algorithm", ["supervised", "self_training"])
     def test_scaling_is_the_choice_of_a_head_that_sees_few(self, algorithm: str) -> None:

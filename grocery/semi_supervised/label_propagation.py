@@ -24,8 +24,8 @@ from grocery.core.threads import blocks, thread_map
 from grocery.semi_supervised.base import Floats, Integers, SemiSupervisedClassifier, Step, Steps
 from grocery.semi_supervised.graph import SimilarityGraph, row_normalised, symmetrically_normalised
 
-# What a step multiplies by (n, n), what the walk starts with (n, c), and what corrects, in place, the
-# mass that arrives at some points: given it, which of them are known, and where they started.
+# What a step multiplies by (n, n), what the walk starts with (n, c), and what corrects the mass
+# that arrived at some points, in place: given it, which of them are known, and where they began.
 Rules = tuple[sparse.csr_matrix, Floats, Callable[[Floats, NDArray[np.bool_], Floats], None]]
 
 _ROWS = 2048  # points of one task; their labels stay in a core's cache
