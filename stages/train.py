@@ -55,7 +55,7 @@ def run(
     labeled_only = (train.features[chosen], known[chosen])
     how: dict[str, Any] = {"classes": len(classes), "C": params.C}
     scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
-    estimator = make_estimator(params, points=len(known), standardize=scaled)
+    estimator = make_estimator(params, points=len(known), standardize=scaled, warn=print)
     for step in estimator.iter_fit(train.features, known, val.features):
         adopted = (step.labels != UNLABELED) & ~chosen
         on_step(

@@ -6,7 +6,7 @@ pipeline what makes a training set one that cannot be learned from.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
@@ -27,23 +27,20 @@ ESTIMATORS: dict[str, type[SemiSupervisedClassifier]] = {
 
 
 def make_estimator(
-    params: TrainParams, *, points: int, standardize: bool
+    params: TrainParams, *, points: int, standardize: bool, warn: Callable[[str], None]
 ) -> SemiSupervisedClassifier:
     """The unfitted estimator that the ``train`` section of params.yaml describes.
 
     Parameters
     ----------
     points
-        Number of training points. A graph of few points has fewer neighbours than
-        `params.n_neighbors`: the estimator's `n_neighbors` is what is used.
+        Number of training points. In a graph of few points, fewer than `params.n_neighbors` are
+        neighbours of a point.
     standardize
         How a head scales its features that sees few points at first; one that is fitted on a
         graph's labels always sees many, and scales them.
-
-    Warns
-    -----
-    UserWarning
-        When there are fewer neighbours than `params.n_neighbors`, in a sentence for the user.
+    warn
+        Is told in a sentence when there are fewer neighbours than `params.n_neighbors`.
     """
     kind = ESTIMATORS[params.algorithm]
     own = {field.name for field in fields(kind) if field.init}
@@ -54,10 +51,9 @@ def make_estimator(
         given["standardize"] = standardize
     elif params.n_neighbors >= points:
         given["n_neighbors"] = points - 1
-        warnings.warn(
+        warn(
             f"train.n_neighbors is {params.n_neighbors}, but there are only {points} training "
-            f"images; {points - 1} is used",
-            stacklevel=2,
+            f"images; {points - 1} is used"
         )
     return kind(**given)
 
