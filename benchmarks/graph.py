@@ -148,18 +148,18 @@ def by_grocery(points: NDArray[Any], labels: NDArray[Any]) -> Callable[[], NDArr
     """Our graph and label spreading."""
     import faiss  # noqa: F401  (the search imports it when it needs it: not part of the fit)
 
-    from grocery.semi_supervised.graph import Affinity, similarity_graph
-    from grocery.semi_supervised.spreading import label_spreading
+    from grocery.semi_supervised.label_propagation import LabelSpreading
+
+    model = LabelSpreading(
+        n_neighbors=NEIGHBORS, alpha=ALPHA, class_balance=False, max_iter=ITERATIONS, tol=TOLERANCE
+    )
 
     def fit() -> NDArray[Any]:
-        graph = similarity_graph(points, n_neighbors=NEIGHBORS, affinity=Affinity())
         seeds = np.zeros((len(labels), CLASSES), np.float32)
         seeds[labels >= 0, labels[labels >= 0]] = 1
-        for spread in label_spreading(
-            graph, seeds, alpha=ALPHA, max_iter=ITERATIONS, tol=TOLERANCE
-        ):
-            last = spread
-        found: NDArray[Any] = last.distributions.argmax(axis=1)
+        for _, distributions in model.walk(model.graph(points), seeds):
+            last = distributions
+        found: NDArray[Any] = last.argmax(axis=1)
         return found
 
     return fit
@@ -167,14 +167,14 @@ def by_grocery(points: NDArray[Any], labels: NDArray[Any]) -> Callable[[], NDArr
 
 def recall_of_neighbours(points: NDArray[Any], labels: NDArray[Any]) -> Callable[[], float]:
     """Share of the exact neighbours of a sample of points that the graph's search finds."""
-    from grocery.semi_supervised.neighbors import nearest, recall
+    from grocery.semi_supervised.graph import nearest
 
     def fit() -> float:
         sample = np.random.default_rng(1).choice(len(points), SAMPLE, replace=False)
-        found, _ = nearest(points, points, n_neighbors=NEIGHBORS, own=True)
+        found, _ = nearest(points, n_neighbors=NEIGHBORS)
         exact, _ = nearest(points[sample], points, n_neighbors=NEIGHBORS + 1, search="exact")
         others = np.array([row[row != i][:NEIGHBORS] for row, i in zip(exact, sample, strict=True)])
-        return recall(found[sample], others)
+        return float((found[sample][:, :, None] == others[:, None, :]).any(axis=1).mean())
 
     return fit
 

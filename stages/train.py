@@ -45,11 +45,11 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
     )
     known = np.where(chosen, train.labels, UNLABELED)  # all that the learner sees of labels
 
-    check_training_set(known, classes=len(classes), params=params)
+    check_training_set(known, classes=len(classes))
     labeled_only = (train.features[chosen], known[chosen])
     how: dict[str, Any] = {"classes": len(classes), "C": params.C}
     scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
-    estimator = make_estimator(params, standardize=scaled)
+    estimator = make_estimator(params, points=len(known), standardize=scaled, warn=report.warn)
     with curves_in(paths.curves) as curves:
         for step in estimator.iter_fit(train.features, known, val.features):
             adopted = (step.labels != UNLABELED) & ~chosen
@@ -57,6 +57,11 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
             values |= accuracy("val_accuracy", step.validation, val)
             curves.step(values)
             report.step(values)
+    if not estimator.converged_:
+        report.warn(
+            f"{params.algorithm} has not converged: after train.max_iter {params.max_iter} "
+            f"iterations labels still move by {step.residual:.2g}, more than train.tol {params.tol}"
+        )
 
     baseline = fit_head(*labeled_only, **how, standardize=scaled)
     head, baseline = (
@@ -67,6 +72,7 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
         "iterations": estimator.n_iter_,
+        "converged": estimator.converged_,
         "residual": step.residual,
         "temperature": head.temperature,
         "smoothing": head.smoothing,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
 
+from grocery.classifier.fit_head import fit_head
 from grocery.core.errors import DataError
-from grocery.semi_supervised.estimators import SemiSupervisedClassifier
-from grocery.semi_supervised.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.semi_supervised.base import SemiSupervisedClassifier
+from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading, certainty
 from grocery.semi_supervised.self_training import SelfTraining
 
 Doubles = NDArray[np.float64]
@@ -125,6 +125,7 @@ class TestAsScikitLearn:
         )
         assert (ours.transduction_ == theirs.transduction_).all()
 
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
     @pytest.mark.parametrize(
         ("options", "ends"),
         [
@@ -157,7 +158,9 @@ ESTIMATORS = [LabelPropagation(), LabelSpreading(), SelfTraining(threshold=0.5)]
 
 class TestSteps:
     @pytest.mark.parametrize("estimator", ESTIMATORS)
-    def test_the_steps_are_what_fit_does(self, estimator: SemiSupervisedClassifier) -> None:
+    def test_the_steps_are_what_fit_does_without_validation(
+        self, estimator: SemiSupervisedClassifier
+    ) -> None:
         points, _, known = digits()
         stepped, fitted = clone(estimator), clone(estimator).fit(points, known)
         steps = list(stepped.iter_fit(points, known, points[:7]))
@@ -231,23 +234,104 @@ class TestGraph:
         assert estimator.transduction_[0] == truth[0]
         assert last.labels[0] == known[0]
 
-    def test_class_balance_helps_the_rare_class(self) -> None:
-        points, truth, _ = moons()
+    def test_class_balance_starts_every_class_with_the_same_mass(self) -> None:
+        """As if the one label of a class counted as much as all of another class together."""
+        _, truth, _ = moons()
         known = np.where(np.arange(120) < 60, truth, -1)
         known[np.flatnonzero(truth == 1)[2:]] = -1
-        mass = [
-            LabelSpreading(class_balance=balance).fit(points, known).label_distributions_[:, 1]
-            for balance in (False, True)
-        ]
-        assert mass[1].sum() > mass[0].sum()
+        counts = [(known == number).sum() for number in (0, 1)]
+        assert counts[0] > 10 * counts[1]
+        graph = LabelSpreading().graph(moons()[0])
+        seeds = np.eye(2)[np.maximum(known, 0)] * (known != -1)[:, None]
+        *_, (_, balanced) = LabelSpreading().walk(graph, seeds)
+        *_, (_, plain) = LabelSpreading(class_balance=False).walk(graph, seeds / counts)
+        np.testing.assert_allclose(balanced, plain, atol=1e-12)
 
-    def test_says_that_it_has_not_converged(self) -> None:
-        points, _, known = moons()
+
+class TestConvergence:
+    @pytest.mark.parametrize(
+        "estimator",
+        [
+            LabelSpreading(max_iter=2),
+            LabelPropagation(max_iter=2),
+            SelfTraining(threshold=0.9, max_iter=2),
+        ],
+        ids=str,
+    )
+    def test_cut_off(self, estimator: SemiSupervisedClassifier) -> None:
+        points, _, known = digits()
         with pytest.warns(ConvergenceWarning, match="max_iter=2 was reached without convergence"):
-            LabelSpreading(max_iter=2).fit(points, known)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            LabelSpreading(tol=2.0, max_iter=2).fit(points, known)
+            estimator.fit(points, known)
+        assert not estimator.converged_
+        assert estimator.n_iter_ == 2
+
+    @pytest.mark.filterwarnings("error")
+    @pytest.mark.parametrize(
+        "estimator",
+        [
+            LabelSpreading(),
+            LabelSpreading(tol=2.0, max_iter=1),
+            LabelPropagation(),
+            SelfTraining(),
+            SelfTraining(threshold=0.0, max_iter=1),
+            SelfTraining(max_iter=0),
+        ],
+        ids=str,
+    )
+    def test_to_the_end(self, estimator: SemiSupervisedClassifier) -> None:
+        """The last but one has no point left to label, the last one was asked for no iteration."""
+        points, _, known = digits()
+        assert estimator.fit(points, known).converged_
+
+    @pytest.mark.filterwarnings("error")
+    def test_steps_warn_of_nothing(self) -> None:
+        """The last but one step has not converged, and the last one has."""
+        points, _, known = digits()
+        estimator = LabelSpreading()
+        seen = [estimator.converged_ for _ in estimator.iter_fit(points, known)]
+        assert seen == [False] * (len(seen) - 1) + [True]
+
+
+class TestWhatTheHeadLearns:
+    """The head is that of the labels and weights of the last step, to the last bit."""
+
+    @pytest.mark.parametrize("estimator", [LabelPropagation(), LabelSpreading()])
+    def test_adopted_labels_weigh_what_they_are_certain(self, estimator: Any) -> None:
+        points, truth, known = digits()
+        labelled = known != -1
+        wrong = np.flatnonzero(labelled)[
+            :9
+        ]  # spreading contradicts some of them, the head must not
+        known[wrong] = 9 - truth[wrong]
+        estimator = clone(estimator).set_params(C=3.0, standardize=False)
+        *_, last = estimator.iter_fit(points, known)
+        transduced = estimator.label_distributions_.argmax(axis=1)
+        assert isinstance(estimator, LabelPropagation) or (transduced != known)[wrong].any()
+        certain = certainty(estimator.label_distributions_)
+        assert certain[~labelled].min() < 0.5
+        weights = np.where(labelled, 1, certain)
+        assert (last.weights == weights).all()
+        labels = np.where(labelled, known, transduced)
+        assert (last.labels == labels).all()
+        head = fit_head(points, labels, classes=10, C=3.0, weights=weights)
+        assert estimator.head_.coefficients.tobytes() == head.coefficients.tobytes()
+
+    def test_self_training_learns_what_it_adopted(self) -> None:
+        points, _, known = digits()
+        estimator = SelfTraining(threshold=0.9, C=3.0, standardize=True)
+        *_, last = estimator.iter_fit(points, known)
+        used = last.labels != -1
+        assert known[used].min() == -1 == last.labels.min()
+        assert (last.weights == used).all()
+        head = fit_head(points[used], last.labels[used], classes=10, C=3.0, standardize=True)
+        assert estimator.head_.coefficients.tobytes() == head.coefficients.tobytes()
+
+    def test_without_iterations_unlabelled_points_do_not_exist(self) -> None:
+        points, _, known = digits()
+        few = SelfTraining(max_iter=0).fit(points[known != -1], known[known != -1])
+        points[known == -1] = 7
+        all_of_them = SelfTraining(max_iter=0).fit(points, known)
+        assert few.head_.coefficients.tobytes() == all_of_them.head_.coefficients.tobytes()
 
 
 def test_classes_that_are_words() -> None:
@@ -319,6 +403,7 @@ class TestBadInput:
             LabelPropagation(gamma=-1.0),
             LabelPropagation(weight_power=0.0),
             LabelPropagation(tol=-1.0),
+            LabelPropagation(standardize="yes"),
             SelfTraining(threshold=1.0),
             SelfTraining(threshold="high"),
             SelfTraining(max_iter=-1),

@@ -7,15 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy import sparse
 
-from grocery.core.errors import DataError, ParamsError
+from grocery.core.errors import DataError
 from grocery.semi_supervised.graph import (
-    Affinity,
-    neighbour_weights,
+    SimilarityGraph,
     row_normalised,
-    similarity_graph,
     symmetrically_normalised,
 )
-from grocery.semi_supervised.spreading import label_propagation, label_spreading
+from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading, certainty
 from test_neighbors import clustered, naive
 
 POINTS = clustered(600, dimensions=16, clusters=9)
@@ -28,23 +26,24 @@ def dense(graph: sparse.csr_matrix) -> NDArray[np.float64]:
 
 
 class TestAffinity:
-    @pytest.mark.parametrize("affinity", [Affinity(), Affinity(weight_power=1.5)])
-    def test_cosine(self, affinity: Affinity) -> None:
-        weights = neighbour_weights(
-            POINTS, POINTS, n_neighbors=7, affinity=affinity, own=True
-        ).tocoo()
+    @pytest.mark.parametrize("power", [3.0, 1.5])
+    def test_cosine(self, power: float) -> None:
+        """Whatever the length of the points."""
+        long = POINTS * np.arange(1, 601, dtype=np.float32)[:, None]
+        weights = SimilarityGraph(n_neighbors=7, weight_power=power).edges(long).tocoo()
         similarity = np.einsum("nd,nd->n", POINTS[weights.row], POINTS[weights.col])
-        expected = np.maximum(similarity, 0) ** affinity.weight_power
-        np.testing.assert_allclose(weights.data, expected, rtol=1e-5)
+        np.testing.assert_allclose(weights.data, np.maximum(similarity, 0) ** power, rtol=1e-5)
 
     def test_cosine_below_zero_weighs_nothing(self) -> None:
-        given = np.array([1, 2, 3], np.float32)  # squared distances of cosines 0.5, 0 and -0.5
-        assert Affinity(weight_power=2.0).weights(given).tolist() == [0.25, 0, 0]
+        angles = np.radians([0, 60, 90, 120])
+        points = np.column_stack([np.cos(angles), np.sin(angles)])
+        weights = dense(SimilarityGraph(n_neighbors=3, weight_power=2.0).edges(points))
+        np.testing.assert_allclose(weights[0], [0, 0.25, 0, 0], atol=1e-12)
 
     def test_zeros_resemble_nothing(self) -> None:
         points = POINTS.copy()
         points[:7] = 0
-        graph = similarity_graph(points, n_neighbors=5, affinity=Affinity())
+        graph = SimilarityGraph(n_neighbors=5).graph(points)
         assert graph[:7].sum() == 0
         assert (graph[7:].sum(axis=1) > 0).all()
 
@@ -52,26 +51,25 @@ class TestAffinity:
         points = np.random.default_rng(0).normal(size=(200, 4)) * 3 + 5
         nearest = naive(points, points, 6, own=True)
         for kind in ("rbf", "uniform"):
-            affinity = Affinity(kind, gamma=0.2)
-            weights = dense(
-                neighbour_weights(points, points, n_neighbors=6, affinity=affinity, own=True)
-            )
+            weights = dense(SimilarityGraph(affinity=kind, gamma=0.2, n_neighbors=6).edges(points))
             expected = np.zeros((200, 200))
             for row, columns in enumerate(nearest):
                 distance = ((points[row] - points[columns]) ** 2).sum(axis=1)
                 expected[row, columns] = np.exp(-0.2 * distance) if kind == "rbf" else 1
             np.testing.assert_allclose(weights, expected, rtol=1e-10)
 
-    def test_unknown(self) -> None:
-        with pytest.raises(ParamsError, match="allowed are cosine, rbf and uniform"):
-            Affinity("linear")
+    def test_edges_to_other_points(self) -> None:
+        weights = SimilarityGraph(n_neighbors=6, affinity="uniform").edges(POINTS[:9], POINTS[9:])
+        assert weights.shape == (9, 591)
+        nearest = naive(POINTS[:9], POINTS[9:], 6, own=False)
+        assert (weights.indices.reshape(9, 6) == np.sort(nearest, axis=1)).all()
 
 
 class TestGraph:
     @pytest.mark.parametrize("search", ["exact", "approximate"])
     @pytest.mark.parametrize("kind", ["cosine", "rbf", "uniform"])
     def test_symmetric_without_loops(self, kind: str, search: str) -> None:
-        graph = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity(kind), search=search)
+        graph = SimilarityGraph(n_neighbors=5, affinity=kind, neighbor_search=search).graph(POINTS)
         assert abs(graph - graph.T).max() == 0
         assert graph.diagonal().max() == 0
         assert (np.diff(graph.indptr) >= 5).all()
@@ -81,13 +79,13 @@ class TestGraph:
         joined = np.zeros((600, 600), bool)
         nearest = naive(POINTS, POINTS, 5, own=True)
         joined[np.arange(600)[:, None], nearest] = True
-        graph = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity("uniform"))
-        cosine = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity())
+        graph = SimilarityGraph(n_neighbors=5, affinity="uniform").graph(POINTS)
+        cosine = SimilarityGraph(n_neighbors=5).graph(POINTS)
         assert ((dense(graph) > 0) == (joined | joined.T)).all()
         assert ((dense(cosine) > 0) == (joined | joined.T)).all()
 
     def test_normalised(self) -> None:
-        graph = similarity_graph(POINTS, n_neighbors=5, affinity=Affinity())
+        graph = SimilarityGraph(n_neighbors=5).graph(POINTS)
         matrix = dense(graph)
         degrees = matrix.sum(axis=1)
         before = graph.data.copy()
@@ -106,73 +104,67 @@ class TestGraph:
     def test_no_edges(self) -> None:
         points = np.eye(20, dtype=np.float32)
         with pytest.raises(DataError, match="no two of the 20 training images"):
-            similarity_graph(points, n_neighbors=3, affinity=Affinity())
-
-    def test_more_neighbours_than_points(self) -> None:
-        with pytest.raises(DataError, match="at most 599 is allowed"):
-            similarity_graph(POINTS, n_neighbors=600, affinity=Affinity())
+            SimilarityGraph(n_neighbors=3).graph(points)
 
 
-class TestSpreading:
-    graph = similarity_graph(POINTS.astype(np.float64), n_neighbors=8, affinity=Affinity())
+def spreading(*, tol: float = 0, **options: Any) -> LabelSpreading:
+    """Without a balance of classes, so that it starts with the seeds as they are."""
+    return LabelSpreading(class_balance=False, tol=tol, **options)
+
+
+class TestWalk:
+    graph = SimilarityGraph(n_neighbors=8).graph(POINTS.astype(np.float64))
     seeds = np.eye(3)[np.arange(600) % 3] * (np.arange(600) < 30)[:, None]
 
     @pytest.mark.parametrize(("precision", "atol"), [(np.float64, 1e-10), (np.float32, 1e-5)])
     def test_spreading_is_the_closed_form(self, precision: Any, atol: float) -> None:
         seeds = self.seeds.astype(precision)
-        for spread in label_spreading(self.graph, seeds, alpha=0.9, max_iter=300, tol=0):
-            last = spread
+        *_, (_, last) = spreading(alpha=0.9, max_iter=300).walk(self.graph, seeds)
         both = dense(symmetrically_normalised(self.graph))
         mass = np.linalg.solve(np.eye(600) - 0.9 * both, self.seeds)
         expected = mass / mass.sum(axis=1, keepdims=True)
-        assert last.distributions.dtype == precision
-        np.testing.assert_allclose(last.distributions, expected, atol=atol)
+        assert last.dtype == precision
+        np.testing.assert_allclose(last, expected, atol=atol)
 
     @pytest.mark.parametrize(("precision", "atol"), [(np.float64, 1e-10), (np.float32, 1e-4)])
     def test_propagation_is_the_harmonic_solution(self, precision: Any, atol: float) -> None:
         seeds = self.seeds.astype(precision)
-        for spread in label_propagation(self.graph, seeds, max_iter=2000, tol=0):
-            last = spread
+        *_, (_, last) = LabelPropagation(max_iter=2000, tol=0).walk(self.graph, seeds)
         transition = dense(row_normalised(self.graph))
         known, unknown = slice(0, 30), slice(30, None)
         expected = np.linalg.solve(
             np.eye(570) - transition[unknown, unknown],
             transition[unknown, known] @ self.seeds[known],
         )
-        assert (last.distributions[known] == seeds[known]).all()
-        np.testing.assert_allclose(last.distributions[unknown], expected, atol=atol)
+        assert (last[known] == seeds[known]).all()
+        np.testing.assert_allclose(last[unknown], expected, atol=atol)
 
     def test_residual_is_the_mean_move_of_a_point(self) -> None:
-        walks = (
-            label_spreading(self.graph, self.seeds, alpha=0.9, max_iter=5, tol=0),
-            label_propagation(self.graph, self.seeds, max_iter=5, tol=0),
-        )
-        for walk in walks:
+        for estimator in (spreading(max_iter=5), LabelPropagation(max_iter=5, tol=0)):
             before = self.seeds
-            for spread in walk:
-                expected = np.abs(spread.distributions - before).sum() / 600
-                assert spread.residual == pytest.approx(expected, rel=1e-9)
-                before = spread.distributions
+            for residual, distributions in estimator.walk(self.graph, self.seeds):
+                expected = np.abs(distributions - before).sum() / 600
+                assert residual == pytest.approx(expected, rel=1e-9)
+                before = distributions
 
     def test_stops_when_the_labels_settle(self) -> None:
-        steps = list(label_spreading(self.graph, self.seeds, alpha=0.5, max_iter=500, tol=1e-6))
+        steps = list(spreading(alpha=0.5, tol=1e-6).walk(self.graph, self.seeds))
         assert 5 < len(steps) < 100
-        assert steps[-1].residual < 1e-6 <= steps[-2].residual
+        assert steps[-1][0] < 1e-6 <= steps[-2][0]
 
     def test_steps_that_are_kept_do_not_change(self) -> None:
-        kept = list(label_spreading(self.graph, self.seeds, alpha=0.9, max_iter=4, tol=0))
-        walk = label_spreading(self.graph, self.seeds, alpha=0.9, max_iter=4, tol=0)
-        for step, again in zip(kept, walk, strict=True):
-            assert (step.distributions == again.distributions).all()
+        estimator = spreading(max_iter=4)
+        kept = list(estimator.walk(self.graph, self.seeds))
+        for (_, step), (_, again) in zip(kept, estimator.walk(self.graph, self.seeds), strict=True):
+            assert (step == again).all()
 
     def test_single_precision_reaches_points_far_away(self) -> None:
         """Eighty steps on a chain leave less mass than single precision has numbers for."""
         chain = sparse.diags([np.ones(199), np.ones(199)], [-1, 1]).tocsr()
         seeds = np.zeros((200, 2), np.float32)
         seeds[0, 0] = 1e-3
-        for spread in label_spreading(chain, seeds, alpha=0.5, max_iter=190, tol=0):
-            last = spread
-        sums = last.distributions.sum(axis=1)
+        *_, (_, last) = spreading(alpha=0.5, max_iter=190).walk(chain, seeds)
+        sums = last.sum(axis=1)
         np.testing.assert_allclose(sums[:80], 1, atol=1e-6)
         # Further on there is nothing, rather than noise.
         assert ((np.abs(sums - 1) < 1e-3) | (sums == 0)).all()
@@ -181,11 +173,15 @@ class TestSpreading:
     def test_blocks_of_rows_do_not_show(self) -> None:
         """More points than a task has rows, against scipy's own product."""
         points = clustered(9000)
-        graph = similarity_graph(points, n_neighbors=5, affinity=Affinity())
+        graph = SimilarityGraph(n_neighbors=5).graph(points)
         seeds = np.zeros((9000, 60))
         seeds[np.arange(900), np.arange(900) % 60] = 1
-        (spread,) = label_spreading(graph, seeds, alpha=0.9, max_iter=1, tol=0)
+        ((_, found),) = spreading(alpha=0.9, max_iter=1).walk(graph, seeds)
         mass = 0.9 * (symmetrically_normalised(graph) @ seeds) + 0.1 * seeds
         sums = mass.sum(axis=1, keepdims=True)
         expected = np.divide(mass, sums, out=np.zeros_like(mass), where=sums > 0)
-        np.testing.assert_allclose(spread.distributions, expected, atol=1e-6)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_certainty_is_one_minus_normalised_entropy(self) -> None:
+        given = np.array([[1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0], [0] * 4])
+        np.testing.assert_allclose(certainty(given), [1, 0, 0.5, 0], atol=1e-12)

@@ -1,24 +1,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from numpy.typing import NDArray
-from scipy import sparse
 from scipy.stats import binom
-from sklearn import semi_supervised
 from sklearn.datasets import make_moons
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from conftest import call_stage
-from grocery.classifier.dataset import UNLABELED
+from conftest import ROOT
+from grocery.classifier.dataset import UNLABELED, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import Head
 from grocery.classifier.labels import choose_labeled
@@ -26,11 +24,9 @@ from grocery.core.errors import DataError
 from grocery.core.params import TrainParams
 from grocery.evaluation.metrics import calibration_error, reliability, summary
 from grocery.semi_supervised.algorithms import check_training_set, make_estimator
-from grocery.semi_supervised.estimators import SemiSupervisedClassifier
-from grocery.semi_supervised.graph import Affinity, similarity_graph
-from grocery.semi_supervised.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.semi_supervised.base import SemiSupervisedClassifier
+from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading
 from grocery.semi_supervised.self_training import SelfTraining
-from grocery.semi_supervised.spreading import certainty, label_propagation, label_spreading
 from grocery.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
@@ -86,46 +82,6 @@ class TestLabels:
         assert (shuffled == choose_labeled(IDS, LABELS, ratio=0.2, seed=0)[order]).all()
 
 
-def knn_kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dense RBF kernel: the same weights for scikit-learn's estimators and for ours."""
-    return np.exp(-10 * ((x[:, None] - y[None]) ** 2).sum(-1))
-
-
-class TestSpreading:
-    """On one graph, the walks are scikit-learn's."""
-
-    points, truth = make_moons(120, noise=0.05, random_state=0)
-    known = np.where(np.arange(120) < 6, truth, UNLABELED)
-    seeds = np.eye(2)[np.maximum(known, 0)] * (known != UNLABELED)[:, None]
-
-    def test_spreading_as_scikit_learn(self) -> None:
-        graph = sparse.csr_matrix(knn_kernel(self.points, self.points) - np.eye(120))
-        *_, last = label_spreading(graph, self.seeds, alpha=0.8, max_iter=200, tol=1e-9)
-        theirs = semi_supervised.LabelSpreading(
-            kernel=knn_kernel, alpha=0.8, max_iter=200, tol=1e-9
-        )
-        theirs.fit(self.points, self.known)
-        np.testing.assert_allclose(last.distributions, theirs.label_distributions_, atol=1e-6)
-
-    def test_propagation_as_scikit_learn(self) -> None:
-        graph = sparse.csr_matrix(knn_kernel(self.points, self.points))
-        *_, last = label_propagation(graph, self.seeds, max_iter=3000, tol=1e-12)
-        theirs = semi_supervised.LabelPropagation(kernel=knn_kernel, max_iter=3000, tol=1e-12)
-        theirs.fit(self.points, self.known)
-        np.testing.assert_allclose(last.distributions, theirs.label_distributions_, atol=1e-4)
-
-    def test_an_island_stays_unlabelled_and_weighs_nothing(self) -> None:
-        graph = sparse.csr_matrix(np.kron(np.eye(2), np.ones((2, 2)) - np.eye(2)))
-        seeds = np.array([[1.0, 0], [0, 0], [0, 0], [0, 0]])
-        *_, last = label_spreading(graph, seeds, alpha=0.9, max_iter=50, tol=0)
-        assert last.distributions[2:].sum() == 0
-        assert certainty(last.distributions).tolist() == [1, 1, 0, 0]
-
-    def test_certainty_is_one_minus_normalised_entropy(self) -> None:
-        given = np.array([[1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]])
-        np.testing.assert_allclose(certainty(given), [1, 0, 0.5], atol=1e-12)
-
-
 def blobs(n: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Three classes of three modes each, on the unit sphere."""
     rng = np.random.default_rng(0)
@@ -136,6 +92,13 @@ def blobs(n: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return points.astype(np.float32), which % 3
 
 
+def made(
+    params: TrainParams, *, points: int, standardize: bool = False
+) -> SemiSupervisedClassifier:
+    """The estimator of params that need no warning."""
+    return make_estimator(params, points=points, standardize=standardize, warn=pytest.fail)
+
+
 class TestAlgorithms:
     @pytest.mark.parametrize(
         "algorithm", ["supervised", "label_propagation", "label_spreading", "self_training"]
@@ -144,7 +107,7 @@ class TestAlgorithms:
         points, truth = blobs()
         known = np.where(np.arange(300) < 30, truth, UNLABELED)
         params = TRAIN.model_copy(update={"algorithm": algorithm})
-        *_, last = make_estimator(params, standardize=False).iter_fit(points, known, points[250:])
+        *_, last = made(params, points=300).iter_fit(points, known, points[250:])
         assert (last.labels[:30] == truth[:30]).all()
         assert last.validation.shape == (50, 3)
         if algorithm == "supervised":
@@ -158,23 +121,15 @@ class TestAlgorithms:
         points /= np.linalg.norm(points, axis=1, keepdims=True)
         known = np.where(np.arange(300) < 8, truth, UNLABELED)
         params = TRAIN.model_copy(update={"n_neighbors": 10})
-        *_, last = make_estimator(params, standardize=False).iter_fit(points, known)
+        *_, last = made(params, points=300).iter_fit(points, known)
         head = fit_head(points[:8], truth[:8], classes=2, C=1000.0)
         by_head = (head.predict_proba(points).argmax(axis=1) == truth)[8:].mean()
         assert (last.labels == truth)[8:].mean() > by_head + 0.05
 
-    def test_a_class_without_a_label(self) -> None:
-        points, truth = blobs()
-        known = np.where(truth < 2, truth, UNLABELED)
-        with pytest.raises(DataError, match="1 of 3 classes have no labelled training image"):
-            check_training_set(known, classes=3, params=TRAIN)
-        with pytest.raises(DataError, match="1 of 4 classes"):
-            fit_head(points, truth, classes=4, C=1.0)
-
     @pytest.mark.parametrize(
         ("algorithm", "changes", "expected"),
         [
-            ("supervised", {"C": 2.0}, SelfTraining(max_iter=0, C=2.0)),
+            ("supervised", {"C": 2.0}, SelfTraining(threshold=0.7, max_iter=0, C=2.0)),
             (
                 "self_training",
                 {"threshold": 0.6},
@@ -205,90 +160,131 @@ class TestAlgorithms:
         self, algorithm: str, changes: dict[str, Any], expected: SemiSupervisedClassifier
     ) -> None:
         params = TRAIN.model_copy(update={"algorithm": algorithm, **changes})
-        made = make_estimator(params, standardize=False)
-        assert type(made) is type(expected)
-        assert made.get_params() == expected.get_params()
+        found = made(params, points=6)
+        assert type(found) is type(expected)
+        assert found.get_params() == expected.get_params()
 
+    @pytest.mark.parametrize(
+        ("algorithm", "default"),
+        [
+            ("self_training", SelfTraining()),
+            ("label_propagation", LabelPropagation()),
+            ("label_spreading", LabelSpreading()),
+        ],
+    )
+    def test_the_defaults_are_those_of_params_yaml(
+        self, algorithm: str, default: SemiSupervisedClassifier
+    ) -> None:
+        section = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
+        params = TrainParams(**section | {"algorithm": algorithm})
+        assert made(params, points=100).get_params() == default.get_params()
 
-def write_shard(root: Path, labels: Sequence[str | None], features: NDArray[np.float32]) -> None:
-    """One shard of images that all train, and their features."""
-    ids = IDS[: len(labels)]
-    columns = {
-        "image_id": ids,
-        "path": [f"{i}.jpg" for i in ids],
-        "label": list(labels),
-        "coarse": [None] * len(ids),
-        "split": ["train"] * len(ids),
-        "phash": [""] * len(ids),
-        "image": [b""] * len(ids),
-    }
-    for folder, table in (
-        ("shards", pa.table(columns, schema=IMAGE_SCHEMA)),
-        ("features", feature_table(ids, features)),
-    ):
-        (root / folder).mkdir()
-        write_table(root / folder / shard_name(0, 1), table)
+    @pytest.mark.parametrize("algorithm", ["supervised", "self_training"])
+    def test_scaling_is_the_choice_of_a_head_that_sees_few(self, algorithm: str) -> None:
+        params = TRAIN.model_copy(update={"algorithm": algorithm})
+        for scaled in (False, True):
+            assert made(params, points=9, standardize=scaled).standardize is scaled
+
+    @pytest.mark.parametrize("algorithm", ["label_propagation", "label_spreading"])
+    @pytest.mark.parametrize("wanted", [8, 10])
+    def test_a_graph_of_few_images_has_fewer_neighbours(self, algorithm: str, wanted: int) -> None:
+        params = TRAIN.model_copy(update={"algorithm": algorithm, "n_neighbors": wanted})
+        points, truth = blobs(8)
+        said: list[str] = []
+        estimator = make_estimator(params, points=8, standardize=False, warn=said.append)
+        assert said == [
+            f"train.n_neighbors is {wanted}, but there are only 8 training images; 7 is used"
+        ]
+        assert estimator.get_params()["n_neighbors"] == 7
+        known = np.where(np.arange(8) < 5, truth, UNLABELED)
+        *_, last = estimator.iter_fit(points, known, points[:1])
+        assert (last.labels != UNLABELED).all()
+
+    def test_heads_alone_have_no_neighbours(self) -> None:
+        params = TRAIN.model_copy(update={"algorithm": "supervised", "n_neighbors": 10})
+        assert made(params, points=8)
 
 
 class TestTrainingSet:
-    """What cannot be learned from, as the train stage says it."""
+    """What cannot be learned from."""
 
-    points, truth = blobs(60)
-    names: ClassVar = [f"class {i}" for i in truth]
+    @pytest.mark.parametrize(
+        ("known", "classes", "sentence"),
+        [
+            ([-1] * 60, 2, "none of the 60 training images has a label; label some of each class"),
+            ([0] * 3 + [-1], 1, "the labelled training images have one class only"),
+            ([0, 2, 2, -1], 3, "1 of 3 classes have no labelled training image"),
+        ],
+    )
+    def test_refused(self, known: list[int], classes: int, sentence: str) -> None:
+        with pytest.raises(DataError, match=sentence):
+            check_training_set(np.array(known), classes=classes)
 
-    def refusal(self, root: Path, labels: Sequence[str | None], **changes: Any) -> str:
-        points = self.points[: len(labels)].copy()
-        points[0, 0] = changes.pop("first", points[0, 0])
-        write_shard(root, labels, points)
-        with pytest.raises(DataError) as error:
-            call_stage(
-                "train",
-                TRAIN.model_copy(update=changes),
-                shards=root / "shards",
-                features=root / "features",
-                classifier=root / "classifier",
-                curves=root / "curves",
-                metrics=root / "train.json",
-                headline=root / "headline.json",
-            )
-        assert not (root / "classifier").exists()
-        assert "\n" not in str(error.value)
-        return str(error.value)
+    def test_one_label_per_class_is_enough(self) -> None:
+        check_training_set(np.array([-1, 1, -1, 0, 2]), classes=3)
+
+
+class TestSplits:
+    """Eight images in two shards, and their features."""
+
+    names: ClassVar = ["b", "a", None, "b", "a", "c", "b", "a"]
+    splits: ClassVar = ["train", "train", "train", "val", "test", "train", "test", "train"]
+    features = np.arange(32, dtype=np.float32).reshape(8, 4)
+
+    def written(self, root: Path, **changes: list[Any]) -> tuple[Path, Path]:
+        for part in (0, 1):
+            rows = slice(4 * part, 4 * part + 4)
+            columns = {
+                "image_id": IDS[:8],
+                "path": [f"{i}.jpg" for i in range(8)],
+                "label": self.names,
+                "coarse": [{"a": "x", "b": "y"}.get(name or "") for name in self.names],
+                "split": self.splits,
+                "phash": [""] * 8,
+                "image": [b""] * 8,
+            }
+            columns = {name: changes.get(name, values)[rows] for name, values in columns.items()}
+            features = np.array(changes.get("features", self.features)[rows], np.float32)
+            ids = changes.get("feature_ids", IDS[:8])[rows]
+            for folder, table in (
+                ("shards", pa.table(columns, schema=IMAGE_SCHEMA)),
+                ("features", feature_table(ids, features)),
+            ):
+                (root / folder).mkdir(exist_ok=True)
+                write_table(root / folder / shard_name(part, 2), table)
+        return root / "shards", root / "features"
+
+    def test_each_split_has_its_images(self, tmp_path: Path) -> None:
+        splits, classes, coarse = load_splits(*self.written(tmp_path))
+        assert classes == ["a", "b", "c"]
+        assert coarse == {"a": "x", "b": "y"}
+        numbers = {"a": 0, "b": 1, "c": 2, None: UNLABELED}
+        for name, split in splits.items():
+            rows = [i for i in range(8) if self.splits[i] == name]
+            assert split.image_ids == [IDS[i] for i in rows]
+            assert split.paths == [f"{i}.jpg" for i in rows]
+            assert split.names == [self.names[i] for i in rows]
+            assert split.labels.tolist() == [numbers[self.names[i]] for i in rows]
+            assert (split.features == self.features[rows]).all()
+        assert splits.keys() == {"train", "val", "test"}
+
+    def test_features_of_other_images(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"does not hold the images of .*; run featurize again"):
+            load_splits(*self.written(tmp_path, feature_ids=IDS[1:9]))
 
     def test_a_feature_that_is_no_number(self, tmp_path: Path) -> None:
-        said = self.refusal(tmp_path, self.names, first=np.nan)
-        assert said == f"{tmp_path / 'features'} holds a feature that is not a finite number"
+        features = self.features.copy()
+        features[5, 2] = np.nan
+        with pytest.raises(DataError, match="features holds a feature that is not a finite number"):
+            load_splits(*self.written(tmp_path, features=features))
 
-    @pytest.mark.parametrize("algorithm", ["label_propagation", "label_spreading"])
-    def test_no_more_images_than_neighbours(self, tmp_path: Path, algorithm: str) -> None:
-        said = self.refusal(tmp_path, self.names, algorithm=algorithm, n_neighbors=60)
-        assert said == (
-            "train.n_neighbors is 60, but there are only 60 training images; at most 59 is allowed"
-        )
-
-    @pytest.mark.parametrize("algorithm", ["supervised", "label_spreading", "self_training"])
-    def test_no_label_at_all(self, tmp_path: Path, algorithm: str) -> None:
-        said = self.refusal(tmp_path, [None] * 60, algorithm=algorithm)
-        assert said == "none of the 60 training images has a label; label some of each class"
-
-    @pytest.mark.parametrize("algorithm", ["supervised", "label_spreading", "self_training"])
-    def test_one_class_only(self, tmp_path: Path, algorithm: str) -> None:
-        said = self.refusal(tmp_path, ["apple"] * 30 + [None] * 30, algorithm=algorithm)
-        assert said == (
-            "the labelled training images have one class only; a classifier needs at least two"
-        )
-
-
-class TestGraph:
-    def test_symmetric_without_loops(self) -> None:
-        graph = similarity_graph(blobs()[0], n_neighbors=5, affinity=Affinity())
-        assert abs(graph - graph.T).max() == 0
-        assert graph.diagonal().max() == 0
-        assert (np.diff(graph.indptr) >= 5).all()
-
-    def test_features_that_resemble_nothing(self) -> None:
-        with pytest.raises(DataError, match="no two of the 20 training images"):
-            similarity_graph(np.eye(20, dtype=np.float32), n_neighbors=3, affinity=Affinity())
+    @pytest.mark.parametrize("row", [3, 6])
+    def test_a_class_that_training_does_not_have(self, tmp_path: Path, row: int) -> None:
+        names = [*self.names]
+        names[row] = "d"
+        said = f"{self.splits[row]} holds 'd', a class with no training image"
+        with pytest.raises(DataError, match=said):
+            load_splits(*self.written(tmp_path, label=names))
 
 
 class TestHead:
@@ -300,6 +296,13 @@ class TestHead:
         probabilities = head.predict_proba(points[two])
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == truth[two]).mean() > 0.9
+
+    def test_a_class_without_an_image(self) -> None:
+        points, truth = blobs()
+        with pytest.raises(DataError, match="1 of 4 classes have no labelled training image"):
+            fit_head(points, truth, classes=4, C=1.0)
+        with pytest.raises(DataError, match="1 of 3 classes"):
+            fit_head(points, truth, classes=3, C=1.0, weights=(truth != 2).astype(float))
 
     @pytest.mark.filterwarnings("error")
     def test_one_label_a_class(self) -> None:

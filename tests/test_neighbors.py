@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-from grocery.core.errors import DataError, ParamsError
 from grocery.features.mixture import fit_mixture
-from grocery.semi_supervised.graph import Affinity, similarity_graph
-from grocery.semi_supervised.neighbors import EXACT_POINTS, nearest, recall
-from grocery.semi_supervised.spreading import label_spreading
+from grocery.semi_supervised.graph import EXACT_POINTS, SimilarityGraph, nearest
+from grocery.semi_supervised.label_propagation import LabelSpreading
 
 Singles = NDArray[np.float32]
 
@@ -41,10 +38,15 @@ def naive(points: NDArray[Any], among: NDArray[Any], count: int, *, own: bool) -
     return np.argsort(away, axis=1, kind="stable")[:, :count]
 
 
+def recall(found: NDArray[Any], exact: NDArray[Any]) -> float:
+    """Share of the exact neighbours (n, k) that are among the found ones (n, k)."""
+    return float((found[:, :, None] == exact[:, None, :]).any(axis=1).mean())
+
+
 class TestExact:
     def test_as_a_full_sort(self) -> None:
         points = clustered(700)
-        found, _ = nearest(points, points, n_neighbors=9, own=True)
+        found, _ = nearest(points, n_neighbors=9)
         assert (found == naive(points, points, 9, own=True)).all()
 
     def test_the_order_of_cosine_similarity(self) -> None:
@@ -63,14 +65,14 @@ class TestExact:
     def test_copies_of_one_point(self) -> None:
         """Whichever copies are found, a point is never its own neighbour."""
         points = np.repeat(unit(np.ones((1, 5))), 3000, axis=0)
-        found, distances = nearest(points, points, n_neighbors=3, own=True)
+        found, distances = nearest(points, n_neighbors=3)
         assert (found != np.arange(3000)[:, None]).all()
         assert (np.diff(found, axis=1) > 0).all()
         assert (distances == 0).all()
 
     def test_all_others_are_neighbours(self) -> None:
         points = clustered(40)
-        found, _ = nearest(points, points, n_neighbors=39, own=True)
+        found, _ = nearest(points, n_neighbors=39)
         assert (found == naive(points, points, 39, own=True)).all()
 
     def test_points_far_from_the_origin_in_double_precision(self) -> None:
@@ -84,7 +86,7 @@ class TestDistances:
     points = clustered(300)
 
     def test_squared_distances(self) -> None:
-        found, distances = nearest(self.points, self.points, n_neighbors=4, own=True)
+        found, distances = nearest(self.points, n_neighbors=4)
         assert distances.dtype == np.float32
         expected = ((self.points[:, None] - self.points[found]) ** 2).sum(axis=-1)
         np.testing.assert_allclose(distances, expected, rtol=1e-5)
@@ -97,9 +99,8 @@ class TestDistances:
 class TestApproximate:
     def test_finds_most_of_the_exact_neighbours(self) -> None:
         points = clustered(12_000)
-        options: dict[str, Any] = {"n_neighbors": 10, "own": True}
-        found, distances = nearest(points, points, search="approximate", **options)
-        exact, _ = nearest(points, points, search="exact", **options)
+        found, distances = nearest(points, n_neighbors=10, search="approximate")
+        exact, _ = nearest(points, n_neighbors=10, search="exact")
         assert 0.9 < recall(found, exact) < 1
         assert (np.diff(distances, axis=1) >= 0).all()
         assert (found != np.arange(len(points))[:, None]).all()
@@ -112,14 +113,14 @@ class TestApproximate:
 
     def test_lists_shorter_than_the_neighbours_that_are_asked_for(self) -> None:
         points = clustered(600)
-        found, _ = nearest(points, points, n_neighbors=450, search="approximate", own=True)
+        found, _ = nearest(points, n_neighbors=450, search="approximate")
         assert (found == naive(points, points, 450, own=True)).mean() > 0.5
         assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
 
     def test_copies_of_one_point(self) -> None:
         points = clustered(6000)
         points[1000:5000] = points[1000]
-        found, distances = nearest(points, points, n_neighbors=5, search="approximate", own=True)
+        found, distances = nearest(points, n_neighbors=5, search="approximate")
         copies = found[1000:5000]
         assert ((copies >= 1000) & (copies < 5000)).all()
         assert (distances[1000:5000] == 0).all()
@@ -140,11 +141,11 @@ def digest() -> str:
     seeds[np.arange(900), np.arange(900) % 60] = 1
     found = hashlib.sha256()
     for search in ("exact", "approximate"):
-        for array in nearest(points, points, n_neighbors=10, search=search, own=True):
+        for array in nearest(points, n_neighbors=10, search=search):
             found.update(array.tobytes())
-        graph = similarity_graph(points, n_neighbors=10, affinity=Affinity(), search=search)
-        for step in label_spreading(graph, seeds, alpha=0.9, max_iter=5, tol=0):
-            found.update(step.distributions.tobytes() + str(step.residual).encode())
+        graph = SimilarityGraph(neighbor_search=search).graph(points)
+        for residual, distributions in LabelSpreading(max_iter=5).walk(graph, seeds):
+            found.update(distributions.tobytes() + str(residual).encode())
     descriptors = np.random.default_rng(0).normal(size=(40_000, 8)).astype(np.float32)
     rng = np.random.default_rng(0)
     mixture = fit_mixture(descriptors, components=8, iterations=3, rng=rng)
@@ -178,11 +179,11 @@ import sys
 sys.modules["faiss"] = None
 from test_neighbors import clustered
 from grocery.core.errors import DataError
-from grocery.semi_supervised.neighbors import nearest
+from grocery.semi_supervised.graph import nearest
 points = clustered(500)
-nearest(points, points, n_neighbors=3)
+nearest(points, n_neighbors=3)
 try:
-    nearest(points, points, n_neighbors=3, search="approximate")
+    nearest(points, n_neighbors=3, search="approximate")
 except DataError as error:
     print(error)
 """
@@ -191,23 +192,3 @@ except DataError as error:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert "pip install '.[faiss]', or set train.neighbor_search to exact" in done.stdout
-
-
-class TestBadInput:
-    points = clustered(10)
-
-    def test_more_neighbours_than_points(self) -> None:
-        with pytest.raises(DataError, match="at most 9 is allowed"):
-            nearest(self.points, self.points, n_neighbors=10)
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_what_is_not_finite(self, value: float) -> None:
-        points = self.points.copy()
-        points[3, 1] = value
-        for given, among in ((points, self.points), (self.points, points)):
-            with pytest.raises(DataError, match="features of point 3 hold NaN or infinity"):
-                nearest(given, among, n_neighbors=2)
-
-    def test_a_search_that_does_not_exist(self) -> None:
-        with pytest.raises(ParamsError, match="allowed are auto, exact, approximate"):
-            nearest(self.points, self.points, n_neighbors=2, search="fast")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from grocery.core.errors import DataError
@@ -60,7 +61,7 @@ def load_splits(shards: Path, features: Path) -> tuple[dict[str, Split], list[st
     table = pa.concat_tables(tables)
     if not np.isfinite(features_of(table)).all():
         raise DataError(f"{features} holds a feature that is not a finite number")
-    by_split = {name: table.filter(pa.array(_equal(table, name))) for name in SPLITS}
+    by_split = {name: table.filter(pc.equal(table.column("split"), name)) for name in SPLITS}
     classes = sorted({name for name in by_split["train"].column("label").to_pylist() if name})
     for name in ("val", "test"):
         unseen = {x for x in by_split[name].column("label").to_pylist() if x} - set(classes)
@@ -72,10 +73,6 @@ def load_splits(shards: Path, features: Path) -> tuple[dict[str, Split], list[st
     pairs = zip(table.column("label").to_pylist(), table.column("coarse").to_pylist(), strict=True)
     coarse = dict(sorted({p for p in pairs if None not in p}))
     return {name: _split(rows, numbers) for name, rows in by_split.items()}, classes, coarse
-
-
-def _equal(table: pa.Table, split: str) -> NDArray[np.bool_]:
-    return np.array([value == split for value in table.column("split").to_pylist()], dtype=bool)
 
 
 def _split(rows: pa.Table, numbers: dict[str, int]) -> Split:

@@ -142,4 +142,5 @@ def calibrate(head: Head, features: Floats, labels: Integers, *, level: float) -
     chance = 1 / logits.shape[1]
     excess = max(0.0, (confidence - bound) / max(confidence - chance, 1e-12))
     smoothing = 1 - (1 - likely.smoothing) * (1 - excess)
-    return head.calibrated(likely.temperature, min(smoothing, _MOST_SMOOTHING))
+    kept = np.array([likely.temperature, min(smoothing, _MOST_SMOOTHING)], np.float32)
+    return replace(head, temperature=float(kept[0]), smoothing=float(kept[1]))  # as in its arrays

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class Head:
     Attributes
     ----------
     coefficients, intercept
-        Shapes (c, d) and (c,), one row a class.
+        Shapes (c, d) and (c,), one row per class.
     temperature
         Divides the logits; above 1 makes predictions less confident.
     smoothing
@@ -44,23 +44,16 @@ class Head:
 
     def predict_proba(self, features: Floats) -> Floats:
         """Calibrated class probabilities (n, c) of features (n, d)."""
-        probabilities: Floats = self.calibrate(self.logits(features))
-        return probabilities
+        return self.calibrate(self.logits(features))
 
     def calibrate(self, logits: NDArray[Any]) -> NDArray[Any]:
         """Calibrated class probabilities (n, c) of logits (n, c), in their precision."""
-        sharp = softmax(logits / logits.dtype.type(self.temperature))
+        scaled = logits / logits.dtype.type(self.temperature)
+        sharp = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        sharp /= sharp.sum(axis=1, keepdims=True)
         smoothing = logits.dtype.type(self.smoothing)
         probabilities: NDArray[Any] = (1 - smoothing) * sharp + smoothing / logits.shape[1]
         return probabilities
-
-    def calibrated(self, temperature: float, smoothing: float) -> Head:
-        """The same head, calibrated otherwise."""
-        return replace(
-            self,
-            temperature=float(np.float32(temperature)),  # as `arrays` keeps them
-            smoothing=float(np.float32(smoothing)),
-        )
 
     def arrays(self, prefix: str) -> Arrays:
         """The head's arrays, with `prefix` before their names."""
@@ -80,10 +73,3 @@ class Head:
         coefficients = array_of(arrays, f"{prefix}coefficients", *sides)
         intercept = array_of(arrays, f"{prefix}intercept", len(coefficients))
         return cls(coefficients, intercept, temperature, smoothing)
-
-
-def softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """Softmax of each row of logits (n, c)."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[Any] = shifted / shifted.sum(axis=1, keepdims=True)
-    return probabilities

@@ -6,51 +6,60 @@ pipeline what makes a training set one that cannot be learned from.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 
 from grocery.classifier.dataset import UNLABELED
 from grocery.core.errors import DataError
 from grocery.core.params import TrainParams
-from grocery.semi_supervised.estimators import Integers, SemiSupervisedClassifier
-from grocery.semi_supervised.graph_estimators import LabelPropagation, LabelSpreading
+from grocery.semi_supervised.base import Integers, SemiSupervisedClassifier
+from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading
 from grocery.semi_supervised.self_training import SelfTraining
 
+ESTIMATORS: dict[str, type[SemiSupervisedClassifier]] = {
+    "supervised": SelfTraining,
+    "self_training": SelfTraining,
+    "label_propagation": LabelPropagation,
+    "label_spreading": LabelSpreading,
+}
 
-def make_estimator(params: TrainParams, *, standardize: bool) -> SemiSupervisedClassifier:
+
+def make_estimator(
+    params: TrainParams, *, points: int, standardize: bool, warn: Callable[[str], None]
+) -> SemiSupervisedClassifier:
     """The unfitted estimator that the ``train`` section of params.yaml describes.
 
-    `standardize` says how a head scales its features that sees few points at first; one that is
-    fitted on a graph's labels always sees many, and scales them.
+    Parameters
+    ----------
+    points
+        Number of training points. In a graph of few points, fewer than `params.n_neighbors` are
+        neighbours of a point.
+    standardize
+        How a head scales its features that sees few points at first; one that is fitted on a
+        graph's labels always sees many, and scales them.
+    warn
+        Is told in a sentence when there are fewer neighbours than `params.n_neighbors`.
     """
+    kind = ESTIMATORS[params.algorithm]
+    own = {field.name for field in fields(kind) if field.init}
+    given = {name: value for name, value in params.model_dump().items() if name in own}
     if params.algorithm == "supervised":
-        # Self-training without an iteration: the head of the known labels.
-        return SelfTraining(max_iter=0, C=params.C, standardize=standardize)
-    if params.algorithm == "self_training":
-        return SelfTraining(
-            threshold=params.threshold,
-            max_iter=params.max_iter,
-            C=params.C,
-            standardize=standardize,
+        given["max_iter"] = 0  # the head of the known labels
+    if kind is SelfTraining:
+        given["standardize"] = standardize
+    elif params.n_neighbors >= points:
+        given["n_neighbors"] = points - 1
+        warn(
+            f"train.n_neighbors is {params.n_neighbors}, but there are only {points} training "
+            f"images; {points - 1} is used"
         )
-    on_graph: dict[str, Any] = {
-        "affinity": params.affinity,
-        "weight_power": params.weight_power,
-        "gamma": params.gamma,
-        "n_neighbors": params.n_neighbors,
-        "neighbor_search": params.neighbor_search,
-        "max_iter": params.max_iter,
-        "tol": params.tol,
-        "C": params.C,
-    }
-    if params.algorithm == "label_propagation":
-        return LabelPropagation(**on_graph)
-    return LabelSpreading(alpha=params.alpha, class_balance=params.class_balance, **on_graph)
+    return kind(**given)
 
 
-def check_training_set(known: Integers, *, classes: int, params: TrainParams) -> None:
-    """Refuse a training set that the estimator of `params` cannot learn from.
+def check_training_set(known: Integers, *, classes: int) -> None:
+    """Refuse a training set that no estimator can learn from.
 
     Parameters
     ----------
@@ -62,8 +71,7 @@ def check_training_set(known: Integers, *, classes: int, params: TrainParams) ->
     Raises
     ------
     DataError
-        When no image has a label, or only one class has one, or a class has none, or the
-        similarity graph would have no more images than neighbours.
+        When no image has a label, or only one class has one, or a class has none.
     """
     present = np.unique(known[known != UNLABELED])
     if not len(present):
@@ -78,10 +86,4 @@ def check_training_set(known: Integers, *, classes: int, params: TrainParams) ->
     if classes < 2:
         raise DataError(
             "the labelled training images have one class only; a classifier needs at least two"
-        )
-    on_graph = params.algorithm in ("label_propagation", "label_spreading")
-    if on_graph and params.n_neighbors >= len(known):
-        raise DataError(
-            f"train.n_neighbors is {params.n_neighbors}, but there are only {len(known)} training "
-            f"images; at most {len(known) - 1} is allowed"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from dataclasses import dataclass, field
 from itertools import count
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -11,17 +11,10 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from grocery.classifier.dataset import UNLABELED
-from grocery.classifier.fit_head import fit_head
-from grocery.classifier.head import Head
-from grocery.semi_supervised.estimators import (
-    Doubles,
-    Floats,
-    Integers,
-    SemiSupervisedClassifier,
-    Step,
-)
+from grocery.semi_supervised.base import Floats, Integers, SemiSupervisedClassifier, Step, Steps
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SelfTraining(SemiSupervisedClassifier):
     """Fit the head, adopt its confident predictions as labels, and fit it again.
 
@@ -36,13 +29,12 @@ class SelfTraining(SemiSupervisedClassifier):
     ----------
     threshold : float in [0, 1), default=0.75
         A prediction more confident than this is adopted as a label.
-    max_iter : int >= 0 or None, default=30
+    max_iter : int >= 0 or None, default=1000
         Most iterations; 0 learns from the known labels alone, None goes on until nothing is
         adopted.
     C : float > 0, default=10.0
-        Inverse of the head's L2 regularisation.
     standardize : bool, default=False
-        Whether the head scales all features to the same variance.
+        As for `SemiSupervisedClassifier`.
 
     Attributes
     ----------
@@ -50,6 +42,8 @@ class SelfTraining(SemiSupervisedClassifier):
         The iteration in which a point got its label: 0 for a known label, -1 for none.
     termination_condition_ : {"max_iter", "no_change", "all_labeled"}
         Why the iterations ended.
+    converged_ : bool
+        False when that is "max_iter", unless `max_iter` is 0, which asks for no iteration.
     head_, classes_, transduction_, n_iter_, n_features_in_, feature_names_in_
         As for `SemiSupervisedClassifier`; `transduction_` are the labels the head was fitted on.
     """
@@ -60,63 +54,38 @@ class SelfTraining(SemiSupervisedClassifier):
         "max_iter": [Interval(Integral, 0, None, closed="left"), None],
     }
 
-    labeled_iter_: Integers
-    termination_condition_: str
+    threshold: float = 0.75
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.75,
-        max_iter: int | None = 30,
-        C: float = 10.0,
-        standardize: bool = False,
-    ) -> None:
-        self.threshold = threshold
-        self.max_iter = max_iter
-        self.C = C
-        self.standardize = standardize
+    labeled_iter_: Integers = field(init=False)
+    termination_condition_: str = field(init=False)
 
-    def _steps(
-        self, points: Floats, known: Integers, watched: Floats
-    ) -> Generator[Step, None, Integers]:
-        # The first step is the head of the known labels, before any iteration.
-        labels = known.copy()
-        self.n_iter_ = 0
+    def _steps(self, points: Floats, known: Integers, watched: Floats) -> Steps:
+        labels = known
         self.labeled_iter_ = np.where(known == UNLABELED, -1, 0)
-        self.head_ = self._fit(points, labels)
-        yield self._step(labels, 0, watched)
-        for iteration in count(1):
+        adopted = np.array([], dtype=np.int64)
+        # The first step is the head of the known labels, before any iteration.
+        for iteration in count():
+            self.n_iter_ = iteration
+            if iteration == 0 or len(adopted):
+                used = labels != UNLABELED
+                self.head_ = self._head(points[used], labels[used])
+            residual = len(adopted) / len(labels)
+            yield Step(labels, used.astype(float), residual, self.head_.predict_proba(watched))
             unlabelled = np.flatnonzero(labels == UNLABELED)
+            if iteration and not len(adopted):
+                self.termination_condition_ = "no_change"
+                break
             if not len(unlabelled):
                 self.termination_condition_ = "all_labeled"
                 break
-            if self.max_iter is not None and iteration > self.max_iter:
+            if iteration == self.max_iter:
                 self.termination_condition_ = "max_iter"
                 break
-            self.n_iter_ = iteration
             probabilities = self.head_.predict_proba(points[unlabelled])
-            adopted = probabilities.max(axis=1) > self.threshold
+            sure = probabilities.max(axis=1) > self.threshold
+            adopted = unlabelled[sure]
             labels = labels.copy()
-            labels[unlabelled[adopted]] = probabilities.argmax(axis=1)[adopted]
-            self.labeled_iter_[unlabelled[adopted]] = iteration
-            if adopted.any():
-                self.head_ = self._fit(points, labels)
-            yield self._step(labels, int(adopted.sum()), watched)
-            if not adopted.any():
-                self.termination_condition_ = "no_change"
-                break
+            labels[adopted] = probabilities.argmax(axis=1)[sure]
+            self.labeled_iter_[adopted] = iteration + 1
+        self.converged_ = self.termination_condition_ != "max_iter" or self.max_iter == 0
         return labels
-
-    def _fit(self, points: Floats, labels: Integers) -> Head:
-        used = labels != UNLABELED
-        return fit_head(
-            points[used],
-            labels[used],
-            classes=len(self.classes_),
-            C=self.C,
-            standardize=self.standardize,
-        )
-
-    def _step(self, labels: Integers, adopted: int, watched: Floats) -> Step:
-        weights: Doubles = (labels != UNLABELED).astype(np.float64)
-        return Step(labels, weights, adopted / len(labels), self.head_.predict_proba(watched))

@@ -2,30 +2,32 @@
 
 An estimator first labels the points that have no label, step by step, and then fits the deployable
 linear head on all of them. `fit` runs the steps; `iter_fit` hands them out, so that whoever drives
-it can log each one. The estimators are in `graph_estimators` and `self_training`.
+it can log each one.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from grocery.classifier.dataset import UNLABELED
+from grocery.classifier.fit_head import fit_head
 from grocery.classifier.head import Head
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
-Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,22 +42,36 @@ class Step:
     weights
         How certain each label is (n,), from 0 to 1; known labels weigh 1.
     residual
-        By how much the labels moved in this iteration, a point.
+        By how much the labels moved in this iteration, per point.
     validation
         Class scores (v, c) that the algorithm itself gives to the validation points.
     """
 
     labels: Integers
-    weights: Doubles
+    weights: NDArray[np.float64]
     residual: float
     validation: Floats
 
 
+Steps = Generator[Step, None, Integers]  # returns the transduced class numbers (n,)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
 class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """Base of the estimators.
+    """Base of the estimators; the fields of the data class are its parameters.
 
     Labels are those of :mod:`sklearn.semi_supervised`: any classes, and -1 where a point has none.
     The algorithms compute in the precision of the points, the head in single precision.
+
+    Parameters
+    ----------
+    max_iter : int, default=1000
+        Most iterations.
+    C : float > 0, default=10.0
+        Inverse of the head's L2 regularisation.
+    standardize : bool
+        Whether the head scales all features to the same variance, which helps when there are many
+        points, labelled or not.
 
     Attributes
     ----------
@@ -67,6 +83,8 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         The label of each training point; -1 where the algorithm gave none.
     n_iter_ : int
         Iterations that were run.
+    converged_ : bool
+        Whether the iterations came to their end; False when `max_iter` cut them off.
     n_features_in_ : int
         Number of features seen by `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -78,12 +96,15 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         "standardize": ["boolean"],
     }
 
-    C: float
-    standardize: bool
-    head_: Head
-    classes_: NDArray[Any]
-    transduction_: NDArray[Any]
-    n_iter_: int
+    max_iter: int | None = 1000
+    C: float = 10.0
+    standardize: bool = False
+
+    head_: Head = field(init=False)
+    classes_: NDArray[Any] = field(init=False)
+    transduction_: NDArray[Any] = field(init=False)
+    n_iter_: int = field(init=False)
+    converged_: bool = field(init=False)
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Label the unlabelled points, then fit the head on all.
@@ -101,15 +122,30 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         ValueError
             When a parameter or the data cannot be used: a value that is not finite, no label at
             all, only one class, or no more points than neighbours.
+        DataError
+            When no two points are similar, so that there is no graph.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When `max_iter` was reached before the labels settled.
         """
         for _ in self.iter_fit(X, y):
             pass
+        if not self.converged_:
+            warnings.warn(
+                f"max_iter={self.max_iter} was reached without convergence",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return self
 
     def iter_fit(
         self, X: ArrayLike, y: ArrayLike, validation: ArrayLike | None = None
     ) -> Iterator[Step]:
         """Do what `fit` does, one step at a time; the estimator is fitted after the last one.
+
+        It warns of nothing: `converged_` says how it ended.
 
         Parameters
         ----------
@@ -123,29 +159,36 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         points, labels = validate_data(
             self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2
         )
-        classes, known = _class_numbers(labels)
+        self.classes_, known = _class_numbers(labels)
         watched = points[:0]
         if validation is not None:
             watched = validate_data(
                 self, validation, dtype=points.dtype, reset=False, ensure_min_samples=0
             )
-        return self._run(points, known, classes, watched)
+        return self._run(points, known, watched)
 
-    def _run(
-        self, points: Floats, known: Integers, classes: NDArray[Any], watched: Floats
-    ) -> Iterator[Step]:
-        self.classes_ = classes
+    def _run(self, points: Floats, known: Integers, watched: Floats) -> Iterator[Step]:
         numbers = yield from self._steps(points, known, watched)
-        self.transduction_ = classes[numbers]
+        self.transduction_ = self.classes_[numbers]
         unlabelled = numbers == UNLABELED
         if unlabelled.any():  # else the classes may be of a type that has no -1
             self.transduction_[unlabelled] = UNLABELED
 
     @abstractmethod
-    def _steps(
-        self, points: Floats, known: Integers, watched: Floats
-    ) -> Generator[Step, None, Integers]:
-        """Run the algorithm, set `head_` and `n_iter_`, and return the transduced class numbers."""
+    def _steps(self, points: Floats, known: Integers, watched: Floats) -> Steps:
+        """Run the algorithm, and set `head_`, `n_iter_` and `converged_`."""
+
+    def _head(
+        self, points: Floats, labels: Integers, weights: NDArray[np.float64] | None = None
+    ) -> Head:
+        return fit_head(
+            points,
+            labels,
+            classes=len(self.classes_),
+            C=self.C,
+            weights=weights,
+            standardize=self.standardize,
+        )
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float32]:
         """Class probabilities (n, c) of points (n, d), by the head."""
@@ -165,9 +208,9 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
 
 def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
     """The classes among labels (n,), and the class number of each label, `UNLABELED` for -1."""
-    # An array of strings cannot hold -1, and numpy does not compare the two.
-    labelled = np.ones(len(y), bool) if y.dtype.kind in "US" else y != UNLABELED
-    if y.dtype.kind in "US" and (y.astype(str) == str(UNLABELED)).any():
+    words = y.dtype.kind in "US"  # cannot hold -1, and numpy does not compare the two
+    labelled = np.ones(len(y), bool) if words else y != UNLABELED
+    if words and (y.astype(str) == str(UNLABELED)).any():
         raise ValueError(
             "y holds the string '-1'; where points have no label, classes that are strings need "
             "the dtype object, and -1 as a number"

@@ -1,0 +1,46 @@
+"""What the train stage says of a training that a person should look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conftest import Heard, call_stage
+from test_leaks import ROWS, TRAIN, World
+
+
+def said(world: World, **changes: Any) -> tuple[dict[str, Any], list[str]]:
+    heard = Heard()
+    call_stage(
+        "train",
+        TRAIN.model_copy(update=changes),
+        heard=heard,
+        metrics=world.folder / "train.json",
+        headline=world.folder / "headline.json",
+        **world.path("shards", "features", "classifier", "curves"),
+    )
+    return json.loads((world.folder / "train.json").read_bytes()), heard.warnings
+
+
+def test_a_training_that_has_not_converged_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", ROWS).featurize()
+    found, warnings = said(world)
+    assert (found["converged"], warnings) == (True, [])
+    assert found["residual"] < TRAIN.tol
+    found, warnings = said(world, max_iter=2)
+    assert (found["converged"], found["iterations"]) == (False, 2)
+    (warning,) = warnings
+    assert warning.startswith("label_spreading has not converged: after train.max_iter 2 ")
+    assert warning.endswith("more than train.tol 0.001")
+
+
+def test_a_dozen_photographs_are_enough_for_the_defaults(tmp_path: Path) -> None:
+    few = [row for row in ROWS if int(row["path"][:-4].split("/")[1]) < 7]
+    assert sum(row["split"] == "train" for row in few) == 12
+    world = World(tmp_path / "world", few).featurize()
+    found, warnings = said(world, n_neighbors=50, labeled_ratio=0.5)
+    assert found["labeled"] + found["unlabeled"] == 12
+    (warning,) = warnings
+    assert "n_neighbors" in warning
+    assert "11" in warning
