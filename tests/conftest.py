@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-import grocery  # noqa: F401  (pins the numeric kernels before anything loads numpy)
+from grocery.core.pin import pin
+
+pin()  # before anything loads numpy
 
 ROOT = Path(__file__).parent.parent
 HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests

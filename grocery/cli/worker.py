@@ -61,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grocery.settings import ADDRESSES
 
     if find_spec("distributed") is None:
-        raise GroceryError("dask is not installed; pip install '.[dask]'")
+        raise GroceryError("dask is not installed; see docs/machines.md")
     allowed, example = ADDRESSES["dask"]
     if not re.fullmatch(allowed, arguments.address):
         raise GroceryError(f"the scheduler's address should be {example}")
