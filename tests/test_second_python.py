@@ -46,7 +46,16 @@ def second_python() -> Path:
     if not complete.exists() or complete.read_text() != key:
         shutil.rmtree(FOLDER, ignore_errors=True)
         subprocess.run([python, "-m", "venv", FOLDER], check=True)
-        install = ("-m", "pip", "install", "--quiet", "--require-hashes", "-r", LOCK)
+        install = (
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--require-hashes",
+            "-r",
+            LOCK,
+        )
         subprocess.run([commands / "python", *install], check=True)
         complete.write_text(key)
     return commands
