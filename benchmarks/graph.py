@@ -2,7 +2,7 @@
 
     python benchmarks/graph.py --points 25000 100000 1000000
 
-It needs FAISS: `make test` installs it, or `pip install '.[faiss]'`.
+It needs FAISS: `make extras` installs it.
 
 The points are a mixture of Gaussians on the unit sphere in 64 dimensions, 81 classes of three
 clusters each; 3 % are labelled. Up to `--peer-points` points, scikit-learn's
@@ -63,7 +63,7 @@ def main() -> None:
         print(json.dumps(measured(FITS[arguments.measure], arguments.folder)))
         return
     if not importlib.util.find_spec("faiss"):
-        raise SystemExit("this benchmark needs FAISS: pip install '.[faiss]'")
+        raise SystemExit("this benchmark needs FAISS: make extras")
     print("| points | fit by | seconds | accuracy | recall of neighbours | peak GiB | ratio |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for count in arguments.points:

@@ -37,6 +37,7 @@ SKLEARN = [
     "-c",
     """
 import sys
+import stages
 import grocery
 import numpy as np
 from sklearn.linear_model import LogisticRegression

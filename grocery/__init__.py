@@ -1,8 +1,8 @@
 """The library that the pipeline's stages are written with.
 
-Importing it first pins the numeric kernels (see :mod:`grocery.core.pin`), so that the same inputs
-give the same bytes on every x86-64 processor with AVX2. Everything heavy is imported on first use:
-``import grocery`` alone loads neither numpy nor scikit-learn, DVC or W&B.
+Importing it before numpy makes numpy compute as the pipeline does (see :mod:`grocery.core.pin`), so
+that a model gives the same probabilities on every x86-64 processor with AVX2. Everything heavy is
+imported on first use: ``import grocery`` alone loads neither numpy nor scikit-learn, DVC or W&B.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from grocery.core.pin import pin
+from grocery.core.pin import prefer
 
-pin()
+prefer()
 
 __version__ = "0.1.0"
 

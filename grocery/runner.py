@@ -5,7 +5,13 @@ cache, calls the stage, and puts what it has written in place of what was there,
 What W&B shows of the stage is made here afterwards, from its outputs and from what it reported.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+from grocery.core.pin import pin
+
+pin()  # before numpy is loaded, here and in the workers
 
 import argparse
 import importlib

@@ -1,6 +1,12 @@
 """What the tests share: a small copy of the project, and the commands run in it for real."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+from grocery.core.pin import pin
+
+pin()  # before anything loads numpy
 
 import atexit
 import importlib
@@ -17,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grocery import action_cache, runner  # pins the numeric kernels before anything loads numpy
+from grocery import action_cache, runner
 from grocery.parallel import sharing
 
 ROOT = Path(__file__).parent.parent

@@ -283,7 +283,7 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
         replace(model, classes=["leek", "apple", "pear"]),
         replace(model, classes=["apple", "leek", "pears"]),
         replace(model, coarse=model.coarse | {"leek": "root"}),
-        replace(model, head=model.head.calibrated(0.6, 0)),
+        replace(model, head=replace(model.head, temperature=0.6, smoothing=0.0)),
         replace(model, encoder=replace(model.encoder, settings={"encoder": "color"})),
         *(
             replace(model, preprocessing=replace(model.preprocessing, **{name: value - 1}))
@@ -368,7 +368,7 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
 def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
     """They are whole, and they would fit: only the digest tells."""
     model = small_model()
-    replace(model, head=model.head.calibrated(3, 0)).save(tmp_path / "other")
+    replace(model, head=replace(model.head, temperature=3.0, smoothing=0.0)).save(tmp_path / "other")
     other = tmp_path / "other/model.safetensors"
     (folder / "model.safetensors").write_bytes(other.read_bytes())
     assert "is damaged or was changed" in refusal(folder)

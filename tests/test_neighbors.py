@@ -191,4 +191,4 @@ except DataError as error:
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    assert "pip install '.[faiss]', or set train.neighbor_search to exact" in done.stdout
+    assert "`make extras`, or set train.neighbor_search to exact" in done.stdout

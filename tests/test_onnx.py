@@ -324,7 +324,7 @@ with one_sentence("featurize"):
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "error: featurize: the encoder onnx needs the package onnxruntime: pip install '.[onnx]'\n"
+        "error: featurize: the encoder onnx needs the package onnxruntime: `make extras`\n"
     )
 
 

@@ -95,7 +95,7 @@ class TestDrawing:
         there = pickle.dumps(tiny.images()[5::-1])
         (tmp_path / "images").write_bytes(there)
         code = (
-            "import grocery, hashlib, pickle, sys; from pathlib import Path\n"
+            "import grocery.runner, hashlib, pickle, sys; from pathlib import Path\n"
             "for image in reversed(pickle.loads(Path(sys.argv[1]).read_bytes())):\n"
             "    print(image.read().hex())"
         )

@@ -14,6 +14,7 @@ from typing import Any
 from grocery.cli import data_diff, monitor, predict, registry, sweep, sync, trial, worker
 from grocery.cli.terminal import standard_output
 from grocery.core.errors import one_sentence
+from grocery.core.pin import pin
 
 _COMMANDS: list[Callable[[Any], None]] = [
     predict.add_parser,
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; `argv` defaults to the process's arguments."""
     arguments = build_parser().parse_args(argv)
     with one_sentence(arguments.command), standard_output():
+        pin()
         arguments.run(arguments)
 
 

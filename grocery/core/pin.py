@@ -2,19 +2,33 @@
 
 OpenBLAS, numpy and Arrow choose kernels by the processor they meet, and kernels differ in the last
 bits of a floating-point result; OpenBLAS also sums in another order with another number of threads.
-Both choices are made when a library loads, from the environment, so this runs before numpy does.
+The choice is made when a library loads, from the environment, so it must be set before numpy loads.
 AVX2 is the widest set that every x86-64 server of the last ten years has.
+
+The pipeline's own processes `pin` everything. A program that merely predicts is somebody else's:
+`prefer` sets no thread variable and overwrites nothing there; a model computes in `one_thread`, and
+`warn_of_other_kernels` says when its numbers may differ from the pipeline's. All of this is left
+out with ``GROCERY_KERNELS=native`` in the environment.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any
 
-KERNELS = {
+_INSTRUCTIONS = {
     "OPENBLAS_CORETYPE": "Haswell",
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+}
+KERNELS = _INSTRUCTIONS | {
     "ARROW_USER_SIMD_LEVEL": "AVX2",
-    # One thread a worker; the pipeline is parallel over shards instead.
+    # One thread per worker; the pipeline is parallel over shards instead.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -22,11 +36,80 @@ KERNELS = {
 
 
 def pin() -> None:
-    """Set the kernels for this process and its children.
+    """Set the kernels for this process of the pipeline and for its children.
 
-    ``GROCERY_KERNELS=native`` leaves the choice to the environment and the processor. Outputs made
-    that way may differ in their last bits from the recorded ones; the purity tests use it to show
-    that they would notice.
+    Raises
+    ------
+    GroceryError
+        When numpy is loaded already, and the environment was another one.
     """
-    if os.environ.get("GROCERY_KERNELS") != "native":
-        os.environ.update(KERNELS)
+    if _native() or KERNELS.items() <= os.environ.items():
+        return
+    if "numpy" in sys.modules:
+        from grocery.core.errors import GroceryError
+
+        raise GroceryError(
+            "numpy was loaded before its kernels could be chosen, so the outputs would be other "
+            "bytes; import grocery.runner before numpy, or set GROCERY_KERNELS=native to accept that"
+        )
+    os.environ.update(KERNELS)
+
+
+def prefer() -> None:
+    """Choose the instructions where nobody has, for a program that may predict with a model."""
+    if not _native():
+        for name, value in _INSTRUCTIONS.items():
+            os.environ.setdefault(name, value)
+
+
+@cache
+def warn_of_other_kernels() -> None:
+    """Say, once per process, that predictions may differ from those of the pipeline."""
+    found = {pool["architecture"] for pool in _blas().info() if "numpy" in pool["filepath"]}
+    # Only the BLAS moved predictions: with AVX-512 in numpy, 200 of 200 were the same.
+    if found != {_INSTRUCTIONS["OPENBLAS_CORETYPE"]} and not _native():
+        warnings.warn(
+            f"numpy computes with the kernels {', '.join(found) or 'of another BLAS'} instead of "
+            "Haswell, so probabilities may differ from the pipeline's, mostly in the last digits; "
+            "on a processor with AVX2, import grocery before numpy (GROCERY_KERNELS=native accepts "
+            "the difference)",
+            stacklevel=4,  # who called grocery.load_model
+        )
+
+
+_LOCK = Lock()
+_limits: list[Any] = []
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let numpy's BLAS use one thread while the block runs, whatever the program has set.
+
+    The number belongs to the process: the first block that is entered, by any thread, sets it, and
+    the last one that is left restores it.
+    """
+    if _native():
+        yield
+        return
+    with _LOCK:
+        _limits.append(_limits[0] if _limits else _blas().limit(limits=1))
+    try:
+        yield
+    finally:
+        with _LOCK:
+            limit = _limits.pop()
+            if not _limits:
+                limit.restore_original_limits()
+
+
+@cache
+def _blas() -> Any:
+    """The BLAS libraries that are loaded, numpy's among them."""
+    import numpy  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _native() -> bool:
+    return os.environ.get("GROCERY_KERNELS") == "native"

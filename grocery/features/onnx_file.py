@@ -64,9 +64,7 @@ def open_session(path: Path, data: bytes) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise ModelError(
-            "the encoder onnx needs the package onnxruntime: pip install '.[onnx]'"
-        ) from None
+        raise ModelError("the encoder onnx needs the package onnxruntime: `make extras`") from None
     try:
         external = has_external_data(data)
     except NotOnnx as error:

@@ -22,6 +22,7 @@ from PIL import Image
 from grocery.classifier.head import Head
 from grocery.core.arrays import Arrays, digest_of, load_arrays, save_arrays
 from grocery.core.errors import DataError, GroceryError, ModelError
+from grocery.core.pin import one_thread, warn_of_other_kernels
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
 from grocery.images.decoding import UnreadableImage, pixels
@@ -72,10 +73,12 @@ class Model:
         """SHA-256 of all that the model is, its backbone and its description: its identity."""
         return digest_of(KIND, self._arrays(), self._description())
 
+    @one_thread()
     def predict_proba(self, jpegs: Sequence[bytes]) -> Floats:
         """Class probabilities (n, c) of canonical JPEG images, as they lie in shards."""
         return self.head.predict_proba(self.features(jpegs))
 
+    @one_thread()
     def features(self, jpegs: Sequence[bytes]) -> Floats:
         """Features (n, d) of canonical JPEG images: unit vectors, which the head predicts from."""
         if not len(jpegs):
@@ -172,6 +175,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     ModelError
         When the folder holds no model, a damaged one, or parts of different models.
     """
+    warn_of_other_kernels()
     folder = Path(path)
     arrays, description = load_arrays(folder, KIND)
     try:

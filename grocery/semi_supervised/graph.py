@@ -213,7 +213,7 @@ def _approximate(among: Floats, wanted: int) -> Callable[[Floats], Found]:
     except ImportError:
         raise DataError(
             f"neighbours among {len(among):,} points are searched approximately, which needs the "
-            "package faiss-cpu: pip install '.[faiss]', or set train.neighbor_search to exact"
+            "package faiss-cpu: `make extras`, or set train.neighbor_search to exact"
         ) from None
     faiss.SIMDConfig.set_level(faiss.SIMDLevel_AVX2)  # as grocery.core.pin does with numpy
     # Centres and lists are the same with any number of threads: each is summed up by one of them.

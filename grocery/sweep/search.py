@@ -24,7 +24,6 @@ METHODS = ("bayes", "random", "grid")
 SECTIONS = ("data", "prepare", "featurize", "train")
 # What training reports at each step.
 STEPS = ("val_accuracy", "residual", "pseudo_labels")
-INSTALL = "pip install --no-deps --require-hashes -r requirements-sweep.lock"
 
 
 def engine() -> ModuleType:
@@ -41,7 +40,7 @@ def engine() -> ModuleType:
             import sweeps
     except ImportError as error:
         raise ParamsError(
-            f"W&B's search engine is not installed ({error}); install it with: {INSTALL}"
+            f"W&B's search engine is not installed ({error}); `make extras` installs it"
         ) from None
     module: ModuleType = sweeps
     return module

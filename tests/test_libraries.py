@@ -1,0 +1,94 @@
+"""The locks and the libraries whose versions decide bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT, tracked_files
+from grocery.core.errors import GroceryError
+from grocery.core.libraries import check_installed
+
+LOCKS = sorted(file.name for file in ROOT.glob("requirements*.lock"))
+NUMERIC: dict[str, str] = yaml.safe_load((ROOT / "libraries.yaml").read_text())
+
+
+def pins(lock: str) -> list[tuple[str, str]]:
+    """Name and version of every package in a lock."""
+    return re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==(\S+)", (ROOT / lock).read_text(), re.MULTILINE)
+
+
+def test_one_version_of_each_package_in_all_locks_and_for_all_pythons() -> None:
+    found: dict[str, set[str]] = {}
+    for lock in LOCKS:
+        for name, number in pins(lock):
+            found.setdefault(name, set()).add(number)
+    assert {name: numbers for name, numbers in found.items() if len(numbers) > 1} == {}
+    assert {"safetensors", "joblib", "threadpoolctl"} <= found.keys()
+    assert {name: {number} for name, number in NUMERIC.items()} == {n: found[n] for n in NUMERIC}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_hashes_and_no_index(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    assert "--index" not in text
+    assert "--find-links" not in text
+    assert len(re.findall(r"==\S+.*\\\n    --hash=sha256:", text)) == len(pins(lock))
+
+
+class TestCheckInstalled:
+    def test_what_the_lock_says_is_installed(self) -> None:
+        assert set(NUMERIC) >= {"numpy", "scipy", "scikit-learn", "pillow", "pyarrow"}
+        check_installed(NUMERIC, ROOT / "libraries.yaml")
+
+    def test_another_version_is_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "libraries.yaml"
+        file.write_text(yaml.safe_dump(NUMERIC | {"scipy": "1.0.0"}))
+        check_installed(["numpy"], file)
+        with pytest.raises(GroceryError) as caught:
+            check_installed(["numpy", "scipy"], file)
+        assert str(caught.value) == (
+            f"scipy {version('scipy')} is installed, but {file} says 1.0.0, and another version "
+            "may give other bytes; `make repro` installs the lock's versions, "
+            "`make lock UPGRADE=scipy` moves the lock to the newest one"
+        )
+
+    def test_what_is_not_installed_is_left_alone(self, tmp_path: Path) -> None:
+        file = tmp_path / "libraries.yaml"
+        file.write_text('no-such-library: "1.0"\n')
+        check_installed(["no-such-library"], file)
+
+    @pytest.mark.parametrize("text", ["", "numpy: 2.4", "[]", "scipy: '1'"])
+    def test_a_file_without_the_version(self, text: str, tmp_path: Path) -> None:
+        file = tmp_path / "libraries.yaml"
+        file.write_text(text)
+        with pytest.raises(GroceryError, match="has no version of numpy; `make lock` writes"):
+            check_installed(["numpy"], file)
+
+
+def test_no_text_replaces_the_editable_install_by_a_copy() -> None:
+    """Extras come from the lock: `make extras`."""
+    frozen = re.compile(r"pip install\b[^\n]*['\" ]\.\[")
+    assert frozen.search("pip install -q '.[s3]'")  # what this test itself must not count
+    wrong = [
+        name
+        for name in tracked_files()
+        if name != f"tests/{Path(__file__).name}"
+        and frozen.search((ROOT / name).read_bytes().decode(errors="replace"))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("where", ["/somewhere/else", ".venv"])
+def test_make_takes_an_environment_anywhere(where: str) -> None:
+    """The stages' `python` is the environment's, since it comes first on PATH."""
+    command = ("make", "--silent", "--eval", "path: ; @echo $$PATH", f"VENV={where}", "path")
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said.split(os.pathsep)[0] == str(ROOT / where / "bin")

@@ -1,0 +1,160 @@
+"""The kernels behind a model's numbers, in fresh processes: the pipeline's, and somebody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import ROOT
+from grocery.core.pin import KERNELS
+from test_model import picture, small_model
+
+# Loads a model, gives it Fisher vectors of their full size, and describes pictures in threads.
+PREDICT = """
+import ctypes, dataclasses, hashlib, json, os, sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import grocery
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    model = grocery.load_model(sys.argv[1])
+    grocery.load_model(sys.argv[1])
+import numpy as np
+from grocery.features.encoder import Encoder
+from grocery.features.fisher import FisherVector, Grid
+from grocery.features.mixture import DiagonalMixture
+from grocery.features.projection import Projection
+blas = ctypes.CDLL(np._core._multiarray_umath.__file__)
+rng = np.random.default_rng(0)
+draw = lambda *shape: rng.standard_normal(shape, dtype=np.float32)
+fisher = FisherVector(
+    Grid(4, [1.0, 0.5], 3.0, True),
+    Projection(draw(102), draw(102, 64), np.ones(64, "f")),
+    DiagonalMixture(np.full(256, 1 / 256, "f"), draw(256, 64), np.ones((256, 64), "f")),
+)
+length = 2 * 256 * 64
+last = Projection(np.zeros(length, "f"), draw(length, 16), np.ones(16, "f"))
+model = dataclasses.replace(model, encoder=Encoder({}, fisher, last))
+jpegs = [path.read_bytes() for path in sorted(Path(sys.argv[1]).glob("*.jpg"))]
+before = blas.scipy_openblas_get_num_threads64_()
+with ThreadPoolExecutor(3) as pool:
+    found = {f.tobytes() for f in pool.map(model.features, [jpegs] * int(sys.argv[2]))}
+print(json.dumps({
+    "features": sorted(hashlib.sha256(f).hexdigest() for f in found),
+    "said": [str(warning.message) for warning in said],
+    "threads": [before, blas.scipy_openblas_get_num_threads64_()],
+    "environment": {name: os.environ.get(name) for name in %r},
+}))
+""" % (tuple(KERNELS),)  # noqa: UP031
+
+UNSET = dict.fromkeys(KERNELS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    small_model().save(folder)
+    for seed in range(2):
+        picture(seed).save(folder / f"{seed}.jpg")
+    return folder
+
+
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process where nothing has been pinned."""
+    free = {name: value for name, value in os.environ.items() if name not in KERNELS}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env=free | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def predict(folder: Path, first: str = "", calls: int = 1, **environment: str) -> dict[str, Any]:
+    """What a program sees that does `first` and then predicts, `calls` times at once."""
+    done = python(f"{first}\n{PREDICT}", str(folder), str(calls), **environment)
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> list[str]:
+    """Digest of the features that the pipeline's own processes compute."""
+    seen = predict(folder, "import grocery.runner")
+    assert seen["environment"] == KERNELS
+    assert seen["threads"] == [1, 1]
+    assert len(seen["features"]) == 1
+    return list(seen["features"])
+
+
+class TestSomebodyElsesProgram:
+    def test_has_the_pipelines_numbers_and_its_own_threads(
+        self, folder: Path, pipeline: list[str]
+    ) -> None:
+        seen = predict(folder, calls=6)
+        assert seen["features"] == pipeline
+        assert seen["said"] == []
+        assert seen["environment"]["OPENBLAS_CORETYPE"] == "Haswell"
+        kept = {name: seen["environment"][name] for name in KERNELS if name.endswith("THREADS")}
+        assert kept == dict.fromkeys(kept)
+        assert seen["threads"] == [len(os.sched_getaffinity(0))] * 2
+
+    def test_keeps_what_it_has_set(self, folder: Path, pipeline: list[str]) -> None:
+        seen = predict(folder, OMP_NUM_THREADS="2", OPENBLAS_CORETYPE="Nehalem")
+        assert seen["environment"]["OMP_NUM_THREADS"] == "2"
+        assert seen["environment"]["OPENBLAS_CORETYPE"] == "Nehalem"
+        assert seen["features"] != pipeline
+
+    def test_loads_numpy_first_and_is_told(self, folder: Path, pipeline: list[str]) -> None:
+        """On any processor: as one that has no AVX2 would choose."""
+        late = "import os, numpy; del os.environ['OPENBLAS_CORETYPE']"
+        seen = predict(folder, late, OPENBLAS_CORETYPE="Nehalem")
+        assert seen["features"] != pipeline
+        (sentence,) = seen["said"]
+        assert sentence.startswith("numpy computes with the kernels Nehalem instead of Haswell, so")
+        assert "import grocery before numpy" in sentence
+
+    def test_accepts_what_there_is(self, folder: Path) -> None:
+        chosen = {"OPENBLAS_CORETYPE": "Nehalem", "GROCERY_KERNELS": "native"}
+        seen = predict(folder, **chosen)
+        assert seen["said"] == []
+        assert seen["environment"] == UNSET | {"OPENBLAS_CORETYPE": "Nehalem"}
+
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: one thread")
+    def test_threads_would_be_noticed(self, folder: Path, pipeline: list[str]) -> None:
+        """The one difference to `test_has_the_pipelines_numbers_and_its_own_threads`."""
+        chosen = {name: KERNELS[name] for name in KERNELS if not name.endswith("THREADS")}
+        seen = predict(folder, **chosen, GROCERY_KERNELS="native")
+        assert seen["features"] != pipeline
+
+
+class TestThePipelinesProcesses:
+    @pytest.mark.parametrize("way", ["import grocery.runner", "from grocery.core.pin import pin; pin()"])
+    def test_refuse_a_numpy_that_was_there_first(self, way: str) -> None:
+        done = python(f"import numpy\n{way}")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1] == (
+            "grocery.core.errors.GroceryError: numpy was loaded before its kernels could be "
+            "chosen, so the outputs would be other bytes; import grocery.runner before numpy, or set "
+            "GROCERY_KERNELS=native to accept that"
+        )
+        assert python(f"import numpy\n{way}", GROCERY_KERNELS="native").returncode == 0
+
+    def test_the_command_says_so_in_one_sentence(self) -> None:
+        call = "from grocery.cli import main; main(['predict', 'none.png', '--model', 'none'])"
+        done = python(f"import numpy\n{call}")
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: predict: numpy was loaded before its kernels could")
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_their_children_may_load_numpy_first(self) -> None:
+        assert python("import numpy, grocery.runner", **KERNELS).returncode == 0

@@ -1,0 +1,76 @@
+"""Another supported Python, where one is installed, builds the same bytes from the same lock."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Project
+
+OLDEST = 11  # minor version, as pyproject.toml says
+LOCK = ROOT / "requirements.lock"
+FOLDER = ROOT / ".venv-second"  # kept for the next time, and ignored by git
+
+
+def candidates() -> Iterator[Path]:
+    """Where another Python may be, the newest first: on PATH, or one of pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for minor in range(30, OLDEST - 1, -1):
+        if minor != sys.version_info.minor:
+            if found := shutil.which(f"python3.{minor}"):
+                yield Path(found)
+            yield from sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python"))
+
+
+def works(python: Path) -> bool:
+    """Whether it is a released Python with venv; a shim of pyenv's may be none."""
+    code = "import sys, venv, ensurepip; sys.exit(sys.version_info.releaselevel != 'final')"
+    return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def second_python() -> Path:
+    """Folder of the commands of a virtual environment with another Python and the lock."""
+    python = next(filter(works, candidates()), None)
+    if python is None:
+        pytest.skip(f"no other Python than {sys.version_info.minor}, 3.{OLDEST} or newer, is here")
+    key = hashlib.sha256(LOCK.read_bytes() + os.fsencode(python.resolve())).hexdigest()[:16]
+    commands, complete = FOLDER / "bin", FOLDER / "complete"
+    if not complete.exists() or complete.read_text() != key:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        subprocess.run([python, "-m", "venv", FOLDER], check=True)
+        install = (
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--require-hashes",
+            "-r",
+            LOCK,
+        )
+        subprocess.run([commands / "python", *install], check=True)
+        complete.write_text(key)
+    return commands
+
+
+@pytest.mark.slow
+def test_another_python_gives_the_same_bytes(
+    built: Project, second_python: Path, tmp_path: Path
+) -> None:
+    built.run("git", "clone", "--quiet", str(built.path), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    (clone.path / "dvc.lock").unlink()
+    path = f"{second_python}{os.pathsep}{os.environ['PATH']}"
+    clone.run("dvc", "repro", env={"PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""})
+    assert clone.lock() == built.lock()
+    version = clone.run("python", "--version", env={"PATH": path}).stdout.split(".")[1]
+    assert version != str(sys.version_info.minor)
+    assert list(clone.path.glob(f"stages/__pycache__/train.cpython-3{version}.pyc"))
