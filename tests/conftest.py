@@ -16,9 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grocery.core.pin import pin
-
-pin()  # before anything loads numpy
+import stages  # noqa: F401  (pins the numeric kernels before anything loads numpy)
 
 ROOT = Path(__file__).parent.parent
 HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests
@@ -94,8 +92,8 @@ class Project:
 
     def lock(self) -> dict[str, Any]:
         """What dvc.lock holds."""
-        stages: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
-        return stages
+        document: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())
+        return dict(document["stages"])
 
     def commit(self, message: str) -> None:
         """Commit everything."""
