@@ -100,8 +100,8 @@ class Project:
 
     def lock(self) -> dict[str, Any]:
         """What dvc.lock holds."""
-        stages: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())["stages"]
-        return stages
+        document: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())
+        return dict(document["stages"])
 
     def commit(self, message: str) -> None:
         """Commit everything."""

@@ -368,7 +368,9 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
 def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
     """They are whole, and they would fit: only the digest tells."""
     model = small_model()
-    replace(model, head=replace(model.head, temperature=3.0, smoothing=0.0)).save(tmp_path / "other")
+    replace(model, head=replace(model.head, temperature=3.0, smoothing=0.0)).save(
+        tmp_path / "other"
+    )
     other = tmp_path / "other/model.safetensors"
     (folder / "model.safetensors").write_bytes(other.read_bytes())
     assert "is damaged or was changed" in refusal(folder)

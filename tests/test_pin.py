@@ -138,13 +138,15 @@ class TestSomebodyElsesProgram:
 
 
 class TestThePipelinesProcesses:
-    @pytest.mark.parametrize("way", ["import grocery.runner", "from grocery.core.pin import pin; pin()"])
+    @pytest.mark.parametrize(
+        "way", ["import grocery.runner", "from grocery.core.pin import pin; pin()"]
+    )
     def test_refuse_a_numpy_that_was_there_first(self, way: str) -> None:
         done = python(f"import numpy\n{way}")
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == (
             "grocery.core.errors.GroceryError: numpy was loaded before its kernels could be "
-            "chosen, so the outputs would be other bytes; import grocery.runner before numpy, or set "
+            "chosen, so the outputs would be other bytes; import grocery.runner first, or set "
             "GROCERY_KERNELS=native to accept that"
         )
         assert python(f"import numpy\n{way}", GROCERY_KERNELS="native").returncode == 0

@@ -50,7 +50,7 @@ def pin() -> None:
 
         raise GroceryError(
             "numpy was loaded before its kernels could be chosen, so the outputs would be other "
-            "bytes; import grocery.runner before numpy, or set GROCERY_KERNELS=native to accept that"
+            "bytes; import grocery.runner first, or set GROCERY_KERNELS=native to accept that"
         )
     os.environ.update(KERNELS)
 
@@ -65,20 +65,21 @@ def prefer() -> None:
 @cache
 def warn_of_other_kernels() -> None:
     """Say, once per process, that predictions may differ from those of the pipeline."""
-    found = {pool["architecture"] for pool in _blas().info() if "numpy" in pool["filepath"]}
+    blas = _openblas()
+    core = blas.scipy_openblas_get_corename64_().decode() if blas else "of another BLAS"
     # Only the BLAS moved predictions: with AVX-512 in numpy, 200 of 200 were the same.
-    if found != {_INSTRUCTIONS["OPENBLAS_CORETYPE"]} and not _native():
+    if core != _INSTRUCTIONS["OPENBLAS_CORETYPE"] and not _native():
         warnings.warn(
-            f"numpy computes with the kernels {', '.join(found) or 'of another BLAS'} instead of "
-            "Haswell, so probabilities may differ from the pipeline's, mostly in the last digits; "
-            "on a processor with AVX2, import grocery before numpy (GROCERY_KERNELS=native accepts "
-            "the difference)",
+            f"numpy computes with the kernels {core} instead of Haswell, so probabilities may "
+            "differ from the pipeline's, mostly in the last digits; on a processor with AVX2, "
+            "import grocery before numpy (GROCERY_KERNELS=native accepts the difference)",
             stacklevel=4,  # who called grocery.load_model
         )
 
 
 _LOCK = Lock()
-_limits: list[Any] = []
+_inside = 0
+_before = 1
 
 
 @contextmanager
@@ -88,27 +89,40 @@ def one_thread() -> Iterator[None]:
     The number belongs to the process: the first block that is entered, by any thread, sets it, and
     the last one that is left restores it.
     """
-    if _native():
+    global _inside, _before  # noqa: PLW0603 (the number is the process's)
+    blas = None if _native() else _openblas()
+    if blas is None:
         yield
         return
     with _LOCK:
-        _limits.append(_limits[0] if _limits else _blas().limit(limits=1))
+        if not _inside:
+            _before = blas.scipy_openblas_get_num_threads64_()
+            blas.scipy_openblas_set_num_threads64_(1)
+        _inside += 1
     try:
         yield
     finally:
         with _LOCK:
-            limit = _limits.pop()
-            if not _limits:
-                limit.restore_original_limits()
+            _inside -= 1
+            if not _inside:
+                blas.scipy_openblas_set_num_threads64_(_before)
 
 
 @cache
-def _blas() -> Any:
-    """The BLAS libraries that are loaded, numpy's among them."""
-    import numpy  # noqa: F401
-    from threadpoolctl import ThreadpoolController
+def _openblas() -> Any:
+    """The OpenBLAS that numpy's wheels bring; None where numpy was built with another BLAS.
 
-    return ThreadpoolController().select(user_api="blas")
+    threadpoolctl sets the number for the calling thread alone, and a model computes in several.
+    """
+    import ctypes
+
+    from numpy._core import _multiarray_umath as core
+
+    library = ctypes.CDLL(core.__file__)
+    if not hasattr(library, "scipy_openblas_get_corename64_"):
+        return None
+    library.scipy_openblas_get_corename64_.restype = ctypes.c_char_p
+    return library
 
 
 def _native() -> bool:
