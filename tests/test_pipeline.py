@@ -85,7 +85,7 @@ class TestPurity:
         emulated = ("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", one_process)
         project.run(*emulated, env=SCRATCH)
         assert project.path.joinpath("models/release/model.json").stat().st_mtime_ns > before
-        assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
+        assert "up to date" in project.run("dvc", "status").stdout
 
 
 @pytest.mark.slow
@@ -148,47 +148,6 @@ def test_more_dimensions_than_images_keep_a_geometry(project: Project) -> None:
     assert measured["accuracy"] > 0.75
 
 
-def test_time_travel(project: Project, tmp_path: Path) -> None:
-    """A tag and the remote are enough to have a past model back, byte for byte."""
-    project.run("dvc", "remote", "add", "--force", "--default", "storage", str(tmp_path / "remote"))
-    project.commit("Version 1")
-    project.run("git", "tag", "v1")
-    project.run("dvc", "push")
-    release = project.path / "models/release"
-    model = (release / "model.safetensors").read_bytes()
-    predictions = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
-
-    project.edit_params({"train": {"label_seed": 1}})
-    project.run("dvc", "repro")
-    project.commit("Version 2")
-    assert (release / "model.safetensors").read_bytes() != model
-
-    shutil.rmtree(project.path / ".dvc/cache")
-    for folder in ("data/prepared", "data/features", "data/card", "models", "metrics"):
-        shutil.rmtree(project.path / folder)
-    project.run("git", "checkout", "--force", "--quiet", "v1")
-    project.run("dvc", "pull", "dvc.yaml")
-    assert (release / "model.safetensors").read_bytes() == model
-    again = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
-    assert again == predictions
-    assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
-    assert project.run("git", "status", "--porcelain").stdout == ""
-
-    # A version that GTO knows can be fetched by name, without the pipeline.
-    project.run("git", "tag", "--annotate", "grocery-classifier@v1.0.0", "-m", "A version", "v1")
-    fetch = [
-        "dvc",
-        "artifacts",
-        "get",
-        ".",
-        "grocery-classifier",
-        "--out",
-        str(tmp_path / "served"),
-    ]
-    project.run(*fetch)
-    assert (tmp_path / "served/model.safetensors").read_bytes() == model
-
-
 def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None:
     model = grocery.load_model(built.path / "models/release")
     recorded = read_table(built.path / "metrics/evaluation/predictions.parquet").to_pylist()
@@ -197,27 +156,6 @@ def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None
         recorded, model.predict(raw[row["path"]].read() for row in recorded), strict=True
     ):
         assert (said.label, said.confidence) == (row["predicted"], row["confidence"])
-
-
-def test_experiments_with_parameter_sets(project: Project) -> None:
-    """With a target: without one, DVC opens the repository of every import there is, by network."""
-    run = ["dvc", "exp", "run", "monitor", "--name"]
-    project.run(*run, "few", "-S", "train.labeled_ratio=0.1")
-    project.run(*run, "alone", "-S", "train.algorithm=supervised")
-    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
-    experiments = {
-        experiment["name"]: experiment["revs"][0]["data"]
-        for revision in shown
-        for experiment in revision.get("experiments") or []
-    }
-    assert set(experiments) == {"few", "alone"}
-    for name, (key, value) in {
-        "few": ("labeled_ratio", 0.1),
-        "alone": ("algorithm", "supervised"),
-    }.items():
-        data = experiments[name]
-        assert data["params"]["params.yaml"]["data"]["train"][key] == value
-        assert 0 < data["metrics"]["metrics/headline/evaluate.json"]["data"]["accuracy"] <= 1
 
 
 def test_dvc_shows_metrics_plots_and_the_artifact(project: Project) -> None:
