@@ -173,7 +173,8 @@ class TestBadInput:
     """One sentence, a non-zero exit, and nothing that was built is lost."""
 
     def refused(self, project: Project, *command: str, env: dict[str, str] | None = None) -> str:
-        before = {path: digest(project.path / path) for path in outputs(project.lock())}
+        made = outputs(project.lock()).keys() - {"data/source.txt"}  # all but the name of the data
+        before = {path: digest(project.path / path) for path in made}
         done = project.run(*command, check=False, env=env)
         said = done.stdout + done.stderr
         assert done.returncode != 0
@@ -188,6 +189,18 @@ class TestBadInput:
         assert "train.labeled_ratio is 1.7, but it should be less than or equal to 1" in sentence
         project.edit_params({"train": {"labeled_ratio": 0.3}})
         assert ran(project.run("dvc", "repro").stdout) == []
+
+    @pytest.mark.parametrize("tracked", [False, True])
+    def test_a_dataset_that_is_missing(self, project: Project, tracked: bool) -> None:
+        project.edit_params({"data": {"source": "mine"}})
+        mine = ""
+        if tracked:
+            mine = "mine (get it with: dvc pull), "
+            out = {"path": "mine", "md5": f"{'0' * 32}.dir", "hash": "md5"}
+            (project.path / "data/raw/mine.dvc").write_text(json.dumps({"outs": [out]}))
+        sentence = self.refused(project, "dvc", "repro")
+        assert sentence.startswith("error: source: data/raw/mine is missing; data.source can be ")
+        assert sentence.endswith(f" -o data/raw/grocery-store), {mine}synthetic")
 
     def test_a_folder_that_is_no_dataset(self, project: Project) -> None:
         raw = project.path / "data/raw/mine"

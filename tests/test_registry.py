@@ -128,7 +128,7 @@ class TestRegister:
         self, world: World, tmp_path: Path
     ) -> None:
         sentence = world.refused("register")
-        assert f"data/card (and 11 more) of HEAD ({git(world.project, *SHORT)})" in sentence
+        assert f"data/card (and 12 more) of HEAD ({git(world.project, *SHORT)})" in sentence
         assert f"is not in the DVC remote {world.storage}" in sentence
         assert "--push" in sentence
         world.done("register", "--push")
