@@ -5,7 +5,7 @@
 The search is that of sweep.yaml, without early termination, so that every trial is whole. First the
 sweep runs, then the two stages run once more by themselves, with the parameters of each trial. The
 ratio says what choosing, starting DVC, recording and gathering cost beside the work. Parameters are
-put back at the end (`dvc checkout dvc.yaml` then restores the outputs), experiments are removed.
+put back at the end (`dvc checkout` then restores the outputs), experiments are removed.
 """
 
 from __future__ import annotations

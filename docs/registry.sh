@@ -46,13 +46,16 @@ cd ours
 git config user.name "${GIT_AUTHOR_NAME:-Ada}"
 git config user.email "${GIT_AUTHOR_EMAIL:-ada@example.org}"
 if [ "$source" != synthetic ]; then
-    quietly dvc pull "data/raw/$source.dvc"
+    quietly dvc get https://github.com/marcusklasson/GroceryStoreDataset dataset \
+        --rev fc80ba90f803d79d0383df52c5a4ac5de99ff6fc -o "data/raw/$source"
+    quietly dvc add "data/raw/$source"
+    run git add "data/raw/$source.dvc"
     first+=(-S "data.source=$source") poor+=(-S "data.source=$source")
     better+=(-S "data.source=$source")
 fi
 
 say "The first model, committed, registered, and put into production"
-quietly dvc exp run monitor --name first "${first[@]}"
+quietly dvc exp run --name first "${first[@]}"
 run git commit --quiet --all --message "The first model"
 run git push --quiet origin HEAD
 refused grocery registry register
@@ -61,14 +64,14 @@ run grocery registry promote v1.0.0 --stage production
 agreed
 
 say "A poor one is rejected by its own pipeline, and cannot be registered"
-quietly dvc exp run monitor --name poor "${poor[@]}"
+quietly dvc exp run --name poor "${poor[@]}"
 refused grocery registry register poor --push
 agreed
 
 say "A better one, straight from its experiment"
-quietly git checkout --quiet -- .
-quietly dvc checkout dvc.yaml
-quietly dvc exp run monitor --name better "${better[@]}"
+quietly git reset --quiet --hard
+quietly dvc checkout
+quietly dvc exp run --name better "${better[@]}"
 run grocery registry register better --push
 run grocery registry promote v1.1.0 --stage staging
 run grocery registry compare production staging
@@ -90,9 +93,8 @@ cd "$place"
 run git clone --quiet "$place/origin.git" theirs
 cd theirs
 run git checkout --quiet grocery-classifier@v1.0.0
-quietly dvc pull dvc.yaml
-if [ "$source" != synthetic ]; then quietly dvc pull "data/raw/$source.dvc"; fi
-run dvc status dvc.yaml
+quietly dvc pull
+run dvc status
 run grocery registry reproduce v1.0.0
 run git checkout --quiet -
 run grocery registry fetch production --out served

@@ -19,6 +19,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ from grocery.tracking import shown
 from grocery.tracking.artifacts import OUTPUTS
 from grocery.tracking.run import StageRun, stage_run
 
-STAGES = ("prepare", "version", "featurize", "train", "evaluate", "register", "monitor")
+STAGES = ("source", "prepare", "version", "featurize", "train", "evaluate", "register", "monitor")
 
 
 def main() -> None:
@@ -60,13 +61,16 @@ def run(stage: str, params: Params) -> dict[str, Any]:
             config={stage: section.model_dump()},
             inputs=inputs,
             tags=[params.data.source],
-        ) as tracked,
+        )
+        if stage in shown.SHOWN
+        else nullcontext(StageRun(None, params.tracking)) as tracked,
         Steering() as steering,
         opened(params.compute),
         action_cache.remembering(_memory()),
     ):
         result = call(module, section, paths, Speaker(stage, tracked, steering))
-        shown.SHOWN[stage](tracked, paths, section, result)
+        if stage in shown.SHOWN:
+            shown.SHOWN[stage](tracked, paths, section, result)
     return result
 
 

@@ -80,8 +80,8 @@ class Params(Section):
     tracking: TrackingParams
 
     def section(self, name: str) -> Section:
-        """A section by its name in the file."""
-        found: Section = getattr(self, "register_" if name == "register" else name)
+        """The section of a stage: the one of its name, but for `source`."""
+        found: Section = getattr(self, {"source": "data", "register": "register_"}.get(name, name))
         return found
 
 

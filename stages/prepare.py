@@ -39,6 +39,7 @@ _FEW = 2  # shards that are decoded before processes would have been started
 class Paths:
     """What the stage reads and writes."""
 
+    chosen: Path = reads("data/source.txt")  # it is there when the raw data are
     raw: Path = reads("data/raw/${data.source}")
     shards: Path = writes("data/prepared/shards")
     incoming: Path = writes("data/prepared/incoming")

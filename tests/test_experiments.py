@@ -69,20 +69,11 @@ class Explored:
 
 
 def make_project(built: Project, folder: Path) -> Project:
-    """A copy that knows a git remote and a DVC remote in `folder`.
-
-    It does without the import of Grocery Store, since `dvc exp apply` opens its repository by
-    network.
-    """
+    """A copy with a DVC remote of its own in `folder`."""
     project = built.copy(folder / "project")
-    project.run("git", "rm", "--quiet", "data/raw/grocery-store.dvc")
     remote = ["--force", "--default", "storage", str(folder / "storage")]
     project.run("dvc", "remote", "add", *remote)
     project.commit("A place for experiments")
-    git = str(folder / "origin.git")
-    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", git)
-    project.run("git", "remote", "add", "origin", git)
-    project.run("git", "push", "--quiet", "origin", "main")
     return project
 
 
@@ -101,8 +92,8 @@ def explored(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     project = make_project(built, tmp_path_factory.mktemp("explored"))
     queue = ["dvc", "exp", "run", "--queue"]
     project.run(*queue, "evaluate", "--name", "neighbors", "-S", "train.n_neighbors=3,4")
-    project.run("bash", "-c", "dvc exp run --queue monitor --name few $(cat params/few-labels)")
-    project.run(*queue, "monitor", "--name", "wrong", "-S", "train.labeled_ratio=1.7")
+    project.run("bash", "-c", "dvc exp run --queue --name few $(cat params/few-labels)")
+    project.run(*queue, "--name", "wrong", "-S", "train.labeled_ratio=1.7")
     with WandbServer() as server:
         run_queue(project, WANDB_MODE="offline")
         kept = len(list((project.path / "wandb/outbox").iterdir()))
@@ -111,14 +102,6 @@ def explored(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         run_queue(project, WANDB_MODE="online", **server.environment())
         assert server.errors == []
         yield Explored(project, kept, sync.stdout, server.state(), references(project))
-
-
-@pytest.fixture
-def clone(explored: Explored, tmp_path: Path) -> Project:
-    """The explored project as somebody else clones it."""
-    origin = explored.project.run("git", "remote", "get-url", "origin").stdout.strip()
-    explored.project.run("git", "clone", "--quiet", origin, str(tmp_path / "clone"))
-    return Project(tmp_path / "clone")
 
 
 class TestSideBySide:
@@ -147,7 +130,7 @@ class TestSideBySide:
     def test_the_workspace_is_as_it_was(self, explored: Explored) -> None:
         project = explored.project
         assert project.run("git", "status", "--porcelain").stdout == ""
-        assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
+        assert "up to date" in project.run("dvc", "status").stdout
         assert list((project.path / ".dvc/tmp/exps").rglob("tmp*")) == [], "a copy was left"
 
     def test_they_share_the_cache(self, explored: Explored) -> None:
@@ -249,23 +232,6 @@ class TestCommands:
         assert project.lock() == explored.lock("few")
         assert project.run("git", "status", "--porcelain").stdout == ""
 
-    def test_share_branch_and_remove(self, explored: Explored, clone: Project) -> None:
-        explored.project.run("dvc", "exp", "push", "origin", "few", "neighbors-1")
-        names = ["dvc", "exp", "list", "--all-commits", "--name-only"]
-        assert set(clone.run(*names, "origin").stdout.split()) == {"few", "neighbors-1"}
-        clone.run("dvc", "exp", "pull", "origin", "few")
-        assert clone.run(*names).stdout.split() == ["few"]
-        clone.run("dvc", "exp", "branch", "few", "fewer-labels")
-        clone.run("git", "switch", "--quiet", "fewer-labels")
-        clone.run("dvc", "checkout", "dvc.yaml")
-        assert clone.lock() == explored.lock("few")
-        assert "up to date" in clone.run("dvc", "status", "dvc.yaml").stdout
-
-        clone.run("dvc", "exp", "remove", "few")
-        clone.run("dvc", "exp", "remove", "--git-remote", "origin", "neighbors-1")
-        assert clone.run(*names).stdout.split() == []
-        assert clone.run(*names, "origin").stdout.split() == ["few"]
-
 
 class TestParameterSets:
     """The files in params/, which `dvc exp run` takes as they are."""
@@ -303,8 +269,7 @@ class TestParameterSets:
         assert measured["accuracy"] > 0.75
 
     def test_grocery_store(self, project: Project) -> None:
-        """On a few images in its layout, in the place of the import."""
-        project.run("git", "rm", "--quiet", "data/raw/grocery-store.dvc")
+        """On a few images in its layout."""
         folder = project.path / "data/raw/grocery-store"
         names = ["Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)"]
         names += ["Pear,0,Fruit,0", "Milk,1,Dairy,1"]

@@ -512,7 +512,7 @@ def test_an_unknown_encoder(tmp_path: Path) -> None:
 
 MINE = "models/backbones/mine.onnx"
 EXPERIMENT = [
-    *("dvc", "exp", "run", "monitor", "-S", "featurize.encoder=onnx"),
+    *("dvc", "exp", "run", "-S", "featurize.encoder=onnx"),
     *("-S", f"featurize.onnx.path={MINE}", "-S", "featurize.onnx.input_size=48"),
 ]
 OUTPUTS = ["models/encoder", "data/features", "models/release", "metrics/monitor"]
@@ -570,7 +570,7 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
     assert digest(folder / BACKBONE) == digest(project.path / MINE) != sha256
 
     done = project.run(
-        *("dvc", "exp", "run", "monitor"),
+        *("dvc", "exp", "run"),
         *("-S", "featurize.onnx.path=models/backbones/none.onnx"),
         check=False,
     )

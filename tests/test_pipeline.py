@@ -20,7 +20,7 @@ from grocery.core.files import digest
 from grocery.data.sources import open_source
 from grocery.shards import read_table
 
-STAGES = ["prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
+STAGES = ["source", "prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
 
 
 def outputs(lock: dict[str, Any]) -> dict[str, str]:
@@ -80,12 +80,12 @@ class TestPurity:
         before = project.path.joinpath("models/release/model.json").stat().st_mtime_ns
         one_process = (
             "from grocery import runner, settings\n"
-            f"for stage in {STAGES[2:]}:\n    runner.run(stage, settings.load())"
+            f"for stage in {STAGES[3:]}:\n    runner.run(stage, settings.load())"
         )
         emulated = ("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", one_process)
         project.run(*emulated, env=SCRATCH)
         assert project.path.joinpath("models/release/model.json").stat().st_mtime_ns > before
-        assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
+        assert "up to date" in project.run("dvc", "status").stdout
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ class TestPrecision:
 
     def test_a_training_parameter_leaves_the_features_alone(self, project: Project) -> None:
         project.edit_params({"train": {"C": 1.0}})
-        assert ran(project.run("dvc", "repro").stdout) == STAGES[3:]
+        assert ran(project.run("dvc", "repro").stdout) == STAGES[4:]
 
     def test_how_work_is_shared_and_tracked_rebuilds_nothing(self, project: Project) -> None:
         project.edit_params({"compute": {"workers": 2}, "tracking": {"project": "elsewhere"}})
@@ -148,47 +148,6 @@ def test_more_dimensions_than_images_keep_a_geometry(project: Project) -> None:
     assert measured["accuracy"] > 0.75
 
 
-def test_time_travel(project: Project, tmp_path: Path) -> None:
-    """A tag and the remote are enough to have a past model back, byte for byte."""
-    project.run("dvc", "remote", "add", "--force", "--default", "storage", str(tmp_path / "remote"))
-    project.commit("Version 1")
-    project.run("git", "tag", "v1")
-    project.run("dvc", "push")
-    release = project.path / "models/release"
-    model = (release / "model.safetensors").read_bytes()
-    predictions = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
-
-    project.edit_params({"train": {"label_seed": 1}})
-    project.run("dvc", "repro")
-    project.commit("Version 2")
-    assert (release / "model.safetensors").read_bytes() != model
-
-    shutil.rmtree(project.path / ".dvc/cache")
-    for folder in ("data/prepared", "data/features", "data/card", "models", "metrics"):
-        shutil.rmtree(project.path / folder)
-    project.run("git", "checkout", "--force", "--quiet", "v1")
-    project.run("dvc", "pull", "dvc.yaml")
-    assert (release / "model.safetensors").read_bytes() == model
-    again = (project.path / "metrics/evaluation/predictions.parquet").read_bytes()
-    assert again == predictions
-    assert "up to date" in project.run("dvc", "status", "dvc.yaml").stdout
-    assert project.run("git", "status", "--porcelain").stdout == ""
-
-    # A version that GTO knows can be fetched by name, without the pipeline.
-    project.run("git", "tag", "--annotate", "grocery-classifier@v1.0.0", "-m", "A version", "v1")
-    fetch = [
-        "dvc",
-        "artifacts",
-        "get",
-        ".",
-        "grocery-classifier",
-        "--out",
-        str(tmp_path / "served"),
-    ]
-    project.run(*fetch)
-    assert (tmp_path / "served/model.safetensors").read_bytes() == model
-
-
 def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None:
     model = grocery.load_model(built.path / "models/release")
     recorded = read_table(built.path / "metrics/evaluation/predictions.parquet").to_pylist()
@@ -197,27 +156,6 @@ def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None
         recorded, model.predict(raw[row["path"]].read() for row in recorded), strict=True
     ):
         assert (said.label, said.confidence) == (row["predicted"], row["confidence"])
-
-
-def test_experiments_with_parameter_sets(project: Project) -> None:
-    """With a target: without one, DVC opens the repository of every import there is, by network."""
-    run = ["dvc", "exp", "run", "monitor", "--name"]
-    project.run(*run, "few", "-S", "train.labeled_ratio=0.1")
-    project.run(*run, "alone", "-S", "train.algorithm=supervised")
-    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
-    experiments = {
-        experiment["name"]: experiment["revs"][0]["data"]
-        for revision in shown
-        for experiment in revision.get("experiments") or []
-    }
-    assert set(experiments) == {"few", "alone"}
-    for name, (key, value) in {
-        "few": ("labeled_ratio", 0.1),
-        "alone": ("algorithm", "supervised"),
-    }.items():
-        data = experiments[name]
-        assert data["params"]["params.yaml"]["data"]["train"][key] == value
-        assert 0 < data["metrics"]["metrics/headline/evaluate.json"]["data"]["accuracy"] <= 1
 
 
 def test_dvc_shows_metrics_plots_and_the_artifact(project: Project) -> None:
@@ -235,7 +173,8 @@ class TestBadInput:
     """One sentence, a non-zero exit, and nothing that was built is lost."""
 
     def refused(self, project: Project, *command: str, env: dict[str, str] | None = None) -> str:
-        before = {path: digest(project.path / path) for path in outputs(project.lock())}
+        made = outputs(project.lock()).keys() - {"data/source.txt"}  # all but the name of the data
+        before = {path: digest(project.path / path) for path in made}
         done = project.run(*command, check=False, env=env)
         said = done.stdout + done.stderr
         assert done.returncode != 0
@@ -250,6 +189,18 @@ class TestBadInput:
         assert "train.labeled_ratio is 1.7, but it should be less than or equal to 1" in sentence
         project.edit_params({"train": {"labeled_ratio": 0.3}})
         assert ran(project.run("dvc", "repro").stdout) == []
+
+    @pytest.mark.parametrize("tracked", [False, True])
+    def test_a_dataset_that_is_missing(self, project: Project, tracked: bool) -> None:
+        project.edit_params({"data": {"source": "mine"}})
+        mine = ""
+        if tracked:
+            mine = "mine (get it with: dvc pull), "
+            out = {"path": "mine", "md5": f"{'0' * 32}.dir", "hash": "md5"}
+            (project.path / "data/raw/mine.dvc").write_text(json.dumps({"outs": [out]}))
+        sentence = self.refused(project, "dvc", "repro")
+        assert sentence.startswith("error: source: data/raw/mine is missing; data.source can be ")
+        assert sentence.endswith(f" -o data/raw/grocery-store), {mine}synthetic")
 
     def test_a_folder_that_is_no_dataset(self, project: Project) -> None:
         raw = project.path / "data/raw/mine"

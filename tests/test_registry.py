@@ -39,7 +39,7 @@ FIRST, SECOND = f"{ARTIFACT}@v1.0.0", f"{ARTIFACT}@v1.1.0"
 def unregistered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
     """HEAD and two DVC experiments: `middle`, and `rejected`."""
     world = create_world(built, tmp_path_factory.mktemp("unregistered"))
-    run = ("dvc", "exp", "run", "monitor", "--name")
+    run = ("dvc", "exp", "run", "--name")
     world.project.run(*run, "middle", "-S", "train.algorithm=supervised")
     world.project.run(*run, "rejected", "-S", "register.min_accuracy=0.95")
     restore(world.project)
@@ -77,7 +77,7 @@ def cache(registered: World) -> Iterator[Path]:
 def restore(project: Project) -> None:
     """Back to what is committed."""
     project.run("git", "checkout", "--quiet", "--force", "HEAD")
-    project.run("dvc", "checkout", "--quiet", "dvc.yaml")
+    project.run("dvc", "checkout", "--quiet")
 
 
 def refused_anywhere(*arguments: str, at: Project) -> str:
@@ -128,22 +128,22 @@ class TestRegister:
         self, world: World, tmp_path: Path
     ) -> None:
         sentence = world.refused("register")
-        assert f"data/card (and 11 more) of HEAD ({git(world.project, *SHORT)})" in sentence
+        assert f"data/card (and 12 more) of HEAD ({git(world.project, *SHORT)})" in sentence
         assert f"is not in the DVC remote {world.storage}" in sentence
         assert "--push" in sentence
         world.done("register", "--push")
         address, clone = str(world.project.path), Project(world.folder / "clone")
         world.project.run("git", "clone", "--quiet", "--branch", FIRST, address, str(clone.path))
         shutil.rmtree(world.project.path)
-        clone.run("dvc", "pull", "dvc.yaml")
-        assert "up to date" in clone.run("dvc", "status", "dvc.yaml").stdout
+        clone.run("dvc", "pull")
+        assert "up to date" in clone.run("dvc", "status").stdout
         assert read_content(clone.path / "models/release").md5 == output_at(
             clone, "HEAD", "models/release"
         )
 
     def test_a_hole_in_the_remote_is_seen_and_mended(self, world: World) -> None:
         """The list of a folder is there, but one of its files is not: for DVC it is complete."""
-        world.project.run("dvc", "push", "dvc.yaml")
+        world.project.run("dvc", "push")
         release = read_content(world.project.path / "models/release")
         lost = object_of(world.storage, release.files["model.safetensors"])
         lost.chmod(0o644)

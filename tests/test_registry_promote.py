@@ -53,7 +53,7 @@ def versions(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
     project.commit("rejected")
     for revision in ("HEAD~2", "strong", "HEAD~1"):
         world.done("register", revision, "--push")
-    project.run("dvc", "push", "dvc.yaml")
+    project.run("dvc", "push")
     git(project, "tag", "--annotate", f"{ARTIFACT}@{REJECTED}", "--message", "By hand")
     return world
 

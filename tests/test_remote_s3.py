@@ -64,7 +64,7 @@ def test_each_object_is_sent_once(world: World) -> None:
 
 def test_a_fresh_clone_has_the_bytes_and_makes_them_again(world: World, tmp_path: Path) -> None:
     clone = world.clone(tmp_path / "clone")
-    clone.run("dvc", "pull", "dvc.yaml", env=world.endpoint.environment())
+    clone.run("dvc", "pull", env=world.endpoint.environment())
     assert outputs(clone) == outputs(world.project)
     # Without the key from here on: what was pulled is enough.
     assert "Running stage" not in clone.run("dvc", "repro").stdout
@@ -121,7 +121,7 @@ class TestRefusals:
         clone = world.clone(tmp_path / "clone")
         clone.run("dvc", "remote", "modify", "--local", "storage", "endpointurl", nowhere)
         env = world.endpoint.environment()
-        assert nowhere in self.refused(clone, env, "dvc", "pull", "dvc.yaml")
+        assert nowhere in self.refused(clone, env, "dvc", "pull")
         assert clone.run("git", "status", "--porcelain").stdout == ""
 
 

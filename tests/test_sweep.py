@@ -65,8 +65,6 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     project = built.copy(tmp_path_factory.mktemp("swept") / "project")
-    project.run("git", "rm", "--quiet", "data/raw/grocery-store.dvc")
-    project.commit("No import, so that nothing asks for a network")
     file = sweep_file(
         project.path,
         name="grid",

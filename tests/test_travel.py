@@ -1,13 +1,15 @@
-"""After one changed image only the changed shards travel: on `dvc push` to S3, and to W&B."""
+"""Data travels: back in time, and, of what has changed, the changed shards to S3 and to W&B."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from conftest import TINY_PARAMS, Project, checkout
+from grocery.contents import read_content
 from grocery.data.sources import open_source
 from grocery.shards import read_columns
 from s3_endpoint import S3Endpoint, listing, recorded
@@ -116,3 +118,28 @@ def test_one_changed_image(mine: Project, tmp_path: Path) -> None:
         total = sum(recorded(mine).values())
         assert sum(new.values()) < total / 4
         assert set(endpoint.uploads().values()) == {1}
+
+
+def test_back_in_time_with_photographs_of_ones_own(project: Project) -> None:
+    """A tag and the remote are enough: model, predictions and photographs, byte for byte."""
+    photographs(project, project.path / RAW)
+    project.edit_params({"data": {"source": "mine"}})
+    project.run("dvc", "add", RAW)
+    project.run("dvc", "repro")
+    project.commit("Version 2")
+    project.run("git", "tag", "v2")
+    project.run("dvc", "push")
+    kept = [RAW, "models/release", "metrics/evaluation"]
+    before = [read_content(project.path / path).md5 for path in kept]
+
+    shutil.rmtree(project.path / RAW / "train")
+    project.run("dvc", "add", RAW)
+    project.commit("What came later")
+    shutil.rmtree(project.path / ".dvc/cache")
+    for path in ("data/prepared", "data/features", "data/card", "models", "metrics"):
+        shutil.rmtree(project.path / path)
+    project.run("git", "checkout", "--quiet", "--force", "v2")
+    project.run("dvc", "pull")
+    assert [read_content(project.path / path).md5 for path in kept] == before
+    assert "up to date" in project.run("dvc", "status").stdout
+    assert project.run("git", "status", "--porcelain").stdout == ""

@@ -116,13 +116,16 @@ def _openblas() -> Any:
     """
     import ctypes
 
-    from numpy._core import _multiarray_umath as core
+    import numpy  # noqa: F401  (loads it)
+    from threadpoolctl import threadpool_info
 
-    library = ctypes.CDLL(core.__file__)
-    if not hasattr(library, "scipy_openblas_get_corename64_"):
-        return None
-    library.scipy_openblas_get_corename64_.restype = ctypes.c_char_p
-    return library
+    for pool in threadpool_info():
+        if pool["internal_api"] == "openblas" and "numpy" in pool["filepath"]:
+            library = ctypes.CDLL(pool["filepath"])
+            if hasattr(library, "scipy_openblas_get_corename64_"):
+                library.scipy_openblas_get_corename64_.restype = ctypes.c_char_p
+                return library
+    return None
 
 
 def _native() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from grocery.core.documents import parse_yaml
 from grocery.core.errors import DataError
 from grocery.data.folders import FolderSource, refuse_link
 from grocery.data.grocery_store import CLASSES, LISTS, GroceryStoreSource
@@ -41,16 +42,22 @@ def open_source(folder: Path) -> Source:
 
 
 def _missing(folder: Path) -> str:
-    """Say how a missing dataset can be had."""
+    """Say which datasets there are, and how one that is not here can be had."""
     if folder.exists():
         return f"{folder} is not a folder"
-    tracked = folder.with_name(f"{folder.name}.dvc")
-    if tracked.is_file():
-        return f"{folder} is not here yet; get it with: dvc pull {tracked}"
-    names = set()
-    if folder.parent.is_dir():
-        for entry in folder.parent.iterdir():
-            if entry.is_dir() or entry.suffix == ".dvc":
-                names.add(entry.name.removesuffix(".dvc"))
-    known = ", ".join(sorted(name for name in names if not name.startswith(".")))
-    return f"{folder} is missing; {folder.parent} has {known or 'no datasets'}"
+    raw = folder.parent
+    known = _downloads(raw) | {file.stem: "dvc pull" for file in raw.glob("*.dvc")}
+    known |= {entry.name: "" for entry in raw.glob("[!.]*") if entry.is_dir()}
+    names = [f"{name} (get it with: {how})" if how else name for name, how in sorted(known.items())]
+    return f"{folder} is missing; data.source can be {', '.join(names) or 'nothing yet'}"
+
+
+def _downloads(raw: Path) -> dict[str, str]:
+    """How to get each public dataset of dvc.yaml; it says so, and is no input."""
+    file = Path("dvc.yaml")
+    document = parse_yaml(file.read_bytes(), str(file), DataError) if file.is_file() else {}
+    return {
+        each["name"]: f"dvc get {each['url']} {each['path']} --rev {each['rev']} "
+        f"-o {raw / each['name']}"
+        for each in document.get("datasets", ())
+    }

@@ -115,7 +115,7 @@ def _dvc(clone: Path, *arguments: str) -> None:
 
 def _repro(clone: Path) -> Iterator[str]:
     """Run all stages; yields the name of each that begins."""
-    for line in _lines(clone, "repro", "--force", "dvc.yaml"):
+    for line in _lines(clone, "repro", "--force"):
         begun = re.match(r"Running stage '(.+)':", line)
         if begun:
             yield begun[1]

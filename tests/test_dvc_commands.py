@@ -1,0 +1,210 @@
+"""DVC's commands as its own documentation teaches them: plain, in a clone, without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from conftest import ROOT, Project
+
+# Each leaves a clone as it is. Experiments that change something are below.
+TABLE = """
+status
+status --json
+status -c
+pull
+fetch
+push
+checkout
+commit
+diff
+data status
+repro
+repro -P
+repro --pull
+repro --dry
+exp run
+exp show
+exp diff
+metrics diff
+params diff
+plots diff
+dag
+list . -R
+gc -w -f
+artifacts get . grocery-classifier --out ../served
+"""
+# All of them in one process, by the function that `dvc` calls: its start takes longer than most.
+RUNNER = """
+import sys
+from dvc.cli import main
+from dvc.repo import Repo
+for command in sys.argv[1:]:
+    code = main(command.split())
+    with Repo() as repo:
+        print(f"dvc {command}: exited {code}, status {repo.status()}", flush=True)
+"""
+PUT_BACK = "git reset --hard && dvc checkout"  # as README and docs/experiments.md say
+NOWHERE = '[url "file:///nowhere/"]\n\tinsteadOf = https://\n\tinsteadOf = ssh://\n'
+
+
+def without_network() -> list[str]:
+    """What to put before a command: a network namespace of its own, where the kernel allows it."""
+    for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        if (
+            shutil.which("unshare")
+            and not subprocess.run([*prefix, "true"], check=False).returncode
+        ):
+            return prefix
+    return []
+
+
+class Clone(Project):
+    """A clone whose commands reach no network. `home` holds a git configuration that sees to it."""
+
+    def run(
+        self, *command: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        home = self.path.parent / "home"
+        home.mkdir(exist_ok=True)
+        (home / ".gitconfig").write_text(NOWHERE)
+        return super().run(*without_network(), *command, check=check, env={"HOME": str(home)})
+
+    def dvc(self, command: str) -> str:
+        """Run a command of DVC's, which must succeed and leave `dvc status` clean; what it said."""
+        said = self.run("dvc", *command.split()).stdout
+        assert self.status() == {}
+        return said
+
+    def status(self) -> Any:
+        """What `dvc status` finds."""
+        with Repo(str(self.path)) as repo:
+            return repo.status()
+
+    def double(self, name: str) -> Clone:
+        """A copy of it beside it, free to change."""
+        return Clone(self.copy(self.path.parent / name).path)
+
+    def experiments(self, *command: str) -> set[str]:
+        """Names of the experiments that a command of git's lists."""
+        listed = self.run("git", *command).stdout.split()
+        return {name.rsplit("/", 1)[-1] for name in listed if name.startswith("refs/exps/")}
+
+    def changed(self, *options: str) -> set[str]:
+        """Files that differ, as `git diff` sees it."""
+        return set(self.run("git", "diff", "--name-only", *options).stdout.split())
+
+
+@pytest.fixture(scope="module")
+def clone(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A clone with its outputs, beside the project and the DVC remote. Leave it as it is."""
+    folder = tmp_path_factory.mktemp("team")
+    project = built.copy(folder / "project")
+    project.run("dvc", "push")
+    project.run("git", "tag", "--annotate", "grocery-classifier@v1.0.0", "-m", "A version")
+    project.run("git", "clone", "--quiet", str(project.path), str(folder / "clone"))
+    clone = Clone(folder / "clone")
+    clone.dvc("pull")
+    return clone
+
+
+def test_they_leave_a_clone_as_it_is(clone: Clone) -> None:
+    commands = TABLE.strip().splitlines()
+    said = clone.run("python", "-c", RUNNER, *commands).stdout.splitlines()
+    ended = [line for line in said if line.startswith("dvc ") and " exited " in line]
+    assert ended == [f"dvc {command}: exited 0, status {{}}" for command in commands]
+    assert not [line for line in said if "Running stage" in line]
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_the_python_api(clone: Clone) -> None:
+    read = "import dvc.api; print(dvc.api.read('models/release/model.json', repo='../project'))"
+    model = (clone.path / "models/release/model.json").read_text()
+    assert clone.run("python", "-c", read).stdout == f"{model}\n"
+    find = "from dvc.api import DVCFileSystem; print(*DVCFileSystem('../project').find('/'))"
+    found = clone.run("python", "-c", find).stdout.split()
+    assert {"/README.md", "/models/release/model.json"} <= set(found)
+
+
+def test_a_clone_of_git_for_windows(clone: Clone) -> None:
+    """It changes line endings by default, and DVC hashes bytes."""
+    target = clone.path.parent / "windows"
+    options = ("-c", "core.autocrlf=true", str(clone.path), str(target))
+    clone.run("git", "clone", "--quiet", *options)
+    windows = Clone(target)
+    assert "Running stage" not in windows.dvc("repro --pull")
+    assert windows.run("git", "status", "--porcelain").stdout == ""
+
+
+def test_experiments(clone: Clone) -> None:
+    """From the queue and in a temporary copy; applied, shared, and made a branch."""
+    lab = clone.double("lab")
+    lab.dvc("exp run --queue --name queued -S monitor.sample_images=1")
+    lab.dvc("queue start")
+    lab.dvc("exp run --temp --name beside -S monitor.sample_images=2")
+    assert lab.changed("HEAD") == set()
+    shown = json.loads(lab.dvc("exp show --json"))
+    named = {e["name"] for revision in shown for e in revision.get("experiments") or []}
+    assert {"queued", "beside"} <= named
+
+    lab.dvc("exp apply beside")
+    assert lab.changed("HEAD") == {"dvc.lock", "params.yaml"}
+    assert "monitor.sample_images" in lab.dvc("exp diff")
+    lab.run("bash", "-c", PUT_BACK)
+
+    lab.dvc("exp push origin queued beside")
+    assert lab.experiments("ls-remote", "origin") == {"queued", "beside"}
+    lab.dvc("exp remove queued")
+    lab.dvc("exp pull origin queued")
+    assert lab.experiments("show-ref") >= {"queued", "beside"}
+    lab.dvc("exp branch queued kept")
+    lab.run("git", "switch", "--quiet", "kept")
+    lab.dvc("checkout")
+    assert yaml.safe_load((lab.path / "params.yaml").read_text())["monitor"]["sample_images"] == 1
+    lab.dvc("exp remove --git-remote origin beside")
+    assert lab.experiments("ls-remote", "origin") == {"queued"}
+
+
+def test_a_rebuild_stages_nothing_and_can_be_put_back(clone: Clone) -> None:
+    """`git diff` shows all that a stage writes into git, since nobody has staged a part of it."""
+    lab = clone.double("rebuilt")
+    lab.edit_params({"register": {"max_calibration_error": 0.0}})
+    lab.run("dvc", "repro", "register")
+    metrics = {"metrics/register.json", "metrics/headline/register.json"}
+    assert lab.changed() == {"dvc.lock", "params.yaml"} | metrics
+    assert lab.changed("--cached") == set()
+    lab.run("git", "add", "dvc.lock")  # as a person's own `core.autostage` would
+    lab.run("bash", "-c", PUT_BACK)
+    assert (lab.changed("HEAD"), lab.status()) == (set(), {})
+    for page in ("README.md", "docs/experiments.md"):
+        assert f"`{PUT_BACK}`" in (ROOT / page).read_text()
+
+
+def test_where_the_photographs_come_from() -> None:
+    """dvc.yaml, its lock and the README's line name one address and one revision."""
+    (entry,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["datasets"]
+    (locked,) = yaml.safe_load((ROOT / "dvc.lock").read_text())["datasets"]
+    assert locked == entry | {"rev_lock": entry["rev"]}
+    line = "dvc get {url} {path} --rev {rev} -o data/raw/{name} && dvc add data/raw/{name}"
+    assert f"$ {line.format(**entry)}\n" in (ROOT / "README.md").read_text()
+
+
+def test_photographs_do_not_get_into_a_commit(tmp_path: Path) -> None:
+    """Whoever adds all to git adds none of them; of a dataset under DVC its hash is added."""
+    folder = tmp_path / "data/raw"
+    for name in ("mine/apple/1.jpg", "mine.dvc", "synthetic/apple/2.jpg", "synthetic/recipe.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    shutil.copy(ROOT / "data/raw/.gitignore", folder)
+    project = Project(tmp_path)
+    project.run("git", "init", "--quiet")
+    project.run("git", "add", "--all")
+    added = project.run("git", "ls-files", "data/raw").stdout.split()
+    assert added == ["data/raw/.gitignore", "data/raw/mine.dvc", "data/raw/synthetic/recipe.yaml"]
