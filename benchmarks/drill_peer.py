@@ -25,8 +25,8 @@ from grocery.drill.drill import left_out_classes, outcome
 from grocery.drill.held_out import heads_without, held_out
 from grocery.drill.report import clopper_pearson
 from grocery.drill.shifts import SHIFTS
-from grocery.evaluation.image_statistics import NAMES
 from grocery.parallel import progress
+from grocery.reference.image_statistics import NAMES
 from grocery.release.model import load_model
 
 

@@ -21,10 +21,10 @@ import numpy as np
 from grocery.cli.drill import thresholds
 from grocery.core.errors import one_sentence
 from grocery.drill.held_out import labelled_images
-from grocery.evaluation.image_statistics import image_statistics
-from grocery.evaluation.reference import Reference, sample_rows
 from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.drift import judge
+from grocery.reference.image_statistics import image_statistics
+from grocery.reference.reference import Reference, sample_rows
 from grocery.release.model import load_model
 from grocery.shards import images_of, shard_paths
 

@@ -19,10 +19,10 @@ from grocery.core.errors import DataError, ModelError
 from grocery.core.files import write_json
 from grocery.core.params import EvaluateParams
 from grocery.core.stage import Report, reads, writes
-from grocery.evaluation.image_statistics import image_statistics
 from grocery.evaluation.metrics import ClassScore, class_scores, reliability, summary
-from grocery.evaluation.reference import Reference, sample_rows
 from grocery.pages.pictures import captioned_grid
+from grocery.reference.image_statistics import image_statistics
+from grocery.reference.reference import Reference, sample_rows
 from grocery.shards import images_of, read_table, shard_paths, write_table
 
 HEADLINE = ("accuracy", "gain", "macro_f1", "calibration_error")  # the columns of `dvc exp show`

@@ -11,10 +11,10 @@ from grocery.core.errors import DataError
 from grocery.core.files import write_bytes, write_json
 from grocery.core.params import MonitorParams
 from grocery.core.stage import Report, reads, writes
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.batches import accuracies, examine_file, numbers, rows, told
 from grocery.monitoring.report import render
 from grocery.parallel import parallel_map
+from grocery.reference.reference import Reference
 from grocery.release.model import load_model
 
 

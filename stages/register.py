@@ -17,11 +17,11 @@ from grocery.core.errors import ModelError
 from grocery.core.files import write_bytes, write_json
 from grocery.core.params import RegisterParams
 from grocery.core.stage import Report, reads, writes
-from grocery.evaluation.reference import Reference
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
 from grocery.images.preprocessing import Preprocessing
+from grocery.reference.reference import Reference
 from grocery.release.card import model_card
 from grocery.release.model import Model
 from grocery.release.verdict import judge

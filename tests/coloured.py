@@ -12,12 +12,12 @@ from PIL import Image
 
 from grocery.classifier.fit_head import fit_head
 from grocery.data.duplicates import perceptual_hash
-from grocery.evaluation.image_statistics import image_statistics
-from grocery.evaluation.reference import Reference
 from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import fit_projection
 from grocery.images.decoding import canonical, pixels
 from grocery.images.preprocessing import Preprocessing
+from grocery.reference.image_statistics import image_statistics
+from grocery.reference.reference import Reference
 from grocery.release.model import Model
 from grocery.shards import IMAGE_SCHEMA, shard_name, write_table
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grocery.evaluation.reference import Reference, confidence_threshold
 from grocery.monitoring.accuracy import (
     average_thresholded_confidence,
     classwise_thresholded_confidence,
     difference_of_confidences,
     estimate_accuracy,
 )
+from grocery.reference.reference import Reference, confidence_threshold
 
 CLASSES = ["apple", "leek", "pear"]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from grocery.evaluation.image_statistics import NAMES
-from grocery.evaluation.reference import Reference
 from grocery.monitoring import drift, signals, statistics
 from grocery.monitoring.drift import Judgement, Signal, judge, with_verdicts
+from grocery.reference.image_statistics import NAMES
+from grocery.reference.reference import Reference
 from thresholds import thresholds
 
 PARAMS = thresholds(sample_images=8)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from grocery.core.errors import DataError
-from grocery.evaluation.reference import Reference
 from grocery.inbox.history import (
     NAME,
     Entry,
@@ -31,6 +30,7 @@ from grocery.inbox.record import Release, Taken, record
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
+from grocery.reference.reference import Reference
 from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]

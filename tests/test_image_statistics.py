@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from grocery.drill.shifts import SHIFTS, shifted
-from grocery.evaluation.image_statistics import NAMES, image_statistics, statistics_of
 from grocery.images.decoding import canonical, pixels
+from grocery.reference.image_statistics import NAMES, image_statistics, statistics_of
 
 
 def scene(seed: int = 0, size: tuple[int, int] = (64, 48)) -> Image.Image:

@@ -20,8 +20,8 @@ from conftest import ROOT, call_stage
 from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
 from grocery.core.files import digest
-from grocery.evaluation.reference import Reference
 from grocery.images.decoding import canonical
+from grocery.reference.reference import Reference
 from grocery.release.verdict import judge
 from grocery.settings import load
 from grocery.shards import (

@@ -16,8 +16,8 @@ import pytest
 from coloured import CLASSES, pictures, write_release
 from conftest import Heard, call_stage
 from grocery.core.errors import DataError, ModelError
-from grocery.evaluation.reference import Reference
 from grocery.parallel import sharing
+from grocery.reference.reference import Reference
 from grocery.shards import BATCH_SCHEMA, write_table
 from thresholds import thresholds
 

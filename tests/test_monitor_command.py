@@ -24,8 +24,8 @@ from PIL import Image
 from conftest import Project, environment
 from grocery.cli import main
 from grocery.data.sources import open_source
-from grocery.evaluation.reference import Reference
 from grocery.inbox.history import utc
+from grocery.reference.reference import Reference
 from grocery.shards import BATCH_SCHEMA, read_table, write_table
 from grocery.synthetic.source import FLAWS
 

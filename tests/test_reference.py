@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError
-from grocery.evaluation.image_statistics import NAMES
-from grocery.evaluation.reference import (
+from grocery.reference.image_statistics import NAMES
+from grocery.reference.reference import (
     KIND,
     MAX_CONFIDENCES,
     MAX_SAMPLE,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import (
     ANY,
@@ -20,6 +19,7 @@ from grocery.monitoring.report import (
     choose_samples,
     render,
 )
+from grocery.reference.reference import Reference
 from thresholds import thresholds
 
 PARAMS = thresholds(sample_images=8)

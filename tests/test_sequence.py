@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.sequence import (
     BINS,
@@ -18,6 +17,7 @@ from grocery.monitoring.sequence import (
     binned,
     judge_sequence,
 )
+from grocery.reference.reference import Reference
 from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]

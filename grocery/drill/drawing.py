@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from grocery.classifier.head import Head
 from grocery.drill.held_out import HeldOut, Key
 from grocery.drill.shifts import SHIFTS
-from grocery.evaluation.reference import MAX_SAMPLE, Reference
+from grocery.reference.reference import MAX_SAMPLE, Reference
 
 CLEAN, CHECKED = "none", "none, labels checked"
 

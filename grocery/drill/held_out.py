@@ -16,9 +16,9 @@ from grocery.classifier.head import Head
 from grocery.core.errors import DataError
 from grocery.data.duplicates import near_duplicate_groups
 from grocery.drill.shifts import SHIFTS, shifted
-from grocery.evaluation.image_statistics import image_statistics
 from grocery.images.decoding import pixels
 from grocery.parallel import parallel_map
+from grocery.reference.image_statistics import image_statistics
 from grocery.release.model import Model
 from grocery.shards import images_of, read_columns, shard_paths
 

@@ -1,1 +1,1 @@
-"""What is measured on test, and the reference that the monitor compares with."""
+"""What is measured on test."""

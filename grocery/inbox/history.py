@@ -26,10 +26,10 @@ from pydantic import Field, ValidationError
 
 from grocery.core.documents import Section
 from grocery.core.errors import DataError
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.sequence import BINS, BY_LABELS, Past
 from grocery.monitoring.speed import NAME as SPEED
+from grocery.reference.reference import Reference
 
 NAME = "history.jsonl"  # in a folder
 VERSION: Final = 1

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from grocery.core.params import MonitorParams
-from grocery.evaluation.reference import Reference
 from grocery.inbox.history import (
     DIGITS,
     Entry,
@@ -21,6 +20,7 @@ from grocery.monitoring.drift import Signal
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.sequence import SequenceAlert, binned, judge_sequence
 from grocery.monitoring.speed import Timing
+from grocery.reference.reference import Reference
 
 
 @dataclass(frozen=True)

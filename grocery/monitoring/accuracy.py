@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.evaluation.reference import Reference, confidence_threshold
+from grocery.reference.reference import Reference, confidence_threshold
 
 LEVEL = 0.9  # of the interval
 _QUANTILE = 1.6449  # of the normal distribution, for it

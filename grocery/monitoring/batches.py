@@ -15,14 +15,14 @@ from PIL import Image
 
 from grocery.core.errors import DataError
 from grocery.core.params import MonitorParams
-from grocery.evaluation.image_statistics import image_statistics
-from grocery.evaluation.reference import Reference
 from grocery.images.decoding import canonical, pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
 from grocery.monitoring.speed import NAME as SPEED
 from grocery.monitoring.speed import Timing
+from grocery.reference.image_statistics import image_statistics
+from grocery.reference.reference import Reference
 from grocery.release.model import Model
 from grocery.shards import BATCH_SCHEMA, how_prepared, read_table
 

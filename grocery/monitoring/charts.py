@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.evaluation.reference import Reference
+from grocery.reference.reference import Reference
 
 BINS = 20
 CLASSES_SHOWN = 10

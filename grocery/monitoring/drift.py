@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
-from grocery.evaluation.reference import Reference, label_ranks, realised_accuracy
 from grocery.monitoring.accuracy import estimate_accuracy
 from grocery.monitoring.signals import (
     Signal,
@@ -37,6 +36,7 @@ from grocery.monitoring.signals import (
     unreadable_signal,
 )
 from grocery.monitoring.statistics import wasserstein_distance
+from grocery.reference.reference import Reference, label_ranks, realised_accuracy
 
 __all__ = ["VERDICTS", "Judgement", "Signal", "Verdict", "judge", "with_verdicts"]
 

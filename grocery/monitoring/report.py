@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.charts import CLASSES_SHOWN, class_bars, confidence_histogram
 from grocery.monitoring.drift import VERDICTS, Judgement, Signal, Verdict
 from grocery.pages.style import STYLE
+from grocery.reference.reference import Reference
 
 UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by content hash"
 

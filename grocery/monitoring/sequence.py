@@ -35,7 +35,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.drift import with_verdicts
 from grocery.monitoring.signals import (
     Signal,
@@ -43,6 +42,7 @@ from grocery.monitoring.signals import (
     confidence_signal,
     unreadable_signal,
 )
+from grocery.reference.reference import Reference
 
 WINDOWS = (2, 4, 8, 16, 32)  # batches
 LASTING = 0.5

@@ -23,8 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
-from grocery.evaluation.image_statistics import NAMES
-from grocery.evaluation.reference import Reference
 from grocery.monitoring.statistics import (
     binomial_tail,
     hypergeometric_tail,
@@ -33,6 +31,8 @@ from grocery.monitoring.statistics import (
     ks_p_value,
 )
 from grocery.monitoring.two_sample import kernel_test, mean_test, neighbour_test
+from grocery.reference.image_statistics import NAMES
+from grocery.reference.reference import Reference
 
 Verdict = Literal["alert", "watch", "too few", "ok"]
 Floats = NDArray[np.float32]
@@ -217,7 +217,7 @@ def labels_signal(
 
     A mistake of the model is mostly a near miss: the true class comes next. A label that was given
     wrongly may come anywhere, also where the model is sure. So an image's surprise is the rank of
-    its label (see `grocery.evaluation.reference.label_ranks`) times the confidence, and its mean is
+    its label (see `grocery.reference.reference.label_ranks`) times the confidence, and its mean is
     tested by permutation. The effect is the part of the labels that would have to be random ones:
     the mean's rise as a share of the way from the reference's mean to that of random labels.
     """

@@ -62,8 +62,8 @@ def open_judge(name: str, params: MonitorParams) -> Judge:
         When the reference is missing, or is another model's.
     """
     from grocery.core.files import digest
-    from grocery.evaluation.reference import Reference
     from grocery.inbox.record import Release
+    from grocery.reference.reference import Reference
     from grocery.registry.serving import fetch
     from grocery.registry.state import is_registry_name
     from grocery.release.model import load_model

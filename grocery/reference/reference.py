@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from grocery.core.arrays import Arrays, load_arrays, save_arrays
 from grocery.core.errors import ModelError
-from grocery.evaluation.image_statistics import NAMES
+from grocery.reference.image_statistics import NAMES
 
 KIND = "grocery-reference"
 
@@ -56,7 +56,7 @@ class Reference:
     logits
         The head's uncalibrated scores of the same images, shape (s, len(classes)).
     image_statistics
-        Statistics of the same images, shape (s, k); see `grocery.evaluation.image_statistics`.
+        Statistics of the same images, shape (s, k); see `grocery.reference.image_statistics`.
     predicted_counts
         Images predicted each class, shape (len(classes),), int64.
     accuracy
