@@ -28,19 +28,17 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from grocery.core.files import digest, write_bytes
+from grocery.core.libraries import installed
 from grocery.core.pin import KERNELS
 from grocery.parallel import parallel_map
 
 Item = TypeVar("Item")
 
-# Their versions may change bytes.
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "onnxruntime")
 # Bytes of files that are remembered; what was used longest ago is forgotten first.
 MOST_BYTES = 8 * 2**30
 
@@ -253,7 +251,7 @@ def _maker(function: Callable[..., Any]) -> str:
         [
             function.__qualname__,
             *(part for name, text in sorted(sources(function.__module__)) for part in (name, text)),
-            *(f"{name} {_version(name)}" for name in _LIBRARIES),
+            *(f"{name} {number}" for name, number in installed().items()),
             *(f"{name} {os.environ.get(name)}" for name in sorted(KERNELS)),
             sys.version,
         ]
@@ -297,13 +295,6 @@ def _file(module: str) -> str | None:
     except ModuleNotFoundError:  # a class or a function of a module
         return None
     return spec.origin if spec else None
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
 
 
 def values_of(parameters: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from grocery import action_cache
 from grocery.cluster import opened
 from grocery.core.errors import one_sentence, printable
 from grocery.core.files import replacing
+from grocery.core.libraries import check_installed
 from grocery.core.stage import Report, read_by, written_by
 from grocery.settings import Params, load
 from grocery.sweep.steering import Steering
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("stage", choices=STAGES)
     stage = parser.parse_args().stage
     with one_sentence(stage):
+        check_installed()
         run(stage, load())
 
 

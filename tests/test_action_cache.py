@@ -17,6 +17,7 @@ from conftest import ROOT
 from grocery import action_cache
 from grocery.action_cache import Action, digest_of, remembering
 from grocery.card.suspects import find_suspects
+from grocery.core.libraries import installed
 from grocery.data import build
 from grocery.data.build import decode_shard, image_ids_of
 from grocery.images.raw import RawImage
@@ -174,14 +175,10 @@ class TestWhatDecides:
         with monkeypatch.context() as patch:
             patch.setenv("OPENBLAS_CORETYPE", "Prescott")
             assert self.key() != first
-        usual = action_cache.version
-        for library in action_cache._LIBRARIES:
-
-            def another(name: str, changed: str = library) -> str:
-                return "0" if name == changed else usual(name)
-
+        there = installed()
+        for library in there:
             with monkeypatch.context() as patch:
-                patch.setattr(action_cache, "version", another)
+                patch.setattr(action_cache, "installed", lambda: there | {library: "0"})  # noqa: B023
                 assert self.key() != first, library
 
     def test_the_code_that_makes_the_bytes_and_no_other(self) -> None:

@@ -11,11 +11,9 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# Their versions may change bytes.
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "pillow", "pyarrow", "onnxruntime")
+from grocery.core.libraries import installed
 
 CODE = "this project's code"
 
@@ -42,7 +40,7 @@ def traits() -> Mapping[str, str]:
     }
     return {
         "Python": platform.python_version(),
-        **{name: _version(name) for name in _LIBRARIES},
+        **installed(),
         "numpy's kernels": " ".join(simd["baseline"] + simd.get("found", [])),
         "the BLAS": ", ".join(sorted(blas)),
         "Arrow's kernels": pa.runtime_info().simd_level,
@@ -59,13 +57,6 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
         for name, value in here.items()
         if value and there.get(name) != value
     ]
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
 
 
 def digest_of_code(source: Path) -> str:

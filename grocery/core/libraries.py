@@ -6,44 +6,45 @@ versions, so it must not compute with others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import GroceryError
 
+NUMERIC = ("faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn", "scipy")
 LIBRARIES = Path("libraries.yaml")
 
 
-def check_installed(names: Iterable[str], file: Path = LIBRARIES) -> None:
+def installed() -> dict[str, str]:
+    """Version of each numeric library that is installed."""
+    found = {}
+    for name in NUMERIC:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_installed(file: Path = LIBRARIES) -> None:
     """Refuse to compute with other versions than the ones that are written down.
 
-    Parameters
-    ----------
-    names
-        Distributions, such as ``scikit-learn``. One that is not installed is left alone: whoever
-        needs it says so.
-    file
-        Name to version.
+    What is not installed is left alone: whoever needs it says so.
 
     Raises
     ------
     GroceryError
-        When a version is another one, or the file does not hold it.
+        When a version is another one, or `file`, name to version, does not hold it.
     """
     wanted = parse_yaml(file.read_bytes(), str(file), GroceryError)
-    for name in names:
+    for name, there in installed().items():
         right = wanted.get(name) if isinstance(wanted, dict) else None
         if not isinstance(right, str):
             raise GroceryError(f"{file} has no version of {name}; `make lock` writes the file")
-        try:
-            installed = version(name)
-        except PackageNotFoundError:
-            continue
-        if installed != right:
+        if there != right:
             raise GroceryError(
-                f"{name} {installed} is installed, but {file} says {right}, and another version "
-                "may give other bytes; `make repro` installs the lock's versions, "
+                f"{name} {there} is installed, but {file} says {right}, and another version may "
+                "give other bytes; `make repro` installs the lock's versions, "
                 f"`make lock UPGRADE={name}` moves the lock to the newest one"
             )
