@@ -27,7 +27,7 @@ from grocery.drill.report import clopper_pearson
 from grocery.drill.shifts import SHIFTS
 from grocery.parallel import progress
 from grocery.reference.image_statistics import NAMES
-from grocery.release.model import load_model
+from grocery.release.model import Model
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compare on clean batches, and on each shift at its mildest and at its middle strength."""
     params = thresholds(arguments.params)
-    model = load_model(arguments.release)
+    model = Model.load(arguments.release)
     images = held_out(model, arguments.shards, images=arguments.images)
     without = heads_without(model, arguments.shards, left_out_classes(images))
     stage = Stage(images, {"": model.head} | without, model.classes)

@@ -25,7 +25,7 @@ from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.drift import judge
 from grocery.reference.image_statistics import image_statistics
 from grocery.reference.reference import Reference, sample_rows
-from grocery.release.model import load_model
+from grocery.release.model import Model
 from grocery.shards import images_of, shard_paths
 
 ROWS = 10_000
@@ -45,7 +45,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure both."""
-    params, model = thresholds(arguments.params), load_model(arguments.release)
+    params, model = thresholds(arguments.params), Model.load(arguments.release)
     rows = labelled_images(arguments.shards, "test")
     half = len(rows) // 2
     ids = [row["image_id"] for row in rows]

@@ -15,7 +15,7 @@ from grocery.monitoring.batches import accuracies, examine_file, numbers, rows, 
 from grocery.monitoring.report import render
 from grocery.parallel import parallel_map
 from grocery.reference.reference import Reference
-from grocery.release.model import load_model
+from grocery.release.model import Model
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def run(params: MonitorParams, paths: Paths, report: Report) -> dict[str, Any]:
     from run to run. The batches are judged one by one and not as a sequence: they are independent
     drills, and the order of their names is no order in time. Gives the metrics.
     """
-    model = load_model(paths.release)
+    model = Model.load(paths.release)
     reference = Reference.load(paths.release / "reference")
     reference.check_fits(model.classes, model.digest)
     if not paths.incoming.is_dir():

@@ -24,7 +24,7 @@ from grocery.images.preprocessing import Preprocessing
 from grocery.reference.reference import Reference
 from grocery.release.card import model_card
 from grocery.release.model import Model
-from grocery.release.verdict import judge
+from grocery.release.verdict import decide
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     """
     dataset = json.loads((paths.card / "card.json").read_bytes())
     measured = json.loads(paths.measured.read_bytes())
-    verdict = judge(params, measured, dataset, paths.evaluation / "per_class.csv")
+    verdict = decide(params, measured, dataset, paths.evaluation / "per_class.csv")
 
     encoder_arrays, encoder = load_arrays(paths.encoder, ENCODER_KIND)
     head_arrays, classifier = load_arrays(paths.classifier, CLASSIFIER_KIND)

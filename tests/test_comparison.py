@@ -24,7 +24,7 @@ from grocery.parallel import sharing
 from grocery.registry import comparison
 from grocery.registry.anew import MIN_IMAGES, evaluate_anew, seen_images
 from grocery.registry.comparison import PREDICTIONS, Difference, compare, mcnemar, read_predictions
-from grocery.release.model import Model, load_model
+from grocery.release.model import Model
 from grocery.shards import read_columns, read_table, shard_paths, write_table
 
 CLASSES = ["apple", "beet", "chard", "date", "endive", "fig"]
@@ -407,7 +407,7 @@ def shards(built: Project) -> Path:
 
 @pytest.fixture
 def model(built: Project) -> Model:
-    return load_model(built.path / "models/release")
+    return Model.load(built.path / "models/release")
 
 
 @pytest.fixture

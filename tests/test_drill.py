@@ -36,9 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    from grocery.release.model import load_model
+    from grocery.release.model import Model
 
-    return load_model(folder / "release")
+    return Model.load(folder / "release")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from grocery.core.arrays import load_arrays
 from grocery.core.files import digest
 from grocery.images.decoding import canonical
 from grocery.reference.reference import Reference
-from grocery.release.verdict import judge
+from grocery.release.verdict import decide
 from grocery.settings import load
 from grocery.shards import (
     BATCH_SCHEMA,
@@ -306,7 +306,7 @@ class TestTheVerdict:
         table = tmp_path / "per_class.csv"
         table.write_text("name,recall,images\napple,0.9,50\nplum,0.5,50\nlemon,0.0,3\n")
         allowed = self.LIMITS.model_copy(update=limits)
-        verdict = judge(allowed, measured, dataset, table)
+        verdict = decide(allowed, measured, dataset, table)
         names = [check["name"] for check in verdict["checks"] if not check["passed"]]
         assert verdict["accepted"] == (not names)
         return names

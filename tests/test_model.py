@@ -23,7 +23,7 @@ from grocery.features.encoder import ColourDescriptor, Encoder
 from grocery.features.projection import Projection
 from grocery.images.decoding import canonical
 from grocery.images.preprocessing import Preprocessing
-from grocery.release.model import KIND, Model, Prediction, load_model
+from grocery.release.model import KIND, Model, Prediction
 
 # What only the pipeline, or an encoder that is not the default, needs.
 HEAVY = {"dvc", "joblib", "onnxruntime", "pyarrow", "pydantic", "scipy", "sklearn", "wandb"}
@@ -67,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 def refusal(folder: Path) -> str:
     """The sentence with which a model is refused."""
     with pytest.raises(ModelError) as caught:
-        load_model(folder)
+        Model.load(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -76,14 +76,14 @@ def test_a_loaded_model_says_the_same(folder: Path) -> None:
     model = small_model()
     model.save(folder)
     jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(3)]
-    loaded = load_model(folder)
+    loaded = Model.load(folder)
     assert (loaded.predict_proba(jpegs) == model.predict_proba(jpegs)).all()
     assert loaded.digest == model.digest
     assert loaded.digest == json.loads((folder / "model.json").read_text())["sha256"]
 
 
 def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    load_model(folder).save(tmp_path / "again")
+    Model.load(folder).save(tmp_path / "again")
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
@@ -91,7 +91,7 @@ def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None
 def test_paths_bytes_and_pictures_are_predicted_alike(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "photo.png"
     picture().save(file)
-    predictions = load_model(folder).predict([file, str(file), file.read_bytes(), picture()])
+    predictions = Model.load(folder).predict([file, str(file), file.read_bytes(), picture()])
     assert len(set(predictions)) == 1
     first = predictions[0]
     assert isinstance(first, Prediction)
@@ -117,12 +117,12 @@ def odd(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["turned", "transparent", "sixteen bits"])
 def test_a_pillow_image_is_prepared_as_its_file_is(folder: Path, kind: str) -> None:
     data = odd(kind)
-    of_file, of_image = load_model(folder).predict([data, Image.open(io.BytesIO(data))])
+    of_file, of_image = Model.load(folder).predict([data, Image.open(io.BytesIO(data))])
     assert of_file == of_image
 
 
 def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
-    model = load_model(folder)
+    model = Model.load(folder)
     bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
     bad.write_text("shopping list")
     good = picture()
@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
 
 
 def test_an_images_prediction_does_not_depend_on_the_others(folder: Path) -> None:
-    model = load_model(folder)
+    model = Model.load(folder)
     jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(11)]
     together = model.predict_proba(jpegs)
     for row, jpeg in enumerate(jpegs):
@@ -151,7 +151,7 @@ def test_an_images_prediction_does_not_depend_on_the_others(folder: Path) -> Non
 
 
 def test_the_best_classes_come_in_order(folder: Path) -> None:
-    model = load_model(folder)
+    model = Model.load(folder)
     jpegs = [model.prepare(picture(seed)) for seed in range(3)]
     probabilities = model.predict_proba(jpegs)
     for row, ranking in zip(probabilities, model.rank(jpegs, top=9), strict=True):
@@ -164,18 +164,18 @@ def test_the_best_classes_come_in_order(folder: Path) -> None:
 def test_of_equal_classes_the_first_is_predicted(folder: Path) -> None:
     for name in ("head_coefficients", "head_intercept"):
         change_array(folder, name, np.zeros_like)
-    assert [p.label for p in load_model(folder).predict([picture()])] == ["apple"]
+    assert [p.label for p in Model.load(folder).predict([picture()])] == ["apple"]
 
 
 def test_more_images_than_are_held_at_once(folder: Path) -> None:
-    model = load_model(folder)
+    model = Model.load(folder)
     two = model.predict([picture(0), picture(1)])
     assert two[0] != two[1]
     assert model.predict(picture(number % 2) for number in range(130)) == two * 65
 
 
 def test_no_images(folder: Path) -> None:
-    model = load_model(folder)
+    model = Model.load(folder)
     assert model.predict([]) == []
     assert model.rank([], top=2) == []
 
@@ -202,7 +202,7 @@ def test_damaged_arrays_are_refused(folder: Path, damage: object) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
     with pytest.raises(ModelError, match="damaged"):
-        load_model(folder)
+        Model.load(folder)
 
 
 def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
@@ -270,11 +270,11 @@ def test_a_description_that_would_fit_is_another_model(
 
 
 def test_the_spelling_of_the_description_is_no_part_of_the_model(folder: Path) -> None:
-    digest = load_model(folder).digest
+    digest = Model.load(folder).digest
     file = folder / "model.json"
     genuine = json.loads(file.read_text())
     file.write_text(json.dumps(dict(reversed(genuine.items()))))
-    assert load_model(folder).digest == digest
+    assert Model.load(folder).digest == digest
 
 
 def test_the_digest_is_of_all_that_a_model_is() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from conftest import environment
 from grocery.cli import main
-from grocery.release.model import Model, load_model
+from grocery.release.model import Model
 from test_model import picture, small_model
 
 COMMAND = [sys.executable, "-m", "grocery.cli", "predict"]
@@ -32,7 +32,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     small_model().save(Path("models/release"))
     for seed in range(4):
         picture(seed).save(f"{seed}.png")
-    return load_model("models/release")
+    return Model.load("models/release")
 
 
 def predict(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -211,7 +211,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
     side = 900  # raw and canonical image take megabytes
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(noise).save("noise.png", compress_level=0)
-    model = load_model("models/release")
+    model = Model.load("models/release")
     how = replace(model.preprocessing, image_size=side, jpeg_quality=100)
     replace(model, preprocessing=how).save(Path("models/release"))
     code = (
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
         return int(done.stderr) * 1024
 
     # Sixteen canonical images more would be 24 MB more.
-    assert len(load_model("models/release").prepare("noise.png")) > 1_500_000
+    assert len(Model.load("models/release").prepare("noise.png")) > 1_500_000
     assert peak(24) - peak(8) < 12_000_000
 
 

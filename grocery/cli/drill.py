@@ -110,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from grocery.drill import report as drill_report
     from grocery.drill.drawing import conditions
     from grocery.drill.held_out import heads_without, held_out, labelled_images
-    from grocery.release.model import load_model
+    from grocery.release.model import Model
 
     params = thresholds(arguments.params)
     sizes = sorted(set(arguments.sizes))
@@ -125,7 +125,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise DataError(f"--only has {unknown[0]!r}; there are {', '.join(map(repr, names))}")
     only = arguments.only or names
     wanted = [condition for condition in wanted if condition.shift in only]
-    model = load_model(arguments.release)
+    model = Model.load(arguments.release)
     available = len(labelled_images(arguments.shards, "test"))
     if available and sizes[-1] > 3 * available // 4:
         raise DataError(

@@ -21,7 +21,7 @@ from grocery.registry.objects import Objects
 from grocery.registry.records import json_at, recorded_hashes
 from grocery.registry.serving import keep, kept, release_of
 from grocery.registry.state import Version
-from grocery.release.model import Model, load_model
+from grocery.release.model import Model
 from grocery.shards import read_preprocessing, shard_paths
 
 _NOISE = 1e-9  # what the difference of two accuracies may be off
@@ -168,7 +168,7 @@ def release(objects: Objects, git: Git, version: Version) -> Model:
     """The model of a version, verified."""
     md5 = release_of(git, version)
     folder = kept(md5) or keep(md5, partial(objects.get, md5), version.said("model", "digest"))
-    return load_model(folder)
+    return Model.load(folder)
 
 
 def _shards(objects: Objects, git: Git, version: Version, scratch: Path) -> Path:

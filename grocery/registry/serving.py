@@ -21,7 +21,6 @@ from urllib.parse import unquote
 from grocery.contents import Content, read_content
 from grocery.core.errors import GroceryError, RegistryError
 from grocery.release.model import Model
-from grocery.release.model import load_model as load_folder
 
 if TYPE_CHECKING:
     from grocery.registry.git import Git
@@ -71,7 +70,7 @@ def load_model(name: str | os.PathLike[str], repo: str | os.PathLike[str] | None
     ModelError
         When the folder holds no model, a damaged one, or parts of different models.
     """
-    return load_folder(open_release(os.fspath(name), repo))
+    return Model.load(open_release(os.fspath(name), repo))
 
 
 def open_release(name: str, repo: str | os.PathLike[str] | None = None) -> Path:
@@ -211,7 +210,7 @@ def _check(folder: Path, content: Content, md5: str, model: str | None) -> None:
                 f"{', '.join(sorted(SUFFIXES))} files, none of which is code; refused"
             )
     try:
-        digest = load_folder(folder).digest
+        digest = Model.load(folder).digest
     except GroceryError as error:
         raise RegistryError(f"the release cannot be used: {error}") from None
     if model is not None and model != digest:

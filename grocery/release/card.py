@@ -27,7 +27,7 @@ def model_card(
     params
         The sections of params.yaml that made the model, `train` among them.
     dataset, measured, verdict
-        The dataset card, the test metrics, and what `grocery.release.verdict.judge` said.
+        The dataset card, the test metrics, and what `grocery.release.verdict.decide` said.
     digest
         The model's digest.
     """

@@ -150,6 +150,35 @@ class Model:
         label = self.classes[index]
         return Prediction(label, float(probability), self.coarse.get(label))
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Model:
+        """Load a model from its folder.
+
+        Raises
+        ------
+        ModelError
+            When the folder holds no model, a damaged one, or parts of different models.
+        """
+        warn_of_other_kernels()
+        folder = Path(path)
+        arrays, description = load_arrays(folder, KIND)
+        try:
+            model = _model(arrays, description, folder)
+            _try_out(model)
+        except ModelError:
+            raise
+        except (
+            ArithmeticError,
+            AttributeError,
+            GroceryError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as e:
+            reason = f"it lacks {e}" if isinstance(e, KeyError) else str(e)
+            raise ModelError(f"{folder} is not a whole {KIND}: {reason}") from e
+        return model
+
     def save(self, folder: Path) -> str:
         """Write the model to a folder; return its digest."""
         self.encoder.save_backbone(folder)
@@ -165,28 +194,6 @@ class Model:
             "coarse": self.coarse,
             "preprocessing": asdict(self.preprocessing),
         }
-
-
-def load_model(path: str | os.PathLike[str]) -> Model:
-    """Load a model from its folder.
-
-    Raises
-    ------
-    ModelError
-        When the folder holds no model, a damaged one, or parts of different models.
-    """
-    warn_of_other_kernels()
-    folder = Path(path)
-    arrays, description = load_arrays(folder, KIND)
-    try:
-        model = _model(arrays, description, folder)
-        _try_out(model)
-    except ModelError:
-        raise
-    except (ArithmeticError, AttributeError, GroceryError, LookupError, TypeError, ValueError) as e:
-        reason = f"it lacks {e}" if isinstance(e, KeyError) else str(e)
-        raise ModelError(f"{folder} is not a whole {KIND}: {reason}") from e
-    return model
 
 
 def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:

@@ -9,7 +9,7 @@ from typing import Any
 from grocery.core.params import RegisterParams
 
 
-def judge(
+def decide(
     limits: RegisterParams, measured: dict[str, Any], dataset: dict[str, Any], per_class: Path
 ) -> dict[str, Any]:
     """Compare a candidate's test metrics and data with the limits in params.yaml.

@@ -66,13 +66,13 @@ def open_judge(name: str, params: MonitorParams) -> Judge:
     from grocery.reference.reference import Reference
     from grocery.registry.serving import fetch
     from grocery.registry.state import is_registry_name
-    from grocery.release.model import load_model
+    from grocery.release.model import Model
 
     folder, version = Path(name), None
     if is_registry_name(name):
         fetched = fetch(name)
         folder, version = fetched.folder, fetched.version
-    model = load_model(folder)
+    model = Model.load(folder)
     reference = Reference.load(folder / "reference")
     reference.check_fits(model.classes, model.digest)
     return Judge(model, Release(reference, digest(folder / "reference"), version), params)
