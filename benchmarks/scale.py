@@ -162,7 +162,7 @@ def compare_workers(project: Path) -> None:
         for workers in (1, 2):
             params["compute"]["workers"] = workers
             (project / "params.yaml").write_text(yaml.safe_dump(params))
-            command = [sys.executable, "-m", f"stages.{stage}"]
+            command = [sys.executable, "-m", "grocery.runner", stage]
             seconds[workers] = median(timed(project, *command, reuse="no") for _ in range(3))
         share = 100 * seconds[1] / (2 * seconds[2])
         print(f"| {stage} | {seconds[1]:.1f} | {seconds[2]:.1f} | {share:.0f} % |", flush=True)

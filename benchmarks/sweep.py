@@ -47,7 +47,7 @@ def main() -> None:
     for assignments in trials:
         with restored():
             set_parameters([f"{name}={json.dumps(v)}" for name, v in assignments.items()])
-            stages += sum(timed("python", "-m", f"stages.{s}") for s in ("train", "evaluate"))
+            stages += sum(timed("python", "-m", "grocery.runner", s) for s in ("train", "evaluate"))
     print(f"| {arguments.count} trials, {arguments.jobs} at a time | seconds | a trial |")
     print("|---|---|---|")
     print(f"| grocery sweep | {sweep:.1f} | {sweep / arguments.count:.1f} |")

@@ -56,7 +56,7 @@ def seconds(stage: str, environment: Mapping[str, str]) -> float:
     """Run a stage; how long it took."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}"],
+        [sys.executable, "-m", "grocery.runner", stage],
         env=environment,
         check=True,
         stderr=subprocess.PIPE,

@@ -121,6 +121,21 @@ class TestPrecision:
         assert ran(project.run("dvc", "repro").stdout) == stages
         assert outputs(project.lock()) == before
 
+    def test_a_comment_outside_of_the_rooms_makes_nothing_stale(self, project: Project) -> None:
+        """Who runs a stage, watches it or shares it is no dependency."""
+        rooms = [dep["path"] for stage in project.lock().values() for dep in stage.get("deps", [])]
+        outside = [
+            file
+            for file in (project.path / "grocery").rglob("*.py")
+            if not any(file.relative_to(project.path).is_relative_to(room) for room in rooms)
+        ]
+        names = {file.relative_to(project.path / "grocery").parts[0] for file in outside}
+        assert names >= {"tracking", "cluster", "registry", "sweep", "cli", "runner.py"}
+        for file in outside:
+            with file.open("a") as stream:
+                stream.write("\n# A comment.\n")
+        assert "up to date" in project.run("dvc", "status").stdout
+
     def test_a_changed_dataset_gives_what_a_build_from_scratch_gives(
         self, project: Project
     ) -> None:
