@@ -62,7 +62,7 @@ def run(stage: str, params: Params) -> dict[str, Any]:
             settings=params.tracking,
             config={stage: section.model_dump()},
             inputs=inputs,
-            tags=[params.data.source],
+            tags=[params.data.source, *([params.train.algorithm] if stage == "train" else [])],
         )
         if stage in shown.SHOWN
         else nullcontext(StageRun(None, params.tracking)) as tracked,
