@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.core.draws import draw
 from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
@@ -111,14 +112,14 @@ def encode_shard(shard: Path, *, encoder: Encoder, scratch: Path, output: Path) 
 def fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str]:
     """Ids of the training images that the encoder is fitted on.
 
-    Those `fit_images` with the smallest hash of seed and id, so a new image rarely changes them.
+    Those `fit_images` that are drawn first, so a new image rarely changes them.
     """
     table = read_columns(shards[0].parent, ["image_id", "split"])
     pairs = zip(
         table.column("image_id").to_pylist(), table.column("split").to_pylist(), strict=True
     )
     training = [image_id for image_id, split in pairs if split == "train"]
-    place = {i: hashlib.sha256(f"{params.seed}:{i}".encode()).digest() for i in training}
+    place = {i: draw("encoder", params.seed, i) for i in training}
     return frozenset(sorted(training, key=place.__getitem__)[: params.fit_images])
 
 
