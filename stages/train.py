@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from grocery.classifier.dataset import UNLABELED, Split, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import KIND
-from grocery.classifier.labels import choose_labeled
+from grocery.classifier.labels import choose_labeled, labels_used
 from grocery.core.arrays import save_arrays
 from grocery.core.errors import one_sentence
 from grocery.core.files import replacing, write_metrics
@@ -47,16 +47,21 @@ def run(
     splits, classes, coarse = load_splits(shards, features)
     train, val = splits["train"], splits["val"]
     chosen = choose_labeled(
-        train.image_ids, train.names, ratio=params.labeled_ratio, seed=params.label_seed
+        train.image_ids,
+        train.names,
+        ratio=params.labeled_ratio,
+        seed=params.label_seed,
+        stratified=params.label_draw == "stratified",
     )
     known = np.where(chosen, train.labels, UNLABELED)
 
-    check_training_set(known, classes=len(classes), params=params)
+    check_training_set(known, params=params)
     labeled_only = (train.features[chosen], known[chosen])
     how: dict[str, Any] = {"classes": len(classes), "C": params.C}
     scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
     estimator = make_estimator(params, standardize=scaled)
-    for step in estimator.iter_fit(train.features, known, val.features):
+    numbers = np.arange(len(classes))
+    for step in estimator.iter_fit(train.features, known, val.features, classes=numbers):
         adopted = (step.labels != UNLABELED) & ~chosen
         on_step(
             {"residual": step.residual, "pseudo_labels": int(adopted.sum())}
@@ -72,6 +77,7 @@ def run(
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
+        "labels_used": labels_used(chosen, val.labels),
         "iterations": estimator.n_iter_,
         "residual": step.residual,
         "temperature": head.temperature,

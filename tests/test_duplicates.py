@@ -93,16 +93,16 @@ def hashes_of(table: NDArray[np.uint8]) -> list[str]:
 
 
 def crowd(max_bits: int, flat: bool) -> NDArray[np.uint8]:
-    """400 hashes around 40, or all of them in a chain."""
+    """240 hashes around 40, or all of them in a chain."""
     draw = np.random.default_rng(max_bits)
     centres = draw.integers(0, 256, (40, 64), dtype=np.uint8)
     if flat:
         centres[:, :16] = 0
         centres[:, 16:] //= 4
-    table = centres[draw.integers(0, 40, 400)]
-    flips = draw.random((400, 128)) < 0.04
+    table = centres[draw.integers(0, 40, 240)]
+    flips = draw.random((240, 128)) < 0.04
     table[:, :16] ^= np.packbits(flips, axis=1)
-    shift = draw.integers(-7, 8, (400, 48))
+    shift = draw.integers(-7, 8, (240, 48))
     table[:, 16:] = np.clip(table[:, 16:] + shift, 0, 255)
     return table
 

@@ -49,33 +49,26 @@ def make_estimator(params: TrainParams, *, standardize: bool) -> SemiSupervisedC
     return LabelSpreading(alpha=params.alpha, class_balance=params.class_balance, **on_graph)
 
 
-def check_training_set(known: Integers, *, classes: int, params: TrainParams) -> None:
+def check_training_set(known: Integers, *, params: TrainParams) -> None:
     """Refuse a training set that the estimator of `params` cannot learn from.
 
     Parameters
     ----------
     known
         Class of each training image whose label is kept, else `UNLABELED`; shape (n,).
-    classes
-        Number of classes that the head must know.
 
     Raises
     ------
     DataError
-        When no image has a label, or only one class has one, or a class has none, or the
-        similarity graph would have no more images than neighbours.
+        When no image has a label, or only one class has one, or the similarity graph would have no
+        more images than neighbours.
     """
     present = np.unique(known[known != UNLABELED])
     if not len(present):
         raise DataError(
             f"none of the {len(known)} training images has a label; label some of each class"
         )
-    if len(present) < classes:
-        raise DataError(
-            f"{classes - len(present)} of {classes} classes have no labelled training image; "
-            "label at least one of each"
-        )
-    if classes < 2:
+    if len(present) < 2:
         raise DataError(
             "the labelled training images have one class only; a classifier needs at least two"
         )

@@ -107,7 +107,11 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         return self
 
     def iter_fit(
-        self, X: ArrayLike, y: ArrayLike, validation: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        validation: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
     ) -> Iterator[Step]:
         """Do what `fit` does, one step at a time; the estimator is fitted after the last one.
 
@@ -117,19 +121,22 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
             As for `fit`.
         validation
             Points (v, d) that each step gives scores to; v may be 0.
+        classes
+            All classes, as in scikit-learn's ``partial_fit``; those that `y` lacks are never
+            predicted. By default those of `y`.
         """
         self._validate_params()
         self.__dict__.pop("head_", None)  # of another fit: it is no longer this one's
         points, labels = validate_data(
             self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2
         )
-        classes, known = _class_numbers(labels)
+        names, known = _class_numbers(labels, classes)
         watched = points[:0]
         if validation is not None:
             watched = validate_data(
                 self, validation, dtype=points.dtype, reset=False, ensure_min_samples=0
             )
-        return self._run(points, known, classes, watched)
+        return self._run(points, known, names, watched)
 
     def _run(
         self, points: Floats, known: Integers, classes: NDArray[Any], watched: Floats
@@ -163,8 +170,8 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         return hasattr(self, "head_")
 
 
-def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
-    """The classes among labels (n,), and the class number of each label, `UNLABELED` for -1."""
+def _class_numbers(y: NDArray[Any], expected: ArrayLike | None) -> tuple[NDArray[Any], Integers]:
+    """The classes, and the class number of each label (n,), `UNLABELED` for -1."""
     # An array of strings cannot hold -1, and numpy does not compare the two.
     labelled = np.ones(len(y), bool) if y.dtype.kind in "US" else y != UNLABELED
     if y.dtype.kind in "US" and (y.astype(str) == str(UNLABELED)).any():
@@ -179,6 +186,11 @@ def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
     classes, numbers = np.unique(y[labelled], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y holds one class only, {classes[0]}; label points of at least two")
+    if expected is not None:
+        expected = np.unique(expected)
+        if not np.isin(classes, expected).all():
+            raise ValueError("y holds a class that is not among `classes`")
+        numbers, classes = np.searchsorted(expected, classes)[numbers], expected
     known = np.full(len(y), UNLABELED, dtype=np.int64)
     known[labelled] = numbers
     return classes, known

@@ -276,5 +276,5 @@ class LabelSpreading(GraphClassifier):
 
     def _walk(self, graph: sparse.csr_matrix, seeds: Floats) -> Iterator[Spread]:
         if self.class_balance:
-            seeds = seeds / seeds.sum(axis=0)
+            seeds = seeds / np.maximum(seeds.sum(axis=0), 1)  # a class may lack labels
         return label_spreading(graph, seeds, alpha=self.alpha, max_iter=self.max_iter, tol=self.tol)
