@@ -13,7 +13,7 @@ from grocery.classifier.curves import curves_in
 from grocery.classifier.dataset import UNLABELED, Split, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import KIND
-from grocery.classifier.labels import choose_labeled
+from grocery.classifier.labels import choose_labeled, labels_used
 from grocery.core.arrays import save_arrays
 from grocery.core.files import write_json
 from grocery.core.params import TrainParams
@@ -41,17 +41,22 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
     splits, classes, coarse = load_splits(paths.shards, paths.features)
     train, val = splits["train"], splits["val"]
     chosen = choose_labeled(
-        train.image_ids, train.names, ratio=params.labeled_ratio, seed=params.label_seed
+        train.image_ids,
+        train.names,
+        ratio=params.labeled_ratio,
+        seed=params.label_seed,
+        stratified=params.label_draw == "stratified",
     )
     known = np.where(chosen, train.labels, UNLABELED)  # all that the learner sees of labels
 
-    check_training_set(known, classes=len(classes))
+    check_training_set(known)
     labeled_only = (train.features[chosen], known[chosen])
     how: dict[str, Any] = {"classes": len(classes), "C": params.C}
     scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
     estimator = make_estimator(params, points=len(known), standardize=scaled, warn=report.warn)
     with curves_in(paths.curves) as curves:
-        for step in estimator.iter_fit(train.features, known, val.features):
+        numbers = np.arange(len(classes))
+        for step in estimator.iter_fit(train.features, known, val.features, classes=numbers):
             adopted = (step.labels != UNLABELED) & ~chosen
             values = {"residual": step.residual, "pseudo_labels": int(adopted.sum())}
             values |= accuracy("val_accuracy", step.validation, val)
@@ -71,6 +76,7 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
+        "labels_used": labels_used(chosen, val.labels),
         "iterations": estimator.n_iter_,
         "converged": estimator.converged_,
         "residual": step.residual,

@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
 from grocery.core.errors import DataError
-from grocery.data.duplicates import (
-    COLOUR_TOLERANCE,
-    exact_copies,
-    near_duplicate_groups,
-    perceptual_hash,
-)
+from grocery.data import near_duplicates
+from grocery.data.duplicates import exact_copies, perceptual_hash
+from grocery.data.near_duplicates import COLOUR_TOLERANCE, NearDuplicates
 from grocery.images.decoding import canonical
 from grocery.images.raw import RawImage
 
@@ -35,7 +32,7 @@ def stored(image: Image.Image, quality: int) -> Image.Image:
 
 
 def grouped(*images: Image.Image, max_bits: int = BITS) -> list[list[int]]:
-    return near_duplicate_groups([perceptual_hash(image) for image in images], max_bits=max_bits)
+    return NearDuplicates([perceptual_hash(i) for i in images], max_bits=max_bits).groups()
 
 
 class TestHash:
@@ -79,7 +76,7 @@ class TestHash:
         hashes = [perceptual_hash(red), perceptual_hash(green)]
         differing = int(hashes[0][:32], 16) ^ int(hashes[1][:32], 16)
         assert differing.bit_count() <= BITS
-        assert near_duplicate_groups(hashes, max_bits=BITS) == []
+        assert NearDuplicates(hashes, max_bits=BITS).groups() == []
 
     def test_plain_images_are_duplicates_only_if_their_colours_agree(self) -> None:
         colours = [(90, 90, 90), (95, 88, 92), (150, 90, 90), (255, 255, 255), (254, 255, 255)]
@@ -91,60 +88,135 @@ class TestHash:
         assert grouped(Image.open(io.BytesIO(jpeg)), Image.open(io.BytesIO(again))) == [[0, 1]]
 
 
-def naive(table: NDArray[np.uint8], max_bits: int) -> list[list[int]]:
-    """Groups by comparing all pairs."""
+def hashes_of(table: NDArray[np.uint8]) -> list[str]:
+    return [row.tobytes().hex() for row in table]
+
+
+def crowd(max_bits: int, flat: bool) -> NDArray[np.uint8]:
+    """240 hashes around 40, or all of them in a chain."""
+    draw = np.random.default_rng(max_bits)
+    centres = draw.integers(0, 256, (40, 64), dtype=np.uint8)
+    if flat:
+        centres[:, :16] = 0
+        centres[:, 16:] //= 4
+    table = centres[draw.integers(0, 40, 240)]
+    flips = draw.random((240, 128)) < 0.04
+    table[:, :16] ^= np.packbits(flips, axis=1)
+    shift = draw.integers(-7, 8, (240, 48))
+    table[:, 16:] = np.clip(table[:, 16:] + shift, 0, 255)
+    return table
+
+
+def all_pairs(table: NDArray[np.uint8], max_bits: int) -> NDArray[np.bool_]:
+    """Which of n are near duplicates, by comparing all pairs; shape (n, n)."""
     bits = np.unpackbits(table[:, :16], axis=1).astype(np.int16)
     colours = table[:, 16:].astype(np.int16)
-    groups = [{i} for i in range(len(table))]
-    for i in range(len(table)):
-        near = (np.abs(bits - bits[i]).sum(axis=1) <= max_bits) & (
-            np.abs(colours - colours[i]).max(axis=1) <= COLOUR_TOLERANCE
+    near = np.abs(bits[:, None] - bits).sum(axis=2) <= max_bits
+    near &= np.abs(colours[:, None] - colours).max(axis=2) <= COLOUR_TOLERANCE
+    np.fill_diagonal(near, False)
+    return near
+
+
+@pytest.mark.parametrize("max_bits", [0, 1, 4, 8, 16])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("steps", [2, 256])
+class TestAgainstAllPairs:
+    """What is found is what comparing all pairs finds, also where the tree does the work."""
+
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+        monkeypatch.setattr(near_duplicates, "_STEPS", steps)
+
+    def test_groups(self, max_bits: int, flat: bool) -> None:
+        table = crowd(max_bits, flat)
+        near = all_pairs(table, max_bits)
+        groups = NearDuplicates(hashes_of(table), max_bits=max_bits).groups()
+        assert groups or max_bits < 4
+        for group in groups:
+            assert near[np.ix_(group, group)].sum() == len(group) * (len(group) - 1)
+        alone = np.ones(len(table), bool)
+        alone[[i for group in groups for i in group]] = False
+        assert not near[np.ix_(alone, alone)].any()
+
+    def test_leaks(self, max_bits: int, flat: bool) -> None:
+        table = crowd(max_bits, flat)
+        near = all_pairs(table, max_bits)
+        splits = np.random.default_rng(0).choice(
+            ["train", "val", "test"], len(table), p=(0.8, 0.1, 0.1)
         )
-        for j in np.flatnonzero(near):
-            if groups[i] is not groups[j]:
-                groups[i] |= groups[j]
-                for member in groups[j]:
-                    groups[member] = groups[i]
-    return sorted({tuple(sorted(g)) for g in map(frozenset, groups) if len(g) > 1}, key=min)  # type: ignore[arg-type]
+        expected, kept = set(), splits == "test"
+        for split in ("val", "train"):
+            leaking = (splits == split) & near[:, kept].any(axis=1)
+            expected |= set(np.flatnonzero(leaking).tolist())
+            kept |= (splits == split) & ~leaking
+        dropped = NearDuplicates(hashes_of(table), max_bits=max_bits).leaks(splits.tolist())
+        assert set(dropped) == expected
+        assert all(near[i, of] and splits[i] != splits[of] for i, of in dropped.items())
 
 
-class TestGroups:
-    @pytest.mark.parametrize("max_bits", [0, 1, 4, 8, 16])
-    @pytest.mark.parametrize("flat", [False, True])
-    def test_finds_exactly_what_comparing_all_pairs_finds(self, max_bits: int, flat: bool) -> None:
-        draw = np.random.default_rng(max_bits)
-        centres = draw.integers(0, 256, (40, 64), dtype=np.uint8)
-        if flat:
-            centres[:, :16] = 0
-            centres[:, 16:] //= 4
-        table = centres[draw.integers(0, 40, 400)]
-        flips = draw.random((400, 128)) < 0.04
-        table[:, :16] ^= np.packbits(flips, axis=1)
-        shift = draw.integers(-7, 8, (400, 48))
-        table[:, 16:] = np.clip(table[:, 16:] + shift, 0, 255)
-        hashes = [row.tobytes().hex() for row in table]
-        found = near_duplicate_groups(hashes, max_bits=max_bits)
-        assert [tuple(group) for group in found] == naive(table, max_bits)
-        assert found or max_bits < 4
+class TestNearDuplicates:
+    def test_do_not_carry_on_from_neighbour_to_neighbour(self) -> None:
+        """A chain whose every step is a near duplicate is cut where its ends are none."""
+        hashes = [bytes([0] * 16 + [level] * 48).hex() for level in range(0, 150, 5)]
+        groups = NearDuplicates(hashes, max_bits=0).groups()
+        assert sum(map(len, groups)) >= 28
+        assert all(group[-1] - group[0] <= 3 for group in groups)
 
-    def test_carry_on_from_neighbour_to_neighbour(self) -> None:
-        hashes = [bytes([0] * 16 + [level] * 48).hex() for level in (0, 15, 30, 45, 200)]
-        assert near_duplicate_groups(hashes, max_bits=0) == [[0, 1, 2, 3]]
+    def test_depend_on_content_alone(self) -> None:
+        table = crowd(4, flat=True)
+        order = np.random.default_rng(1).permutation(len(table))
+        there, back = (
+            NearDuplicates(hashes_of(rows), max_bits=4).groups() for rows in (table, table[order])
+        )
+        assert sorted(sorted(order[i].item() for i in group) for group in back) == there
+
+    def test_a_new_image_changes_the_groups_around_it_only(self) -> None:
+        """Also at the end of a chain, from which a sweep would move everything by one."""
+        chain = [bytes([0] * 16 + [level] * 48).hex() for level in range(4, 250, 2)]
+        before = {tuple(group) for group in NearDuplicates(chain, max_bits=8).groups()}
+        changed = []
+        for level in (3, 63, 123, 183, 249):
+            more = [*chain, bytes([0] * 16 + [level] * 48).hex()]
+            after = {tuple(group) for group in NearDuplicates(more, max_bits=8).groups()}
+            changed.append(len(before - after))
+        assert len(before) > 12
+        assert 0 < sum(changed) <= 2 * len(changed)
+
+    @pytest.mark.parametrize("max_bits", range(1, 17))
+    def test_bits_that_differ_may_lie_anywhere(self, max_bits: int) -> None:
+        """One bit in each of as many equal parts, and one more is too many."""
+        bits = np.zeros((3, 128), np.uint8)
+        bits[1, [part[0] for part in np.array_split(np.arange(128), max_bits)]] = 1
+        bits[2] = bits[1]
+        bits[2, -1] = 1
+        table = np.concatenate([np.packbits(bits, axis=1), np.full((3, 48), 9, np.uint8)], axis=1)
+        for hashes, groups in ((hashes_of(table[:2]), [[0, 1]]), (hashes_of(table[::2]), [])):
+            assert NearDuplicates(hashes, max_bits=max_bits).groups() == groups
+
+    def test_a_validation_image_that_is_dropped_drops_no_other(self) -> None:
+        hashes = [bytes([0] * 16 + [level] * 48).hex() for level in (0, 12, 24, 40)]
+        found = NearDuplicates(hashes, max_bits=0)
+        assert found.leaks(["test", "val", "train", "train"]) == {1: 0}
+        assert found.leaks(["train", "val", "train", "test"]) == {2: 3, 0: 1}
+        assert found.leaks(["train"] * 4) == found.leaks(["test"] * 4) == {}
 
     def test_many_plain_images_take_no_quadratic_time(self) -> None:
         draw = np.random.default_rng(0)
         table = np.zeros((30_000, 64), np.uint8)
         table[:, 16:] = draw.integers(120, 130, (30_000, 48))
-        hashes = [row.tobytes().hex() for row in table]
-        assert near_duplicate_groups(hashes, max_bits=BITS) == [list(range(30_000))]
+        found = NearDuplicates(hashes_of(table), max_bits=BITS)
+        assert found.groups() == [list(range(30_000))]
+        assert len(found.leaks(["train", "val", "test"] * 10_000)) == 20_000
 
     def test_nothing_to_group(self) -> None:
-        assert near_duplicate_groups([], max_bits=4) == []
-        assert near_duplicate_groups([perceptual_hash(scene(0))], max_bits=4) == []
+        for hashes in ([], [perceptual_hash(scene(0))]):
+            found = NearDuplicates(hashes, max_bits=4)
+            assert found.groups() == []
+            assert found.leaks(["test"] * len(hashes)) == {}
 
     def test_a_hash_of_another_kind_is_refused(self) -> None:
         with pytest.raises(DataError, match="not 128 hex digits"):
-            near_duplicate_groups(["abcd"], max_bits=4)
+            NearDuplicates(["abcd"], max_bits=4)
 
 
 class TestExactCopies:

@@ -18,9 +18,11 @@ from conftest import Project, call_stage
 from grocery.classifier.dataset import Split
 from grocery.core.errors import DataError
 from grocery.core.files import digest
+from grocery.core.params import RegisterParams
 from grocery.core.stage import written_by
 from grocery.evaluation.metrics import ClassScore
 from grocery.images.decoding import canonical
+from grocery.release.verdict import decide
 from grocery.runner import resolved
 from grocery.settings import load
 from grocery.shards import IMAGE_SCHEMA, images_of, read_columns, shard_paths, write_table
@@ -64,6 +66,39 @@ def test_outputs_of_a_stage_are_replaced_together_or_not_at_all(
     assert not list(project.path.glob("*/**/.*.previous"))
     call_stage(stage, params, **vars(paths))
     assert {path: digest(path) for path in written} != before
+
+
+@pytest.mark.parametrize(
+    ("images", "recalls", "worst", "accepted"),
+    [
+        ((20, 20, 2), (0.9, 0.5, 0.0), "recall of the worst class (b)", True),
+        ((20, 20, 10), (0.9, 0.5, 0.0), "recall of the worst class (c)", False),
+        ((9, 5, 2), (0.9, 0.5, 0.0), "recall of the worst class (c)", False),
+        ((9, 5, 2), (0.9, 0.5, 0.5), "recall of the worst class (b)", True),
+        ((9, 5, 0), (0.9, 0.5, 0.0), "recall of the worst class (b)", True),
+    ],
+)
+def test_the_worst_class_is_judged_however_few_images_there_are(
+    tmp_path: Path,
+    images: tuple[int, ...],
+    recalls: tuple[float, ...],
+    worst: str,
+    accepted: bool,
+) -> None:
+    limits = RegisterParams(
+        min_accuracy=0.5,
+        min_macro_f1=0.5,
+        max_calibration_error=0.1,
+        min_class_recall=0.05,
+        min_class_images=10,
+    )
+    table = tmp_path / "per_class.csv"
+    rows = zip("abc", recalls, images, strict=True)
+    table.write_text("name,recall,images\n" + "".join(f"{n},{r},{i}\n" for n, r, i in rows))
+    measured = {"accuracy": 0.9, "macro_f1": 0.8, "calibration_error": 0.01}
+    verdict = decide(limits, measured, {"near_duplicates": {"across_splits": 0}}, table)
+    assert verdict["checks"][-1]["name"] == worst
+    assert verdict["accepted"] is accepted
 
 
 def test_scores_of_each_class_beside_the_baselines(built: Project) -> None:

@@ -19,14 +19,16 @@ from conftest import ROOT
 from grocery.classifier.dataset import UNLABELED, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import Head
-from grocery.classifier.labels import choose_labeled
+from grocery.classifier.labels import choose_labeled, labels_used
 from grocery.core.errors import DataError
 from grocery.core.params import TrainParams
 from grocery.evaluation.metrics import calibration_error, reliability, summary
+from grocery.features.fit_encoder import fit_sample
 from grocery.semi_supervised.algorithms import check_training_set, make_estimator
 from grocery.semi_supervised.base import SemiSupervisedClassifier
 from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading
 from grocery.semi_supervised.self_training import SelfTraining
+from grocery.settings import load
 from grocery.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
@@ -35,6 +37,7 @@ LABELS: list[str | None] = [["apple", "pear", None][i % 3] for i in range(200)]
 TRAIN = TrainParams(
     algorithm="label_spreading",
     labeled_ratio=0.2,
+    label_draw="stratified",
     label_seed=0,
     n_neighbors=5,
     neighbor_search="auto",
@@ -69,6 +72,36 @@ class TestLabels:
     def test_images_without_a_label_are_never_chosen(self) -> None:
         chosen = choose_labeled(IDS, LABELS, ratio=1.0, seed=0)
         assert [label is not None for label in LABELS] == chosen.tolist()
+
+    def test_by_chance_the_share_is_of_all_images_whatever_their_classes(self) -> None:
+        chosen = choose_labeled(IDS, LABELS, ratio=0.2, seed=0, stratified=False)
+        labelled = np.array([label is not None for label in LABELS])
+        assert chosen.sum() == round(0.2 * labelled.sum())
+        assert not chosen[~labelled].any()
+        alone = np.flatnonzero(labelled & ~chosen)[0]  # the only image of its class
+        rare = ["rare" if i == alone else label for i, label in enumerate(LABELS)]
+        again = choose_labeled(IDS, rare, ratio=0.2, seed=0, stratified=False)
+        assert (again == chosen).all()
+        assert choose_labeled(IDS, rare, ratio=0.2, seed=0)[alone]
+
+    @pytest.mark.parametrize("stratified", [True, False])
+    def test_the_encoders_sample_is_another_draw(self, tmp_path: Path, stratified: bool) -> None:
+        """Of the same images by the same seed, and yet half of it is labelled where half are."""
+        (tmp_path / "shards").mkdir()
+        shard = pa.table({"image_id": IDS[:200], "split": ["train"] * 200})
+        write_table(tmp_path / "shards" / shard_name(0, 1), shard)
+        params = load(ROOT / "params.yaml").featurize.model_copy(update={"fit_images": 100})
+        sample = fit_sample([tmp_path / "shards" / shard_name(0, 1)], params)
+        chosen = choose_labeled(IDS, ["apple"] * 200, ratio=0.5, seed=0, stratified=stratified)
+        assert params.seed == 0
+        assert len(sample) == chosen.sum() == 100
+        # Hypergeometric: 50, with a standard deviation of 3.5.
+        assert 36 <= len(sample & {IDS[i] for i in np.flatnonzero(chosen)}) <= 64
+
+    def test_all_that_were_used(self) -> None:
+        """Validation labels are used too; what has no label costs none."""
+        validation = np.array([0, 1, UNLABELED, 1])
+        assert labels_used(np.array([True, False, True, True]), validation) == 6
 
     def test_another_seed_is_another_draw(self) -> None:
         first, second = (choose_labeled(IDS, LABELS, ratio=0.2, seed=s) for s in (0, 1))
@@ -125,6 +158,46 @@ class TestAlgorithms:
         head = fit_head(points[:8], truth[:8], classes=2, C=1000.0)
         by_head = (head.predict_proba(points).argmax(axis=1) == truth)[8:].mean()
         assert (last.labels == truth)[8:].mean() > by_head + 0.05
+
+    @pytest.mark.parametrize(
+        "algorithm", ["supervised", "label_propagation", "label_spreading", "self_training"]
+    )
+    @pytest.mark.parametrize("labelled", [2, 3])
+    def test_a_class_without_a_label_is_never_predicted(
+        self, algorithm: str, labelled: int
+    ) -> None:
+        """And the others as they would be without it."""
+        points, truth = blobs()
+        names = np.array([0, 2, 3])[truth]  # of the classes 0 to 4
+        known = np.where((np.arange(300) < 90) & (truth < labelled), names, UNLABELED)
+        params = TRAIN.model_copy(update={"algorithm": algorithm})
+        estimator = make_estimator(params, points=300, standardize=False, warn=print)
+        *_, last = estimator.iter_fit(points, known, points[250:], classes=np.arange(5))
+        taught = [0, 2, 3][:labelled]
+        assert set(last.labels.tolist()) <= {*taught, UNLABELED}
+        assert last.validation.shape == (50, 5)
+        head = calibrate(estimator.head_, points[250:], names[250:], level=0.95)
+        assert set(head.predict_proba(points).argmax(axis=1).tolist()) == set(taught)
+
+        without = make_estimator(params, points=300, standardize=False, warn=print)
+        *_, other = without.iter_fit(points, known, points[250:])
+        assert (estimator.transduction_ == without.transduction_).all()
+        assert (
+            (estimator.classes_[last.validation.argmax(axis=1)]).tolist()
+            == (without.classes_[other.validation.argmax(axis=1)]).tolist()
+        )
+
+    def test_a_label_that_is_no_class(self) -> None:
+        points, truth = blobs()
+        with pytest.raises(ValueError, match="not among `classes`"):
+            make_estimator(TRAIN, points=300, standardize=False, warn=print).iter_fit(
+                points, truth, classes=[0, 1]
+            )
+
+    def test_a_head_of_one_class(self) -> None:
+        points, truth = blobs()
+        with pytest.raises(DataError, match="fewer than two classes"):
+            fit_head(points[truth == 1], truth[truth == 1], classes=3, C=1.0)
 
     @pytest.mark.parametrize(
         ("algorithm", "changes", "expected"),
@@ -209,19 +282,18 @@ class TestTrainingSet:
     """What cannot be learned from."""
 
     @pytest.mark.parametrize(
-        ("known", "classes", "sentence"),
+        ("known", "sentence"),
         [
-            ([-1] * 60, 2, "none of the 60 training images has a label; label some of each class"),
-            ([0] * 3 + [-1], 1, "the labelled training images have one class only"),
-            ([0, 2, 2, -1], 3, "1 of 3 classes have no labelled training image"),
+            ([-1] * 60, "none of the 60 training images has a label; label some of each class"),
+            ([0] * 3 + [-1], "the labelled training images have one class only"),
         ],
     )
-    def test_refused(self, known: list[int], classes: int, sentence: str) -> None:
+    def test_refused(self, known: list[int], sentence: str) -> None:
         with pytest.raises(DataError, match=sentence):
-            check_training_set(np.array(known), classes=classes)
+            check_training_set(np.array(known))
 
-    def test_one_label_per_class_is_enough(self) -> None:
-        check_training_set(np.array([-1, 1, -1, 0, 2]), classes=3)
+    def test_two_classes_are_enough(self) -> None:
+        check_training_set(np.array([-1, 1, -1, 0]))
 
 
 class TestSplits:
@@ -296,13 +368,6 @@ class TestHead:
         probabilities = head.predict_proba(points[two])
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == truth[two]).mean() > 0.9
-
-    def test_a_class_without_an_image(self) -> None:
-        points, truth = blobs()
-        with pytest.raises(DataError, match="1 of 4 classes have no labelled training image"):
-            fit_head(points, truth, classes=4, C=1.0)
-        with pytest.raises(DataError, match="1 of 3 classes"):
-            fit_head(points, truth, classes=3, C=1.0, weights=(truth != 2).astype(float))
 
     @pytest.mark.filterwarnings("error")
     def test_one_label_a_class(self) -> None:

@@ -88,7 +88,7 @@ class TestCheckInstalled:
         ]
         done = project.run("dvc", "repro", "train", check=False)
         assert done.returncode
-        assert f"error: train: scipy {VERSIONS['scipy']} is installed, but" in done.stderr
+        assert f"error: prepare: scipy {VERSIONS['scipy']} is installed, but" in done.stderr
 
 
 def test_no_text_replaces_the_editable_install_by_a_copy() -> None:

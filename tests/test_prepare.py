@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
 from conftest import call_stage
 from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import PrepareParams
-from grocery.data.duplicates import near_duplicate_groups
 from grocery.data.incoming import DRILL_SHARE, choose_drills
+from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, decode, pixels
 from grocery.parallel import sharing
 from grocery.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
@@ -255,8 +256,7 @@ class TestDuplicates:
             assert entry["reason"] == reason
         hashes = [row["phash"] for row in prepared.values()]
         everyone = [row["split"] for row in prepared.values()]
-        for group in near_duplicate_groups(hashes, max_bits=8):
-            assert len({everyone[i] for i in group}) == 1
+        assert NearDuplicates(hashes, max_bits=8).leaks(everyone) == {}
 
     def test_the_datasets_own_test_set_stays_whole(self, tmp_path: Path) -> None:
         source = tmp_path / "raw"
@@ -277,6 +277,27 @@ class TestDuplicates:
             {"path": "train/b/near.jpg", "reason": "near duplicate of test/b/1.jpg in test"},
             {"path": "val/a/near.jpg", "reason": "near duplicate of test/a/2.jpg in test"},
         ]
+
+    def test_plain_ground_that_would_leave_little_is_refused(self, tmp_path: Path) -> None:
+        """Ninety centred products on plain ground lead from one to the next by near duplicates."""
+        rng = np.random.default_rng(0)
+        for number in range(90):
+            image = Image.new("RGB", (224, 224), (244, 243, 240))
+            (width, height), (x, y) = rng.integers(15, 30, 2), rng.integers(108, 117, 2)
+            box = (x - width, y - height, x + width, y + height)
+            shape = ImageDraw.Draw(image).rectangle if number % 2 else ImageDraw.Draw(image).ellipse
+            shape(box, fill=tuple(rng.integers(40, 220, 3).tolist()))
+            put(tmp_path / "raw", f"{'abc'[number % 3]}/{number}.jpg", jpeg(image))
+        with pytest.raises(DataError) as error:
+            prepare(tmp_path / "raw", tmp_path)
+        assert re.fullmatch(
+            r"prepare\.near_duplicate_bits 8 makes 8\d of 90 images near duplicates, which leaves "
+            r"1\d for train instead of about \d\d; lower it, or bring splits of your own",
+            str(error.value),
+        )
+        counts = prepare(tmp_path / "raw", tmp_path, near_duplicate_bits=0)
+        assert counts["train"] > 25
+        assert min(counts["val"], counts["test"]) > 5
 
     def test_a_test_split_that_cannot_be_read_is_not_replaced(self, tmp_path: Path) -> None:
         source = tmp_path / "raw"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 
 from grocery.core.errors import DataError
-from grocery.data.splits import assign, check_labels, check_splits, leaks
-from grocery.shards import shard_of
+from grocery.data.splits import assign, check_labels, check_shares, check_splits
+from grocery.shards import SPLITS, shard_of
 
 
 def ids(count: int, salt: str = "") -> list[str]:
@@ -79,7 +80,6 @@ class TestNearDuplicates:
         splits = split(ids(300), ["a"] * 300, groups)
         assert all(len({splits[i] for i in group}) == 1 for group in groups)
         assert set(splits) == {"train", "val", "test"}
-        assert leaks(splits, groups) == {}
 
     def test_of_two_classes_stay_together(self) -> None:
         groups = [[i, i + 100] for i in range(100)]
@@ -92,18 +92,27 @@ class TestNearDuplicates:
         with pytest.raises(DataError, match="class 'a' has no readable image left for test"):
             check_splits(["a", "b"], ["a"] * 4 + ["b"] * 8, splits, [None] * 12)
 
-    def test_an_unlabelled_one_of_a_test_image_is_dropped(self) -> None:
-        labels = ["a", None] * 50
-        groups = [[i, i + 1] for i in range(0, 100, 2)]
-        splits = split(ids(100), labels, groups)
-        dropped = leaks(splits, groups)
-        tested = [i for i in range(0, 100, 2) if splits[i] != "train"]
-        assert dropped == {i + 1: i for i in tested}
-        assert tested
-
-    def test_given_splits_lose_training_copies_first(self) -> None:
-        splits = ["train", "val", "test", "train", "val", "train", "train"]
-        assert leaks(splits, [[0, 1, 2], [3, 4], [5, 6]]) == {0: 2, 1: 2, 3: 4}
+    @pytest.mark.parametrize(
+        ("left", "refused"),
+        [
+            ([60, 15, 25], None),
+            ([30, 8, 62], None),
+            ([29, 15, 56], "29 for train instead of about 60"),
+            ([60, 6, 34], None),
+            ([63, 5, 32], "5 for val instead of about 15"),
+            ([21, 0, 7], "21 for train instead of about 60"),
+        ],
+    )
+    def test_shares_that_are_far_from_those_asked_for(
+        self, left: list[int], refused: str | None
+    ) -> None:
+        """Less than half of a split, and at least ten images."""
+        wanted, splits = (
+            [split for split, n in zip(SPLITS, counts, strict=True) for _ in range(n)]
+            for counts in ([60, 15, 25], left)
+        )
+        with nullcontext() if refused is None else pytest.raises(DataError, match=refused):
+            check_shares(wanted, splits, cause="Something makes 90 alike")
 
 
 class TestGiven:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from conftest import ROOT
 from grocery.core.errors import DataError
-from grocery.data.duplicates import near_duplicate_groups, perceptual_hash
+from grocery.data.duplicates import perceptual_hash
+from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import UnreadableImage, decode
 from grocery.settings import load
 from grocery.synthetic.recipe import load_recipe
@@ -206,7 +207,7 @@ class TestDataset:
         files = {image.path: image for image in embedded.images()}
         names = sorted(set(names) - set(embedded.planted()["corrupt"]))
         hashes = [perceptual_hash(Image.open(io.BytesIO(files[n].read()))) for n in names]
-        groups = near_duplicate_groups(hashes, max_bits=bits)
+        groups = NearDuplicates(hashes, max_bits=bits).groups()
         found = {frozenset(names[i] for i in group) for group in groups}
         assert found == {frozenset(pair) for pair in planted.items()}
 

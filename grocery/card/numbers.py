@@ -19,7 +19,7 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery.core.errors import DataError
-from grocery.data.duplicates import near_duplicate_groups
+from grocery.data.near_duplicates import NearDuplicates
 from grocery.parallel import parallel_map
 from grocery.shards import SPLITS, read_table
 
@@ -74,8 +74,8 @@ def dataset_card(
         ``unlabeled``; ``splits``, ``classes`` and ``coarse_classes`` (images by split, of labelled
         ones by class); ``sizes`` (bytes, and quantiles of width and height in pixels);
         ``quarantined``; ``duplicates``;
-        ``near_duplicates`` (with ``across_splits``, the number of groups that span splits, counted
-        here and not taken from the report); ``leaked``; ``suspected_labels``.
+        ``near_duplicates`` (with ``across_splits``, the number of images that repeat one of another
+        split, counted here and not taken from the report); ``leaked``; ``suspected_labels``.
     """
     labels, coarse, splits = (
         rows.column(name).to_pylist() for name in ("label", "coarse", "split")
@@ -194,13 +194,13 @@ def _quantiles(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _near_duplicates(rows: pa.Table, max_bits: int) -> dict[str, Any]:
-    """Count groups of near duplicates, and name those that span splits."""
+    """Count groups of near duplicates, and name the images that repeat one of another split."""
     paths, splits = rows.column("path").to_pylist(), rows.column("split").to_pylist()
-    groups = near_duplicate_groups(rows.column("phash").to_pylist(), max_bits=max_bits)
-    across = [group for group in groups if len({splits[i] for i in group}) > 1]
+    near = NearDuplicates(rows.column("phash").to_pylist(), max_bits=max_bits)
+    groups, across = near.groups(), near.leaks(splits)
     return {
         "groups": len(groups),
         "images": sum(len(group) for group in groups),
         "across_splits": len(across),
-        "across": sorted(sorted(paths[i] for i in group) for group in across),
+        "across": sorted(sorted((paths[i], paths[of])) for i, of in across.items()),
     }

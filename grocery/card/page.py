@@ -140,7 +140,7 @@ def _facts(card: Mapping[str, Any]) -> str:
         ("Exact copies left out", f"{copies:,}", ""),
         ("Near-duplicate groups", f"{near['groups']:,}", ""),
         (
-            "... that span splits",
+            "Near duplicates across splits",
             f"{near['across_splits']:,}",
             "bad" if near["across_splits"] else "good",
         ),

@@ -23,6 +23,7 @@ _ROUNDING = 1e-6  # a feature that varies by a smaller share of its size is cons
 _LOG_TEMPERATURE = (np.log(TEMPERATURE.least), np.log(TEMPERATURE.most))
 _START = np.array([-0.5, -3.0])  # where the search for log temperature and logit smoothing begins
 _MOST_SMOOTHING = SMOOTHING.most  # so that a head which is mostly wrong still prefers a class
+_NEVER = -30.0  # logit of a class that does not occur; those of the others have the mean 0
 
 
 def fit_head(
@@ -36,7 +37,7 @@ def fit_head(
 ) -> Head:
     """Fit the head on features (n, d), class numbers (n,) and optional sample weights (n,).
 
-    Every class must occur: a head that has never seen a class cannot predict it.
+    A class that does not occur is one that the head never predicts.
 
     Parameters
     ----------
@@ -50,13 +51,12 @@ def fit_head(
     Raises
     ------
     DataError
-        When a class has no image with a positive weight.
+        When fewer than two classes have an image with a positive weight.
     """
     used = np.ones(len(labels), bool) if weights is None else weights > 0
     present = np.unique(labels[used])
-    if len(present) < classes:
-        missing = sorted(set(range(classes)) - set(present.tolist()))
-        raise DataError(f"{len(missing)} of {classes} classes have no labelled training image")
+    if len(present) < 2:
+        raise DataError("fewer than two classes have a labelled training image")
     fitted_on = features[used].astype(np.float64)
     scale = np.ones(features.shape[1])
     if standardize:
@@ -73,10 +73,13 @@ def fit_head(
             labels[used],
             sample_weight=None if weights is None else weights[used],
         )
-    coefficients, intercept = estimator.coef_ / scale, estimator.intercept_
-    if classes == 2:  # scikit-learn keeps one row for two classes
-        coefficients, intercept = (np.concatenate([-x, x]) / 2 for x in (coefficients, intercept))
-    return Head(coefficients.astype(np.float32), intercept.astype(np.float32))
+    found, offset = estimator.coef_ / scale, estimator.intercept_
+    if len(present) == 2:  # scikit-learn keeps one row for two classes
+        found, offset = (np.concatenate([-x, x]) / 2 for x in (found, offset))
+    coefficients = np.zeros((classes, features.shape[1]), np.float32)
+    intercept = np.full(classes, _NEVER, np.float32)
+    coefficients[present], intercept[present] = found, offset
+    return Head(coefficients, intercept)
 
 
 def gains_by_scaling(

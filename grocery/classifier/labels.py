@@ -1,8 +1,7 @@
-"""Which training labels the learner may see."""
+"""Which training labels the learner may see, and how many labels a model took in all."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,24 +9,36 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from grocery.classifier.dataset import UNLABELED
+from grocery.core.draws import draw
+
 
 def choose_labeled(
-    image_ids: Sequence[str], labels: Sequence[str | None], *, ratio: float, seed: int
+    image_ids: Sequence[str],
+    labels: Sequence[str | None],
+    *,
+    ratio: float,
+    seed: int,
+    stratified: bool = True,
 ) -> NDArray[np.bool_]:
-    """Choose, class by class, the share of images whose label is kept.
+    """Choose the share of images whose label is kept.
 
-    An image's place in its class's queue is the hash of the seed and its id. So the choice at 0.1
-    is part of the choice at 0.2, another seed is another draw, and a new image moves at most one
-    other image a class.
+    An image's place in its queue is drawn from the seed and its id. So the choice at 0.1 is part of
+    the choice at 0.2, another seed is another draw, and a new image moves at most one other image a
+    queue.
 
     Parameters
     ----------
     image_ids, labels
         The training images (n); a label of None is never chosen.
     ratio
-        Share to keep, more than 0 and at most 1; at least one image a class is kept.
+        Share to keep of each queue, more than 0 and at most 1; at least one image is kept.
     seed
         Which draw.
+    stratified
+        One queue for each class, as in benchmarks of few labels. Whoever has yet to label the
+        images cannot draw so. Otherwise one queue for all images: chance may leave a class without
+        a label.
 
     Returns
     -------
@@ -36,10 +47,24 @@ def choose_labeled(
     queues: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
     for index, (image_id, label) in enumerate(zip(image_ids, labels, strict=True)):
         if label is not None:
-            place = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
-            queues[label].append((place, index))
+            queues[label if stratified else ""].append((draw("label", seed, image_id), index))
     chosen = np.zeros(len(image_ids), dtype=bool)
     for queue in queues.values():
         keep = max(1, math.floor(ratio * len(queue) + 0.5))
         chosen[[index for _, index in sorted(queue)[:keep]]] = True
     return chosen
+
+
+def labels_used(chosen: NDArray[np.bool_], validation: NDArray[np.int64]) -> int:
+    """How many labels a model took: those kept for training, and all of validation.
+
+    Validation labels fit no weights, but calibrate the model and choose how it scales its features.
+
+    Parameters
+    ----------
+    chosen
+        Mask of the training images, see `choose_labeled`.
+    validation
+        Class numbers of the validation images; `UNLABELED` where there is no label.
+    """
+    return int(chosen.sum() + (validation != UNLABELED).sum())

@@ -102,6 +102,7 @@ class TrainParams(Section):
 
     algorithm: Literal["supervised", "label_propagation", "label_spreading", "self_training"]
     labeled_ratio: float = Field(gt=0, le=1)
+    label_draw: Literal["stratified", "random"]
     label_seed: Seed
     n_neighbors: int = Field(ge=1, le=1000)
     neighbor_search: Literal["auto", "exact", "approximate"]

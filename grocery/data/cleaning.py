@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.build import Decoded
-from grocery.data.duplicates import Copies, near_duplicate_groups
-from grocery.data.splits import assign, check_splits, leaks
+from grocery.data.duplicates import Copies
+from grocery.data.near_duplicates import NearDuplicates
+from grocery.data.splits import assign, check_shares, check_splits
 from grocery.shards import SPLITS
 
 
@@ -26,7 +28,7 @@ class Outcome:
     splits
         Their splits by image id, in the same order.
     groups
-        Near duplicates, before any was dropped.
+        Near duplicates that were kept together, before any was dropped.
     leaked
         Those dropped, each with the near duplicate that stays instead, and its split.
     """
@@ -70,24 +72,36 @@ def clean(copies: Sequence[Copies], found: Decoded, params: PrepareParams) -> Ou
     Raises
     ------
     DataError
-        When too little of a class is left.
+        When too little of a class is left, or far less of a split than was asked for.
     """
     readable = [group for group in copies if group.image_id in found.hashes]
     hashes = [found.hashes[group.image_id] for group in readable]
-    groups = near_duplicate_groups(hashes, max_bits=params.near_duplicate_bits)
+    near = NearDuplicates(hashes, max_bits=params.near_duplicate_bits)
+    groups = near.groups()
     given = [group.kept.split for group in readable]
     for split in sorted({group.kept.split for group in copies if group.kept.split} - set(given)):
         raise DataError(f"no image of the dataset's own {split} split can be read")
-    splits = assign(
+    place = partial(
+        assign,
         [group.image_id for group in readable],
         [group.kept.label for group in readable],
         given,
-        groups,
         val_ratio=params.val_ratio,
         test_ratio=params.test_ratio,
     )
-    dropped = leaks(splits, groups)
+    splits = place(groups)
+    dropped = near.leaks(splits)
     kept = [i for i in range(len(readable)) if i not in dropped]
+    if not any(given):
+        labelled = [i for i, group in enumerate(readable) if group.kept.label is not None]
+        wanted = place([])
+        alike = len({i for group in groups for i in group} | dropped.keys())
+        check_shares(
+            [wanted[i] for i in labelled],
+            [splits[i] for i in labelled if i not in dropped],
+            cause=f"prepare.near_duplicate_bits {params.near_duplicate_bits} makes {alike} of "
+            f"{len(readable)} images near duplicates",
+        )
     check_splits(
         sorted({label for group in copies for label in group.labels}),
         [readable[i].kept.label for i in kept],

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from grocery.core.draws import draw
 from grocery.core.params import PrepareParams
 from grocery.data.build import preprocessing_of
 from grocery.images.decoding import UnreadableImage, pixels
@@ -112,17 +113,13 @@ def choose_drills(image_ids: Sequence[str], labels: Sequence[str]) -> dict[str, 
         Image ids by name of the drill.
     """
     size = min(DRILL_IMAGES, int(DRILL_SHARE * len(image_ids) / 3))
-    order = sorted(zip(image_ids, labels, strict=True), key=lambda item: _draw(item[0]))
-    classes = sorted(set(labels), key=_draw)
+    order = sorted(zip(image_ids, labels, strict=True), key=lambda item: draw("drill", item[0]))
+    classes = sorted(set(labels), key=lambda name: draw("drill", name))
     favoured = set(classes[: max(1, round(len(classes) / 3))])
     # Last, so that the other two show every class as often as it comes.
     rest = [item for item in order[2 * size :] if item[1] in favoured]
     chosen = {"clean": order[:size], "dim": order[size : 2 * size], "shares": rest[:size]}
     return {name: [image_id for image_id, _ in items] for name, items in chosen.items()}
-
-
-def _draw(text: str) -> str:
-    return hashlib.sha256(f"drill {text}".encode()).hexdigest()
 
 
 def _dimmed(jpeg: bytes, preprocessing: Preprocessing) -> bytes:

@@ -1,21 +1,23 @@
 """Which images train, which validate and which test.
 
 Where a dataset has splits of its own they hold. Elsewhere an image's own hash decides, so adding an
-image moves no other, but for two cases: a class so small that a split would lack it, and near
-duplicates, which stay together and may be taken along by a new one of theirs.
+image moves no other, but for two cases: a class so small that a split would lack it, and groups of
+near duplicates, which stay together and may be taken along or divided otherwise by a new one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from grocery.core.draws import draw
 from grocery.core.errors import DataError
 from grocery.shards import SPLITS
 
 # What is measured on is worth more than what is learned from.
 PROTECTION = {split: rank for rank, split in enumerate(reversed(SPLITS))}
+# Fewer images than this that a split lacks are never too many.
+FAR = 10
 
 
 def assign(
@@ -38,7 +40,7 @@ def assign(
     image_ids, labels, given
         Hash, class or None, and the dataset's own split or None, of each image.
     groups
-        Near duplicates, as positions; labelled ones of a group share a split.
+        Images that repeat each other, as positions; labelled ones of a group share a split.
     val_ratio, test_ratio
         Shares for validation and test.
 
@@ -65,23 +67,6 @@ def assign(
             for i in group:
                 splits[i] = split
     return splits
-
-
-def leaks(splits: Sequence[str], groups: Sequence[Sequence[int]]) -> dict[int, int]:
-    """Find the images to drop so that no near duplicates lie in two splits.
-
-    Of a group the images of one split stay, of test first and train last.
-
-    Returns
-    -------
-    dict
-        Position of an image to drop, to the position of the one it repeats.
-    """
-    dropped = {}
-    for group in groups:
-        kept = min(group, key=lambda i: PROTECTION[splits[i]])
-        dropped.update({i: kept for i in group if splits[i] != splits[kept]})
-    return dropped
 
 
 def check_labels(labels: Sequence[str | None], given: Sequence[str | None]) -> None:
@@ -139,6 +124,35 @@ def check_splits(
             )
 
 
+def check_shares(wanted: Sequence[str], splits: Sequence[str], *, cause: str) -> None:
+    """Refuse splits that near duplicates have made far smaller than what was asked for.
+
+    A split is far smaller when it lacks at least `FAR` images, and more than half: a few large
+    groups make shares uneven, and with little data that is nobody's fault.
+
+    Parameters
+    ----------
+    wanted
+        Split of each labelled image, had none a near duplicate.
+    splits
+        Split of each labelled image that is left.
+    cause
+        The part of the sentence that says why.
+
+    Raises
+    ------
+    DataError
+        One sentence about the split that lacks most.
+    """
+    for split in sorted(SPLITS, key=lambda split: splits.count(split) - wanted.count(split)):
+        asked, left = wanted.count(split), splits.count(split)
+        if asked - left >= FAR and left < asked / 2:
+            raise DataError(
+                f"{cause}, which leaves {left} for {split} instead of about {asked}; lower it, or "
+                "bring splits of your own"
+            )
+
+
 def _units(
     labels: Sequence[str | None], splits: Sequence[str], groups: Sequence[Sequence[int]]
 ) -> list[list[int]]:
@@ -157,8 +171,7 @@ def _units(
 
 def _uniform(image_id: str) -> float:
     """A number in [0, 1) that an image's hash determines, independent of its shard."""
-    number = int.from_bytes(hashlib.sha256(f"split {image_id}".encode()).digest()[:6], "big")
-    return number / 2**48
+    return int.from_bytes(draw("split", image_id)[:6], "big") / 2**48
 
 
 def _sizes(draws: Sequence[float], val_ratio: float, test_ratio: float) -> tuple[int, int]:

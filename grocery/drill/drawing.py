@@ -8,7 +8,6 @@ reference is made of the rest.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.classifier.head import Head
+from grocery.core.draws import generator_of
 from grocery.drill.held_out import HeldOut, Key
 from grocery.drill.shifts import SHIFTS
 from grocery.reference.reference import MAX_SAMPLE, Reference
@@ -113,9 +113,8 @@ class Stage:
 
         None when there are too few images of a kind.
         """
-        text = f"{condition.shift} {condition.strength:g} {condition.size} {number}"
-        seed = hashlib.sha256(text.encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(seed[:8], "big"))
+        strength = f"{condition.strength:g}"
+        generator = generator_of(condition.shift, strength, condition.size, number)
         left_out = ""
         if condition.shift == "unknown product":
             names = sorted(set(self.heads) - {""})

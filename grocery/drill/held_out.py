@@ -14,7 +14,7 @@ from PIL import Image
 from grocery.classifier.fit_head import calibrate, fit_head
 from grocery.classifier.head import Head
 from grocery.core.errors import DataError
-from grocery.data.duplicates import near_duplicate_groups
+from grocery.data.near_duplicates import NearDuplicates
 from grocery.drill.shifts import SHIFTS, shifted
 from grocery.images.decoding import pixels
 from grocery.parallel import parallel_map
@@ -22,7 +22,7 @@ from grocery.reference.image_statistics import image_statistics
 from grocery.release.model import Model
 from grocery.shards import images_of, read_columns, shard_paths
 
-# Most bits of the perceptual hash in which near duplicates differ; they are never divided.
+# Most bits of the perceptual hash in which near duplicates differ; groups are never divided.
 NEAR_DUPLICATE_BITS = 8
 
 # Most images that a head is fitted on which lacks a class.
@@ -90,9 +90,8 @@ def held_out(
         raise DataError(f"{shards} holds no labelled test images, so there is nothing to drill on")
     ids = [row["image_id"] for row in rows]
     groups = np.arange(len(ids))
-    for group in near_duplicate_groups(
-        [row["phash"] for row in rows], max_bits=NEAR_DUPLICATE_BITS
-    ):
+    hashes = [row["phash"] for row in rows]
+    for group in NearDuplicates(hashes, max_bits=NEAR_DUPLICATE_BITS).groups():
         groups[group] = group[0]
     jpegs = images_of(shard_paths(shards), ids)
     seen: dict[Key, Seen] = {None: _see(model, jpegs, ids, None)}

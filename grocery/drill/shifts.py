@@ -6,12 +6,13 @@ to canonical images, so a radius in pixels is of at most `image_size` of them.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from grocery.core.draws import generator_of
 
 Shift = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
@@ -68,6 +69,4 @@ SHIFTS: Mapping[str, tuple[Shift, str, tuple[float, float, float]]] = {
 
 def shifted(image: Image.Image, name: str, strength: float, image_id: str) -> Image.Image:
     """Apply a shift to one image; what is random in it follows from the image's id."""
-    digest = hashlib.sha256(f"{name} {image_id}".encode()).digest()
-    generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    return SHIFTS[name][0](image, strength, generator)
+    return SHIFTS[name][0](image, strength, generator_of(name, image_id))

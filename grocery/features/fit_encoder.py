@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.arrays import save_arrays
+from grocery.core.draws import draw
 from grocery.core.errors import DataError
 from grocery.core.params import FeaturizeParams
 from grocery.features.backbone import Backbone, Preparation
@@ -123,14 +124,14 @@ def encode_shard(task: tuple[Path, Path], *, encoder: Encoder, scratch: Path) ->
 def fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str]:
     """Ids of the training images that the encoder is fitted on.
 
-    Those `fit_images` with the smallest hash of seed and id, so a new image rarely changes them.
+    Those `fit_images` that are drawn first, so a new image rarely changes them.
     """
     table = read_columns(shards[0].parent, ["image_id", "split"])
     pairs = zip(
         table.column("image_id").to_pylist(), table.column("split").to_pylist(), strict=True
     )
     training = [image_id for image_id, split in pairs if split == "train"]
-    place = {i: hashlib.sha256(f"{params.seed}:{i}".encode()).digest() for i in training}
+    place = {i: draw("encoder", params.seed, i) for i in training}
     return frozenset(sorted(training, key=place.__getitem__)[: params.fit_images])
 
 

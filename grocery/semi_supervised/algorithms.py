@@ -58,32 +58,25 @@ def make_estimator(
     return kind(**given)
 
 
-def check_training_set(known: Integers, *, classes: int) -> None:
+def check_training_set(known: Integers) -> None:
     """Refuse a training set that no estimator can learn from.
 
     Parameters
     ----------
     known
         Class of each training image whose label is kept, else `UNLABELED`; shape (n,).
-    classes
-        Number of classes that the head must know.
 
     Raises
     ------
     DataError
-        When no image has a label, or only one class has one, or a class has none.
+        When no image has a label, or only one class has one.
     """
     present = np.unique(known[known != UNLABELED])
     if not len(present):
         raise DataError(
             f"none of the {len(known)} training images has a label; label some of each class"
         )
-    if len(present) < classes:
-        raise DataError(
-            f"{classes - len(present)} of {classes} classes have no labelled training image; "
-            "label at least one of each"
-        )
-    if classes < 2:
+    if len(present) < 2:
         raise DataError(
             "the labelled training images have one class only; a classifier needs at least two"
         )

@@ -141,7 +141,11 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         return self
 
     def iter_fit(
-        self, X: ArrayLike, y: ArrayLike, validation: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        validation: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
     ) -> Iterator[Step]:
         """Do what `fit` does, one step at a time; the estimator is fitted after the last one.
 
@@ -153,13 +157,16 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
             As for `fit`.
         validation
             Points (v, d) that each step gives scores to; v may be 0.
+        classes
+            All classes, as in scikit-learn's ``partial_fit``; those that `y` lacks are never
+            predicted. By default those of `y`.
         """
         self._validate_params()
         self.__dict__.pop("head_", None)  # of another fit: it is no longer this one's
         points, labels = validate_data(
             self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2
         )
-        self.classes_, known = _class_numbers(labels)
+        self.classes_, known = _class_numbers(labels, classes)
         watched = points[:0]
         if validation is not None:
             watched = validate_data(
@@ -206,8 +213,8 @@ class SemiSupervisedClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ig
         return hasattr(self, "head_")
 
 
-def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
-    """The classes among labels (n,), and the class number of each label, `UNLABELED` for -1."""
+def _class_numbers(y: NDArray[Any], expected: ArrayLike | None) -> tuple[NDArray[Any], Integers]:
+    """The classes, and the class number of each label (n,), `UNLABELED` for -1."""
     words = y.dtype.kind in "US"  # cannot hold -1, and numpy does not compare the two
     labelled = np.ones(len(y), bool) if words else y != UNLABELED
     if words and (y.astype(str) == str(UNLABELED)).any():
@@ -222,6 +229,11 @@ def _class_numbers(y: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
     classes, numbers = np.unique(y[labelled], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y holds one class only, {classes[0]}; label points of at least two")
+    if expected is not None:
+        expected = np.unique(expected)
+        if not np.isin(classes, expected).all():
+            raise ValueError("y holds a class that is not among `classes`")
+        numbers, classes = np.searchsorted(expected, classes)[numbers], expected
     known = np.full(len(y), UNLABELED, dtype=np.int64)
     known[labelled] = numbers
     return classes, known

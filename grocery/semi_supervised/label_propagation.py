@@ -217,7 +217,7 @@ class LabelSpreading(GraphClassifier):
         transition = symmetrically_normalised(graph)
         transition.data *= transition.dtype.type(self.alpha)
         if self.class_balance:
-            seeds = seeds / seeds.sum(axis=0)
+            seeds = seeds / np.maximum(seeds.sum(axis=0), 1)  # a class may lack labels
         # The distributions do not depend on the unit of mass, but far from every seed there is so
         # little of it that single precision would round it to zero.
         return transition, seeds * seeds.dtype.type(2.0**60), pull_back
