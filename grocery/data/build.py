@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
+from grocery.core.errors import memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
 from grocery.data.raw import RawImage
@@ -137,7 +138,8 @@ def decode_shard(
 
 def _decoded(image: RawImage, params: PrepareParams) -> tuple[str, bytes]:
     """A raw image's perceptual hash and canonical image."""
-    jpeg = canonical_image(image.read(), params)
+    with memory_for(image.path):
+        jpeg = canonical_image(image.read(), params)
     # Of the canonical image, so that whoever has the shard can compute it again.
     with Image.open(io.BytesIO(jpeg)) as prepared:
         return perceptual_hash(prepared), jpeg

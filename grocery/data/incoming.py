@@ -15,6 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery.core.draws import draw
+from grocery.core.errors import memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.build import canonical_image
 from grocery.data.raw import RawImage
@@ -53,7 +54,8 @@ def write_batch(
         data = raw.read()
         jpeg: bytes | None = None
         try:
-            jpeg = canonical_image(data, params)
+            with memory_for(raw.path):
+                jpeg = canonical_image(data, params)
         except UnreadableImage as error:
             unreadable.append({"path": raw.path, "reason": str(error)})
         image_id = hashlib.sha256(data).hexdigest()

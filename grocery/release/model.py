@@ -21,7 +21,7 @@ from PIL import Image
 
 from grocery.classifier.head import Head
 from grocery.core.arrays import Arrays, arrays_digest, load_arrays, save_arrays
-from grocery.core.errors import DataError, GroceryError, ModelError
+from grocery.core.errors import DataError, GroceryError, ModelError, memory_for
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
 from grocery.images.decoding import UnreadableImage, canonical, decode, pixels, upright_rgb
@@ -127,21 +127,24 @@ class Model:
         ------
         DataError
             When the image cannot be read; it says which and why.
+        OutOfMemory
+            When there is not enough memory for it; it says which.
         """
         how = self.canonical
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else name
         try:
-            if isinstance(image, str | os.PathLike):
-                name = os.fspath(image)
-                image = Path(image).read_bytes()
-            if isinstance(image, bytes):
-                upright = decode(image, max_pixels=how.max_pixels)
-            else:
-                upright = upright_rgb(image)
+            with memory_for(name):
+                if isinstance(image, str | os.PathLike):
+                    image = Path(image).read_bytes()
+                if isinstance(image, bytes):
+                    upright = decode(image, max_pixels=how.max_pixels)
+                else:
+                    upright = upright_rgb(image)
+                return canonical(upright, size=how.image_size, quality=how.jpeg_quality)
         except UnreadableImage as error:
             raise DataError(f"{name} cannot be read as an image: {error}") from error
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror}") from error
-        return canonical(upright, size=how.image_size, quality=how.jpeg_quality)
 
     def rank(self, jpegs: Sequence[bytes], top: int = 1) -> list[list[Prediction]]:
         """The `top` most probable classes of each canonical JPEG image, the best first.
