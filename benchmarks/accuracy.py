@@ -2,9 +2,12 @@
 
     python benchmarks/accuracy.py -S data.source=grocery-store
 
-Runs `dvc repro evaluate` on this checkout for each share and draw; what is in DVC's cache is not
-built again. Parameters are put back at the end (`dvc checkout` then restores the outputs). With all
-labels every draw is the same, so there is one.
+Runs `dvc repro evaluate` on this checkout for each way to draw, share and draw; what is in DVC's
+cache is not built again. Parameters are put back at the end (`dvc checkout` then restores the
+outputs). With all labels every draw is the same, so there is one.
+
+The labels used in all are those of training and of validation, on which the model is calibrated. A
+stratified draw needs to know the classes beforehand; one by chance is what a team can do.
 """
 
 from __future__ import annotations
@@ -21,30 +24,38 @@ from workspace import restored, set_parameters
 
 
 def main() -> None:
-    """Run all shares and draws and print a table."""
+    """Run all draws and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.1, 0.2, 1.0])
     parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--label-draws", nargs="+", default=["stratified", "random"])
     arguments = parser.parse_args()
     cells = [
-        (ratio, draw)
+        (how, ratio, draw)
         for ratio in arguments.ratios
+        for how in (arguments.label_draws if ratio < 1 else arguments.label_draws[:1])
         for draw in range(arguments.draws if ratio < 1 else 1)
     ]
-    results: dict[float, list[dict[str, Any]]] = {}
+    results: dict[tuple[str, float], list[dict[str, Any]]] = {}
     with restored():
         set_parameters(arguments.set)
-        for ratio, draw in tqdm(cells, disable=None, leave=False):
-            set_parameters([f"train.labeled_ratio={ratio}", f"train.label_seed={draw}"])
-            results.setdefault(ratio, []).append(measured())
-    print("| labelled | labelled only | with the others | right labels adopted | ECE | ECE, each |")
-    print("|---|---|---|---|---|---|")
-    for ratio, draws in results.items():
+        for how, ratio, draw in tqdm(cells, disable=None, leave=False):
+            values = {"label_draw": how, "labeled_ratio": ratio, "label_seed": draw}
+            set_parameters([f"train.{name}={value}" for name, value in values.items()])
+            results.setdefault((how, ratio), []).append(measured())
+    print(
+        "| labels kept | drawn | labels used in all | labelled only | with the others "
+        "| right labels adopted | ECE | ECE, each |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for (how, ratio), draws in results.items():
         adopted = [draw["adopted"] for draw in draws if draw["adopted"] is not None]
         errors = [draw["calibration_error"] for draw in draws]
         row = [
             f"{ratio:.0%}",
+            how if ratio < 1 else "",
+            ", ".join(str(n) for n in sorted({draw["labels_used"] for draw in draws})),
             f"{mean(draw['baseline'] for draw in draws):.3f}",
             f"{mean(draw['accuracy'] for draw in draws):.3f}",
             f"{mean(adopted):.3f}" if adopted else "",
@@ -67,6 +78,7 @@ def measured() -> dict[str, Any]:
         "baseline": test["baseline"]["accuracy"],
         "calibration_error": test["calibration_error"],
         "adopted": train.get("pseudo_label_accuracy"),
+        "labels_used": train["labels_used"],
     }
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import pickle
+import re
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import ROOT
 from grocery.core.errors import DataError
 from grocery.images.decoding import UnreadableImage, canonical, decode, pixels, upright_rgb
 
@@ -201,6 +208,130 @@ class TestBadFiles:
         assert len(reasons) > 200
         # Reasons are part of an output, so they hold no addresses.
         assert not any("0x" in reason for reason in reasons)
+
+
+# Prepares each file given on standard input with less and less memory, in a process of its own.
+STARVED = """
+import collections, os, pickle, resource, sys
+import grocery
+from grocery.images.decoding import UnreadableImage, canonical, decode
+
+small, files = pickle.load(sys.stdin.buffer)
+for data in small:  # imports what the formats need
+    canonical(decode(data, max_pixels=4_000_000), size=96, quality=90)
+for data in files:
+    for megabytes in (0, 2, 4, 6, 9, 12, 500):
+        child = os.fork()
+        if not child:
+            pages = int(open("/proc/self/statm").read().split()[0])
+            limit = pages * resource.getpagesize() + megabytes * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            try:
+                canonical(decode(data, max_pixels=4_000_000), size=96, quality=90)
+                os._exit(0)
+            except MemoryError:
+                os._exit(1)
+            except BaseException as error:
+                os.write(2, f"{megabytes} MiB: {error!r}\\n".encode())
+                os._exit(2)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end="")
+    print()
+"""
+
+
+def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
+    """However little there is: a decoder that lacks it may say that the file is damaged."""
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+
+    def files(size: tuple[int, int]) -> list[bytes]:
+        image = Image.fromarray(noise).resize(size)
+        deep = Image.fromarray(np.full(size[::-1], 7, np.uint16))
+        return [
+            encoded(image, "JPEG", progressive=True),
+            encoded(image, "WEBP", method=0),
+            encoded(image.convert("RGBA"), "PNG", compress_level=1),
+            encoded(deep, "PNG"),
+        ]
+
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED],
+        input=pickle.dumps((files((40, 30)), files((1000, 750)))),
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stderr == b""
+    for codes in done.stdout.split():
+        assert re.fullmatch(rb"1+0+", codes)
+
+
+# Writes a batch, or reads a file of one, and says in a sentence what it lacks.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from grocery.cli.monitor.incoming import _content
+from grocery.core.errors import one_sentence
+from grocery.data.incoming import write_batch
+from grocery.images.raw import RawImage
+from grocery.images.decoding import decode
+from grocery.settings import load
+
+folder, limit, extra = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+params = load().prepare
+decode((folder / "small.png").read_bytes(), max_pixels=10_000)
+if limit == "memory":
+    pages = int(open("/proc/self/statm").read().split()[0])
+    extra += pages * resource.getpagesize()
+kind = resource.RLIMIT_AS if limit == "memory" else resource.RLIMIT_NOFILE
+resource.setrlimit(kind, (extra, extra))
+with one_sentence("prepare"):
+    if limit == "memory":
+        images = [RawImage("monday/large.png", file=folder / "large.png")]
+        print(write_batch(("monday", images), params=params, folder=folder))
+    else:
+        print(_content(folder / "large.png")[1], _content(folder / "gone.png")[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "little", "said"),
+    [
+        ("memory", 20_000_000, "not enough memory for monday/large.png; fewer compute.workers"),
+        ("open files", 3, "Too many open files"),
+    ],
+)
+def test_what_a_run_lacks_fails_it_and_is_not_remembered(
+    tmp_path: Path, limit: str, little: int, said: str
+) -> None:
+    (tmp_path / "small.png").write_bytes(encoded(halves(), "PNG"))
+    (tmp_path / "large.png").write_bytes(encoded(Image.new("RGB", (3000, 3000), RED), "PNG"))
+    failed, done = (
+        subprocess.run(
+            [sys.executable, "-c", LIMITED, tmp_path, limit, str(extra)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+        )
+        for extra in (little, 2_000_000_000 if limit == "memory" else 200)
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"error: prepare: {said}")
+    assert failed.stdout == ""
+    assert done.returncode == 0, done.stderr
+    gone = f"None {tmp_path}/gone.png cannot be read: No such file or directory"
+    assert done.stdout.strip() == ("[]" if limit == "memory" else gone)
+
+
+def test_an_error_of_the_disk_is_no_fact_about_a_file() -> None:
+    class FailingDisk(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    image = Image.open(io.BytesIO(encoded(halves(), "PNG")))
+    image.fp = FailingDisk()
+    with pytest.raises(OSError, match="Input/output error"):
+        upright_rgb(image)
 
 
 def turned(mode: str = "RGB") -> bytes:

@@ -34,6 +34,25 @@ class RegistryError(GroceryError):
     """A version cannot be registered, moved, found or trusted."""
 
 
+class OutOfMemory(MemoryError):
+    """There is not enough memory for something; the message says for what."""
+
+
+@contextmanager
+def memory_for(what: object) -> Iterator[None]:
+    """Say, when there is not enough memory, that it was for this, such as a file.
+
+    Raises
+    ------
+    OutOfMemory
+        In place of any other `MemoryError`.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"for {what}") from error
+
+
 @contextmanager
 def one_sentence(command: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line on standard error and a non-zero exit.
@@ -56,7 +75,8 @@ def one_sentence(command: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         _exit(f"{command}: interrupted; earlier outputs are as they were", 130, error)
     except MemoryError as error:
-        _exit(f"{command}: not enough memory; fewer compute.workers need less", 1, error)
+        what = f" {error}" if isinstance(error, OutOfMemory) else ""
+        _exit(f"{command}: not enough memory{what}; fewer compute.workers need less", 1, error)
     except OSError as error:
         if error.errno is None:
             raise

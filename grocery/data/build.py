@@ -20,7 +20,7 @@ from PIL import Image
 
 from grocery import action_cache
 from grocery.action_cache import Action, values_of
-from grocery.core.errors import DataError
+from grocery.core.errors import memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
 from grocery.images.decoding import UnreadableImage
@@ -144,22 +144,19 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
 
     Raises
     ------
-    DataError
-        When there is not enough memory: that is no fact about an image.
+    OutOfMemory
+        Names the image: a lack of memory is no fact about it.
     """
     shard, preprocessing, file = task
     hashes, reasons, rows = {}, {}, []
     for group in shard.copies:
         image = group.kept
         try:
-            jpeg = preprocessing.prepare(image.read())
+            with memory_for(image.path):
+                jpeg = preprocessing.prepare(image.read())
         except UnreadableImage as error:
             reasons[group.image_id] = str(error)
             continue
-        except MemoryError:
-            raise DataError(
-                f"{image.path} needs more memory than there is; fewer compute.workers need less"
-            ) from None
         # Of the canonical image, so that whoever has the shard can compute it again.
         with Image.open(io.BytesIO(jpeg)) as prepared:
             hashes[group.image_id] = perceptual_hash(prepared)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery.core.draws import draw
+from grocery.core.errors import memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.build import preprocessing_of
 from grocery.images.decoding import UnreadableImage, pixels
@@ -56,7 +57,8 @@ def write_batch(
         data = raw.read()
         jpeg: bytes | None = None
         try:
-            jpeg = preprocessing.prepare(data)
+            with memory_for(raw.path):
+                jpeg = preprocessing.prepare(data)
         except UnreadableImage as error:
             unreadable.append({"path": raw.path, "reason": str(error)})
         image_id = hashlib.sha256(data).hexdigest()

@@ -41,8 +41,18 @@ _FLOAT_WHITE = (1.0, 255.0, 65535.0)
 _OPENING = threading.Lock()  # Pillow's own limit is a global
 
 
+# What opening and loading an image may take, in bytes per pixel. A decoder that lacks memory often
+# says that the file is damaged.
+_OPENING_BYTES, _LOADING_BYTES = 8, 16
+_PREPARED = 1024 * 1024  # pixels of a canonical image, at most
+
+
 class UnreadableImage(DataError):
-    """A raw file is no image, a damaged one, or too large; the message is a short reason."""
+    """A raw file is no image, a damaged one, or too large; the message is a short reason.
+
+    It is a fact about the file. What only happened to fail, for a lack of memory or an error of the
+    disk, is a `MemoryError` or an `OSError` with a number.
+    """
 
 
 def decode(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -62,10 +72,12 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
     ------
     UnreadableImage
         Whatever is wrong with the file.
+    MemoryError
+        When memory does not suffice to tell.
     """
     if not data:
         raise UnreadableImage("empty file")
-    with _unreadable():
+    with _unreadable(_OPENING_BYTES * max_pixels):
         image = _open(data, max_pixels)
     return upright_rgb(image)
 
@@ -79,8 +91,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     ------
     UnreadableImage
         When its pixels, which Pillow may have left in the file so far, cannot be decoded.
+    MemoryError, OSError
+        When memory does not suffice to tell, or the file's disk fails.
     """
-    with _unreadable():
+    with _unreadable(_LOADING_BYTES * image.width * image.height):
         image.load()
         orientation = _orientation(image)
         image = _rgb(image)
@@ -128,22 +142,27 @@ def pixels(jpeg: bytes) -> NDArray[np.uint8]:
         When it is not a whole JPEG; `canonical` wrote it, so a shard is damaged.
     """
     try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+        with (
+            _unreadable(_LOADING_BYTES * _PREPARED),
+            Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image,
+        ):
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except UnreadableImage as error:
         raise DataError(f"a prepared image cannot be read: {error}") from error
 
 
 @contextmanager
-def _unreadable() -> Iterator[None]:
-    """Turn whatever a decoder raises into `UnreadableImage`."""
+def _unreadable(memory: int) -> Iterator[None]:
+    """Turn whatever a decoder raises into `UnreadableImage`, where it had so many bytes at hand."""
     try:
         yield
-    except UnreadableImage:
+    except (UnreadableImage, MemoryError):
         raise
-    except MemoryError as error:
-        raise UnreadableImage("needs more memory than there is") from error
     except Exception as error:  # hostile bytes get nearly every exception out of a decoder
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's, not the decoder's
+        if not isinstance(error, (UnidentifiedImageError, Image.DecompressionBombError)):
+            bytearray(memory)  # a MemoryError where there are not as many
         raise UnreadableImage(_reason(error)) from error
 
 
@@ -166,6 +185,8 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 when there is none; damaged EXIF data costs no good image."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:
         return 1
     return value if isinstance(value, int) else 1

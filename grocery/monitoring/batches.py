@@ -126,7 +126,7 @@ def examine(
     labels = [batch.labels[row] for row in readable]
     try:
         features, seconds = _features(model, jpegs)
-    except (DataError, Image.DecompressionBombError) as error:
+    except DataError as error:
         raise DataError(f"{batch.origin}: {error}") from None
     logits = model.head.logits(features)
     probabilities = model.head.calibrate(logits)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from grocery.classifier.head import Head
 from grocery.core.arrays import Arrays, digest_of, load_arrays, save_arrays
-from grocery.core.errors import DataError, GroceryError, ModelError
+from grocery.core.errors import DataError, GroceryError, ModelError, memory_for
 from grocery.core.pin import one_thread, warn_of_other_kernels
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
@@ -122,12 +122,15 @@ class Model:
         ------
         DataError
             When the image cannot be read; it says which and why.
+        OutOfMemory
+            When there is not enough memory for it; it says which.
         """
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else name
         try:
-            if isinstance(image, str | os.PathLike):
-                name = os.fspath(image)
-                image = Path(image).read_bytes()
-            return self.preprocessing.prepare(image)
+            with memory_for(name):
+                if isinstance(image, str | os.PathLike):
+                    image = Path(image).read_bytes()
+                return self.preprocessing.prepare(image)
         except UnreadableImage as error:
             raise DataError(f"{name} cannot be read as an image: {error}") from error
         except OSError as error:

@@ -182,10 +182,14 @@ def _files(folder: Path) -> list[str]:
 
 
 def _content(file: Path) -> tuple[bytes, str | None]:
-    """The bytes of a file; or none, and a sentence that says why."""
+    """The bytes of a file; or none, and a sentence that says why.
+
+    The history remembers what could not be read. So that is said of the file alone: that a disk
+    fails, or that too many files are open, is an error of this run.
+    """
     try:
         return file.read_bytes(), None
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         return b"", f"{file} cannot be read: {error.strerror}"
 
 
