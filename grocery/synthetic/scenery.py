@@ -17,6 +17,20 @@ from grocery.synthetic.drawing import ITEM, PAPER, Colour, Pencil, darker, jitte
 _SHADOW = [round(level * 0.45) for level in range(256)]
 
 
+def turned(
+    image: Image.Image, side: int, middle: tuple[float, float], c: float, s: float
+) -> Image.Image:
+    """A square of an image around its `middle`, turned and scaled to `side` pixels.
+
+    A pixel of the square is `c` and `s` (cosine and sine times scale) pixels of the image.
+    """
+    half = side / 2
+    matrix = (c, s, middle[0] - (c + s) * half, -s, c, middle[1] - (c - s) * half)
+    return image.transform(
+        (side, side), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    )
+
+
 def put(
     canvas: Image.Image,
     thing: Image.Image,
@@ -25,22 +39,16 @@ def put(
     degrees: float,
 ) -> None:
     """Paste an item at its centre, scaled to `side` pixels, turned, with its shadow."""
-    # One affine map does both; the box is wide enough for any turn.
-    box = math.ceil(side * 1.42)
-    scale = ITEM / side
-    c = math.cos(math.radians(degrees)) * scale
-    s = math.sin(math.radians(degrees)) * scale
-    half, middle = box / 2, ITEM / 2
-    matrix = (c, s, middle - (c + s) * half, -s, c, middle - (c - s) * half)
-    turned = thing.transform(
-        (box, box), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    box = math.ceil(side * 1.42)  # wide enough for any turn
+    angle, scale = math.radians(degrees), ITEM / side
+    whole = turned(
+        thing, box, (ITEM / 2, ITEM / 2), math.cos(angle) * scale, math.sin(angle) * scale
     )
-    left, top = round(centre[0] - half), round(centre[1] - half)
-    alpha = turned.getchannel("A")
-    shadow = alpha.point(_SHADOW)
+    left, top = (round(at - box / 2) for at in centre)
+    alpha = whole.getchannel("A")
     offset = max(2, round(side * 0.05))
-    canvas.paste((18, 16, 14), (left + offset, top + offset), shadow)
-    canvas.paste(turned.convert("RGB"), (left, top), alpha)
+    canvas.paste((18, 16, 14), (left + offset, top + offset), alpha.point(_SHADOW))
+    canvas.paste(whole.convert("RGB"), (left, top), alpha)
 
 
 # Each function below fills a canvas, given a base colour.
