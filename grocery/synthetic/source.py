@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from grocery.images.raw import RawImage
-from grocery.synthetic.drawing import ROUND, Colour, item, jittered
+from grocery.synthetic.drawing import ROUND, Colour, Rng, item, jittered
 from grocery.synthetic.recipe import Recipe, load_recipe
 from grocery.synthetic.scenery import background, put, turned
 
@@ -37,7 +37,7 @@ def _digest(recipe: Recipe, name: str) -> bytes:
     return hashlib.sha256(f"{recipe.seed}\0{name}".encode()).digest()
 
 
-def _generator(recipe: Recipe, name: str) -> np.random.Generator:
+def _generator(recipe: Recipe, name: str) -> Rng:
     """The generator of one name; no name's draws depend on another's."""
     return np.random.default_rng(int.from_bytes(_digest(recipe, name)[:16], "big"))
 
@@ -187,9 +187,7 @@ def draw(recipe: Recipe, subject: str, name: str, light: float = 1.0) -> Image.I
     return _photograph(canvas, recipe, scene, photo, light)
 
 
-def _lay(
-    recipe: Recipe, subject: str, scene: np.random.Generator, photo: np.random.Generator
-) -> Image.Image:
+def _lay(recipe: Recipe, subject: str, scene: Rng, photo: Rng) -> Image.Image:
     """Draw a scene, with its items where this photograph finds them."""
     scenes, classes = recipe.scenes, list(recipe.classes)
     kind = list(scenes.backgrounds)[scene.integers(len(scenes.backgrounds))]
@@ -222,7 +220,7 @@ def _lay(
     return canvas
 
 
-def _thing(recipe: Recipe, label: str, scene: np.random.Generator) -> Image.Image:
+def _thing(recipe: Recipe, label: str, scene: Rng) -> Image.Image:
     """Draw one item of a class, of one of its varieties."""
     kind = recipe.classes[label]
     variety = kind.varieties[scene.integers(len(kind.varieties))]
@@ -233,8 +231,8 @@ def _thing(recipe: Recipe, label: str, scene: np.random.Generator) -> Image.Imag
 def _photograph(
     canvas: Image.Image,
     recipe: Recipe,
-    scene: np.random.Generator,
-    photo: np.random.Generator,
+    scene: Rng,
+    photo: Rng,
     light: float,
 ) -> Image.Image:
     """Take a photograph of a canvas: frame, light, blur and noise."""
@@ -256,12 +254,12 @@ def _photograph(
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
-def _between(pair: list[float], rng: np.random.Generator) -> float:
+def _between(pair: list[float], rng: Rng) -> float:
     """A value between the least and the most of a pair."""
     return rng.uniform(pair[0], pair[1])
 
 
-def _nearly(colour: str, scene: np.random.Generator) -> Colour:
+def _nearly(colour: str, scene: Rng) -> Colour:
     """A colour that is nearly the one written #rrggbb."""
     red, green, blue = bytes.fromhex(colour[1:])
     return jittered((red, green, blue), 0.05, scene)
