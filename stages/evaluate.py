@@ -75,12 +75,7 @@ def run(params: EvaluateParams, paths: Paths, report: Report) -> dict[str, Any]:
     wanted = {test.image_ids[row] for rows in pictures.values() for row in rows}
     images = images_of(shard_paths(shards), wanted)
 
-    # What an incoming batch holds must not be in what it is compared with.
-    seen = incoming_ids(paths.incoming)
-    fresh = np.array([image_id not in seen for image_id in test.image_ids])
-    digest = description["sha256"]
-    reference = recorded(test, fresh, head=head, classes=classes, digest=digest, shards=shards)
-    reference.save(paths.reference)
+    recorded(test, head, description, paths).save(paths.reference)
 
     folder = paths.evaluation
     predicted = predictions(test, np.array(classes), model, baseline)
@@ -98,25 +93,21 @@ def run(params: EvaluateParams, paths: Paths, report: Report) -> dict[str, Any]:
     return result
 
 
-def recorded(
-    test: Split,
-    fresh: NDArray[np.bool_],
-    *,
-    head: Head,
-    classes: list[str],
-    digest: str,
-    shards: Path,
-) -> Reference:
-    """The reference of the fresh test images; features and image statistics are of a sample."""
-    rows = np.flatnonzero(fresh)
+def recorded(test: Split, head: Head, description: dict[str, Any], paths: Paths) -> Reference:
+    """The reference of the test images; features and image statistics are of a sample.
+
+    What an incoming batch holds is not in it, since that is compared with it.
+    """
+    seen = incoming_ids(paths.incoming)
+    rows = np.flatnonzero([image_id not in seen for image_id in test.image_ids])
     sample = rows[sample_rows([test.image_ids[row] for row in rows])]
     ids = [test.image_ids[row] for row in sample]
-    images = images_of(shard_paths(shards), ids)
+    images = images_of(shard_paths(paths.shards), ids)
     return Reference.from_predictions(
         head.predict_proba(test.features[rows]),
         [test.names[row] for row in rows],
-        classes,
-        digest,
+        description["classes"],
+        description["sha256"],
         features=test.features[sample],
         logits=head.logits(test.features[sample]),
         image_statistics=image_statistics([images[image_id] for image_id in ids]),

@@ -58,10 +58,8 @@ class Grid:
 
     Attributes
     ----------
-    cell
-        Side of a cell, in pixels.
-    scales
-        Image scales, each at most 1.
+    cell, scales
+        Side of a cell, in pixels; image scales, each at most 1.
     chroma
         Weight of the two colour channels against brightness, before PCA.
     align
@@ -208,7 +206,6 @@ def fit_fisher(
 ) -> FisherVector:
     """Fit the vocabulary to local descriptors (n, 102) sampled from the training images."""
     projection = fit_projection(samples, dimensions=dimensions)
-    mixture = fit_mixture(
-        projection(samples), components=components, iterations=_EM_ITERATIONS, rng=rng
-    )
+    points, iterations = projection(samples), _EM_ITERATIONS
+    mixture = fit_mixture(points, components=components, iterations=iterations, rng=rng)
     return FisherVector(grid, projection, mixture)

@@ -46,12 +46,7 @@ class Projection:
     ) -> Self:
         """Rebuild from arrays that were loaded, the components of type `dtype`.
 
-        Raises
-        ------
-        ValueError
-            When they do not fit together, or a side of them is out of bounds.
-        KeyError
-            When one is not there.
+        Raises what `array_of` does, of arrays that do not fit together or are out of bounds.
         """
         components = array_of(arrays, f"{prefix}components", d, k, dtype=dtype)
         rows, columns = components.shape
