@@ -18,7 +18,7 @@ image       the canonical image as JPEG bytes, see `grocery.images.decoding`
 
 The metadata of a shard's schema says how its images were prepared, see `read_preprocessing`.
 
-Feature shards (`feature_schema`) hold ``image_id`` and ``features``, rows in the same order.
+Feature shards hold ``image_id`` and ``features`` (float32), rows in the same order.
 Incoming batches (`BATCH_SCHEMA`) hold ``image_id``, ``path``, ``label`` (or null) and ``image``;
 an image that could not be read has a null ``image``. They may say how their images were prepared.
 """
@@ -41,37 +41,14 @@ SPLITS = ("train", "val", "test")
 
 _PREPROCESSING = b"preprocessing"  # the key in the metadata of a file's schema
 
-IMAGE_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("coarse", pa.string()),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("phash", pa.string(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),
-    ]
+_ID, _PATH, _SPLIT, _PHASH = (
+    pa.field(name, pa.string(), nullable=False) for name in ("image_id", "path", "split", "phash")
 )
+_LABEL, _COARSE = (pa.field(name, pa.string()) for name in ("label", "coarse"))
+_IMAGE = pa.field("image", pa.binary())
 
-BATCH_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("image", pa.binary()),
-    ]
-)
-
-
-def feature_schema(dimensions: int) -> pa.Schema:
-    """Schema of a feature shard whose vectors have `dimensions` entries (float32)."""
-    vector = pa.list_(pa.float32(), dimensions)
-    return pa.schema(
-        [
-            pa.field("image_id", pa.string(), nullable=False),
-            pa.field("features", vector, nullable=False),
-        ]
-    )
+IMAGE_SCHEMA = pa.schema([_ID, _PATH, _LABEL, _COARSE, _SPLIT, _PHASH, _IMAGE.with_nullable(False)])
+BATCH_SCHEMA = pa.schema([_ID, _PATH, _LABEL, _IMAGE])
 
 
 def shard_of(image_id: str, shards: int) -> int:
@@ -186,18 +163,14 @@ def images_of(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, b
 
 def feature_table(image_ids: Sequence[str], features: NDArray[np.float32]) -> pa.Table:
     """Table of a feature shard from ids (n) and features (n, d)."""
-    dimensions = features.shape[1]
     flat = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
-    vectors = pa.FixedSizeListArray.from_arrays(flat, dimensions)
-    schema = feature_schema(dimensions)
+    vectors = pa.FixedSizeListArray.from_arrays(flat, features.shape[1])
+    schema = pa.schema([_ID, pa.field("features", vectors.type, nullable=False)])
     return pa.table([pa.array(list(image_ids), pa.string()), vectors], schema=schema)
 
 
 def features_of(table: pa.Table) -> NDArray[np.float32]:
     """The ``features`` column of a table as an array of shape (n, d)."""
     column = table.column("features")
-    flat = np.concatenate(
-        [np.asarray(chunk.flatten(), dtype=np.float32) for chunk in column.chunks]
-        or [np.empty(0, np.float32)]
-    )
+    flat = np.asarray(column.combine_chunks().flatten(), dtype=np.float32)
     return flat.reshape(len(table), column.type.list_size)

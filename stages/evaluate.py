@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from grocery.classifier.dataset import Split, load_splits
 from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
 from grocery.core.errors import DataError, ModelError
-from grocery.core.files import write_json
+from grocery.core.files import rounded, write_json
 from grocery.core.params import EvaluateParams
 from grocery.core.stage import Report, reads, writes
 from grocery.evaluation.metrics import ClassScore, class_scores, reliability, summary
@@ -71,52 +70,44 @@ def run(params: EvaluateParams, paths: Paths, report: Report) -> dict[str, Any]:
     scores = class_scores(model, test.labels, names=classes)
     baseline_scores = class_scores(baseline, test.labels, names=classes)
     wrong = mistakes(test, model)
-    pictures = {
-        "worst.jpg": wrong[: params.worst_images],
-        "worst_classes.jpg": of_worst_classes(wrong, test, scores)[: params.worst_images],
-    }
+    pictures = {"worst.jpg": wrong, "worst_classes.jpg": of_worst_classes(wrong, test, scores)}
+    pictures = {name: rows[: params.worst_images] for name, rows in pictures.items()}
     wanted = {test.image_ids[row] for rows in pictures.values() for row in rows}
     images = images_of(shard_paths(shards), wanted)
 
-    # What an incoming batch holds must not be in what it is compared with.
-    seen = incoming_ids(paths.incoming)
-    fresh = np.array([image_id not in seen for image_id in test.image_ids])
-    digest = description["sha256"]
-    reference = recorded(test, fresh, head=head, classes=classes, digest=digest, shards=shards)
-    reference.save(paths.reference)
+    recorded(test, head, description, paths).save(paths.reference)
 
     folder = paths.evaluation
-    write_table(folder / "predictions.parquet", predictions(test, classes, model, baseline))
-    write_csv(folder / "confusion.csv", confusion(test, classes, model))
+    predicted = predictions(test, np.array(classes), model, baseline)
+    write_table(folder / "predictions.parquet", predicted.sort_by("image_id"))
+    confusion = predicted.select(["label", "predicted"]).rename_columns(["actual", "predicted"])
+    write_csv(folder / "confusion.csv", confusion.to_pylist())
     write_csv(folder / "per_class.csv", per_class(scores, baseline_scores))
     diagram = [asdict(b) for b in reliability(model, test.labels, bins=bins)]
     write_csv(folder / "reliability.csv", diagram)
     for name, rows in pictures.items():
-        (folder / name).write_bytes(picture(rows, images, test, classes, model))
+        mistaken = predicted.take(pa.array(rows, pa.int64())).to_pylist()
+        (folder / name).write_bytes(picture(mistaken, images))
     write_json(paths.metrics, result)
     write_json(paths.headline, {name: result[name] for name in HEADLINE})
     return result
 
 
-def recorded(
-    test: Split,
-    fresh: NDArray[np.bool_],
-    *,
-    head: Head,
-    classes: list[str],
-    digest: str,
-    shards: Path,
-) -> Reference:
-    """The reference of the fresh test images; features and image statistics are of a sample."""
-    rows = np.flatnonzero(fresh)
+def recorded(test: Split, head: Head, description: dict[str, Any], paths: Paths) -> Reference:
+    """The reference of the test images; features and image statistics are of a sample.
+
+    What an incoming batch holds is not in it, since that is compared with it.
+    """
+    seen = incoming_ids(paths.incoming)
+    rows = np.flatnonzero([image_id not in seen for image_id in test.image_ids])
     sample = rows[sample_rows([test.image_ids[row] for row in rows])]
     ids = [test.image_ids[row] for row in sample]
-    images = images_of(shard_paths(shards), ids)
+    images = images_of(shard_paths(paths.shards), ids)
     return Reference.from_predictions(
         head.predict_proba(test.features[rows]),
         [test.names[row] for row in rows],
-        classes,
-        digest,
+        description["classes"],
+        description["sha256"],
         features=test.features[sample],
         logits=head.logits(test.features[sample]),
         image_statistics=image_statistics([images[image_id] for image_id in ids]),
@@ -124,39 +115,26 @@ def recorded(
 
 
 def predictions(
-    test: Split,
-    classes: list[str],
-    model: NDArray[np.float32],
-    baseline: NDArray[np.float32],
+    test: Split, names: NDArray[np.str_], model: NDArray[np.float32], baseline: NDArray[np.float32]
 ) -> pa.Table:
     """What was predicted for each test image, for a person to look at and for later comparison."""
-    names = np.array(classes)
-    columns = {
-        "image_id": test.image_ids,
-        "path": test.paths,
-        "label": test.names,
-        "predicted": names[model.argmax(axis=1)].tolist(),
-        "confidence": model.max(axis=1),
-        "baseline": names[baseline.argmax(axis=1)].tolist(),
-    }
-    return pa.table(columns).sort_by("image_id")
-
-
-def confusion(test: Split, classes: list[str], model: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """One row a test image: its class and the predicted one."""
-    predicted = [classes[index] for index in model.argmax(axis=1)]
-    return [{"actual": a, "predicted": p} for a, p in zip(test.names, predicted, strict=True)]
+    return pa.table(
+        {
+            "image_id": test.image_ids,
+            "path": test.paths,
+            "label": test.names,
+            "predicted": names[model.argmax(axis=1)].tolist(),
+            "confidence": model.max(axis=1),
+            "baseline": names[baseline.argmax(axis=1)].tolist(),
+        }
+    )
 
 
 def per_class(scores: list[ClassScore], baseline: list[ClassScore]) -> list[dict[str, Any]]:
     """One row a class: the classifier's scores, and the labelled-only baseline's beside them."""
+    compared = ("precision", "recall", "f1")
     return [
-        {
-            **asdict(score),
-            "baseline_precision": other.precision,
-            "baseline_recall": other.recall,
-            "baseline_f1": other.f1,
-        }
+        asdict(score) | {f"baseline_{name}": getattr(other, name) for name in compared}
         for score, other in zip(scores, baseline, strict=True)
     ]
 
@@ -177,24 +155,10 @@ def of_worst_classes(wrong: list[int], test: Split, scores: list[ClassScore]) ->
     return [row for score in ranked for row in by_class.get(score.name, [])[:MISTAKES_PER_CLASS]]
 
 
-def picture(
-    rows: list[int],
-    images: dict[str, bytes],
-    test: Split,
-    classes: list[str],
-    model: NDArray[np.float32],
-) -> bytes:
+def picture(mistaken: list[dict[str, Any]], images: dict[str, bytes]) -> bytes:
     """Picture (JPEG) of mistakes, each with what it is and what it was taken for."""
-    confidence, predicted = model.max(axis=1), model.argmax(axis=1)
-    return captioned_grid(
-        [
-            (
-                images[test.image_ids[row]],
-                f"{test.names[row]}\nnot {classes[predicted[row]]} ({confidence[row]:.2f})",
-            )
-            for row in rows
-        ]
-    )
+    caption = "{label}\nnot {predicted} ({confidence:.2f})"
+    return captioned_grid([(images[r["image_id"]], caption.format_map(r)) for r in mistaken])
 
 
 def incoming_ids(incoming: Path) -> set[str]:
@@ -205,9 +169,7 @@ def incoming_ids(incoming: Path) -> set[str]:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of equal keys as CSV, floats to 6 decimals."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
-    path.write_text(text.getvalue(), encoding="utf-8")
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rounded(rows))

@@ -8,7 +8,7 @@ from typing import Any
 
 from grocery.card.contact_sheet import choose, contact_sheet, thumbnails
 from grocery.card.numbers import dataset_card, read_report, read_rows
-from grocery.card.page import MOST_SUSPECTS, pictures_a_class, render
+from grocery.card.page import MOST_SUSPECTS, note, pictures_a_class, render
 from grocery.card.suspects import find_suspects
 from grocery.core.files import write_bytes, write_json
 from grocery.core.params import VersionParams
@@ -45,7 +45,7 @@ def run(params: VersionParams, paths: Paths, report: Report) -> dict[str, Any]:
     shown = choose(rows, pictures_a_class(len(classes), params.contact_sheet_images))
     doubtful = {i for s in suspects[:MOST_SUSPECTS] for i in (s.image_id, *s.witnesses)}
     pictures = thumbnails(shards, doubtful.union(*shown.values()))
-    notes = {name: _note(row) for name, row in classes.items()}
+    notes = {name: note(row) for name, row in classes.items()}
 
     write_json(paths.card / "card.json", document)
     write_bytes(paths.card / "index.html", render(document, shown, pictures))
@@ -62,9 +62,3 @@ def run(params: VersionParams, paths: Paths, report: Report) -> dict[str, Any]:
     }
     write_json(paths.metrics, figures)
     return figures | {"digest": document["digest"]}
-
-
-def _note(row: dict[str, Any]) -> str:
-    """The line below a class's name on the contact sheet."""
-    total = f"{row['train'] + row['val'] + row['test']:,} images"
-    return f"{row['coarse']}, {total}" if row["coarse"] else total

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from grocery.pages.pictures import shortened
+from grocery.pages.pictures import as_jpeg, shortened
 from grocery.shards import images_of
 
 # Side of a picture, and of the overview's pictures when there are more than a few classes.
@@ -23,26 +23,13 @@ _INK, _SOFT, _PAPER = "#1c2128", "#59636e", "#ffffff"
 def choose(rows: pa.Table, count: int) -> dict[str, list[str]]:
     """Choose `count` images of each class: those whose content hash comes first.
 
-    Parameters
-    ----------
-    rows
-        ``image_id`` and ``label`` of all images.
-    count
-        Images a class.
-
-    Returns
-    -------
-    dict
-        Image ids by class name, both sorted.
+    Of the ``image_id`` and ``label`` of all images; gives image ids by class name, both sorted.
     """
     by_class: dict[str, list[str]] = {}
     pairs = zip(rows.column("image_id").to_pylist(), rows.column("label").to_pylist(), strict=True)
-    for image_id, label in sorted(pairs, key=lambda pair: pair[0]):
-        if label is not None:
-            members = by_class.setdefault(label, [])
-            if len(members) < count:
-                members.append(image_id)
-    return dict(sorted(by_class.items()))
+    for image_id, label in sorted(pair for pair in pairs if pair[1] is not None):
+        by_class.setdefault(label, []).append(image_id)
+    return {label: members[:count] for label, members in sorted(by_class.items())}
 
 
 def thumbnails(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, bytes]:
@@ -51,25 +38,16 @@ def thumbnails(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, 
     for image_id, jpeg in images_of(shards, image_ids).items():
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             small = ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.BICUBIC)
-        found[image_id] = _jpeg(small, 72)
+        found[image_id] = as_jpeg(small, 72)
     return found
 
 
 def contact_sheet(
-    classes: Mapping[str, Sequence[str]],
-    notes: Mapping[str, str],
-    pictures: Mapping[str, bytes],
+    classes: Mapping[str, Sequence[str]], notes: Mapping[str, str], pictures: Mapping[str, bytes]
 ) -> bytes:
     """One JPEG picture with a row a class: its name, a note below it, and its images.
 
-    Parameters
-    ----------
-    classes
-        Image ids by class name, see `choose`.
-    notes
-        A line about each class.
-    pictures
-        JPEG bytes by image id, see `thumbnails`.
+    See `choose` for `classes`, and `thumbnails` for `pictures`.
     """
     side = SIDE if len(classes) <= _FEW else _SMALL_SIDE
     rows = list(classes.items())[:_MOST_ROWS]
@@ -85,10 +63,4 @@ def contact_sheet(
         for column, image_id in enumerate(members):
             with Image.open(io.BytesIO(pictures[image_id]), formats=["JPEG"]) as image:
                 sheet.paste(image.resize((side, side)), (_NAMES + column * step, top))
-    return _jpeg(sheet, 88)
-
-
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
+    return as_jpeg(sheet, 88)

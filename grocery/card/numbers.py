@@ -24,22 +24,16 @@ from grocery.parallel import parallel_map
 from grocery.shards import SPLITS, read_table
 
 _LIGHT = ["image_id", "path", "label", "coarse", "split", "phash"]
+# What a card takes over from prepare's report.
+_TAKEN = ("source", "prepare", "quarantined", "duplicates", "leaked")
 
 
 @dataclass(frozen=True)
 class Suspect:
     """A label that is probably wrong, see `grocery.card.suspects`.
 
-    Attributes
-    ----------
-    image_id, path, label
-        The image, and the label that it has.
-    suggested
-        The label that its look-alikes have.
-    agreement
-        Share of the look-alikes' votes for it, 0 to 1.
-    witnesses
-        Ids of the nearest images that have it, nearest first.
+    Its look-alikes have the label that is `suggested`: it has the share `agreement` of their votes,
+    0 to 1, and the nearest images that have it are the `witnesses`, by id, nearest first.
     """
 
     image_id: str
@@ -47,35 +41,24 @@ class Suspect:
     label: str
     suggested: str
     agreement: float
-    witnesses: tuple[str, ...] = ()
+    witnesses: Sequence[str] = ()
 
 
 def dataset_card(
-    rows: pa.Table,
-    report: dict[str, Any],
-    suspects: Sequence[Suspect],
+    rows: pa.Table, report: dict[str, Any], suspects: Sequence[Suspect]
 ) -> dict[str, Any]:
-    """Describe a dataset.
-
-    Parameters
-    ----------
-    rows
-        All images, see `read_rows`.
-    report
-        Contents of prepare's report: ``source``, ``prepare``, ``quarantined``, ``duplicates`` and
-        ``leaked``.
-    suspects
-        Labels that are probably wrong.
+    """Describe a dataset by its rows (see `read_rows`) and by what prepare reports.
 
     Returns
     -------
     dict
-        ``source`` and ``prepare``, as in the report; ``digest``; ``images``, ``labeled``,
-        ``unlabeled``; ``splits``, ``classes`` and ``coarse_classes`` (images by split, of labelled
-        ones by class); ``sizes`` (bytes, and quantiles of width and height in pixels);
-        ``quarantined``; ``duplicates``;
-        ``near_duplicates`` (with ``across_splits``, the number of images that repeat one of another
-        split, counted here and not taken from the report); ``leaked``; ``suspected_labels``.
+        ``source``, ``prepare``, ``quarantined``, ``duplicates`` and ``leaked``, as in the report;
+        ``digest``; ``images``, ``labeled``, ``unlabeled``; ``splits``, ``classes`` and
+        ``coarse_classes`` (images by split, of labelled ones by class); ``sizes`` (bytes, and
+        quantiles of width and height in pixels); ``near_duplicates`` (with ``across_splits``, the
+        number of images that repeat one of another split, counted here and not taken from the
+        report);
+        ``suspected_labels``.
     """
     labels, coarse, splits = (
         rows.column(name).to_pylist() for name in ("label", "coarse", "split")
@@ -84,8 +67,7 @@ def dataset_card(
     by_class = _by_split(labels, splits)
     coarse_of = {label: c for label, c in zip(labels, coarse, strict=True) if label is not None}
     return {
-        "source": report["source"],
-        "prepare": report["prepare"],
+        **{name: report[name] for name in _TAKEN},
         "digest": content_digest(rows),
         "images": len(labels),
         "labeled": labeled,
@@ -106,10 +88,7 @@ def dataset_card(
             "width": _quantiles(rows.column("width")),
             "height": _quantiles(rows.column("height")),
         },
-        "quarantined": report["quarantined"],
-        "duplicates": report["duplicates"],
         "near_duplicates": _near_duplicates(rows, report["prepare"]["near_duplicate_bits"]),
-        "leaked": report["leaked"],
         "suspected_labels": [asdict(suspect) for suspect in suspects],
     }
 
@@ -128,13 +107,9 @@ def content_digest(rows: pa.Table) -> str:
 
 
 def read_rows(shards: Sequence[Path]) -> pa.Table:
-    """Read all images of prepared shards without their pixels.
+    """All images of prepared shards: for each all but its pixels, and instead of these its size.
 
-    Returns
-    -------
-    pa.Table
-        ``image_id``, ``path``, ``label``, ``coarse``, ``split``, ``phash``, and of the canonical
-        image ``bytes``, ``width`` and ``height``.
+    Of the canonical image ``bytes``, and ``width`` and ``height`` in pixels.
     """
     return pa.concat_tables(parallel_map(_measure, shards, title="measure"))
 
@@ -149,7 +124,7 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     try:
         report: dict[str, Any] = json.loads(path.read_bytes())
-        for part in ("source", "quarantined", "duplicates", "leaked"):
+        for part in _TAKEN:
             report[part]
         report["prepare"]["near_duplicate_bits"]
     except (ValueError, KeyError, TypeError) as error:

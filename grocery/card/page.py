@@ -103,6 +103,7 @@ def render(
         JPEG bytes by image id, of these images and of suspects with their witnesses. An image
         without a picture is left out.
     """
+    near = card["near_duplicates"]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -115,9 +116,7 @@ def render(
         + _lines("Files that cannot be read", map(_quarantined, card["quarantined"]))
         + _lines("Exact copies, kept once", map(_copies, card["duplicates"]))
         + _lines("Left out to keep the splits apart", map(_quarantined, card["leaked"]))
-        + _lines(
-            "Near duplicates in several splits", map(_across, card["near_duplicates"]["across"])
-        )
+        + _lines("Near duplicates in several splits", map(_paths, near["across"]))
         + _table(card)
         + _sheets(card, classes, pictures)
         + "</body></html>\n"
@@ -126,29 +125,25 @@ def render(
 
 def _facts(card: Mapping[str, Any]) -> str:
     near = card["near_duplicates"]
-    copies = sum(len(entry["dropped"]) for entry in card["duplicates"])
-    megabytes = f"{card['sizes']['bytes'] / 1e6:,.1f} MB"
-    facts = [
-        ("Images", f"{card['images']:,}", ""),
-        ("Classes", f"{len(card['classes']):,}", ""),
-        ("Labelled", f"{card['labeled']:,}", ""),
-        ("Unlabelled", f"{card['unlabeled']:,}", ""),
-        ("Stored", megabytes, ""),
-        ("Width, pixels", _range(card["sizes"]["width"]), ""),
-        ("Height, pixels", _range(card["sizes"]["height"]), ""),
-        ("Unreadable files", f"{len(card['quarantined']):,}", ""),
-        ("Exact copies left out", f"{copies:,}", ""),
-        ("Near-duplicate groups", f"{near['groups']:,}", ""),
-        (
-            "Near duplicates across splits",
-            f"{near['across_splits']:,}",
-            "bad" if near["across_splits"] else "good",
-        ),
-        ("Labels to check", f"{len(card['suspected_labels']):,}", ""),
-    ]
+    facts = {
+        "Images": card["images"],
+        "Classes": len(card["classes"]),
+        "Labelled": card["labeled"],
+        "Unlabelled": card["unlabeled"],
+        "Stored": f"{card['sizes']['bytes'] / 1e6:,.1f} MB",
+        "Width, pixels": _range(card["sizes"]["width"]),
+        "Height, pixels": _range(card["sizes"]["height"]),
+        "Unreadable files": len(card["quarantined"]),
+        "Exact copies left out": sum(len(entry["dropped"]) for entry in card["duplicates"]),
+        "Near-duplicate groups": near["groups"],
+        "Near duplicates across splits": near["across_splits"],
+        "Labels to check": len(card["suspected_labels"]),
+    }
+    kinds = {"Near duplicates across splits": "bad" if near["across_splits"] else "good"}
     items = "".join(
-        f'<div><dt>{name}</dt><dd class="{kind}">{value}</dd></div>\n'
-        for name, value, kind in facts
+        f'<div><dt>{name}</dt><dd class="{kinds.get(name, "")}">'
+        f"{value if isinstance(value, str) else format(value, ',')}</dd></div>\n"
+        for name, value in facts.items()
     )
     return f'<section><dl class="facts">\n{items}</dl></section>\n'
 
@@ -204,23 +199,33 @@ def _quarantined(entry: Mapping[str, str]) -> str:
 
 
 def _copies(entry: Mapping[str, Any]) -> str:
-    text = f"{escape(entry['kept'])} = {escape(', '.join(entry['dropped']))}"
+    text = f"{escape(entry['kept'])} = {_paths(entry['dropped'])}"
     if "labels" in entry:
-        text += f' <b class="bad">labels disagree: {escape(", ".join(entry["labels"]))}</b>'
+        text += f' <b class="bad">labels disagree: {_paths(entry["labels"])}</b>'
     return text
 
 
-def _across(paths: Sequence[str]) -> str:
+def _paths(paths: Sequence[str]) -> str:
     return escape(", ".join(paths))
+
+
+def _total(row: Mapping[str, Any]) -> int:
+    return sum(row[split] for split in SPLITS)
+
+
+def note(row: Mapping[str, Any]) -> str:
+    """The line about a class in the contact sheets: its coarse class if any, and its images."""
+    images = f"{_total(row):,} images"
+    return f"{row['coarse']}, {images}" if row["coarse"] else images
 
 
 def _table(card: Mapping[str, Any]) -> str:
     """Images by class and split."""
-    most = max((sum(row[s] for s in SPLITS) for row in card["classes"].values()), default=1)
+    most = max(map(_total, card["classes"].values()), default=1)
     coarse = bool(card["coarse_classes"])
     body = []
     for name, row in card["classes"].items():
-        total = sum(row[split] for split in SPLITS)
+        total = _total(row)
         counts = "".join(f"<td>{row[split]:,}</td>" for split in SPLITS)
         group = f'<th class="name soft">{escape(row["coarse"] or "")}</th>' if coarse else ""
         body.append(
@@ -242,12 +247,9 @@ def _sheets(
     """A strip of pictures of each class."""
     strips = []
     for name, members in classes.items():
-        row = card["classes"][name]
-        total = sum(row[split] for split in SPLITS)
-        group = f"{escape(row['coarse'])}, " if row["coarse"] else ""
         images = "".join(_picture(i, escape(name), pictures) for i in members)
         strips.append(
-            f"<h3>{escape(name)} <small>{group}{total:,} images</small></h3>\n"
+            f"<h3>{escape(name)} <small>{escape(note(card['classes'][name]))}</small></h3>\n"
             f'<div class="strip">{images}</div>\n'
         )
     return (

@@ -48,18 +48,9 @@ _BLOCK = 1024
 def find_suspects(
     shards: Sequence[Path], *, labelled: int, neighbors: int, agreement: float
 ) -> list[Suspect]:
-    """Look for wrong labels among all labelled images of prepared shards; see `suspects`.
+    """Look for wrong labels among the `labelled` images of all prepared shards; see `suspects`.
 
-    Parts that have not changed are not looked at again, see `grocery.action_cache`.
-
-    Parameters
-    ----------
-    shards
-        Paths of all shards, a power of two of them, in order.
-    labelled
-        Number of labelled images in them.
-    neighbors, agreement
-        See `suspects`.
+    The shards are a power of two, in order. Parts that have not changed are not looked at again.
     """
     parts = parts_of(labelled)
     together = max(1, len(shards) // parts)
@@ -71,12 +62,7 @@ def find_suspects(
     ]
     look = partial(_suspects_of, parts=parts, neighbors=neighbors, agreement=agreement)
     found = action_cache.do(look, actions, title="look for suspects")
-    everything = [
-        Suspect(**values | {"witnesses": tuple(values["witnesses"])})
-        for some in found
-        for values in some
-    ]
-    return sorted(everything, key=_surest)
+    return sorted((Suspect(**values) for some in found for values in some), key=_surest)
 
 
 def parts_of(labelled: int) -> int:
@@ -115,10 +101,8 @@ def suspects(
 
     Parameters
     ----------
-    rows
-        ``image_id``, ``path`` and ``label`` of n labelled images.
-    descriptors
-        Their descriptors, shape (n, d).
+    rows, descriptors
+        ``image_id``, ``path`` and ``label`` of n labelled images; their descriptors, shape (n, d).
     neighbors
         Neighbours that are asked; all others where there are fewer.
     agreement
@@ -145,7 +129,7 @@ def suspects(
                 label=labels[row],
                 suggested=str(names[other[row]]),
                 agreement=round(float(share[row]), 6),
-                witnesses=tuple(ids[i] for i in nearest[row][agreeing][:WITNESSES]),
+                witnesses=[ids[i] for i in nearest[row][agreeing][:WITNESSES]],
             )
         )
     return sorted(found, key=_surest)

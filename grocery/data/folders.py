@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from grocery.core.errors import DataError
@@ -30,21 +31,37 @@ _NOTE = re.compile(r".*\.(csv|json|md|txt|ya?ml)", re.IGNORECASE)
 _BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-class FolderSource:
+@dataclass(frozen=True)
+class RawFolder:
+    """A raw dataset that lies in a folder as files."""
+
+    folder: Path
+
+    def incoming(self) -> dict[str, list[RawImage]]:
+        """Batches in ``incoming/BATCH/[CLASS/...]NAME``, by name."""
+        found: dict[str, list[RawImage]] = {}
+        for path in sorted(walk(self.folder, INCOMING)):
+            parts = path.split("/")
+            if len(parts) == 2 and _NOTE.fullmatch(parts[1]):
+                continue
+            if len(parts) == 2 or not _BATCH_NAME.fullmatch(parts[1]):
+                raise DataError(
+                    f"{self.folder / path} lies in no batch; its place is {INCOMING}/NAME/, "
+                    "NAME being letters, digits, dots, dashes and underscores"
+                )
+            label = parts[2] if len(parts) > 3 else None
+            image = RawImage(path, label, file=self.folder / path)
+            found.setdefault(parts[1], []).append(image)
+        return found
+
+
+class FolderSource(RawFolder):
     """One folder a class, at any depth below it, with optional splits and unlabelled images.
 
     ``CLASS/...``, or ``train/CLASS/...``, ``val/CLASS/...`` (optional) and ``test/CLASS/...``;
     beside them ``unlabeled/...`` for images without a label, and ``incoming/BATCH/...`` for
     the monitor's batches, whose images lie in folders by class where their labels are known.
-
-    Parameters
-    ----------
-    folder
-        Folder of the dataset.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
     def images(self) -> list[RawImage]:
         """All images, sorted by path; unlabelled ones of a dataset with splits are for training.
@@ -91,28 +108,6 @@ class FolderSource:
             raise DataError(f"{self.folder / path} has no label; {split} needs one")
         return RawImage(path, label, None, split, self.folder / path)
 
-    def incoming(self) -> dict[str, list[RawImage]]:
-        """Batches in ``incoming/`` by name."""
-        return batches(self.folder)
-
-
-def batches(folder: Path) -> dict[str, list[RawImage]]:
-    """Read ``incoming/BATCH/[CLASS/...]NAME``."""
-    found: dict[str, list[RawImage]] = {}
-    for path in sorted(walk(folder, INCOMING)):
-        parts = path.split("/")
-        if len(parts) == 2 and _NOTE.fullmatch(parts[1]):
-            continue
-        if len(parts) == 2 or not _BATCH_NAME.fullmatch(parts[1]):
-            raise DataError(
-                f"{folder / path} lies in no batch; its place is {INCOMING}/NAME/, "
-                "NAME being letters, digits, dots, dashes and underscores"
-            )
-        label = parts[2] if len(parts) > 3 else None
-        image = RawImage(path, label, None, None, folder / path)
-        found.setdefault(parts[1], []).append(image)
-    return found
-
 
 def walk(folder: Path, below: str = "") -> Iterator[str]:
     """Yield the relative paths of all files that may be images, in no order.
@@ -128,8 +123,10 @@ def walk(folder: Path, below: str = "") -> Iterator[str]:
             path = f"{below}/{entry.name}" if below else entry.name
             if entry.is_symlink():
                 refuse_link(folder / path)
-            if not _is_text(entry.name):
-                raise DataError(f"the name {path!r} in {folder} is not UTF-8")
+            try:
+                entry.name.encode()
+            except UnicodeEncodeError:  # the operating system gave bytes that are no text
+                raise DataError(f"the name {path!r} in {folder} is not UTF-8") from None
             if _SIDECAR.fullmatch(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
@@ -142,13 +139,7 @@ def walk(folder: Path, below: str = "") -> Iterator[str]:
 
 
 def refuse_link(path: Path) -> None:
-    """Refuse a symbolic link, whatever it leads to.
-
-    Raises
-    ------
-    DataError
-        When `path` is one.
-    """
+    """Refuse a symbolic link, whatever it leads to, by a `DataError`."""
     if path.is_symlink():
         raise DataError(
             f"{path} is a symbolic link; raw data must be plain files, since a link may lead "
@@ -163,11 +154,3 @@ def _refuse_other_case(folder: Path, name: str, reserved: Sequence[str]) -> None
             f"{folder / name} differs from the reserved name {name.lower()!r} in case only; "
             "rename it to that, or to something else if it is a class"
         )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # the operating system gave bytes that are no text
-        return False
-    return True

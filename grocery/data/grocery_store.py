@@ -6,7 +6,7 @@ import csv
 from pathlib import Path, PurePosixPath
 
 from grocery.core.errors import DataError
-from grocery.data.folders import INCOMING, batches, walk
+from grocery.data.folders import INCOMING, RawFolder, walk
 from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
@@ -14,20 +14,12 @@ LISTS = {split: f"{split}.txt" for split in SPLITS}
 CLASSES = "classes.csv"
 
 
-class GroceryStoreSource:
+class GroceryStoreSource(RawFolder):
     """The layout of the public Grocery Store dataset, with its splits and coarse classes.
 
     A line of ``train.txt``, ``val.txt`` or ``test.txt`` is ``path, class id, coarse class id``;
     ``classes.csv`` names both ids. Images that no line names are left out.
-
-    Parameters
-    ----------
-    folder
-        Folder of the dataset.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
     def images(self) -> list[RawImage]:
         """All images, sorted by path.
@@ -57,10 +49,6 @@ class GroceryStoreSource:
         if not images:
             raise DataError(f"{self.folder} lists no images")
         return [images[path] for path in sorted(images)]
-
-    def incoming(self) -> dict[str, list[RawImage]]:
-        """Batches in ``incoming/``, which the public dataset does not have."""
-        return batches(self.folder)
 
     def _classes(self) -> dict[tuple[int, int], tuple[str, str]]:
         """Names of fine and coarse class by their ids."""

@@ -34,21 +34,9 @@ DIM = 0.35
 def write_batch(
     task: tuple[str, list[RawImage]], *, params: PrepareParams, folder: Path
 ) -> list[dict[str, str]]:
-    """Decode a batch and write it to ``NAME.parquet``, sorted by path.
+    """Decode a batch, of a name and images, and write it to ``NAME.parquet``, sorted by path.
 
-    Parameters
-    ----------
-    task
-        Name of the batch, and its images.
-    params
-        Size, quality and limits, as for the dataset.
-    folder
-        Where to write the file.
-
-    Returns
-    -------
-    list of dict
-        ``path`` and ``reason`` of each image that cannot be read.
+    Gives ``path`` and ``reason`` of each image that cannot be read.
     """
     name, images = task
     preprocessing = preprocessing_of(params)
@@ -71,48 +59,25 @@ def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[s
     """Cut the drills from a dataset's test images, and give the number of images of each.
 
     They keep their ids, so that evaluation can leave them out of what a batch is compared with.
-
-    Parameters
-    ----------
-    shards
-        Finished shards.
-    params
-        Size and quality, as for the dataset.
-    folder
-        Where to write one file a drill.
     """
     facts = read_columns(shards, ["image_id", "path", "label", "split"]).to_pylist()
-    tests = [row for row in facts if row["split"] == "test"]
+    tests = sorted((f for f in facts if f["split"] == "test"), key=lambda fact: fact["path"])
     drills = choose_drills([row["image_id"] for row in tests], [row["label"] for row in tests])
     wanted = {image_id for image_ids in drills.values() for image_id in image_ids}
-    images = images_of(shard_paths(shards), wanted)
-    preprocessing = preprocessing_of(params)
+    images, how = images_of(shard_paths(shards), wanted), preprocessing_of(params)
     for name, image_ids in drills.items():
-        chosen = set(image_ids)
-        rows = []
-        for fact in sorted(tests, key=lambda row: row["path"]):
-            if fact["image_id"] in chosen:
-                jpeg = images[fact["image_id"]]
-                jpeg = _dimmed(jpeg, preprocessing) if name == "dim" else jpeg
-                rows.append({**fact, "image": jpeg})
-        _write(folder, name, rows, preprocessing)
+        chosen = {image_id: images[image_id] for image_id in image_ids}
+        if name == "dim":
+            chosen = {image_id: _dimmed(jpeg, how) for image_id, jpeg in chosen.items()}
+        rows = [{**f, "image": chosen[f["image_id"]]} for f in tests if f["image_id"] in chosen]
+        _write(folder, name, rows, how)
     return {name: len(image_ids) for name, image_ids in drills.items()}
 
 
 def choose_drills(image_ids: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
-    """Choose each drill's images by content hash; no image is in two.
+    """Choose each drill's test images by content hash; no image is in two.
 
     ``clean`` and ``dim`` are drawn from all images, ``shares`` from a third of the classes.
-
-    Parameters
-    ----------
-    image_ids, labels
-        Hash and class of each test image.
-
-    Returns
-    -------
-    dict
-        Image ids by name of the drill.
     """
     size = min(DRILL_IMAGES, int(DRILL_SHARE * len(image_ids) / 3))
     order = sorted(zip(image_ids, labels, strict=True), key=lambda item: draw("drill", item[0]))

@@ -40,12 +40,8 @@ def summary(
 ) -> dict[str, float]:
     """Test metrics of class probabilities (n, c) against class numbers (n,).
 
-    Parameters
-    ----------
-    coarse
-        Coarse class of each of the c classes; ``coarse_accuracy`` is left out unless all have one.
-    bins
-        Bins of the expected calibration error.
+    ``coarse_accuracy`` is left out unless each of the c classes has a `coarse` class. The expected
+    calibration error is of `bins` bins.
     """
     predicted = probabilities.argmax(axis=1)
     scores = class_scores(probabilities, labels, names=[""] * probabilities.shape[1])
@@ -85,20 +81,17 @@ def reliability(probabilities: Floats, labels: Integers, *, bins: int) -> list[R
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = []
-    for b in range(bins):
-        inside = index == b
-        if inside.any():
-            found.append(
-                ReliabilityBin(
-                    b / bins,
-                    (b + 1) / bins,
-                    int(inside.sum()),
-                    float(confidence[inside].mean()),
-                    float(correct[inside].mean()),
-                )
-            )
-    return found
+    return [
+        ReliabilityBin(
+            b / bins,
+            (b + 1) / bins,
+            int(inside.sum()),
+            float(confidence[inside].mean()),
+            float(correct[inside].mean()),
+        )
+        for b in range(bins)
+        if (inside := index == b).any()
+    ]
 
 
 def calibration_error(bins: Sequence[ReliabilityBin]) -> float:

@@ -56,13 +56,7 @@ class Preparation:
     output: str
 
     def __post_init__(self) -> None:
-        """Refuse what params.yaml does not allow either.
-
-        Raises
-        ------
-        ValueError
-            When something is out of bounds.
-        """
+        """Refuse what params.yaml does not allow either, by a `ValueError`."""
         bounds.INPUT_SIZE.check("the backbone's input_size", self.input_size)
         for name, limits in (("mean", bounds.MEAN), ("std", bounds.STD)):
             colours = getattr(self, name)
@@ -85,21 +79,9 @@ class NetworkInput:
 class Backbone:
     """The descriptor that runs a network on one image at a time.
 
-    It travels to other processes by its path and its hash, since a session cannot be pickled; each
-    process opens its own.
-
-    Attributes
-    ----------
-    path
-        The ONNX file.
-    sha256
-        Its hash (hex).
-    preparation
-        How images are prepared and which output is read.
-    into
-        The network's input.
-    session
-        onnxruntime's session, None in another process than the one that opened the file.
+    It travels to other processes by its path and its SHA-256 (hex), since onnxruntime's session
+    cannot be pickled; each process opens its own. `session` is None but in the one that opened the
+    file.
     """
 
     path: Path
@@ -143,13 +125,7 @@ class Backbone:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], path: Path) -> Self:
-        """Rebuild from what `settings` and `save` gave.
-
-        Raises
-        ------
-        ModelError
-            When the file at `path` is missing or is not the one that was saved.
-        """
+        """Rebuild from what `settings` and `save` gave; another file is a `ModelError`."""
         settings = dict(settings)
         sha256 = str(settings.pop("sha256"))  # never None, which would allow any file
         preparation = Preparation(**settings)
@@ -160,10 +136,7 @@ class Backbone:
     def __call__(self, pixels: Pixels) -> Floats:
         """Describe one image (h, w, 3) by a vector (d,).
 
-        Raises
-        ------
-        ModelError
-            When the network fails, or its output is no description of an image.
+        A network that fails, or whose output is no description of an image, is a `ModelError`.
         """
         session = self.session or _session(self.path, self.sha256)
         feed = {self.into.name: self._input(pixels)}
@@ -267,29 +240,24 @@ def _network_input(path: Path, session: Any, size: int) -> NetworkInput:
     (only,) = inputs
     # A dimension that is not fixed is None, a name, or not a size.
     shape = [side if isinstance(side, int) and side > 0 else None for side in only.shape]
-    allowed = "float32 of shape (n, 3, h, w) or (n, h, w, 3)"
+    name = f"the input {only.name} of {path} is"
+    allowed = "a backbone's is float32 of shape (n, 3, h, w) or (n, h, w, 3)"
     if only.type != "tensor(float)" or len(shape) != 4:
-        raise ModelError(
-            f"the input {only.name} of {path} is {only.type} of shape {tuple(only.shape)}; "
-            f"a backbone's is {allowed}"
-        )
+        raise ModelError(f"{name} {only.type} of shape {tuple(only.shape)}; {allowed}")
     # Where no channels are fixed they come first, as ONNX's own convolution has them.
     channels_last = shape[3] == 3 and shape[1] != 3
     channels, sides = (shape[3], shape[1:3]) if channels_last else (shape[1], shape[2:])
     if channels not in (3, None):
-        raise ModelError(
-            f"the input {only.name} of {path} is of shape {tuple(only.shape)}; a backbone's is "
-            f"{allowed}"
-        )
+        raise ModelError(f"{name} of shape {tuple(only.shape)}; {allowed}")
     if any(side not in (size, None) for side in sides):
         raise ModelError(
-            f"the input {only.name} of {path} is of {sides[1] or 'any'} x {sides[0] or 'any'} "
+            f"{name} of {sides[1] or 'any'} x {sides[0] or 'any'} "
             f"pixels, but featurize.onnx.input_size is {size}"
         )
     batch = shape[0] or 1
     if batch > MOST_BATCH:
         raise ModelError(
-            f"the input {only.name} of {path} is a batch of {batch} images, and {MOST_BATCH} are "
-            "the most; export it with a batch of 1 or of any size"
+            f"{name} a batch of {batch} images, and {MOST_BATCH} are the most; export it with a "
+            "batch of 1 or of any size"
         )
     return NetworkInput(only.name, batch, channels_last)

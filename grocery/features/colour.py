@@ -7,7 +7,6 @@ the Hellinger affinity of their histograms (Arandjelović and Zisserman, CVPR 20
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,27 +27,16 @@ DIMENSIONS = COLOURS * (1 + GRID * GRID) + ORIENTATIONS * (4 * GRID * GRID)
 
 
 def colour_descriptor(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Describe an image by its colours and edges.
+    """Describe an RGB image (h, w, 3) by its colours and edges.
 
-    Parameters
-    ----------
-    pixels
-        RGB image, shape (h, w, 3).
-
-    Returns
-    -------
-    NDArray[float32]
-        Shape (`DIMENSIONS`,), entries at least 0, L2 norm 1.
+    Gives a vector (`DIMENSIONS`,) of L2 norm 1 whose entries are at least 0.
     """
-    colours = _colour_histograms(pixels)
+    colours, edges = _colour_histograms(pixels), _edge_histograms(pixels)
     # The whole image and its cells, each a distribution.
     colours = np.concatenate([colours.sum(0, keepdims=True), colours])
-    edges = _edge_histograms(pixels)
-    parts = [
-        np.sqrt(_distribution(colours) / len(colours)),
-        EDGE_WEIGHT * np.sqrt(edges / max(float(edges.sum()), 1.0)),
-    ]
-    joined = np.concatenate([part.reshape(-1) for part in parts])
+    colours = np.sqrt(_distribution(colours) / len(colours))
+    edges = EDGE_WEIGHT * np.sqrt(edges / max(float(edges.sum()), 1.0))
+    joined = np.concatenate([colours, edges], axis=None)
     descriptor: NDArray[np.float32] = (joined / np.linalg.norm(joined)).astype(np.float32)
     return descriptor
 
@@ -63,8 +51,7 @@ def _cells(height: int, width: int, grid: int) -> NDArray[np.intp]:
     """Number of the grid cell of each pixel, shape (h, w)."""
     rows = np.arange(height) * grid // height
     columns = np.arange(width) * grid // width
-    cells: NDArray[np.intp] = rows[:, None] * grid + columns
-    return cells
+    return rows[:, None] * grid + columns
 
 
 def _colour_histograms(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -74,13 +61,8 @@ def _colour_histograms(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     codes = (levels[..., 0] * LEVELS + levels[..., 1]) * LEVELS + levels[..., 2]
     codes += _cells(height, width, GRID) * LEVELS**3
     counts = np.bincount(codes.reshape(-1), minlength=GRID * GRID * LEVELS**3)
-    bins = _bin_of_level()
-    return np.stack(
-        [
-            np.bincount(bins, weights=cell, minlength=COLOURS)
-            for cell in counts.reshape(GRID * GRID, LEVELS**3)
-        ]
-    )
+    cells = counts.reshape(GRID * GRID, LEVELS**3)
+    return np.stack([np.bincount(_bin_of_level(), cell, COLOURS) for cell in cells])
 
 
 @cache
@@ -104,12 +86,8 @@ def _bin_of_level() -> NDArray[np.intp]:
     s = np.clip(np.floor(saturated * SATURATIONS), 0, SATURATIONS - 1).astype(np.intp)
     v = np.clip(np.floor(bright * VALUES), 0, VALUES - 1).astype(np.intp)
     grey = (saturation < GREY_SATURATION) | (value < GREY_VALUE)
-    bins: NDArray[np.intp] = np.where(
-        grey,
-        np.minimum((value * GREYS).astype(np.intp), GREYS - 1),
-        GREYS + (hue * SATURATIONS + s) * VALUES + v,
-    )
-    return bins
+    darkness = np.minimum((value * GREYS).astype(np.intp), GREYS - 1)
+    return np.where(grey, darkness, GREYS + (hue * SATURATIONS + s) * VALUES + v)
 
 
 def _edge_histograms(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -123,10 +101,6 @@ def _edge_histograms(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     turn = np.arctan2(dy, dx) / np.pi + 1.0
     orientation = np.floor(turn * ORIENTATIONS).astype(np.intp) % ORIENTATIONS
     cells = _cells(dx.shape[0], dx.shape[1], 2 * GRID)
-    sums: NDArray[Any] = np.bincount(
-        (cells * ORIENTATIONS + orientation).reshape(-1),
-        weights=np.sqrt(dx * dx + dy * dy).reshape(-1),
-        minlength=4 * GRID * GRID * ORIENTATIONS,
-    )
-    histograms: NDArray[np.float64] = sums.reshape(4 * GRID * GRID, ORIENTATIONS)
+    histograms = np.zeros((4 * GRID * GRID, ORIENTATIONS))
+    np.add.at(histograms, (cells, orientation), np.sqrt(dx * dx + dy * dy))
     return histograms

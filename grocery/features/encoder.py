@@ -56,16 +56,9 @@ class ColourDescriptor:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A fitted encoder.
+    """A fitted encoder: a descriptor, and PCA of its raw vectors with whitening.
 
-    Attributes
-    ----------
-    settings
-        What the descriptor is and its fixed settings, as JSON.
-    describe
-        The descriptor.
-    projection
-        PCA of the raw vectors, with whitening.
+    `settings` say what the descriptor is and its fixed settings, as JSON.
     """
 
     settings: dict[str, Any]
@@ -87,13 +80,12 @@ class Encoder:
 
     def arrays(self) -> Arrays:
         """Everything that was fitted, by name; the components in half precision."""
-        components = self.projection.components.astype(np.float16)
-        fitted: Arrays = {
-            "mean": self.projection.mean,
-            "components": components,
-            "scale": self.projection.scale,
-        }
-        return fitted | self.describe.arrays()
+        fitted = self.projection.arrays("")
+        return (
+            fitted
+            | {"components": fitted["components"].astype(np.float16)}
+            | self.describe.arrays()
+        )
 
     def save_backbone(self, folder: Path) -> None:
         """Copy to `folder` what is neither array nor setting: the backbone, if there is one."""
@@ -102,14 +94,7 @@ class Encoder:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays, settings: dict[str, Any], backbone: Path) -> Encoder:
-        """Rebuild from what `arrays` and `settings` gave.
-
-        Parameters
-        ----------
-        arrays, settings
-            The attribute and what the method returned.
-        backbone
-            Where the ONNX file lies; read only when the encoder has one.
+        """Rebuild from what `arrays` and `settings` gave, and from the ONNX file if it has one.
 
         Raises
         ------

@@ -58,10 +58,8 @@ class Grid:
 
     Attributes
     ----------
-    cell
-        Side of a cell, in pixels.
-    scales
-        Image scales, each at most 1.
+    cell, scales
+        Side of a cell, in pixels; image scales, each at most 1.
     chroma
         Weight of the two colour channels against brightness, before PCA.
     align
@@ -74,12 +72,9 @@ class Grid:
     align: bool
 
     def __post_init__(self) -> None:
-        """Refuse what params.yaml does not allow either: a model's file could ask for any memory.
+        """Refuse what params.yaml does not allow either, by a `ValueError`.
 
-        Raises
-        ------
-        ValueError
-            When something is out of bounds.
+        A model's file could ask for any memory.
         """
         bounds.CELL.check("the grid's cell", self.cell)
         Bounds(1, bounds.MOST_SCALES).check("the grid's number of scales", len(self.scales))
@@ -159,16 +154,10 @@ def _aligned(pattern: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class FisherVector:
-    """The fitted vocabulary: an image in, a vector of 2 * components * dimensions out.
+    """The fitted vocabulary: an image in, a vector of 2 k d entries out.
 
-    Attributes
-    ----------
-    grid
-        As given to `local_descriptors`.
-    projection
-        PCA of the local descriptors, 102 to d.
-    mixture
-        Gaussian mixture of k components over the projected descriptors.
+    PCA of the local descriptors that `grid` gives, from 102 to d dimensions, and a Gaussian mixture
+    of k components over them.
     """
 
     grid: Grid
@@ -179,12 +168,8 @@ class FisherVector:
         """Fisher vector (2 k d,) of an image (h, w, 3), power- and L2-normalised."""
         points = self.projection(local_descriptors(pixels, self.grid))
         mass, first, second = self.mixture.statistics(points)
-        weights, means, variances = (
-            self.mixture.weights[:, None],
-            self.mixture.means,
-            self.mixture.variances,
-        )
-        n = len(points)
+        means, variances = self.mixture.means, self.mixture.variances
+        weights, n = self.mixture.weights[:, None], len(points)
         by_mean = (first - mass * means) / np.sqrt(weights * variances) / n
         by_variance = (second - 2 * means * first + mass * (means**2 - variances)) / (
             variances * np.sqrt(2 * weights) * n
@@ -196,10 +181,7 @@ class FisherVector:
 
     def arrays(self) -> dict[str, Floats]:
         """Everything that was fitted, by name."""
-        return {
-            "local_mean": self.projection.mean,
-            "local_components": self.projection.components,
-            "local_scale": self.projection.scale,
+        return self.projection.arrays("local_") | {
             "mixture_weights": self.mixture.weights,
             "mixture_means": self.mixture.means,
             "mixture_variances": self.mixture.variances,
@@ -220,16 +202,10 @@ class FisherVector:
 
 
 def fit_fisher(
-    samples: Floats,
-    grid: Grid,
-    *,
-    dimensions: int,
-    components: int,
-    rng: np.random.Generator,
+    samples: Floats, grid: Grid, *, dimensions: int, components: int, rng: np.random.Generator
 ) -> FisherVector:
     """Fit the vocabulary to local descriptors (n, 102) sampled from the training images."""
     projection = fit_projection(samples, dimensions=dimensions)
-    mixture = fit_mixture(
-        projection(samples), components=components, iterations=_EM_ITERATIONS, rng=rng
-    )
+    points, iterations = projection(samples), _EM_ITERATIONS
+    mixture = fit_mixture(points, components=components, iterations=iterations, rng=rng)
     return FisherVector(grid, projection, mixture)

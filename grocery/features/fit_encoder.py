@@ -62,24 +62,21 @@ def fit_encoder(
     describe: Descriptor = ColourDescriptor()
     settings: dict[str, Any] = {"encoder": params.encoder}
     if params.encoder == "fisher":
-        fisher = params.fisher
-        grid = Grid(fisher.cell, list(fisher.scales), fisher.chroma, fisher.align)
+        how, seed = params.fisher, params.seed
+        grid = Grid(how.cell, list(how.scales), how.chroma, how.align)
         settings["grid"] = asdict(grid)
         per_image = max(1, min(_SAMPLED_PER_IMAGE, _SAMPLED_DESCRIPTORS // len(sample)))
-        draw = partial(
-            _sample_shard, sample=sample, per_image=per_image, grid=grid, seed=params.seed
-        )
-        drawn = parallel_map(draw, shards, title="sample")
+        draw = partial(_sample_shard, sample=sample, per_image=per_image, grid=grid, seed=seed)
         describe = fit_fisher(
-            np.concatenate(list(drawn)),
+            np.concatenate(list(parallel_map(draw, shards, title="sample"))),
             grid,
-            dimensions=params.fisher.descriptor_dimensions,
-            components=params.fisher.components,
-            rng=np.random.default_rng(params.seed),
+            dimensions=how.descriptor_dimensions,
+            components=how.components,
+            rng=np.random.default_rng(seed),
         )
     elif params.encoder == "onnx":
-        how = params.onnx
-        preparation = Preparation(how.input_size, how.mean, how.std, how.output)
+        onnx = params.onnx
+        preparation = Preparation(onnx.input_size, onnx.mean, onnx.std, onnx.output)
         describe = network = Backbone.from_file(backbone, preparation)
         settings["backbone"] = network.settings()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -107,17 +104,16 @@ def encode_shard(task: tuple[Path, Path], *, encoder: Encoder, scratch: Path) ->
     """
     shard, file = task
     known = _load_raw(shard, scratch)
-    table = read_table(shard, ["image_id", "image"])
-    ids = table.column("image_id").to_pylist()
-    jpegs = table.column("image")
+    ids, jpegs = read_table(shard, ["image_id", "image"]).columns
+    ids = ids.to_pylist()
     features = np.empty((len(ids), encoder.dimensions), np.float32)
     for start in range(0, len(ids), _BATCH):
-        stop = min(start + _BATCH, len(ids))
+        batch = slice(start, start + _BATCH)
         raw = [
-            known[ids[row]] if ids[row] in known else encoder.describe(pixels(jpegs[row].as_py()))
-            for row in range(start, stop)
+            known[i] if i in known else encoder.describe(pixels(jpeg.as_py()))
+            for i, jpeg in zip(ids[batch], jpegs[batch], strict=True)
         ]
-        features[start:stop] = encoder.project(np.stack(raw))
+        features[batch] = encoder.project(np.stack(raw))
     write_table(file, feature_table(ids, features))
 
 
@@ -126,19 +122,17 @@ def fit_sample(shards: Sequence[Path], params: FeaturizeParams) -> frozenset[str
 
     Those `fit_images` that are drawn first, so a new image rarely changes them.
     """
-    table = read_columns(shards[0].parent, ["image_id", "split"])
-    pairs = zip(
-        table.column("image_id").to_pylist(), table.column("split").to_pylist(), strict=True
-    )
-    training = [image_id for image_id, split in pairs if split == "train"]
+    rows = read_columns(shards[0].parent, ["image_id", "split"]).to_pylist()
+    training = [row["image_id"] for row in rows if row["split"] == "train"]
     place = {i: draw("encoder", params.seed, i) for i in training}
     return frozenset(sorted(training, key=place.__getitem__)[: params.fit_images])
 
 
 def image_digests(shard: Path) -> dict[str, str]:
     """SHA-256 (hex) of each canonical image of a shard, by image id."""
-    table = read_table(shard, ["image_id", "image"])
-    ids, images = (column.to_pylist() for column in table.columns)
+    ids, images = (
+        column.to_pylist() for column in read_table(shard, ["image_id", "image"]).columns
+    )
     return {i: hashlib.sha256(jpeg).hexdigest() for i, jpeg in zip(ids, images, strict=True)}
 
 
@@ -155,10 +149,8 @@ def sample_digests(images: Sequence[Mapping[str, str]], sample: frozenset[str]) 
 
 
 def _sampled_images(shard: Path, sample: frozenset[str]) -> list[tuple[str, Pixels]]:
-    table = read_table(shard, ["image_id", "image"])
-    ids = table.column("image_id").to_pylist()
-    jpegs = table.column("image")
-    return [(i, pixels(jpegs[row].as_py())) for row, i in enumerate(ids) if i in sample]
+    ids, jpegs = (column.to_pylist() for column in read_table(shard, ["image_id", "image"]).columns)
+    return [(i, pixels(jpeg)) for i, jpeg in zip(ids, jpegs, strict=True) if i in sample]
 
 
 def _sample_shard(
@@ -177,12 +169,12 @@ def _describe_shard(
     shard: Path, *, sample: frozenset[str], describe: Descriptor, scratch: Path
 ) -> Path:
     """Leave the raw vectors of a shard's sampled images in `scratch`."""
-    images = _sampled_images(shard, sample)
-    ids = np.array([image_id for image_id, _ in images], dtype="S64")
+    images = dict(_sampled_images(shard, sample))
     length = len(describe(np.zeros((32, 32, 3), np.uint8)))
     raw = np.empty((len(images), length), np.float32)
-    for row, (_, image) in enumerate(images):
+    for row, image in enumerate(images.values()):
         raw[row] = describe(image)
+    ids = np.array(list(images), dtype="S64")
     np.save(scratch / f"{shard.stem}.ids.npy", ids, allow_pickle=False)
     np.save(scratch / f"{shard.stem}.raw.npy", raw, allow_pickle=False)
     return scratch / f"{shard.stem}.raw.npy"

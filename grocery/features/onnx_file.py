@@ -46,14 +46,7 @@ class NotOnnx(ValueError):
 
 
 def open_session(path: Path, data: bytes) -> Any:
-    """Open onnxruntime's session of a model, on one thread.
-
-    Parameters
-    ----------
-    path
-        What sentences call the model.
-    data
-        The whole file.
+    """Open onnxruntime's session of a whole file, on one thread; sentences call it by its path.
 
     Raises
     ------
@@ -96,11 +89,6 @@ def runtime_reason(error: Exception) -> str:
 
 def has_external_data(model: bytes) -> bool:
     """Whether a tensor anywhere in an ONNX model lies in another file.
-
-    Parameters
-    ----------
-    model
-        The whole file.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Self
 
@@ -20,14 +20,8 @@ Floats = NDArray[np.float32]
 class Projection:
     """An affine map to k dimensions: ``(points - mean) @ components / scale``.
 
-    Attributes
-    ----------
-    mean
-        Centre, shape (d,).
-    components
-        Orthonormal columns, shape (d, k).
-    scale
-        Shape (k,): what each component is divided by; ones without whitening.
+    The mean has shape (d,); the components are orthonormal columns (d, k); the scale (k,) is all
+    ones without whitening.
     """
 
     mean: Floats
@@ -42,18 +36,17 @@ class Projection:
         """The same, where a row's bytes must not depend on how many rows there are."""
         return self._finish(rowwise_product(points, self.components))
 
+    def arrays(self, prefix: str) -> Arrays:
+        """What was fitted, by name."""
+        return {f"{prefix}{field.name}": getattr(self, field.name) for field in fields(self)}
+
     @classmethod
     def from_arrays(
         cls, arrays: Arrays, prefix: str, d: Bounds, k: Bounds, *, dtype: DTypeLike = np.float32
     ) -> Self:
         """Rebuild from arrays that were loaded, the components of type `dtype`.
 
-        Raises
-        ------
-        ValueError
-            When they do not fit together, or a side of them is out of bounds.
-        KeyError
-            When one is not there.
+        Raises what `array_of` does, of arrays that do not fit together or are out of bounds.
         """
         components = array_of(arrays, f"{prefix}components", d, k, dtype=dtype)
         rows, columns = components.shape

@@ -6,7 +6,7 @@ the release, so that a model never sees an image that was prepared otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from PIL import Image
@@ -20,20 +20,9 @@ from grocery.images.decoding import canonical, decode, upright_rgb
 class Preprocessing:
     """How a raw image becomes a canonical one.
 
-    Attributes
-    ----------
-    image_size
-        Longest side of the canonical image, in pixels. Larger images are reduced, smaller ones are
-        kept.
-    jpeg_quality
-        Its JPEG quality.
-    max_pixels
-        Files of more pixels are refused before they are decoded.
-
-    Raises
-    ------
-    ValueError
-        When one is out of the bounds that params.yaml has for it.
+    Images are reduced where their longest side has more than `image_size` pixels, and refused
+    before they are decoded where they have more than `max_pixels` in all. What is out of the bounds
+    that params.yaml has for it is a `ValueError`.
     """
 
     image_size: int
@@ -75,5 +64,4 @@ class Preprocessing:
 
     def gives_the_same_as(self, other: Preprocessing) -> bool:
         """Whether both give the same image; `max_pixels` only decides which files are refused."""
-        mine, others = (self.image_size, self.jpeg_quality), (other.image_size, other.jpeg_quality)
-        return mine == others
+        return self == replace(other, max_pixels=self.max_pixels)

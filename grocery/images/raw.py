@@ -19,10 +19,8 @@ class RawImage:
     ----------
     path
         Name within the raw dataset, with forward slashes.
-    label
-        Class name, or None when the image has no label at all.
-    coarse
-        Coarse class name, or None where the dataset has none.
+    label, coarse
+        Class and coarse class; None where the image has no label at all, or the dataset no such.
     split
         "train", "val" or "test" where the dataset has splits of its own, else None.
     file

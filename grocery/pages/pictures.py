@@ -7,42 +7,39 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+_COLUMNS, _SIDE = 6, 160  # images per row, and their longest side in pixels
 _MARGIN, _LINE = 6, 13
 
 
-def captioned_grid(
-    images: Sequence[tuple[bytes, str]], *, columns: int = 6, side: int = 160
-) -> bytes:
+def captioned_grid(images: Sequence[tuple[bytes, str]]) -> bytes:
     """Lay JPEG images out in a grid, each above its caption of at most two lines.
 
-    Parameters
-    ----------
-    images
-        Pairs of JPEG bytes and caption; none gives an empty sheet that says so.
-    columns
-        Images a row.
-    side
-        Longest side of an image in the grid, in pixels.
+    No images give an empty sheet that says so.
     """
-    rows = max(1, -(-len(images) // columns))
-    width, height = side + _MARGIN, side + 2 * _LINE + 2 * _MARGIN
-    sheet = Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
+    rows = max(1, -(-len(images) // _COLUMNS))
+    width, height = _SIDE + _MARGIN, _SIDE + 2 * _LINE + 2 * _MARGIN
+    sheet = Image.new("RGB", (_COLUMNS * width + _MARGIN, rows * height + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
     if not images:
         draw.text((_MARGIN, _MARGIN), "nothing to show", fill="black", font=font)
     for place, (jpeg, caption) in enumerate(images):
-        left = _MARGIN + (place % columns) * width
-        top = _MARGIN + (place // columns) * height
+        left = _MARGIN + (place % _COLUMNS) * width
+        top = _MARGIN + (place // _COLUMNS) * height
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            image.thumbnail((side, side))
-            sheet.paste(image, (left, top + side - image.height))
+            image.thumbnail((_SIDE, _SIDE))
+            sheet.paste(image, (left, top + _SIDE - image.height))
         for number, line in enumerate(caption.split("\n")[:2]):
-            position = (left, top + side + 2 + number * _LINE)
-            draw.text(position, shortened(line, font, side), fill="black", font=font)
-    data = io.BytesIO()
-    sheet.save(data, "JPEG", quality=88)
-    return data.getvalue()
+            position = (left, top + _SIDE + 2 + number * _LINE)
+            draw.text(position, shortened(line, font, _SIDE), fill="black", font=font)
+    return as_jpeg(sheet, 88)
+
+
+def as_jpeg(image: Image.Image, quality: int) -> bytes:
+    """The bytes of a JPEG file of an image."""
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -29,18 +29,13 @@ def model_card(
     dataset, measured, verdict
         The dataset card, the test metrics, and what `grocery.release.verdict.decide` said.
     digest
-        The model's digest.
+        The model's.
     """
     baseline = measured["baseline"]
+    names = "accuracy macro_f1 top5_accuracy coarse_accuracy calibration_error"
     metrics = "\n".join(
         f"| {name} | {measured[name]:.3f} | {baseline[name]:.3f} |"
-        for name in (
-            "accuracy",
-            "macro_f1",
-            "top5_accuracy",
-            "coarse_accuracy",
-            "calibration_error",
-        )
+        for name in names.split()
         if name in measured
     )
     checks = "\n".join(

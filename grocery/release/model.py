@@ -30,6 +30,8 @@ from grocery.images.preprocessing import Preprocessing
 
 KIND = "grocery-model"
 _BATCH = 64  # images whose raw vectors are held at once
+# What a damaged description can give rise to.
+_NO_MODEL = (ArithmeticError, AttributeError, GroceryError, LookupError, TypeError, ValueError)
 _TRIAL = (64, 48)  # width and height of the picture that a model is tried out on, in pixels
 
 Floats = NDArray[np.float32]
@@ -48,18 +50,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """Encoder and head, with the names of the classes.
+    """Raw images to canonical pixels to features (n, d) to probabilities (n, c).
 
-    Attributes
-    ----------
-    encoder, head
-        Canonical pixels to features (n, d); features to probabilities (n, c).
-    classes
-        Names of the c classes, in the order of the probabilities.
-    coarse
-        Coarse class of each class; empty where the data has none.
-    preprocessing
-        How raw images are prepared.
+    The probabilities are in the order of `classes`. `coarse` has the coarse class of each class,
+    and is empty where the data has none.
     """
 
     encoder: Encoder
@@ -83,12 +77,8 @@ class Model:
         """Features (n, d) of canonical JPEG images: unit vectors, which the head predicts from."""
         if not len(jpegs):
             return np.empty((0, self.encoder.dimensions), np.float32)
-        return np.concatenate(
-            [
-                self.encoder([pixels(jpeg) for jpeg in jpegs[start : start + _BATCH]])
-                for start in range(0, len(jpegs), _BATCH)
-            ]
-        )
+        batches = [jpegs[start : start + _BATCH] for start in range(0, len(jpegs), _BATCH)]
+        return np.concatenate([self.encoder([pixels(jpeg) for jpeg in each]) for each in batches])
 
     def predict(self, images: Iterable[RawImage]) -> list[Prediction]:
         """Predict raw images: paths, file contents or Pillow images.
@@ -110,13 +100,6 @@ class Model:
 
     def prepare(self, image: RawImage, name: str = "the image") -> bytes:
         """Make a raw image the canonical JPEG that the model was trained on.
-
-        Parameters
-        ----------
-        image
-            A path, the contents of a file, or a Pillow image.
-        name
-            What an error calls an image that is not a path.
 
         Raises
         ------
@@ -170,16 +153,9 @@ class Model:
             _try_out(model)
         except ModelError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            GroceryError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as e:
-            reason = f"it lacks {e}" if isinstance(e, KeyError) else str(e)
-            raise ModelError(f"{folder} is not a whole {KIND}: {reason}") from e
+        except _NO_MODEL as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ModelError(f"{folder} is not a whole {KIND}: {reason}") from error
         return model
 
     def save(self, folder: Path) -> str:

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw
 ITEM = 128
 Colour = tuple[int, int, int]
 Pencil = ImageDraw.ImageDraw
+Rng = np.random.Generator
 
 LEAF: Colour = (62, 112, 46)
 STEM: Colour = (92, 66, 38)
@@ -38,7 +39,7 @@ def lighter(colour: Colour, share: float) -> Colour:
     return mix(colour, (255, 255, 255), share)
 
 
-def jittered(colour: Colour, amount: float, rng: np.random.Generator) -> Colour:
+def jittered(colour: Colour, amount: float, rng: Rng) -> Colour:
     """A colour whose channels move by at most `amount` (of 255)."""
     r, g, b = (round(c + rng.uniform(-amount, amount) * 255) for c in colour)
     return mix((r, g, b), (0, 0, 0), 0.0)
@@ -47,23 +48,21 @@ def jittered(colour: Colour, amount: float, rng: np.random.Generator) -> Colour:
 # Each function below draws one kind of thing, upright, in a body and an accent colour.
 
 
+def _disc(pencil: Pencil, x: float, y: float, radius: float, colour: Colour) -> None:
+    pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
 def _dots(
-    pencil: Pencil,
-    colour: Colour,
-    rng: np.random.Generator,
-    *,
-    count: int,
-    radius: float,
-    spread: float,
+    pencil: Pencil, colour: Colour, rng: Rng, *, count: int, radius: float, spread: float
 ) -> None:
     """Scatter dots over a disc of `spread` around the middle."""
     for turn, far in rng.uniform(size=(count, 2)):
         reach = spread * math.sqrt(far)
         x, y = 64 + reach * math.cos(turn * math.tau), 66 + reach * math.sin(turn * math.tau)
-        pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        _disc(pencil, x, y, radius, colour)
 
 
-def _leaf(pencil: Pencil, x: float, y: float, rng: np.random.Generator) -> None:
+def _leaf(pencil: Pencil, x: float, y: float, rng: Rng) -> None:
     """One leaf beside a stem."""
     side = 1 if rng.uniform() < 0.5 else -1
     tip, dip = x + side * 30, y - 12
@@ -73,7 +72,7 @@ def _leaf(pencil: Pencil, x: float, y: float, rng: np.random.Generator) -> None:
     )
 
 
-def _apple(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
+def _apple(pencil: Pencil, body: Colour, accent: Colour, rng: Rng) -> None:
     """Two shoulders, a dimple with a stem, and a blush of the accent on one side."""
     low = int(rng.integers(112, 120))
     pencil.ellipse((10, 22, 84, low - 6), fill=body)
@@ -81,10 +80,8 @@ def _apple(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generato
     pencil.ellipse((20, 34, 108, low), fill=body)
     x, y, r = rng.uniform(34, 94), rng.uniform(58, 88), rng.uniform(14, 26)
     for step, share in ((1.0, 0.3), (0.8, 0.55), (0.55, 0.8)):
-        pencil.ellipse(
-            (x - r * step, y - r * step * 1.2, x + r * step, y + r * step * 1.2),
-            fill=mix(body, accent, share),
-        )
+        wide, high = r * step, r * step * 1.2
+        pencil.ellipse((x - wide, y - high, x + wide, y + high), fill=mix(body, accent, share))
     _dots(pencil, lighter(body, 0.3), rng, count=26, radius=1.2, spread=44)
     pencil.ellipse((48, 26, 80, 40), fill=darker(body, 0.45))
     pencil.line((64, 36, 64 + int(rng.integers(-8, 9)), 8), fill=STEM, width=5)
@@ -92,14 +89,12 @@ def _apple(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generato
         _leaf(pencil, 65, 24, rng)
 
 
-def _tomato(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
+def _tomato(pencil: Pencil, body: Colour, accent: Colour, rng: Rng) -> None:
     """A flattened ball with ribs and a star of sepals."""
     pencil.ellipse((8, 24, 120, 114), fill=body)
     for x in (30, 52, 76, 98):
-        bend = (x - 64) * 0.5
-        pencil.line(
-            (64 + bend * 0.3, 40, x + bend * 0.4, 100), fill=mix(body, accent, 0.5), width=3
-        )
+        bend, rib = (x - 64) * 0.5, mix(body, accent, 0.5)
+        pencil.line((64 + bend * 0.3, 40, x + bend * 0.4, 100), fill=rib, width=3)
     cx, cy, turn = 64 + rng.uniform(-14, 14), 42 + rng.uniform(-6, 14), rng.uniform(0, math.tau)
     star: list[tuple[float, float]] = []
     for i in range(12):
@@ -110,16 +105,16 @@ def _tomato(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generat
     pencil.line((cx, cy, cx + 5, cy - 12), fill=darker(LEAF, 0.2), width=5)
 
 
-def _orange(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
+def _orange(pencil: Pencil, body: Colour, accent: Colour, rng: Rng) -> None:
     """A ball of pores, with a navel."""
     pencil.ellipse((10, 10, 118, 118), fill=body)
     _dots(pencil, darker(body, 0.16), rng, count=60, radius=1.8, spread=50)
     _dots(pencil, mix(body, accent, 0.6), rng, count=26, radius=2.2, spread=48)
     x, y = 64 + rng.uniform(-26, 26), 64 + rng.uniform(-26, 26)
-    pencil.ellipse((x - 6, y - 6, x + 6, y + 6), fill=mix(LEAF, body, 0.3))
+    _disc(pencil, x, y, 6, mix(LEAF, body, 0.3))
 
 
-def _lemon(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
+def _lemon(pencil: Pencil, body: Colour, accent: Colour, rng: Rng) -> None:
     """An oval with two tips, pores, and a patch that is not ripe."""
     pencil.polygon([(2, 64), (26, 46), (102, 46), (126, 64), (102, 84), (26, 84)], fill=body)
     pencil.ellipse((14, 26, 114, 102), fill=body)
@@ -128,30 +123,22 @@ def _lemon(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generato
     _dots(pencil, darker(body, 0.13), rng, count=44, radius=1.7, spread=36)
 
 
-def _carrot(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
+def _carrot(pencil: Pencil, body: Colour, accent: Colour, rng: Rng) -> None:
     """A root with rings, and a tuft of leaves."""
     for _ in range(int(rng.integers(3, 8))):
         tip = (64 + rng.uniform(-26, 26), rng.uniform(0, 12))
         pencil.line((64, 36, *tip), fill=jittered(LEAF, 0.08, rng), width=5)
     wide = rng.uniform(17, 24)
-    pencil.polygon(
-        [
-            (64 - wide, 38),
-            (64 + wide, 38),
-            (64 + wide * 0.55, 90),
-            (67, 126),
-            (61, 126),
-            (64 - wide * 0.55, 90),
-        ],
-        fill=body,
-    )
+    narrow = wide * 0.55
+    left, right = [(61, 126), (64 - narrow, 90)], [(64 + narrow, 90), (67, 126)]
+    pencil.polygon([(64 - wide, 38), (64 + wide, 38), *right, *left], fill=body)
     pencil.ellipse((64 - wide, 28, 64 + wide, 50), fill=body)
     for y in rng.uniform(46, 108, size=7):
         x = 64 + rng.uniform(-0.5, 0.5) * wide * (130 - y) / 90
         pencil.line((x - 7, y, x + 7, y), fill=mix(body, accent, 0.7), width=2)
 
 
-def _cucumber(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator) -> None:
+def _cucumber(pencil: Pencil, body: Colour, accent: Colour, rng: Rng) -> None:
     """A long body with light stripes and bumps."""
     wide = int(rng.integers(18, 24))
     pencil.rounded_rectangle((64 - wide, 4, 64 + wide, 124), radius=wide, fill=body)
@@ -159,11 +146,11 @@ def _cucumber(pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Gener
         pencil.line((64 + x * wide, 16, 64 + x * wide, 112), fill=mix(body, accent, 0.6), width=2)
     for x, y in rng.uniform(-1, 1, size=(18, 2)):
         cx, cy = 64 + x * wide * 0.85, 64 + y * 50
-        pencil.ellipse((cx - 2, cy - 2, cx + 2, cy + 2), fill=darker(body, 0.3))
+        _disc(pencil, cx, cy, 2, darker(body, 0.3))
     pencil.ellipse((58, 2, 70, 10), fill=mix(STEM, accent, 0.5))
 
 
-def _print_waves(pencil: Pencil, top: int, accent: Colour, rng: np.random.Generator) -> None:
+def _print_waves(pencil: Pencil, top: int, accent: Colour, rng: Rng) -> None:
     """Bands of waves across a package."""
     for row in range(3):
         y = top + 6 + row * 12
@@ -171,7 +158,7 @@ def _print_waves(pencil: Pencil, top: int, accent: Colour, rng: np.random.Genera
         pencil.line(points, fill=accent, width=5)
 
 
-def _print_fruit(pencil: Pencil, top: int, accent: Colour, rng: np.random.Generator) -> None:
+def _print_fruit(pencil: Pencil, top: int, accent: Colour, rng: Rng) -> None:
     """A round fruit with a leaf on a package."""
     x = 64 + int(rng.integers(-6, 7))
     pencil.ellipse((x - 19, top, x + 19, top + 38), fill=accent)
@@ -179,11 +166,11 @@ def _print_fruit(pencil: Pencil, top: int, accent: Colour, rng: np.random.Genera
     _leaf(pencil, x, top + 2, rng)
 
 
-def _print_slice(pencil: Pencil, top: int, accent: Colour, rng: np.random.Generator) -> None:
+def _print_slice(pencil: Pencil, top: int, accent: Colour, rng: Rng) -> None:
     """A cut citrus fruit on a package."""
     x, y = 64 + int(rng.integers(-6, 7)), top + 19
-    pencil.ellipse((x - 20, y - 20, x + 20, y + 20), fill=accent)
-    pencil.ellipse((x - 16, y - 16, x + 16, y + 16), fill=lighter(accent, 0.6))
+    _disc(pencil, x, y, 20, accent)
+    _disc(pencil, x, y, 16, lighter(accent, 0.6))
     for i in range(8):
         turn = i * math.tau / 8
         wedge = [
@@ -193,14 +180,14 @@ def _print_slice(pencil: Pencil, top: int, accent: Colour, rng: np.random.Genera
         pencil.polygon(wedge, fill=accent)
 
 
-def _print_drops(pencil: Pencil, top: int, accent: Colour, rng: np.random.Generator) -> None:
+def _print_drops(pencil: Pencil, top: int, accent: Colour, rng: Rng) -> None:
     """Falling drops on a package."""
     for x, y in ((46, 2), (64, 16), (82, 2), (50, 26), (78, 26)):
         pencil.polygon([(x, top + y - 7), (x - 6, top + y + 4), (x + 6, top + y + 4)], fill=accent)
         pencil.ellipse((x - 6, top + y - 1, x + 6, top + y + 11), fill=accent)
 
 
-PRINTS: dict[str, Callable[[Pencil, int, Colour, np.random.Generator], None]] = {
+PRINTS: dict[str, Callable[[Pencil, int, Colour, Rng], None]] = {
     "waves": _print_waves,
     "fruit": _print_fruit,
     "slice": _print_slice,
@@ -208,13 +195,10 @@ PRINTS: dict[str, Callable[[Pencil, int, Colour, np.random.Generator], None]] = 
 }
 
 
-def _carton(
-    pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator, pattern: str
-) -> None:
+def _carton(pencil: Pencil, body: Colour, accent: Colour, rng: Rng, pattern: str) -> None:
     """A carton with a gable, a label band, a print and some lines of text."""
-    pencil.polygon(
-        [(40, 6), (88, 6), (88, 14), (98, 36), (30, 36), (40, 14)], fill=darker(body, 0.1)
-    )
+    gable = [(40, 6), (88, 6), (88, 14), (98, 36), (30, 36), (40, 14)]
+    pencil.polygon(gable, fill=darker(body, 0.1))
     pencil.line((40, 14, 88, 14), fill=darker(body, 0.3), width=2)
     pencil.rectangle((30, 36, 98, 124), fill=body)
     if rng.uniform() < 0.6:
@@ -224,14 +208,11 @@ def _carton(
     pencil.rectangle((36, band + 3, 36 + int(rng.integers(30, 56)), band + 9), fill=PAPER)
     PRINTS[pattern](pencil, band + 22, accent, rng)
     for y in (112, 118):
-        pencil.line(
-            (36, y, 36 + int(rng.integers(20, 54)), y), fill=mix(body, accent, 0.6), width=2
-        )
+        end = 36 + int(rng.integers(20, 54))
+        pencil.line((36, y, end, y), fill=mix(body, accent, 0.6), width=2)
 
 
-def _cup(
-    pencil: Pencil, body: Colour, accent: Colour, rng: np.random.Generator, pattern: str
-) -> None:
+def _cup(pencil: Pencil, body: Colour, accent: Colour, rng: Rng, pattern: str) -> None:
     """A tapered cup with a lid and a print."""
     pencil.polygon([(22, 32), (106, 32), (94, 120), (34, 120)], fill=body)
     pencil.rounded_rectangle((16, 20, 112, 36), radius=6, fill=mix(accent, PAPER, 0.35))
@@ -240,7 +221,7 @@ def _cup(
     pencil.line((44, 108, 44 + int(rng.integers(20, 40)), 108), fill=darker(body, 0.4), width=3)
 
 
-Drawing = Callable[[Pencil, Colour, Colour, np.random.Generator], None]
+Drawing = Callable[[Pencil, Colour, Colour, Rng], None]
 ROUND: dict[str, Drawing] = {
     "apple": _apple,
     "tomato": _tomato,
@@ -249,23 +230,16 @@ ROUND: dict[str, Drawing] = {
     "carrot": _carrot,
     "cucumber": _cucumber,
 }
-PACKAGES: dict[str, Callable[[Pencil, Colour, Colour, np.random.Generator, str], None]] = {
+PACKAGES: dict[str, Callable[[Pencil, Colour, Colour, Rng, str], None]] = {
     "carton": _carton,
     "cup": _cup,
 }
 
 
-def item(
-    shape: str, pattern: str | None, body: Colour, accent: Colour, rng: np.random.Generator
-) -> Image.Image:
+def item(shape: str, pattern: str | None, body: Colour, accent: Colour, rng: Rng) -> Image.Image:
     """Draw one upright grocery with its own shading, RGBA, side `ITEM`.
 
-    Parameters
-    ----------
-    shape
-        A key of `ROUND` or `PACKAGES`.
-    pattern
-        A key of `PRINTS`; packages need one.
+    The shape is a key of `ROUND`, or of `PACKAGES` and then the pattern one of `PRINTS`.
     """
     picture = Image.new("RGBA", (ITEM, ITEM), (*darker(body, 0.4), 0))
     pencil = ImageDraw.Draw(picture)

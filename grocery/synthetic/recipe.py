@@ -86,11 +86,6 @@ class Planted(Section):
     near_duplicates: Count = 0
     wrong_labels: Count = 0
 
-    def total(self) -> int:
-        """Images that something is planted in or copied from."""
-        copies = self.duplicates + self.conflicting_duplicates + self.near_duplicates
-        return sum(self.corrupt.values()) + copies + self.wrong_labels
-
 
 class Batch(Section):
     """Images that come in after a release."""
@@ -117,14 +112,15 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         images = sum(kind.images for kind in self.classes.values())
-        if self.planted.total() > images:
-            raise ValueError(f"planted needs {self.planted.total()} images, but there are {images}")
+        planted = self.planted
+        other_class = planted.wrong_labels + planted.conflicting_duplicates
+        copies = planted.duplicates + planted.near_duplicates
+        needed = sum(planted.corrupt.values()) + copies + other_class
+        if needed > images:
+            raise ValueError(f"planted needs {needed} images, but there are {images}")
         if "unlabelled" in self.classes:
             raise ValueError("a class cannot be called unlabelled")
-        if (
-            len(self.classes) < 2
-            and self.planted.wrong_labels + self.planted.conflicting_duplicates
-        ):
+        if len(self.classes) < 2 and other_class:
             raise ValueError("wrong labels need at least two classes")
         for name, batch in self.incoming.items():
             unknown = sorted(set(batch.shares) - set(self.classes))
@@ -136,11 +132,5 @@ class Recipe(Section):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe.
-
-    Raises
-    ------
-    DataError
-        One sentence that names the file, the key and what is allowed.
-    """
+    """Read and check a recipe; what is wrong with it is one sentence, a `DataError`."""
     return read_document(path, Recipe, DataError)

@@ -8,45 +8,47 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 from PIL import Image, ImageDraw
 
-from grocery.synthetic.drawing import ITEM, PAPER, Colour, Pencil, darker, jittered, lighter, mix
+from grocery.synthetic.drawing import PAPER, Colour, Pencil, Rng, darker, jittered, lighter, mix
+
+Place = tuple[float, float]
 
 # How dark a shadow is, by how opaque the item.
 _SHADOW = [round(level * 0.45) for level in range(256)]
 
 
+def turned(image: Image.Image, side: int, middle: Place, c: float, s: float) -> Image.Image:
+    """A square of an image around its `middle`, turned and scaled to `side` pixels.
+
+    A pixel of the square is `c` and `s` (cosine and sine times scale) pixels of the image.
+    """
+    half = side / 2
+    matrix = (c, s, middle[0] - (c + s) * half, -s, c, middle[1] - (c - s) * half)
+    return image.transform(
+        (side, side), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
+    )
+
+
 def put(
-    canvas: Image.Image,
-    thing: Image.Image,
-    centre: tuple[float, float],
-    side: float,
-    degrees: float,
+    canvas: Image.Image, thing: Image.Image, centre: Place, side: float, degrees: float
 ) -> None:
     """Paste an item at its centre, scaled to `side` pixels, turned, with its shadow."""
-    # One affine map does both; the box is wide enough for any turn.
-    box = math.ceil(side * 1.42)
-    scale = ITEM / side
-    c = math.cos(math.radians(degrees)) * scale
-    s = math.sin(math.radians(degrees)) * scale
-    half, middle = box / 2, ITEM / 2
-    matrix = (c, s, middle - (c + s) * half, -s, c, middle - (c - s) * half)
-    turned = thing.transform(
-        (box, box), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
-    )
-    left, top = round(centre[0] - half), round(centre[1] - half)
-    alpha = turned.getchannel("A")
-    shadow = alpha.point(_SHADOW)
+    box = math.ceil(side * 1.42)  # wide enough for any turn
+    angle, scale, half = math.radians(degrees), thing.width / side, thing.width / 2
+    c, s = math.cos(angle) * scale, math.sin(angle) * scale
+    whole = turned(thing, box, (half, half), c, s)
+    left, top = (round(at - box / 2) for at in centre)
+    alpha = whole.getchannel("A")
     offset = max(2, round(side * 0.05))
-    canvas.paste((18, 16, 14), (left + offset, top + offset), shadow)
-    canvas.paste(turned.convert("RGB"), (left, top), alpha)
+    canvas.paste((18, 16, 14), (left + offset, top + offset), alpha.point(_SHADOW))
+    canvas.paste(whole.convert("RGB"), (left, top), alpha)
 
 
 # Each function below fills a canvas, given a base colour.
 
 
-def _shelf(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
+def _shelf(pencil: Pencil, side: int, base: Colour, rng: Rng) -> None:
     """Boards with price tags in front of a wall."""
     board = jittered(mix(base, PAPER, 0.45), 0.08, rng)
     gap = side // int(rng.integers(2, 4))
@@ -59,7 +61,7 @@ def _shelf(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) ->
             pencil.line((x + 3, y + 6, x + 20, y + 6), fill=(40, 40, 44), width=2)
 
 
-def _crate(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
+def _crate(pencil: Pencil, side: int, base: Colour, rng: Rng) -> None:
     """Wooden slats with a grain."""
     height = int(rng.integers(24, 42))
     for y in range(0, side, height):
@@ -71,7 +73,7 @@ def _crate(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) ->
             pencil.line((0, line, side, line + int(rng.integers(-2, 3))), fill=darker(slat, 0.15))
 
 
-def _tray(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
+def _tray(pencil: Pencil, side: int, base: Colour, rng: Rng) -> None:
     """Crumpled paper."""
     for _ in range(16):
         x, y = rng.uniform(0, side, size=2)
@@ -80,7 +82,7 @@ def _tray(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> 
         pencil.polygon(points, fill=fold or darker(base, rng.uniform(0, 0.25)))
 
 
-def _fridge(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -> None:
+def _fridge(pencil: Pencil, side: int, base: Colour, rng: Rng) -> None:
     """A wire rack in a cold light."""
     for y in range(0, side, 6):
         pencil.rectangle((0, y, side, y + 6), fill=darker(base, 0.45 * y / side))
@@ -91,7 +93,7 @@ def _fridge(pencil: Pencil, side: int, base: Colour, rng: np.random.Generator) -
     pencil.rectangle((0, y, side, y + 8), fill=lighter(base, 0.3))
 
 
-BACKGROUNDS: dict[str, Callable[[Pencil, int, Colour, np.random.Generator], None]] = {
+BACKGROUNDS: dict[str, Callable[[Pencil, int, Colour, Rng], None]] = {
     "shelf": _shelf,
     "crate": _crate,
     "tray": _tray,
@@ -99,7 +101,7 @@ BACKGROUNDS: dict[str, Callable[[Pencil, int, Colour, np.random.Generator], None
 }
 
 
-def background(kind: str, side: int, base: Colour, rng: np.random.Generator) -> Image.Image:
+def background(kind: str, side: int, base: Colour, rng: Rng) -> Image.Image:
     """Draw what items lie on, RGB, a square of `side` pixels; `kind` is a key of `BACKGROUNDS`."""
     canvas = Image.new("RGB", (side, side), base)
     BACKGROUNDS[kind](ImageDraw.Draw(canvas), side, base, rng)

@@ -12,8 +12,9 @@ import hashlib
 import io
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,9 +22,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from grocery.images.raw import RawImage
-from grocery.synthetic.drawing import ROUND, Colour, item, jittered
+from grocery.synthetic.drawing import ROUND, Colour, Rng, item, jittered
 from grocery.synthetic.recipe import Recipe, load_recipe
-from grocery.synthetic.scenery import background, put
+from grocery.synthetic.scenery import background, put, turned
 
 RECIPE = "recipe.yaml"
 
@@ -36,7 +37,7 @@ def _digest(recipe: Recipe, name: str) -> bytes:
     return hashlib.sha256(f"{recipe.seed}\0{name}".encode()).digest()
 
 
-def _generator(recipe: Recipe, name: str) -> np.random.Generator:
+def _generator(recipe: Recipe, name: str) -> Rng:
     """The generator of one name; no name's draws depend on another's."""
     return np.random.default_rng(int.from_bytes(_digest(recipe, name)[:16], "big"))
 
@@ -75,11 +76,6 @@ class DrawnImage(RawImage):
 class SyntheticSource:
     """The raw dataset of a folder that holds a ``recipe.yaml``.
 
-    Parameters
-    ----------
-    folder
-        Folder of the recipe.
-
     Raises
     ------
     DataError
@@ -88,74 +84,44 @@ class SyntheticSource:
 
     def __init__(self, folder: Path) -> None:
         self.recipe = load_recipe(folder / RECIPE)
+        self.classes = list(self.recipe.classes)
 
     def images(self) -> list[RawImage]:
         """All labelled and unlabelled images, sorted by path."""
-        recipe = self.recipe
-        planted = self.planted()
-        wrong, corrupt = planted["wrong_labels"], planted["corrupt"]
-        copies = {
-            path: (original, flaw)
-            for kind, flaw in (
-                ("duplicates", ""),
-                ("conflicting_duplicates", ""),
-                ("near_duplicates", "retouched"),
-            )
-            for path, original in planted[kind].items()
-        }
+        recipe, planted = self.recipe, self.planted()
+        retouched = dict.fromkeys(planted["near_duplicates"], "retouched")
+        flaws = planted["corrupt"] | retouched
+        originals = planted["duplicates"] | planted["conflicting_duplicates"]
+        originals |= planted["near_duplicates"]
         images: list[RawImage] = []
-        for label, kind in recipe.classes.items():
-            extra = sorted(path for path in (*corrupt, *copies) if path.startswith(f"{label}/"))
-            for path in [*_names(label, kind.images), *extra]:
-                original, flaw = copies.get(path, (path, corrupt.get(path, "")))
-                subject = wrong.get(original, original.split("/", 1)[0])
-                images.append(
-                    DrawnImage(
-                        path,
-                        label,
-                        kind.coarse,
-                        recipe=recipe,
-                        subject=subject,
-                        original=original,
-                        flaw=flaw,
-                    )
-                )
-        classes = list(recipe.classes)
+        for path in (*self._regular(), *planted["corrupt"], *originals):
+            original = originals.get(path, path)
+            subject = planted["wrong_labels"].get(original, _class_of(original))
+            image = self._labelled(path, _class_of(path), subject, original=original)
+            images.append(replace(image, flaw=flaws.get(path, "")))
         for path in _names("unlabelled", recipe.unlabelled):
-            subject = classes[
-                int.from_bytes(_digest(recipe, f"class of {path}")[:8], "big") % len(classes)
-            ]
+            number = int.from_bytes(_digest(recipe, f"class of {path}")[:8], "big")
+            subject = self.classes[number % len(self.classes)]
             images.append(DrawnImage(path, recipe=recipe, subject=subject, original=path))
         return sorted(images, key=lambda image: image.path)
 
     def incoming(self) -> dict[str, list[RawImage]]:
         """Batches of incoming images by name, each with its true labels and sorted by path."""
-        recipe = self.recipe
-        classes = list(recipe.classes)
+        recipe, classes = self.recipe, self.classes
         batches: dict[str, list[RawImage]] = {}
         for name, batch in recipe.incoming.items():
             weights = np.array([batch.shares.get(label, 1.0) for label in classes])
             edges = np.cumsum(weights / weights.sum())
             paths = list(_names(f"incoming/{name}", batch.images))
             ranked = sorted(paths, key=lambda path: _digest(recipe, f"unreadable {path}"))
-            unreadable = set(ranked[: batch.unreadable])
-            images: list[RawImage] = []
+            flaws = dict.fromkeys(ranked[: batch.unreadable], "truncated")
+            batches[name] = []
             for path in paths:
                 at = _generator(recipe, f"class of {path}").uniform()
                 label = classes[min(int(np.searchsorted(edges, at, side="right")), len(edges) - 1)]
-                images.append(
-                    DrawnImage(
-                        path,
-                        label,
-                        recipe.classes[label].coarse,
-                        recipe=recipe,
-                        subject=label,
-                        original=path,
-                        flaw="truncated" if path in unreadable else "",
-                        light=batch.light,
-                    )
-                )
-            batches[name] = images
+                image = self._labelled(path, label, label, original=path)
+                image = replace(image, flaw=flaws.get(path, ""), light=batch.light)
+                batches[name].append(image)
         return batches
 
     def planted(self) -> dict[str, dict[str, str]]:
@@ -169,42 +135,47 @@ class SyntheticSource:
             the class that the image shows.
         """
         recipe, counts = self.recipe, self.recipe.planted
-        classes = list(recipe.classes)
-        images = [n for label, kind in recipe.classes.items() for n in _names(label, kind.images)]
         # Chosen by their hash, and each for one thing only.
-        chosen = iter(sorted(images, key=lambda name: _digest(recipe, f"planted {name}")))
+        chosen = iter(sorted(self._regular(), key=lambda path: _digest(recipe, f"planted {path}")))
         free = {
             label: _names(label, 10**6, start=kind.images) for label, kind in recipe.classes.items()
         }
 
-        def other(name: str) -> str:
-            rest = [label for label in classes if label != name.split("/", 1)[0]]
-            return rest[_digest(recipe, f"not {name}")[0] % len(rest)]
+        def other(path: str) -> str:
+            rest = [label for label in self.classes if label != _class_of(path)]
+            return rest[_digest(recipe, f"not {path}")[0] % len(rest)]
 
-        def copies(count: int, folder: Callable[[str], str]) -> dict[str, str]:
-            return {next(free[folder(name)]): name for name in islice(chosen, count)}
+        def copies(count: int, label_of: Callable[[str], str]) -> dict[str, str]:
+            return {next(free[label_of(path)]): path for path in islice(chosen, count)}
 
-        def own(name: str) -> str:
-            return name.split("/", 1)[0]
-
-        kinds = [kind for kind, count in counts.corrupt.items() for _ in range(count)]
         return {
-            "wrong_labels": {name: other(name) for name in islice(chosen, counts.wrong_labels)},
-            "duplicates": copies(counts.duplicates, own),
+            "wrong_labels": {path: other(path) for path in islice(chosen, counts.wrong_labels)},
+            "duplicates": copies(counts.duplicates, _class_of),
             "conflicting_duplicates": copies(counts.conflicting_duplicates, other),
-            "near_duplicates": copies(counts.near_duplicates, own),
+            "near_duplicates": copies(counts.near_duplicates, _class_of),
             "corrupt": {
-                next(free[own(name)]): kind for name, kind in zip(chosen, kinds, strict=False)
+                next(free[_class_of(path)]): kind
+                for kind, path in zip(Counter(counts.corrupt).elements(), chosen, strict=False)
             },
         }
+
+    def _regular(self) -> list[str]:
+        """Paths of the labelled images, without those that are planted in addition."""
+        classes = self.recipe.classes
+        return [path for label in classes for path in _names(label, classes[label].images)]
+
+    def _labelled(self, path: str, label: str, subject: str, *, original: str) -> DrawnImage:
+        coarse, recipe = self.recipe.classes[label].coarse, self.recipe
+        return DrawnImage(path, label, coarse, recipe=recipe, subject=subject, original=original)
+
+
+def _class_of(path: str) -> str:
+    return path.split("/", 1)[0]
 
 
 def _names(folder: str, count: int, start: int = 0) -> Iterator[str]:
     """Names of the images of a folder."""
     return (f"{folder}/{number:04d}.jpg" for number in range(start, start + count))
-
-
-# --- Pictures ------------------------------------------------------------------------------------
 
 
 def draw(recipe: Recipe, subject: str, name: str, light: float = 1.0) -> Image.Image:
@@ -216,14 +187,12 @@ def draw(recipe: Recipe, subject: str, name: str, light: float = 1.0) -> Image.I
     return _photograph(canvas, recipe, scene, photo, light)
 
 
-def _lay(
-    recipe: Recipe, subject: str, scene: np.random.Generator, photo: np.random.Generator
-) -> Image.Image:
+def _lay(recipe: Recipe, subject: str, scene: Rng, photo: Rng) -> Image.Image:
     """Draw a scene, with its items where this photograph finds them."""
     scenes, classes = recipe.scenes, list(recipe.classes)
     kind = list(scenes.backgrounds)[scene.integers(len(scenes.backgrounds))]
     bases = scenes.backgrounds[kind]
-    base = jittered(_rgb(bases[scene.integers(len(bases))]), 0.05, scene)
+    base = _nearly(bases[scene.integers(len(bases))], scene)
     canvas = background(kind, CANVAS, base, scene)
     stir = scenes.stir * FRAME
 
@@ -251,20 +220,19 @@ def _lay(
     return canvas
 
 
-def _thing(recipe: Recipe, label: str, scene: np.random.Generator) -> Image.Image:
+def _thing(recipe: Recipe, label: str, scene: Rng) -> Image.Image:
     """Draw one item of a class, of one of its varieties."""
     kind = recipe.classes[label]
     variety = kind.varieties[scene.integers(len(kind.varieties))]
-    body = jittered(_rgb(variety.body), 0.05, scene)
-    accent = jittered(_rgb(variety.accent), 0.05, scene)
+    body, accent = _nearly(variety.body, scene), _nearly(variety.accent, scene)
     return item(kind.shape, kind.print, body, accent, scene)
 
 
 def _photograph(
     canvas: Image.Image,
     recipe: Recipe,
-    scene: np.random.Generator,
-    photo: np.random.Generator,
+    scene: Rng,
+    photo: Rng,
     light: float,
 ) -> Image.Image:
     """Take a photograph of a canvas: frame, light, blur and noise."""
@@ -272,12 +240,8 @@ def _photograph(
     scale = 1 / _between(camera.zoom, photo)
     angle = np.radians(photo.uniform(-camera.turn, camera.turn))
     c, s = float(np.cos(angle)) * scale, float(np.sin(angle)) * scale
-    dx, dy = photo.uniform(-camera.shift, camera.shift, size=2) * FRAME + CANVAS / 2
-    half = FRAME / 2
-    matrix = (c, s, dx - (c + s) * half, -s, c, dy - (c - s) * half)
-    frame = canvas.transform(
-        (FRAME, FRAME), Image.Transform.AFFINE, matrix, resample=Image.Resampling.BILINEAR
-    )
+    x, y = photo.uniform(-camera.shift, camera.shift, size=2) * FRAME + CANVAS / 2
+    frame = turned(canvas, FRAME, (x, y), c, s)
     frame = frame.resize((recipe.size, recipe.size), Image.Resampling.BOX)
     frame = frame.filter(ImageFilter.GaussianBlur(_between(camera.blur, photo)))
 
@@ -290,17 +254,15 @@ def _photograph(
     return Image.fromarray(np.clip(pixels + 0.5, 0, 255).astype(np.uint8))
 
 
-def _between(pair: list[float], rng: np.random.Generator) -> float:
+def _between(pair: list[float], rng: Rng) -> float:
     """A value between the least and the most of a pair."""
     return rng.uniform(pair[0], pair[1])
 
 
-def _rgb(colour: str) -> Colour:
-    """The channels of a colour written #rrggbb."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-# --- Files ---------------------------------------------------------------------------------------
+def _nearly(colour: str, scene: Rng) -> Colour:
+    """A colour that is nearly the one written #rrggbb."""
+    red, green, blue = bytes.fromhex(colour[1:])
+    return jittered((red, green, blue), 0.05, scene)
 
 
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
