@@ -50,12 +50,8 @@ def estimate_accuracy(reference: Reference, confidences: Floats) -> Estimate | N
     The interval holds what a person would count on these n images. It allows for two errors: that
     hits are drawn at random on both sides (the standard deviation of hit less confidence, over the
     square root of either number), and that accuracy need not move as confidence does (see
-    `SHIFT_ERROR`). Half an image is added at either end, since hits are whole numbers.
-
-    Returns
-    -------
-    Estimate or None
-        None without images, or when fewer than two held-out images had a label.
+    `SHIFT_ERROR`). Half an image is added at either end, since hits are whole numbers. None without
+    images, or when fewer than two held-out images had a label.
     """
     known = reference.hits >= 0
     n, m = len(confidences), int(known.sum())

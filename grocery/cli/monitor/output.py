@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def document(origin: Path, report: BatchReport, timing: Timing) -> dict[str, Any]:
     """A batch as one JSON object."""
-    from grocery.monitoring.batches import numbers, signals
+    from grocery.monitoring.batches import as_json, numbers
 
     head = {"batch": report.name, "incoming": str(origin)}
     speed = {"images_per_second": timing.images_per_second, "latency_ms": timing.latency_ms}
-    return head | numbers(report) | speed | {"signals": signals(report)}
+    return head | numbers(report) | speed | {"signals": as_json(report.judgement.signals)}
 
 
 def table(reports: Sequence[BatchReport]) -> list[str]:
@@ -39,13 +39,11 @@ def table(reports: Sequence[BatchReport]) -> list[str]:
 
 def findings(report: BatchReport, params: MonitorParams) -> list[str]:
     """A line for each signal that is not ok, and one for a batch that is too small."""
+    from grocery.monitoring.report import too_few
+
     judgement = report.judgement
     sentences = [signal.sentence for signal in judgement.signals if signal.verdict != "ok"]
-    if judgement.images < params.min_batch:
-        sentences.append(
-            f"{judgement.images} readable images are too few to judge predictions by; "
-            f"{params.min_batch} are needed."
-        )
+    sentences += too_few(judgement, params)
     return [printable(f"{report.name}: {sentence}") for sentence in sentences]
 
 
