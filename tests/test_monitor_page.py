@@ -24,10 +24,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE = 390  # CSS pixels
 
 SIGNALS = [
-    Signal("confidence", 0.2, 0.004, 0.21, 0.15, "Confidence fell.", "watch"),
-    Signal("classes", 0.2, 0.5, 0.02, 0.2, "Predicted classes are as expected.", "ok"),
-    Signal("image statistics", 0.2, 0.0001, 0.9, 0.3, "Sharpness fell.", "alert"),
-    Signal(f"new {HOSTILE}", 0.2, 0.5, 0.0, 0.1, HOSTILE, "ok"),
+    Signal("confidence", 0.2, 0.004, 0.21, 0.15, "Confidence fell.", verdict="watch"),
+    Signal("classes", 0.2, 0.5, 0.02, 0.2, "Predicted classes are as expected.", verdict="ok"),
+    Signal("image statistics", 0.2, 0.0001, 0.9, 0.3, "Sharpness fell.", verdict="alert"),
+    Signal(f"new {HOSTILE}", 0.2, 0.5, 0.0, 0.1, HOSTILE, verdict="ok"),
 ]
 
 

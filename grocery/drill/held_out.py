@@ -45,40 +45,22 @@ class Seen:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out images of a dataset.
+    """The held-out images of a dataset."""
 
-    Attributes
-    ----------
-    image_ids, labels
-        Of the n images.
-    groups
-        Number of each image's group of near duplicates, shape (n,).
-    seen
-        What is seen of all images as they are, under the key None, and of the first so many under
-        a shift, by the shift's name and strength.
-    """
-
-    image_ids: list[str]
+    image_ids: list[str]  # of the n images
     labels: list[str]
-    groups: NDArray[np.intp]
+    groups: NDArray[np.intp]  # (n,): number of each image's group of near duplicates
+    # What is seen of all images as they are, under the key None, and of the first so many under a
+    # shift, by the shift's name and strength.
     seen: dict[Key, Seen]
 
 
 def held_out(
-    model: Model,
-    shards: Path,
-    *,
-    images: int,
-    shifts: Collection[str] = tuple(SHIFTS),
+    model: Model, shards: Path, *, images: int, shifts: Collection[str] = tuple(SHIFTS)
 ) -> HeldOut:
-    """Read and predict a dataset's test images.
+    """Read and predict a dataset's test images, so many `images` also under the named shifts.
 
-    Parameters
-    ----------
-    images
-        Most images that are shifted, chosen by content hash.
-    shifts
-        Names of the shifts that are applied; all by default.
+    These are chosen by content hash.
 
     Raises
     ------
@@ -90,9 +72,8 @@ def held_out(
         raise DataError(f"{shards} holds no labelled test images, so there is nothing to drill on")
     ids = [row["image_id"] for row in rows]
     groups = np.arange(len(ids))
-    for group in near_duplicate_groups(
-        [row["phash"] for row in rows], max_bits=NEAR_DUPLICATE_BITS
-    ):
+    hashes = [row["phash"] for row in rows]
+    for group in near_duplicate_groups(hashes, max_bits=NEAR_DUPLICATE_BITS):
         groups[group] = group[0]
     jpegs = images_of(shard_paths(shards), ids)
     seen: dict[Key, Seen] = {None: _see(model, jpegs, ids, None)}

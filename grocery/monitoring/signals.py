@@ -15,7 +15,7 @@ unreadable  nothing: a limit is given                exact binomial
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Annotated, Literal
 
@@ -53,8 +53,8 @@ class Signal:
     p_value: Annotated[float, Field(ge=0, le=1)]
     effect: float  # size of the shift, 0 to 1
     threshold: float  # the smallest size that counts, 0 to 1
+    verdict: Verdict = field(default="ok", kw_only=True)
     sentence: str  # the finding, for a person
-    verdict: Verdict = "ok"
 
 
 def permutations(significance: float) -> int:

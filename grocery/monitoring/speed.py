@@ -77,4 +77,4 @@ def speed_signal(
     found = p_value <= params.significance and effect >= params.min_slowdown
     verdict: Verdict = "watch" if found else "ok"
     sentence = f"Predicting an image takes {latency_ms:.0f} ms, was {before:.0f} ms."
-    return Signal(NAME, latency_ms, p_value, effect, params.min_slowdown, sentence, verdict)
+    return Signal(NAME, latency_ms, p_value, effect, params.min_slowdown, sentence, verdict=verdict)
