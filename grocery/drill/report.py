@@ -43,13 +43,9 @@ def _row(condition: Condition, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     alerts = sum(o.verdict == "alert" for o in outcomes)
     covered = sum(o.interval[0] <= o.accuracy <= o.interval[1] for o in outcomes)
     names = sorted({name for o in outcomes for name in o.alerts})
-    off = [{"estimated": o.estimate} | o.others for o in outcomes]
-    errors = {
-        name: float(
-            np.mean([abs(one[name] - o.accuracy) for one, o in zip(off, outcomes, strict=True)])
-        )
-        for name in off[0]
-    }
+    errors = {"estimated": float(np.mean([abs(o.estimate - o.accuracy) for o in outcomes]))}
+    for name in outcomes[0].others:
+        errors[name] = float(np.mean([abs(o.others[name] - o.accuracy) for o in outcomes]))
     return {
         "shift": condition.shift,
         "strength": condition.strength,

@@ -61,11 +61,11 @@ def _strip(shown: Sequence[Entry]) -> str:
     for index, entry in enumerate(shown):
         if entry.sequence is not None:
             part_of |= set(range(index + 1 - len(entry.sequence.batches), index + 1))
-    squares = "".join(
-        f'<li class="{entry.verdict.split()[-1]}{" part" if index in part_of else ""}" '
-        f'title="{escape(_said(entry))}"></li>'
-        for index, entry in enumerate(shown)
-    )
+    squares = ""
+    for index, entry in enumerate(shown):
+        kind = entry.verdict.split()[-1] + (" part" if index in part_of else "")
+        said = escape(f"{entry.batch}, {_day(entry)}: {entry.verdict}")
+        squares += f'<li class="{kind}" title="{said}"></li>'
     kinds = [("ok", "ok"), ("watch", "watch"), ("alert", "alert"), ("few", "too few")]
     present = {entry.verdict for entry in shown}
     key = "".join(
@@ -74,10 +74,6 @@ def _strip(shown: Sequence[Entry]) -> str:
     if part_of:
         key += '<span><i class="part"></i>part of a sequence in alert</span>'
     return f'<ol class="strip">{squares}</ol>\n<p class="key soft">{key}</p>\n'
-
-
-def _said(entry: Entry) -> str:
-    return f"{entry.batch}, {_day(entry)}: {entry.verdict}"
 
 
 def _accuracy(shown: Sequence[Entry], accuracies: dict[str, float]) -> str:

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from grocery.reference.reference import Reference, confidence_threshold
 
-LEVEL = 0.9  # of the interval
-_QUANTILE = 1.6449  # of the normal distribution, for it
+_QUANTILE = 1.6449  # of the normal distribution, for an interval of nine in ten
 
 # Standard error that a shift adds to an estimate, in units of the change of mean confidence:
 # nothing says that accuracy moves exactly as confidence does. With 1, accuracy that stayed where it

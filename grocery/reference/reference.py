@@ -103,7 +103,7 @@ class Reference:
             classes=list(classes),
             confidences=confidences[kept],
             ranks=ranks[kept],
-            thresholds=class_thresholds(predicted, confidences, _hits(ranks), len(classes)),
+            thresholds=class_thresholds(predicted, confidences, ranks, len(classes)),
             features=empty if features is None else features[:, :SAMPLE_DIMENSIONS],
             logits=empty if logits is None else logits,
             image_statistics=empty if image_statistics is None else image_statistics,
@@ -116,7 +116,7 @@ class Reference:
     @property
     def hits(self) -> NDArray[np.int8]:
         """Was the image of each confidence predicted right? 1, 0, or -1 where it has no label."""
-        return _hits(self.ranks)
+        return np.where(self.ranks == UNKNOWN, UNKNOWN, self.ranks == 0).astype(np.int8)
 
     def save(self, folder: Path) -> None:
         """Write the reference's two files to a folder; see `grocery.core.files.replacing`."""
@@ -217,7 +217,7 @@ def sample_rows(image_ids: Sequence[str], most: int = MAX_SAMPLE) -> NDArray[np.
 
 
 def class_thresholds(
-    predicted: NDArray[np.intp], confidences: Floats, hits: NDArray[np.int8], classes: int
+    predicted: NDArray[np.intp], confidences: Floats, ranks: NDArray[np.int16], classes: int
 ) -> Floats:
     """Threshold of each class (c,) for the average thresholded confidence.
 
@@ -225,7 +225,7 @@ def class_thresholds(
     of the images predicted a class, the share above its threshold is the share predicted right. A
     class that was never predicted with a label takes the threshold of all images.
     """
-    known = hits != UNKNOWN
+    known, hits = ranks != UNKNOWN, ranks == 0
     whole = confidence_threshold(confidences[known], hits[known])
     return np.array(
         [
@@ -236,7 +236,7 @@ def class_thresholds(
     )
 
 
-def confidence_threshold(confidences: Floats, hits: NDArray[np.int8]) -> float:
+def confidence_threshold(confidences: Floats, hits: NDArray[Any]) -> float:
     """Confidence above which lie as many of n images as were predicted right; 0 of none."""
     if not len(hits):
         return 0.0
@@ -254,9 +254,10 @@ def label_ranks(
     for an image that is predicted right, c for a label that is not one of `classes`, -1 without a
     label. Of equally probable classes the first counts as more probable.
     """
-    ranks = np.full(len(probabilities), UNKNOWN, np.int16)
+    n = len(probabilities)
+    ranks = np.full(n, UNKNOWN, np.int16)
     numbers = {name: number for number, name in enumerate(classes)}
-    for row, label in enumerate(labels or ()):
+    for row, label in zip(range(n), [None] * n if labels is None else labels, strict=True):
         if label in numbers:
             number = numbers[label]
             own = probabilities[row, number]
@@ -265,10 +266,6 @@ def label_ranks(
         elif label is not None:
             ranks[row] = len(classes)
     return ranks
-
-
-def _hits(ranks: NDArray[np.int16]) -> NDArray[np.int8]:
-    return np.where(ranks == UNKNOWN, UNKNOWN, ranks == 0).astype(np.int8)
 
 
 def share_right(ranks: NDArray[np.int16]) -> float | None:

@@ -99,28 +99,6 @@ def add_parser(parsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(parser)
-    parser.add_argument(
-        "--params",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE",
-        help=(
-            "also write a page for people: one HTML file, which needs nothing else; with "
-            "--history also how things went over time"
-        ),
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    parser.set_defaults(run=_run, command="monitor", parser=parser)
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "incoming",
         nargs="+",
@@ -184,6 +162,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --history, tell W&B of new batches; see `tracking` in the params",
     )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "also write a page for people: one HTML file, which needs nothing else; with "
+            "--history also how things went over time"
+        ),
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.set_defaults(run=_run, command="monitor", parser=parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from grocery.cli.monitor import incoming, output
-from grocery.cli.monitor.judging import (
-    ALERT,
-    check_report,
-    open_judge,
-    read_thresholds,
-    say_unreadable,
-)
+from grocery.cli.monitor import incoming, judging, output
 from grocery.core.errors import printable
 from grocery.core.files import write_bytes
 from grocery.monitoring.report import render
@@ -21,16 +14,16 @@ from grocery.parallel import progress
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    params = read_thresholds(arguments.params)
+    params = judging.read_thresholds(arguments.params)
     found = incoming.find_batches(arguments.incoming, each=arguments.each)
     origins = [origin for origin in found if incoming.has_settled(origin, arguments.settled)]
-    check_report(arguments.report)
-    judge = open_judge(arguments.model, params)
+    judging.check_report(arguments.report)
+    judge = judging.open_judge(arguments.model, params)
     watched = progress(origins, title="monitor", total=len(origins))
     batches = [judge.examine(origin, arguments) for origin in watched]
 
     # Nothing is printed earlier: it would run into the progress bars.
-    say_unreadable(batches)
+    judging.say_unreadable(batches)
     for origin in sorted(set(found) - set(origins)):
         sentence = f"{origin} changed less than {arguments.settled:g} s ago; it is left out"
         print(printable(f"not settled: {sentence}"), file=sys.stderr)
@@ -39,4 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
         write_bytes(arguments.report, render(judge.release.reference, reports, params))
     output.show(batches, params, in_json=arguments.json)
     if any(batch.alert for batch in batches):
-        raise SystemExit(ALERT)
+        raise SystemExit(judging.ALERT)

@@ -11,16 +11,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from grocery.cli.monitor import incoming, output
-from grocery.cli.monitor.judging import (
-    ALERT,
-    Examined,
-    Judge,
-    check_report,
-    open_judge,
-    read_thresholds,
-    say_unreadable,
-)
+from grocery.cli.monitor import incoming, judging, output
+from grocery.cli.monitor.judging import Examined, Judge
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ParamsError, printable
 from grocery.core.files import write_bytes
@@ -40,7 +32,7 @@ class _Settings(Section, extra="ignore"):
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    params = read_thresholds(arguments.params)
+    params = judging.read_thresholds(arguments.params)
     tracking = None
     if arguments.track:
         tracking = read_document(arguments.params, _Settings, ParamsError).tracking
@@ -48,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.time is not None and len(origins) > 1:
         raise DataError(f"--time is the time of one batch, and there are {len(origins)}")
     page = arguments.report
-    check_report(page)
+    judging.check_report(page)
     history = History(arguments.history)
     history.check()
 
@@ -66,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     for sentence in watch.troubles:
         print(printable(f"error: monitor: {sentence}"), file=sys.stderr)
     if any(new.alert for new in watch.new):
-        raise SystemExit(ALERT)
+        raise SystemExit(judging.ALERT)
     if watch.troubles:
         raise SystemExit(1)
 
@@ -87,7 +79,7 @@ class _Watch:
     @cached_property
     def judge(self) -> Judge:
         """The model, which is loaded when there is something new and not before."""
-        return open_judge(self.arguments.model, self.params)
+        return judging.open_judge(self.arguments.model, self.params)
 
     def look_at(self, origins: Sequence[Path]) -> None:
         """Judge and record the batches that are new; one that cannot be read stops no other."""
@@ -134,7 +126,7 @@ class _Watch:
             )
             print(printable(f"warning: monitor: {sentence}"), file=sys.stderr)
         shown = [new for new in self.new if new.alert or not self.arguments.quiet]
-        say_unreadable(shown)
+        judging.say_unreadable(shown)
         output.show(shown, self.params, in_json=self.arguments.json)
 
     def write_page(self, page: Path) -> None:
