@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from grocery.cli.drill import thresholds
+from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.errors import one_sentence
 from grocery.drill.drawing import CLEAN, Condition, Drawn, Stage
 from grocery.drill.drill import left_out_classes, outcome
@@ -46,7 +46,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare on clean batches, and on each shift at its mildest and at its middle strength."""
-    params = thresholds(arguments.params)
+    params = read_thresholds(arguments.params)
     model = Model.load(arguments.release)
     images = held_out(model, arguments.shards, images=arguments.images)
     without = heads_without(model, arguments.shards, left_out_classes(images))

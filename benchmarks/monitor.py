@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from grocery.cli.drill import thresholds
+from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.errors import one_sentence
 from grocery.drill.held_out import labelled_images
 from grocery.monitoring.batches import Batch, examine
@@ -45,7 +45,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure both."""
-    params, model = thresholds(arguments.params), Model.load(arguments.release)
+    params, model = read_thresholds(arguments.params), Model.load(arguments.release)
     rows = labelled_images(arguments.shards, "test")
     half = len(rows) // 2
     ids = [row["image_id"] for row in rows]

@@ -126,15 +126,15 @@ def test_a_batch_is_a_function_of_its_number(stage: Stage) -> None:
     assert outcome(stage, "blur", 2.0, 3) != outcome(stage, "blur", 2.0, 4)
 
 
-def test_workers_change_nothing(model: Model, stage: Stage) -> None:
+def test_workers_change_nothing(stage: Stage) -> None:
     wanted = [Condition("blur", 2.0, 30), Condition("relabelling", 0.2, 30)]
-    without = {"red": stage.heads["red"]}
-    images, head = stage.images, model.head
     found = []
     for workers in (1, 2):
         with sharing(workers):
             found.append(
-                drill.run_drill(images, head, CLASSES, without, wanted, batches=3, params=PARAMS)
+                drill.run_drill(
+                    stage.images, stage.heads, CLASSES, wanted, batches=3, params=PARAMS
+                )
             )
     one, two = found
     assert one == two

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,7 @@ class TestEntries:
         assert batch.alert
         labels = batch.model_copy(update={"kind": "labels"})
         assert not labels.alert
-        drop = batch.signals[0].model_copy(update={"signal": "accuracy", "verdict": "alert"})
+        drop = replace(batch.signals[0], name="accuracy", verdict="alert")
         assert labels.model_copy(update={"signals": [*batch.signals, drop]}).alert
 
     def test_labels_are_told_apart_image_by_image(self) -> None:

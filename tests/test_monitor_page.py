@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grocery.inbox.history import Entry, Finding, SequenceFinding
+from grocery.inbox.history import Entry, SequenceFinding
 from grocery.inbox.timeline import SHOWN, over_time, realised
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render
@@ -24,10 +24,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE = 390  # CSS pixels
 
 SIGNALS = [
-    Signal("confidence", 0.2, 0.004, 0.21, 0.15, "Confidence fell.", "watch"),
-    Signal("classes", 0.2, 0.5, 0.02, 0.2, "Predicted classes are as expected.", "ok"),
-    Signal("image statistics", 0.2, 0.0001, 0.9, 0.3, "Sharpness fell.", "alert"),
-    Signal(f"new {HOSTILE}", 0.2, 0.5, 0.0, 0.1, HOSTILE, "ok"),
+    Signal("confidence", 0.2, 0.004, 0.21, 0.15, "Confidence fell.", verdict="watch"),
+    Signal("classes", 0.2, 0.5, 0.02, 0.2, "Predicted classes are as expected.", verdict="ok"),
+    Signal("image statistics", 0.2, 0.0001, 0.9, 0.3, "Sharpness fell.", verdict="alert"),
+    Signal(f"new {HOSTILE}", 0.2, 0.5, 0.0, 0.1, HOSTILE, verdict="ok"),
 ]
 
 
@@ -51,7 +51,7 @@ def entry(number: int, **changes: object) -> Entry:
         estimate_interval=(0.74, 0.86),
         accuracy=None,
         wasserstein=0.1,
-        signals=[Finding.of(signal) for signal in SIGNALS],
+        signals=SIGNALS,
         confidence_counts=[0] * 100,
         class_counts=[40, 0, 0],
         sequence=None,
@@ -62,7 +62,7 @@ def entry(number: int, **changes: object) -> Entry:
 SEQUENCE = SequenceFinding(
     batches=["batch-4", "batch-5", LONG, HOSTILE],
     images=160,
-    signals=[Finding.of(replace(SIGNALS[0], sentence="Over the last 4 batches: lower."))],
+    signals=[replace(SIGNALS[0], sentence="Over the last 4 batches: lower.")],
 )
 ENTRIES = [
     *(entry(number) for number in range(30)),

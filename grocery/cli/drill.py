@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from grocery.cli.monitor.judging import read_thresholds
 from grocery.cli.terminal import standard_output
-from grocery.core.errors import DataError, ParamsError, one_sentence
+from grocery.core.errors import DataError, one_sentence
+from grocery.core.files import rounded
+from grocery.drill import report
+from grocery.drill.drawing import conditions
+from grocery.drill.drill import left_out_classes, run_drill
+from grocery.drill.held_out import heads_without, held_out, labelled_images
 from grocery.parallel import sharing
-
-if TYPE_CHECKING:
-    from grocery.core.params import MonitorParams
-
-_SIZES = (25, 50, 100, 200)
+from grocery.release.model import Model
 
 
 def main(argv: Sequence[str], prog: str) -> None:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str], prog: str) -> None:
         "--sizes",
         type=_positive,
         nargs="+",
-        default=list(_SIZES),
+        default=[25, 50, 100, 200],
         metavar="N",
         help="images a batch (default: 25 50 100 200)",
     )
@@ -105,14 +105,7 @@ def main(argv: Sequence[str], prog: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from grocery.core.files import rounded
-    from grocery.drill import drill
-    from grocery.drill import report as drill_report
-    from grocery.drill.drawing import conditions
-    from grocery.drill.held_out import heads_without, held_out, labelled_images
-    from grocery.release.model import Model
-
-    params = thresholds(arguments.params)
+    params = read_thresholds(arguments.params)
     sizes = sorted(set(arguments.sizes))
     if sizes[0] < params.min_batch:
         raise DataError(
@@ -133,41 +126,16 @@ def _run(arguments: argparse.Namespace) -> None:
             "images, and a batch takes three quarters of them at most"
         )
     images = held_out(model, arguments.shards, images=arguments.images, shifts=only)
-    left_out = drill.left_out_classes(images) if "unknown product" in only else []
-    results = drill.run_drill(
-        images,
-        model.head,
-        model.classes,
-        heads_without(model, arguments.shards, left_out),
-        wanted,
-        batches=arguments.batches,
-        params=params,
-    )
-    rows = drill_report.summary(results)
+    left_out = left_out_classes(images) if "unknown product" in only else []
+    heads = {"": model.head} | heads_without(model, arguments.shards, left_out)
+    batches = arguments.batches
+    results = run_drill(images, heads, model.classes, wanted, batches=batches, params=params)
+    rows = report.summary(results)
     if arguments.json:
-        print(json.dumps([rounded(row) for row in rows]))
+        print(json.dumps(rounded(rows)))
     else:
-        print(drill_report.markdown(rows))
-        print(drill_report.estimates(rows), end="")
-
-
-def thresholds(file: Path) -> MonitorParams:
-    """Read the section `monitor` of a params file.
-
-    Raises
-    ------
-    ParamsError
-        One sentence that names the file and what is wrong.
-    """
-    from grocery.core import params
-    from grocery.core.documents import Section, read_document
-
-    class Thresholds(Section, extra="ignore"):
-        monitor: params.MonitorParams
-
-    if not file.is_file():
-        raise ParamsError(f"{file} is not here; name the file with the section monitor (--params)")
-    return read_document(file, Thresholds, ParamsError).monitor
+        print(report.markdown(rows))
+        print(report.estimates(rows), end="")
 
 
 def _positive(text: str) -> int:
@@ -175,7 +143,3 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:], "python -m grocery.cli.drill")

@@ -43,30 +43,17 @@ class Condition:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One batch of n images, and what it is compared with.
+    """One batch of n images, and what it is compared with."""
 
-    Attributes
-    ----------
-    reference
-        Of other held-out images.
-    logits, probabilities, features, image_statistics
-        What is seen of the batch: (n, c), (n, c), (n, d) and (n, k).
-    labels
-        What the monitor is told; None where it is not.
-    accuracy
-        True share of right predictions.
-    before
-        What it was without the shift: on the same images as they are, of which the unknown products
-        are left out. Where the shift changes no image, on all held-out images.
-    """
-
-    reference: Reference
-    logits: Floats
-    probabilities: Floats
-    features: Floats
-    image_statistics: Floats
-    labels: list[str | None]
-    accuracy: float
+    reference: Reference  # of other held-out images
+    logits: Floats  # (n, c)
+    probabilities: Floats  # (n, c)
+    features: Floats  # (n, d)
+    image_statistics: Floats  # (n, k)
+    labels: list[str | None]  # what the monitor is told; None where it is not
+    accuracy: float  # true share of right predictions
+    # What it was without the shift: on the same images as they are, of which the unknown products
+    # are left out. Where the shift changes no image, on all held-out images.
     before: float
 
 
@@ -87,12 +74,7 @@ def conditions(sizes: Sequence[int]) -> list[Condition]:
 class Stage:
     """Where batches are drawn."""
 
-    def __init__(
-        self,
-        images: HeldOut,
-        heads: dict[str, Head],
-        classes: Sequence[str],
-    ) -> None:
+    def __init__(self, images: HeldOut, heads: dict[str, Head], classes: Sequence[str]) -> None:
         self.images = images
         self.labels = np.array(images.labels)
         self.heads = heads

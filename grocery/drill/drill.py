@@ -28,28 +28,17 @@ LEFT_OUT = 3  # classes that are unknown products in turn
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one batch.
-
-    Attributes
-    ----------
-    verdict, alerts
-        The verdict, and the names of the signals in alert.
-    accuracy, estimate, interval
-        The true share of right predictions, its estimate, and the estimate's interval.
-    loss
-        Accuracy that the shift cost, see `Drawn.before`; with changed labels, what a person who
-        believes them would count.
-    others
-        What other estimates of the accuracy give, by name.
-    """
+    """What became of one batch."""
 
     verdict: Verdict
-    alerts: tuple[str, ...]
-    accuracy: float
+    alerts: tuple[str, ...]  # names of the signals in alert
+    accuracy: float  # the true share of right predictions
     estimate: float
-    interval: tuple[float, float]
+    interval: tuple[float, float]  # of the estimate
+    # Accuracy that the shift cost, see `Drawn.before`; with changed labels, what a person who
+    # believes them would count.
     loss: float
-    others: dict[str, float]
+    others: dict[str, float]  # what other estimates of the accuracy give, by name
 
 
 def left_out_classes(images: HeldOut) -> list[str]:
@@ -60,9 +49,8 @@ def left_out_classes(images: HeldOut) -> list[str]:
 
 def run_drill(
     images: HeldOut,
-    head: Head,
+    heads: dict[str, Head],
     classes: Sequence[str],
-    without: dict[str, Head],
     wanted: Sequence[Condition],
     *,
     batches: int,
@@ -70,39 +58,18 @@ def run_drill(
 ) -> dict[Condition, list[Outcome]]:
     """Judge `batches` batches of each wanted condition, and twice as many clean ones.
 
-    A condition that asks for more images of a kind than there are is left out.
-
-    Parameters
-    ----------
-    images
-        Held-out images, as they are and shifted.
-    head, classes
-        The model's head, and the names of its classes.
-    without
-        Heads that lack a class, by the class.
+    A condition that asks for more images of a kind than there are is left out. Of the `heads`, by
+    the class that they lack, the model's own is under "".
     """
-    task = partial(
-        _outcomes,
-        images=images,
-        heads={"": head} | without,
-        classes=classes,
-        batches=batches,
-        params=params,
-    )
+    stage = Stage(images, heads, classes)
+    task = partial(_outcomes, stage=stage, batches=batches, params=params)
     done = parallel_map(task, wanted, title="batches")
     return {condition: outs for condition, outs in zip(wanted, done, strict=True) if outs}
 
 
 def _outcomes(
-    condition: Condition,
-    *,
-    images: HeldOut,
-    heads: dict[str, Head],
-    classes: Sequence[str],
-    batches: int,
-    params: MonitorParams,
+    condition: Condition, *, stage: Stage, batches: int, params: MonitorParams
 ) -> list[Outcome]:
-    stage = Stage(images, heads, classes)
     count = 2 * batches if condition.shift in (CLEAN, CHECKED) else batches
     outcomes = []
     for number in range(count):

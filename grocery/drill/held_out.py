@@ -45,40 +45,22 @@ class Seen:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out images of a dataset.
+    """The held-out images of a dataset."""
 
-    Attributes
-    ----------
-    image_ids, labels
-        Of the n images.
-    groups
-        Number of each image's group of near duplicates, shape (n,).
-    seen
-        What is seen of all images as they are, under the key None, and of the first so many under
-        a shift, by the shift's name and strength.
-    """
-
-    image_ids: list[str]
+    image_ids: list[str]  # of the n images
     labels: list[str]
-    groups: NDArray[np.intp]
+    groups: NDArray[np.intp]  # (n,): number of each image's group of near duplicates
+    # What is seen of all images as they are, under the key None, and of the first so many under a
+    # shift, by the shift's name and strength.
     seen: dict[Key, Seen]
 
 
 def held_out(
-    model: Model,
-    shards: Path,
-    *,
-    images: int,
-    shifts: Collection[str] = tuple(SHIFTS),
+    model: Model, shards: Path, *, images: int, shifts: Collection[str] = tuple(SHIFTS)
 ) -> HeldOut:
-    """Read and predict a dataset's test images.
+    """Read and predict a dataset's test images, so many `images` also under the named shifts.
 
-    Parameters
-    ----------
-    images
-        Most images that are shifted, chosen by content hash.
-    shifts
-        Names of the shifts that are applied; all by default.
+    These are chosen by content hash.
 
     Raises
     ------
@@ -112,7 +94,7 @@ def labelled_images(shards: Path, split: str) -> list[dict[str, str]]:
 def _see(model: Model, jpegs: dict[str, bytes], ids: Sequence[str], key: Key) -> Seen:
     tasks = [
         [(image_id, jpegs[image_id]) for image_id in ids[start : start + _CHUNK]]
-        for start in range(0, len(ids), _CHUNK)
+        for start in range(0, max(1, len(ids)), _CHUNK)
     ]
     title = "images" if key is None else f"{key[0]} {key[1]:g}"
     look = partial(_look, model=model, key=key)
@@ -148,12 +130,7 @@ def heads_without(model: Model, shards: Path, classes: Sequence[str]) -> dict[st
         rows = labelled_images(shards, split)[:MAX_TRAINING]
         ids = [row["image_id"] for row in rows]
         labels[split] = np.array([row["label"] for row in rows])
-        jpegs = images_of(shard_paths(shards), ids)
-        features[split] = (
-            _see(model, jpegs, ids, None).features
-            if ids
-            else np.empty((0, model.encoder.dimensions), np.float32)
-        )
+        features[split] = _see(model, images_of(shard_paths(shards), ids), ids, None).features
     names = np.array(model.classes)
     taught = names[model.head.logits(features["train"]).argmax(axis=1)]
     never = ~np.isin(labels["train"], taught)  # a class that the model never predicts keeps its own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,9 @@ def _row(condition: Condition, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     alerts = sum(o.verdict == "alert" for o in outcomes)
     covered = sum(o.interval[0] <= o.accuracy <= o.interval[1] for o in outcomes)
     names = sorted({name for o in outcomes for name in o.alerts})
-    errors = {"estimated": _error(o.estimate - o.accuracy for o in outcomes)}
+    errors = {"estimated": float(np.mean([abs(o.estimate - o.accuracy) for o in outcomes]))}
     for name in outcomes[0].others:
-        errors[name] = _error(o.others[name] - o.accuracy for o in outcomes)
+        errors[name] = float(np.mean([abs(o.others[name] - o.accuracy) for o in outcomes]))
     return {
         "shift": condition.shift,
         "strength": condition.strength,
@@ -64,10 +64,6 @@ def _row(condition: Condition, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _error(differences: Iterable[float]) -> float:
-    return float(np.mean(np.abs(list(differences))))
-
-
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table for people: alerts by size, and the estimate at the size that is nearest to 100."""
     sizes = sorted({row["size"] for row in rows})
@@ -80,12 +76,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             row["size"]: row for row in rows if (row["shift"], row["strength"]) == (name, strength)
         }
         loss = np.mean([row["loss"] for row in same.values()])
-        cells = [name, _strength(name, strength), f"{100 * loss:.1f}"]
+        cells = [name, _STRENGTHS.get(name, "").format(strength), f"{100 * loss:.1f}"]
         cells += [_rate(same.get(size), "alerts") for size in sizes]
         at = same.get(chosen)
         cells += [f"{100 * at['error']['estimated']:.1f}" if at else "", _rate(at, "coverage")]
         lines.append(cells)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    return _table(lines)
 
 
 def estimates(rows: Sequence[dict[str, Any]]) -> str:
@@ -106,11 +102,11 @@ def estimates(rows: Sequence[dict[str, Any]]) -> str:
             means = [np.mean([row["error"][name] for row in members]) for name in names]
             held = np.mean([row["coverage"] for row in members])
             lines.append([title, *(f"{100 * mean:.1f}" for mean in means), f"{100 * held:.0f} %"])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+    return _table(lines)
 
 
-def _strength(name: str, strength: float) -> str:
-    return _STRENGTHS[name].format(strength) if name in _STRENGTHS else ""
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _rate(row: dict[str, Any] | None, key: str) -> str:

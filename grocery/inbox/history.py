@@ -10,22 +10,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from grocery.core.documents import Section
 from grocery.core.errors import DataError
+from grocery.core.files import rounded
 from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.sequence import BINS, BY_LABELS, Past
 from grocery.monitoring.speed import NAME as SPEED
@@ -33,7 +35,7 @@ from grocery.reference.reference import Reference
 
 NAME = "history.jsonl"  # in a folder
 VERSION: Final = 1
-DIGITS = 9  # of its numbers
+DIGITS = 9  # of its numbers; a mean of shares may exceed 1 by its last bit
 
 # Every line begins like this, by which one that was cut off is told from another kind of file.
 _START = b'{"grocery_history":%d,' % VERSION
@@ -46,87 +48,29 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
 
-class Finding(Section, extra="ignore"):
-    """A signal, as `grocery.monitoring.batches.signals` gives it."""
-
-    signal: str
-    statistic: float
-    p_value: Share
-    effect: float
-    threshold: float
-    verdict: Verdict
-    sentence: str
-
-    @classmethod
-    def of(cls, signal: Signal) -> Self:
-        """The line's copy of a signal."""
-        return cls(
-            signal=signal.name,
-            statistic=round(float(signal.statistic), DIGITS),
-            p_value=share(signal.p_value),
-            effect=round(float(signal.effect), DIGITS),
-            threshold=signal.threshold,
-            verdict=signal.verdict,
-            sentence=signal.sentence,
-        )
-
-    def as_signal(self) -> Signal:
-        """The signal itself."""
-        return Signal(
-            self.signal,
-            self.statistic,
-            self.p_value,
-            self.effect,
-            self.threshold,
-            self.sentence,
-            self.verdict,
-        )
-
-
 class SequenceFinding(Section, extra="ignore"):
     """The alert of a sequence: its batches, this one last, and what was found in all of them."""
 
     batches: list[str]
     images: Count
-    signals: list[Finding]
+    signals: list[Signal]
 
 
 class Entry(Section, extra="ignore"):
-    """One line.
-
-    Attributes
-    ----------
-    kind
-        "batch", or "labels" when a batch that had been judged came again with labels.
-    batch, incoming
-        Its name, and where it lay.
-    digest, labels
-        Digest of its files' contents, and of the labels where it has any; see `content_digest`.
-    time, judged
-        When the batch was taken and when it was judged, in UTC.
-    version, model, reference
-        The version in the registry where it is known, digests of the model and of its reference.
-    verdict ... signals
-        What was found, see `grocery.monitoring.drift.Judgement`.
-    confidence_counts, class_counts
-        What later sequences need; see `grocery.monitoring.sequence.Past`.
-    sequence
-        The alert of the sequence that this batch ends, if it is one.
-    host, images_per_second, latency_ms
-        Where prediction ran, and how fast; see `grocery.monitoring.speed.Timing`.
-    """
+    """One line."""
 
     grocery_history: Literal[1] = VERSION
-    kind: Literal["batch", "labels"]
+    kind: Literal["batch", "labels"]  # "labels": a batch that was judged came again with labels
     batch: str
-    incoming: str
-    digest: Digest
-    labels: Digest | None
-    time: Time
+    incoming: str  # where it lay
+    digest: Digest  # of its files' contents, see `content_digest`
+    labels: Digest | None  # see `labels_digest`
+    time: Time  # when it was taken
     judged: Time
-    version: str | None
-    model: str
+    version: str | None  # in the registry, where it is known
+    model: str  # digest of the model
     reference: Digest
+    # What was found, see `grocery.monitoring.drift.Judgement`.
     verdict: Verdict
     images: Count
     unreadable: Count
@@ -135,13 +79,20 @@ class Entry(Section, extra="ignore"):
     estimate_interval: tuple[Share, Share] | None
     accuracy: Share | None
     wasserstein: float | None
-    signals: list[Finding]
+    signals: list[Signal]
+    # What later sequences need, see `grocery.monitoring.sequence.Past`.
     confidence_counts: Annotated[list[Count], Field(min_length=BINS, max_length=BINS)]
     class_counts: list[Count]
-    sequence: SequenceFinding | None
+    sequence: SequenceFinding | None  # the alert of the sequence that this batch ends
+    # Where prediction ran, and how fast; see `grocery.monitoring.speed.Timing`.
     host: str | None = None
     images_per_second: float | None = None
     latency_ms: float | None = None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """The entry of some JSON values, rounded as it is kept."""
+        return cls.model_validate_json(json.dumps(rounded(values, DIGITS)))
 
     @property
     def alert(self) -> bool:
@@ -151,9 +102,9 @@ class Entry(Section, extra="ignore"):
         return self.verdict == "alert" or self.sequence is not None
 
     @property
-    def by_labels(self) -> list[Finding]:
+    def by_labels(self) -> list[Signal]:
         """The signals that only labels give."""
-        return [found for found in self.signals if found.signal in BY_LABELS]
+        return [found for found in self.signals if found.name in BY_LABELS]
 
 
 @dataclass(frozen=True)
@@ -177,13 +128,9 @@ class Recorded:
 
 
 class History:
-    """A history file, which need not exist yet.
+    """A history file, which need not exist yet; or a folder, for the file `NAME` in it.
 
-    Parameters
-    ----------
-    name
-        The file; or a folder, for the file `NAME` in it, which is told from a file by being there
-        or by a slash at its end.
+    A folder is told from a file by being there or by a slash at its end.
     """
 
     def __init__(self, name: str | os.PathLike[str]) -> None:
@@ -221,18 +168,9 @@ class History:
             return Recorded([], [])
 
     def append(self, make: Callable[[Recorded], Entry | None]) -> Entry | None:
-        """Add one line, which is on the disk when this returns.
+        """Add the line that `make` gives, or none; it is on the disk when this returns.
 
-        Parameters
-        ----------
-        make
-            Gives the entry, from all that is there; or None, for nothing to be added. Nobody else
-            can write in the meantime.
-
-        Returns
-        -------
-        Entry or None
-            What `make` gave.
+        `make` is told all that is there, and nobody else can write in the meantime.
 
         Raises
         ------
@@ -241,47 +179,40 @@ class History:
         OSError
             When it cannot be written; then it is as it was.
         """
-        with self._opened() as number:
-            size = os.fstat(number).st_size
-            data = _read_all(number, size)
+        with self._opened() as stream:
+            stream.seek(0)
+            data = stream.read()
             entry = make(self._parse(data))
             if entry is None:
                 return None
             # What a kill left of a line stays a line of its own.
             line = b"" if data.endswith(b"\n") or not data else b"\n"
-            line += entry.model_dump_json().encode() + b"\n"
+            line += entry.model_dump_json(by_alias=True).encode() + b"\n"
             try:
-                if os.write(number, line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-                os.fsync(number)
+                if stream.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(stream)
             except OSError as error:
-                os.ftruncate(number, size)
+                stream.truncate(len(data))
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
             return entry
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
+    def _opened(self) -> Iterator[FileIO]:
         """The file, open and locked; the system lets go of the lock when the process ends."""
         self._refuse_what_is_no_file()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = not self.path.exists()
-        number = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX)
+        with self.path.open("a+b", buffering=0) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
             if new:
                 _settle(self.path.parent)
-            yield number
-        finally:
-            os.close(number)
+            yield stream
 
     def _refuse_what_is_no_file(self) -> None:
-        try:
-            mode = self.path.stat().st_mode
-        except FileNotFoundError:
-            return
-        if stat.S_ISDIR(mode):
+        if self.path.is_dir():
             raise DataError(f"{self.path} is a folder; a history is a file")
-        if not stat.S_ISREG(mode):
+        if self.path.exists() and not self.path.is_file():
             raise DataError(f"{self.path} is neither a file nor a folder; a history is a file")
 
     def _parse(self, data: bytes) -> Recorded:
@@ -296,8 +227,8 @@ class History:
                     f"line {number} of {self.path} is of another version of the format than "
                     f"{VERSION}; use the grocery that wrote it, or another file"
                 )
-            known = known or line.startswith(_START)
-            known = known or (len(line) >= _LEAST and _START.startswith(line))
+            whole = line.startswith(_START)
+            known = known or whole or (len(line) >= _LEAST and _START.startswith(line))
             try:
                 entries.append(Entry.model_validate_json(line))
             except ValidationError:
@@ -317,11 +248,6 @@ def labels_digest(image_ids: Iterable[str], labels: Iterable[str | None]) -> str
     pairs = zip(image_ids, labels, strict=True)
     known = [f"{image_id} {label}" for image_id, label in pairs if label is not None]
     return content_digest(known) if known else None
-
-
-def share(value: float) -> float:
-    """A share as it is kept; a mean of shares may exceed 1 by its last bit."""
-    return round(min(max(float(value), 0.0), 1.0), DIGITS)
 
 
 def utc(seconds: float) -> str:
@@ -354,19 +280,12 @@ def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
             entry.unreadable,
             np.array(entry.confidence_counts, dtype=np.int64),
             np.array(entry.class_counts, dtype=np.int64),
-            [found.as_signal() for found in entry.signals if found.signal != SPEED],
+            [found for found in entry.signals if found.name != SPEED],
             entry.alert,
         )
         for entry in entries
         if entry.kind == "batch" and len(entry.class_counts) == classes
     ]
-
-
-def _read_all(number: int, size: int) -> bytes:
-    data = b""
-    while len(data) < size and (piece := os.pread(number, size - len(data), len(data))):
-        data += piece
-    return data
 
 
 def _settle(folder: Path) -> None:

@@ -11,24 +11,14 @@ from html import escape
 import numpy as np
 
 from grocery.inbox.history import Entry
+from grocery.monitoring.charts import RIGHT, WIDTH, Frame
 from grocery.monitoring.report import OverTime, badge, title
 
 SHOWN = 60  # latest batches
 
-_WIDTH, _HEIGHT = 480, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 30
-
 
 def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
-    """Show the history of one model.
-
-    Parameters
-    ----------
-    entries
-        All that the history has of this model, in its order.
-    new
-        Those that were added just now, whose sequences are new alerts.
-    """
+    """Show all entries of one model, in order; sequences of the `new` ones are new alerts."""
     batches = [entry for entry in entries if entry.kind == "batch"]
     shown = batches[-SHOWN:]
     alerts = [
@@ -45,7 +35,7 @@ def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
     accuracies = realised(entries)
     latest = f"The latest {len(shown)} of " if len(shown) < len(batches) else ""
     many = "batch" if len(batches) == 1 else "batches"
-    names = dict.fromkeys(found.signal for entry in shown for found in entry.signals)
+    names = dict.fromkeys(found.name for entry in shown for found in entry.signals)
     charts = [_accuracy(shown, accuracies), *(_signal(name, shown) for name in names)]
     return OverTime(
         alerts,
@@ -71,11 +61,11 @@ def _strip(shown: Sequence[Entry]) -> str:
     for index, entry in enumerate(shown):
         if entry.sequence is not None:
             part_of |= set(range(index + 1 - len(entry.sequence.batches), index + 1))
-    squares = "".join(
-        f'<li class="{entry.verdict.split()[-1]}{" part" if index in part_of else ""}" '
-        f'title="{escape(_said(entry))}"></li>'
-        for index, entry in enumerate(shown)
-    )
+    squares = ""
+    for index, entry in enumerate(shown):
+        kind = entry.verdict.split()[-1] + (" part" if index in part_of else "")
+        said = escape(f"{entry.batch}, {_day(entry)}: {entry.verdict}")
+        squares += f'<li class="{kind}" title="{said}"></li>'
     kinds = [("ok", "ok"), ("watch", "watch"), ("alert", "alert"), ("few", "too few")]
     present = {entry.verdict for entry in shown}
     key = "".join(
@@ -86,81 +76,53 @@ def _strip(shown: Sequence[Entry]) -> str:
     return f'<ol class="strip">{squares}</ol>\n<p class="key soft">{key}</p>\n'
 
 
-def _said(entry: Entry) -> str:
-    return f"{entry.batch}, {_day(entry)}: {entry.verdict}"
-
-
 def _accuracy(shown: Sequence[Entry], accuracies: dict[str, float]) -> str:
     """Estimated accuracy with its interval, and the realised accuracy where it is known."""
     values = [entry.estimated_accuracy for entry in shown]
     true = [accuracies.get(entry.digest) for entry in shown]
     ends = [end for entry in shown for end in entry.estimate_interval or ()]
     known = [value for value in (*values, *true, *ends) if value is not None]
-    bottom = np.floor(10 * min(known, default=0.0)) / 10
-    bottom = float(min(bottom, 0.9))
-    marks = []
+    frame = _frame(min(0.9, np.floor(10 * min(known, default=0.0)) / 10), 1.0)
+    marks = ""
     for index, entry in enumerate(shown):
-        x = _x(index, len(shown))
-        estimate, interval, truth = values[index], entry.estimate_interval, true[index]
-        if interval is not None:
-            low, high = (_y(end, bottom, 1) for end in interval)
-            marks.append(
-                f'<line class="interval" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
-            )
+        x, estimate, truth = _x(frame, index, shown), values[index], true[index]
+        if entry.estimate_interval is not None:
+            low, high = map(frame.y, entry.estimate_interval)
+            place = f'x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"'
+            marks += f'<line class="interval" {place}/>'
         if estimate is not None:
-            marks.append(
-                _dot("batch", x, _y(estimate, bottom, 1), f"{entry.batch}: {estimate:.3f}")
-            )
+            marks += _dot("batch", x, frame.y(estimate), f"{entry.batch}: {estimate:.3f}")
         if truth is not None:
-            y = _y(truth, bottom, 1)
-            marks.append(
-                f'<rect class="truth" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8">'
-                f"<title>{escape(entry.batch)}: {truth:.3f}</title></rect>"
-            )
+            place = f'x="{x - 4:.1f}" y="{frame.y(truth) - 4:.1f}"'
+            said = f"<title>{escape(entry.batch)}: {truth:.3f}</title>"
+            marks += f'<rect class="truth" {place} width="8" height="8">{said}</rect>'
     key = '<span><i class="batch"></i>estimated</span>'
     if any(value is not None for value in true):
         key += '<span><i class="truth"></i>realised</span>'
-    return _figure("Accuracy", key, shown, "".join(marks), bottom=bottom, top=1.0)
+    return _figure("Accuracy", key, shown, marks, frame)
 
 
 def _signal(name: str, shown: Sequence[Entry]) -> str:
     """The size of a signal, batch by batch, and the size from which it counts."""
-    found = [next((f for f in entry.signals if f.signal == name), None) for entry in shown]
-    threshold = next(f.threshold for f in reversed(found) if f is not None)
-    largest = max(f.effect for f in found if f is not None)
-    top = float(np.ceil(10 * max(largest, threshold, 0.1) - 1e-9) / 10)
-    y = _y(threshold, 0, top)
-    marks = [f'<line class="limit" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>']
-    for index, (entry, one) in enumerate(zip(shown, found, strict=True)):
-        if one is not None:
-            x = _x(index, len(shown))
-            said = f"{entry.batch}: {one.effect:.2f}, {one.verdict}"
-            marks.append(_dot(one.verdict, x, _y(one.effect, 0, top), said))
+    found = [(i, one) for i, entry in enumerate(shown) for one in entry.signals if one.name == name]
+    threshold = found[-1][1].threshold
+    largest = max(one.effect for _, one in found)
+    frame = _frame(0.0, np.ceil(10 * max(largest, threshold, 0.1) - 1e-9) / 10)
+    marks = frame.line("limit", threshold)
+    for index, one in found:
+        said = f"{shown[index].batch}: {one.effect:.2f}, {one.verdict}"
+        marks += _dot(one.verdict, _x(frame, index, shown), frame.y(one.effect), said)
     key = f"<span>size; dashed: counts from {threshold:.2f}</span>"
-    return _figure(title(name), key, shown, "".join(marks), bottom=0.0, top=top)
+    return _figure(title(name), key, shown, marks, frame)
 
 
-def _figure(
-    name: str, key: str, shown: Sequence[Entry], marks: str, *, bottom: float, top: float
-) -> str:
-    grid = "".join(
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>'
-        for value, y in (
-            (value, _y(value, bottom, top)) for value in (bottom, (bottom + top) / 2, top)
-        )
-    )
-    days = f'<text x="{_LEFT}" y="{_HEIGHT - 6}">{_day(shown[0])}</text>'
+def _figure(name: str, key: str, shown: Sequence[Entry], marks: str, frame: Frame) -> str:
+    y = f'y="{frame.height - 6}"'
+    days = f'<text x="{frame.left}" {y}>{_day(shown[0])}</text>'
     if len(shown) > 1:
-        days += (
-            f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">'
-            f"{_day(shown[-1])}</text>"
-        )
-    return (
-        f'<div><h3>{name}</h3><p class="key soft">{key}</p>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{name}, batch by batch">'
-        f"{grid}{days}{marks}</svg></div>\n"
-    )
+        days += f'<text x="{WIDTH - RIGHT}" {y} text-anchor="end">{_day(shown[-1])}</text>'
+    chart = frame.svg(f"{name}, batch by batch", lambda value: f"{value:.2f}", days + marks)
+    return f'<div><h3>{name}</h3><p class="key soft">{key}</p>{chart}</div>\n'
 
 
 def _list(shown: Sequence[Entry], accuracies: dict[str, float]) -> str:
@@ -194,9 +156,9 @@ def _dot(kind: str, x: float, y: float, said: str) -> str:
     )
 
 
-def _x(index: int, count: int) -> float:
-    return _LEFT + (index + 0.5) / count * (_WIDTH - _LEFT - _RIGHT)
+def _frame(low: float, high: float) -> Frame:
+    return Frame(height=190, left=46, above=10, below=30, low=low, high=high)
 
 
-def _y(value: float, bottom: float, top: float) -> float:
-    return _HEIGHT - _BOTTOM - (value - bottom) / (top - bottom) * (_HEIGHT - _TOP - _BOTTOM)
+def _x(frame: Frame, index: int, shown: Sequence[Entry]) -> float:
+    return frame.x((index + 0.5) / len(shown))

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from grocery.reference.reference import Reference, confidence_threshold
 
-LEVEL = 0.9  # of the interval
-_QUANTILE = 1.6449  # of the normal distribution, for it
+_QUANTILE = 1.6449  # of the normal distribution, for an interval of nine in ten
 
 # Standard error that a shift adds to an estimate, in units of the change of mean confidence:
 # nothing says that accuracy moves exactly as confidence does. With 1, accuracy that stayed where it
@@ -50,12 +49,8 @@ def estimate_accuracy(reference: Reference, confidences: Floats) -> Estimate | N
     The interval holds what a person would count on these n images. It allows for two errors: that
     hits are drawn at random on both sides (the standard deviation of hit less confidence, over the
     square root of either number), and that accuracy need not move as confidence does (see
-    `SHIFT_ERROR`). Half an image is added at either end, since hits are whole numbers.
-
-    Returns
-    -------
-    Estimate or None
-        None without images, or when fewer than two held-out images had a label.
+    `SHIFT_ERROR`). Half an image is added at either end, since hits are whole numbers. None without
+    images, or when fewer than two held-out images had a label.
     """
     known = reference.hits >= 0
     n, m = len(confidences), int(known.sum())

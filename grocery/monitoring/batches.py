@@ -17,7 +17,7 @@ from grocery.core.errors import DataError
 from grocery.core.params import MonitorParams
 from grocery.images.decoding import canonical, pixels
 from grocery.images.preprocessing import Preprocessing
-from grocery.monitoring.drift import judge
+from grocery.monitoring.drift import Signal, judge
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
 from grocery.monitoring.speed import NAME as SPEED
 from grocery.monitoring.speed import Timing
@@ -32,30 +32,14 @@ THUMBNAIL = 160  # longest side of a picture on the page, in pixels
 
 @dataclass(frozen=True)
 class Batch:
-    """Incoming images, prepared as the model wants them.
+    """Incoming images, prepared as the model wants them."""
 
-    Attributes
-    ----------
-    name
-        What the report calls the batch.
-    origin
-        The file or folder that it was read from, for errors.
-    image_ids
-        SHA-256 (hex) of each of the n raw files.
-    paths
-        Where each came from, in the order of the batch.
-    labels
-        True class of each, None where it is not known.
-    jpegs
-        Canonical image of each, None where the raw file could not be read.
-    """
-
-    name: str
-    origin: Path
-    image_ids: Sequence[str]
-    paths: Sequence[str]
-    labels: Sequence[str | None]
-    jpegs: Sequence[bytes | None]
+    name: str  # what the report calls the batch
+    origin: Path  # the file or folder that it was read from, for errors
+    image_ids: Sequence[str]  # SHA-256 (hex) of each of the n raw files
+    paths: Sequence[str]  # where each came from
+    labels: Sequence[str | None]  # true class of each, None where it is not known
+    jpegs: Sequence[bytes | None]  # canonical image of each, None where the file is unreadable
 
 
 def read_batch(path: Path, wanted: Preprocessing) -> Batch:
@@ -96,23 +80,9 @@ def examine_file(
 def examine(
     batch: Batch, *, model: Model, reference: Reference, params: MonitorParams
 ) -> tuple[BatchReport, Timing]:
-    """Predict and judge one batch; also say how long prediction took.
+    """Predict and judge one batch; also say how long prediction took, image by image.
 
-    Parameters
-    ----------
-    batch
-        May be empty, and none of it may be readable.
-    model, reference
-        The model, and the reference that was recorded with it.
-    params
-        Significance, thresholds, and the number of pictures to keep.
-
-    Returns
-    -------
-    BatchReport
-        What is found.
-    Timing
-        How long prediction took, image by image.
+    It may be empty, and none of it may be readable.
 
     Raises
     ------
@@ -130,10 +100,7 @@ def examine(
         raise DataError(f"{batch.origin}: {error}") from None
     logits = model.head.logits(features)
     probabilities = model.head.calibrate(logits)
-    statistics = image_statistics(jpegs)
-
-    predicted = probabilities.argmax(axis=1)
-    confidences = probabilities.max(axis=1)
+    predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
     image_ids = [batch.image_ids[row] for row in readable]
     samples = [
         Sample(
@@ -142,7 +109,7 @@ def examine(
             predicted=model.classes[predicted[index]],
             confidence=float(confidences[index]),
             label=labels[index],
-            jpeg=thumbnail(jpegs[index]),
+            jpeg=canonical(Image.fromarray(pixels(jpegs[index])), size=THUMBNAIL, quality=80),
         )
         for index, reason in choose_samples(confidences, image_ids, params.sample_images)
     ]
@@ -157,7 +124,7 @@ def examine(
             params,
             features=features,
             logits=logits,
-            image_statistics=statistics,
+            image_statistics=image_statistics(jpegs),
         ),
         confidences=confidences,
         predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
@@ -176,44 +143,31 @@ def _features(model: Model, jpegs: Sequence[bytes]) -> tuple[NDArray[np.float32]
     return np.concatenate(features), seconds
 
 
-def thumbnail(jpeg: bytes) -> bytes:
-    """A canonical image, small enough for the page."""
-    return canonical(Image.fromarray(pixels(jpeg)), size=THUMBNAIL, quality=80)
-
-
 def numbers(batch: BatchReport) -> dict[str, Any]:
     """What ``dvc metrics show`` says of a batch."""
     judgement = batch.judgement
-    return {
-        "verdict": judgement.verdict,
-        "images": judgement.images,
-        "unreadable": judgement.unreadable,
-        "estimated_accuracy": judgement.estimated_accuracy,
-        "estimate_interval": judgement.estimate_interval and list(judgement.estimate_interval),
-        "accuracy": judgement.accuracy,
-        "confidence_wasserstein": judgement.wasserstein,
-    } | {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}
+    kept = (
+        "verdict",
+        "images",
+        "unreadable",
+        "estimated_accuracy",
+        "estimate_interval",
+        "accuracy",
+    )
+    shifts = {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}
+    distance = {"confidence_wasserstein": judgement.wasserstein}
+    return {name: getattr(judgement, name) for name in kept} | distance | shifts
 
 
-def signals(batch: BatchReport) -> list[dict[str, Any]]:
-    """The signals of a batch in full, as JSON values."""
-    return [
-        {
-            "signal": signal.name,
-            "statistic": signal.statistic,
-            "p_value": signal.p_value,
-            "effect": signal.effect,
-            "threshold": signal.threshold,
-            "verdict": signal.verdict,
-            "sentence": signal.sentence,
-        }
-        for signal in batch.judgement.signals
-    ]
+def as_json(signals: Sequence[Signal]) -> list[dict[str, Any]]:
+    """Signals in full, as JSON values."""
+    kept = ("statistic", "p_value", "effect", "threshold", "verdict", "sentence")
+    return [{"signal": one.name} | {name: getattr(one, name) for name in kept} for one in signals]
 
 
 def rows(batch: BatchReport) -> list[dict[str, Any]]:
     """The signals of a batch as points of a DVC plot."""
-    return [{"batch": batch.name} | signal for signal in signals(batch)]
+    return [{"batch": batch.name} | signal for signal in as_json(batch.judgement.signals)]
 
 
 def accuracies(batch: BatchReport) -> dict[str, Any]:

@@ -6,6 +6,8 @@ charts the reference is grey and the batch is in the accent colour.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -16,10 +18,45 @@ from grocery.reference.reference import Reference
 BINS = 20
 CLASSES_SHOWN = 10
 
-_WIDTH, _HEIGHT = 480, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 28
+WIDTH, RIGHT = 480, 12
 
-Shares = NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Frame:
+    """The place of a chart's marks: its height and margins, and the values that they span."""
+
+    height: int
+    left: int
+    above: int
+    below: int
+    low: float
+    high: float
+
+    def x(self, share: float) -> float:
+        """Where a share of the width ends, 0 to 1."""
+        return self.left + share * (WIDTH - self.left - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Where a value lies."""
+        share = (value - self.low) / (self.high - self.low)
+        return self.height - self.below - share * (self.height - self.above - self.below)
+
+    def line(self, kind: str, value: float) -> str:
+        """A line across the chart at a value."""
+        y = self.y(value)
+        x = f'x1="{self.left}" x2="{WIDTH - RIGHT}"'
+        return f'<line class="{kind}" {x} y1="{y:.1f}" y2="{y:.1f}"/>'
+
+    def svg(self, about: str, label: Callable[[float], str], marks: str) -> str:
+        """The chart: three lines of a grid with their labels, and the marks."""
+        grid = "".join(
+            self.line("grid", value)
+            + f'<text x="{self.left - 6}" y="{self.y(value) + 4:.1f}" text-anchor="end">'
+            f"{label(value)}</text>"
+            for value in (self.low, (self.low + self.high) / 2, self.high)
+        )
+        view = f'viewBox="0 0 {WIDTH} {self.height}"'
+        return f'<svg {view} role="img" aria-label="{about}">{grid}{marks}</svg>'
 
 
 def confidence_histogram(confidences: NDArray[np.float32], reference: Reference) -> str:
@@ -30,26 +67,23 @@ def confidence_histogram(confidences: NDArray[np.float32], reference: Reference)
     # A whole number of tens of per cent, so that the axis has a round label.
     top = max(0.1, np.ceil(10 * max(batch.max(), before.max()) - 1e-9) / 10)
     now, was = float(np.median(confidences)), float(np.median(reference.confidences))
-    ticks = "".join(
-        f'<text x="{_x(value):.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{value:g}</text>'
-        for value in (0, 0.25, 0.5, 0.75, 1)
-    )
-    grid = "".join(
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{share * 100:.0f} %</text>'
-        for share, y in ((share, _y(share, top)) for share in (0.0, top / 2, top))
-    )
-    medians = "".join(
-        f'<line class="{kind} median" x1="{_x(value):.1f}" x2="{_x(value):.1f}" '
-        f'y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-        for kind, value in (("before", was), ("batch", now))
-    )
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Histogram of confidence; '
-        f'median {now:.2f} in the batch, {was:.2f} in the reference">{grid}{ticks}'
-        f'<path class="before" d="{_steps(before, top)}"/>'
-        f'<path class="batch" d="{_steps(batch, top)}"/>{medians}</svg>'
-    )
+    frame = Frame(height=210, left=52, above=12, below=28, low=0.0, high=top)
+    marks = ""
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        place = f'x="{frame.x(value):.1f}" y="{frame.height - 6}"'
+        marks += f'<text {place} text-anchor="middle">{value:g}</text>'
+    for kind, shares in (("before", before), ("batch", batch)):
+        # Along the tops of the bins, closed along the axis.
+        ends = zip(shares, edges[1:], strict=True)
+        steps = "".join(f"V{frame.y(share):.1f}H{frame.x(end):.1f}" for share, end in ends)
+        path = f"M{frame.x(0):.1f} {frame.y(0):.1f}{steps}V{frame.y(0):.1f}Z"
+        marks += f'<path class="{kind}" d="{path}"/>'
+    for kind, value in (("before", was), ("batch", now)):
+        x = f'x1="{frame.x(value):.1f}" x2="{frame.x(value):.1f}"'
+        y = f'y1="{frame.above}" y2="{frame.height - frame.below}"'
+        marks += f'<line class="{kind} median" {x} {y}/>'
+    about = f"Histogram of confidence; median {now:.2f} in the batch, {was:.2f} in the reference"
+    return frame.svg(about, lambda share: f"{share * 100:.0f} %", marks)
 
 
 def class_bars(counts: NDArray[np.int64], reference: Reference) -> str:
@@ -68,19 +102,3 @@ def class_bars(counts: NDArray[np.int64], reference: Reference) -> str:
         for index in order
     )
     return f'<ul class="bars">{rows}</ul>'
-
-
-def _x(confidence: float) -> float:
-    return _LEFT + confidence * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _y(share: float, top: float) -> float:
-    return _HEIGHT - _BOTTOM - share / top * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _steps(shares: Shares, top: float) -> str:
-    """SVG path along the tops of the bins, closed along the axis."""
-    path = [f"M{_x(0):.1f} {_y(0, top):.1f}"]
-    for index, share in enumerate(shares):
-        path.append(f"V{_y(float(share), top):.1f}H{_x((index + 1) / len(shares)):.1f}")
-    return "".join(path) + f"V{_y(0, top):.1f}Z"

@@ -23,20 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
+from grocery.monitoring import signals as tests
 from grocery.monitoring.accuracy import estimate_accuracy
-from grocery.monitoring.signals import (
-    Signal,
-    Verdict,
-    accuracy_signal,
-    classes_signal,
-    confidence_signal,
-    features_signal,
-    images_signal,
-    labels_signal,
-    unreadable_signal,
-)
+from grocery.monitoring.signals import Signal, Verdict
 from grocery.monitoring.statistics import wasserstein_distance
-from grocery.reference.reference import Reference, label_ranks, realised_accuracy
+from grocery.reference.reference import Reference, label_ranks, share_right
 
 __all__ = ["VERDICTS", "Judgement", "Signal", "Verdict", "judge", "with_verdicts"]
 
@@ -45,39 +36,22 @@ VERDICTS: tuple[Verdict, ...] = ("alert", "watch", "too few", "ok")  # worst fir
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on one batch and what it rests on.
+    """The verdict on one batch and what it rests on."""
 
-    Attributes
-    ----------
-    verdict
-        The worst of the signals; "too few" when the batch is too small to be judged.
-    images, unreadable
-        Numbers of readable images and of unreadable files.
-    signals
-        The tests that were made; none when the batch is too small.
-    wasserstein
-        Wasserstein distance of the confidences from the reference's: how far they moved on
-        average, 0 to 1. None when the confidences were not judged.
-    estimated_accuracy
-        Accuracy that the confidences speak for, see `grocery.monitoring.accuracy`; the mean
-        confidence when no held-out image had a label, None without images.
-    accuracy
-        Realised accuracy on the labelled images; None when there are none.
-    labelled
-        Number of labelled images.
-    estimate_interval
-        The interval that holds the true accuracy nine times in ten; None when the estimate is but
-        the mean confidence, or there is none.
-    """
-
-    verdict: Verdict
-    images: int
-    unreadable: int
-    signals: tuple[Signal, ...]
+    verdict: Verdict  # the worst of the signals; "too few" when the batch is too small
+    images: int  # that are readable
+    unreadable: int  # files
+    signals: tuple[Signal, ...]  # the tests that were made; none when the batch is too small
+    # Wasserstein distance of the confidences from the reference's: how far they moved on average,
+    # 0 to 1. None when they were not judged.
     wasserstein: float | None
+    # Accuracy that the confidences speak for, see `grocery.monitoring.accuracy`; the mean
+    # confidence when no held-out image had a label, None without images.
     estimated_accuracy: float | None
-    accuracy: float | None
-    labelled: int
+    accuracy: float | None  # realised on the labelled images; None when there are none
+    labelled: int  # images
+    # It holds the true accuracy nine times in ten; None when the estimate is but the mean
+    # confidence, or there is none.
     estimate_interval: tuple[float, float] | None = None
 
 
@@ -92,23 +66,17 @@ def judge(
     logits: NDArray[np.float32] | None = None,
     image_statistics: NDArray[np.float32] | None = None,
 ) -> Judgement:
-    """Judge one batch.
+    """Judge one batch of n readable images, and of some files that could not be read.
 
     Parameters
     ----------
-    reference
-        What held-out images looked like to the same model.
     probabilities
-        Predictions of the n readable images, shape (n, c); n may be 0.
+        Predictions, shape (n, c); n may be 0.
     labels
-        True classes of these images, None where not known.
-    unreadable
-        Number of files that could not be read.
-    params
-        Significance, thresholds and the smallest batch.
+        True classes of the n images, None where not known.
     features, logits, image_statistics
-        Features (n, d), logits (n, c) and image statistics (n, k) of the images; without them, or
-        without theirs in the reference, they are not judged.
+        Of shapes (n, d), (n, c) and (n, k); without them, or without theirs in the reference, they
+        are not judged.
     """
     n = len(probabilities)
     confidences, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
@@ -116,22 +84,21 @@ def judge(
     wasserstein = None
     if n >= params.min_batch:
         counts = np.bincount(predicted, minlength=len(reference.classes))
-        signals.append(confidence_signal(reference, confidences, params))
-        signals.append(classes_signal(reference, counts, params))
+        signals.append(tests.confidence_signal(reference, confidences, params))
+        signals.append(tests.classes_signal(reference, counts, params))
         wasserstein = wasserstein_distance(confidences, reference.confidences)
         if features is not None and logits is not None and len(reference.logits):
-            signals.append(features_signal(reference, features, logits, params))
+            signals.append(tests.features_signal(reference, features, logits, params))
         if image_statistics is not None and len(reference.image_statistics):
-            signals.append(images_signal(reference, image_statistics, params))
-    accuracy = realised_accuracy(predicted, labels, reference.classes)
-    labelled = sum(label is not None for label in labels)
-    if accuracy is not None and labelled >= params.min_batch and (reference.hits >= 0).any():
-        signals.append(accuracy_signal(reference, round(accuracy * labelled), labelled, params))
-        ranks = label_ranks(probabilities, labels, reference.classes)
-        known = ranks >= 0
-        signals.append(labels_signal(reference, ranks[known], confidences[known], params))
+            signals.append(tests.images_signal(reference, image_statistics, params))
+    ranks = label_ranks(probabilities, labels, reference.classes)
+    known = ranks >= 0
+    right, labelled = int(np.count_nonzero(ranks == 0)), int(known.sum())
+    if labelled >= params.min_batch and (reference.hits >= 0).any():
+        signals.append(tests.accuracy_signal(reference, right, labelled, params))
+        signals.append(tests.labels_signal(reference, ranks[known], confidences[known], params))
     if n + unreadable >= params.min_batch:
-        signals.append(unreadable_signal(n + unreadable, unreadable, params))
+        signals.append(tests.unreadable_signal(n + unreadable, unreadable, params))
     judged = with_verdicts(signals, params.significance)
     verdicts: set[Verdict] = {signal.verdict for signal in judged}
     if n < params.min_batch:
@@ -145,7 +112,7 @@ def judge(
         signals=judged,
         wasserstein=wasserstein,
         estimated_accuracy=estimate.accuracy if estimate else mean,
-        accuracy=accuracy,
+        accuracy=share_right(ranks),
         labelled=labelled,
         estimate_interval=estimate.interval if estimate else None,
     )

@@ -49,43 +49,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What the page shows of one batch.
-
-    Attributes
-    ----------
-    name
-        Name of the batch.
-    judgement
-        Its verdict and signals.
-    confidences
-        Largest probability of each readable image, shape (n,).
-    predicted_counts
-        Images predicted each class, shape (c,).
-    samples
-        Pictures, in the order of `choose_samples`.
-    """
+    """What the page shows of one batch."""
 
     name: str
     judgement: Judgement
-    confidences: NDArray[np.float32]
-    predicted_counts: NDArray[np.int64]
-    samples: Sequence[Sample]
+    confidences: NDArray[np.float32]  # (n,): largest probability of each readable image
+    predicted_counts: NDArray[np.int64]  # (c,): images predicted each class
+    samples: Sequence[Sample]  # in the order of `choose_samples`
 
 
 @dataclass(frozen=True)
 class OverTime:
-    """What the page shows of the batches before: see `grocery.inbox.timeline.over_time`.
+    """What the page shows of the batches before: see `grocery.inbox.timeline.over_time`."""
 
-    Attributes
-    ----------
-    alerts
-        Of each new sequence that is an alert, a title and a sentence.
-    html
-        The cards.
-    """
-
-    alerts: Sequence[tuple[str, str]]
-    html: str
+    alerts: Sequence[tuple[str, str]]  # of each new sequence in alert, a title and a sentence
+    html: str  # the cards
 
 
 def choose_samples(
@@ -118,27 +96,20 @@ def render(
     params: MonitorParams,
     over_time: OverTime | None = None,
 ) -> bytes:
-    """The page, as UTF-8 bytes.
+    """The page, as UTF-8 bytes: the worst verdicts first, then by name.
 
-    Parameters
-    ----------
-    reference
-        What the batches were compared with.
-    batches
-        In any order; the page puts the worst verdicts first, then sorts by name.
-    params
-        The thresholds that were used, for the explanation at the end.
-    over_time
-        What the history has to say; None without one.
+    `over_time` is what the history has to say; None without one.
     """
     batches = sorted(batches, key=lambda b: (VERDICTS.index(b.judgement.verdict), b.name))
     accuracy = f", accuracy {reference.accuracy:.3f}" if reference.accuracy is not None else ""
     headline = _headline(batches, over_time)
-    verdicts = "".join(_sequence(*alert) for alert in over_time.alerts) if over_time else ""
-    verdicts += "".join(_verdict(number, batch) for number, batch in enumerate(batches))
-    sections = "".join(
-        _section(number, batch, reference, params) for number, batch in enumerate(batches)
-    )
+    verdicts = sections = ""
+    for about, sentence in over_time.alerts if over_time else ():
+        text = f"<b>{escape(about)}</b><p>{escape(sentence)}</p>"
+        verdicts += f"<li>{badge('alert')}<div>{text}</div></li>\n"
+    for number, batch in enumerate(batches):
+        verdicts += _verdict(number, batch)
+        sections += _section(number, batch, reference, params)
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -179,11 +150,6 @@ def title(name: str) -> str:
     return escape(_TITLES.get(name, name[:1].upper() + name[1:]))
 
 
-def _sequence(title: str, sentence: str) -> str:
-    """A line of the overview for a sequence of batches."""
-    return f"<li>{badge('alert')}<div><b>{escape(title)}</b><p>{escape(sentence)}</p></div></li>\n"
-
-
 def _verdict(number: int, batch: BatchReport) -> str:
     """One line of the overview."""
     judgement = batch.judgement
@@ -204,12 +170,7 @@ def _section(number: int, batch: BatchReport, reference: Reference, params: Moni
     """All about one batch: facts, signals, charts, pictures."""
     judgement = batch.judgement
     signals = "".join(_signal(signal) for signal in judgement.signals)
-    few = ""
-    if judgement.images < params.min_batch:
-        few = (
-            f"<p>{judgement.images} readable images are too few to judge predictions by; "
-            f"{params.min_batch} are needed.</p>"
-        )
+    few = "".join(f"<p>{sentence}</p>" for sentence in too_few(judgement, params))
     return (
         f'<section class="card" id="batch-{number}">\n'
         f"<h2>{escape(batch.name)} {badge(judgement.verdict)}</h2>\n"
@@ -221,6 +182,16 @@ def _section(number: int, batch: BatchReport, reference: Reference, params: Moni
     )
 
 
+def too_few(judgement: Judgement, params: MonitorParams) -> list[str]:
+    """A sentence about a batch that is too small, or none."""
+    if judgement.images >= params.min_batch:
+        return []
+    return [
+        f"{judgement.images} readable images are too few to judge predictions by; "
+        f"{params.min_batch} are needed."
+    ]
+
+
 def _facts(judgement: Judgement, reference: Reference) -> str:
     facts = [("Images", str(judgement.images)), ("Unreadable files", str(judgement.unreadable))]
     if judgement.estimated_accuracy is not None:
@@ -230,8 +201,8 @@ def _facts(judgement: Judgement, reference: Reference) -> str:
             value += f" <small>{interval[0]:.3f} to {interval[1]:.3f}</small>"
         facts.append((name, value))
     if judgement.accuracy is not None:
-        of = f"Accuracy on {judgement.labelled} labelled"
-        facts.append((of, f"{judgement.accuracy:.3f}"))
+        name = f"Accuracy on {judgement.labelled} labelled"
+        facts.append((name, f"{judgement.accuracy:.3f}"))
     if reference.accuracy is not None:
         facts.append(("Accuracy held-out", f"{reference.accuracy:.3f}"))
     items = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
@@ -267,12 +238,11 @@ def _charts(batch: BatchReport, reference: Reference) -> str:
 
 
 def _pictures(samples: Sequence[Sample]) -> str:
-    groups = []
+    groups = ""
     for reason in (UNCERTAIN, TYPICAL, ANY):
         figures = "".join(_figure(sample) for sample in samples if sample.reason == reason)
-        if figures:
-            groups.append(f"<div><h3>{reason}</h3><div>\n{figures}</div></div>\n")
-    return f'<div class="pictures">\n{"".join(groups)}</div>\n' if groups else ""
+        groups += f"<div><h3>{reason}</h3><div>\n{figures}</div></div>\n" if figures else ""
+    return f'<div class="pictures">\n{groups}</div>\n' if groups else ""
 
 
 def _figure(sample: Sample) -> str:

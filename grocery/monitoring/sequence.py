@@ -36,12 +36,7 @@ from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
 from grocery.monitoring.drift import with_verdicts
-from grocery.monitoring.signals import (
-    Signal,
-    classes_signal,
-    confidence_signal,
-    unreadable_signal,
-)
+from grocery.monitoring.signals import Signal, classes_signal, confidence_signal, unreadable_signal
 from grocery.reference.reference import Reference
 
 WINDOWS = (2, 4, 8, 16, 32)  # batches
@@ -57,27 +52,13 @@ _LEAST_P = 1e-9
 
 @dataclass(frozen=True)
 class Past:
-    """What a sequence needs to know of a batch that has been judged.
+    """What a sequence needs to know of a batch that has been judged."""
 
-    Attributes
-    ----------
-    unreadable
-        Number of files that could not be read.
-    confidence_counts
-        Images by confidence, in `BINS` equal bins of 0 to 1; see `binned`.
-    class_counts
-        Images predicted each class, shape (c,).
-    signals
-        What was found in the batch; none when it was too small.
-    alert
-        Whether the batch, or the sequence that it ended, was an alert.
-    """
-
-    unreadable: int
-    confidence_counts: NDArray[np.int64]
-    class_counts: NDArray[np.int64]
-    signals: Sequence[Signal]
-    alert: bool
+    unreadable: int  # files that could not be read
+    confidence_counts: NDArray[np.int64]  # (`BINS`,): images by confidence, see `binned`
+    class_counts: NDArray[np.int64]  # (c,): images predicted each class
+    signals: Sequence[Signal]  # what was found in it; none when it was too small
+    alert: bool  # whether it, or the sequence that it ended, was an alert
 
     @property
     def images(self) -> int:
@@ -100,24 +81,13 @@ class SequenceAlert:
 def judge_sequence(
     reference: Reference, past: Sequence[Past], params: MonitorParams
 ) -> SequenceAlert | None:
-    """Judge the sequence that the latest batch ends.
+    """Judge the sequence that the latest of some batches ends, in the order of their judgement.
 
-    Parameters
-    ----------
-    reference
-        What all the batches were compared with.
-    past
-        Batches in the order in which they were judged, the latest last.
-    params
-        Thresholds of a single batch.
-
-    Returns
-    -------
-    SequenceAlert or None
-        Of the shortest window that is an alert. None when there is none, or when the latest batch
-        is an alert by itself.
+    Gives the shortest window that is an alert, with the thresholds of a single batch for `params`;
+    None when there is none, or when the latest batch is an alert by itself.
     """
-    fresh = _since_alert(past)
+    alerts = [index for index, batch in enumerate(past) if batch.alert]
+    fresh = past[alerts[-1] + 1 :] if alerts else past
     lasting = params.model_copy(
         update={
             "significance": params.significance / len(WINDOWS),
@@ -130,9 +100,8 @@ def judge_sequence(
             break
         window = fresh[-length:]
         signals = with_verdicts(_signals(reference, window, lasting), lasting.significance)
-        alerts = tuple(signal for signal in signals if signal.verdict == "alert")
-        if alerts:
-            return SequenceAlert(length, sum(batch.images for batch in window), alerts)
+        if found := tuple(signal for signal in signals if signal.verdict == "alert"):
+            return SequenceAlert(length, sum(batch.images for batch in window), found)
     return None
 
 
@@ -140,11 +109,6 @@ def binned(confidences: NDArray[np.float32]) -> NDArray[np.int64]:
     """Images by confidence, (n,) to (BINS,): what is kept of a batch for the sequences to come."""
     bins = np.minimum((confidences * BINS).astype(np.int64), BINS - 1)
     return np.bincount(bins, minlength=BINS)
-
-
-def _since_alert(past: Sequence[Past]) -> Sequence[Past]:
-    alerts = [index for index, batch in enumerate(past) if batch.alert]
-    return past[alerts[-1] + 1 :] if alerts else past
 
 
 def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams) -> list[Signal]:
@@ -160,15 +124,12 @@ def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams
         signals.append(classes_signal(reference, classes, params))
     if images + unreadable >= params.min_batch:
         signals.append(unreadable_signal(images + unreadable, unreadable, params))
-    others = {signal.name for batch in window for signal in batch.signals} - set(POOLED)
-    for name in sorted(others):
-        found = [
-            (batch.images, signal)
-            for batch in window
-            for signal in batch.signals
-            if signal.name == name
-        ]
-        if len(found) > 1:
+    others: dict[str, list[tuple[int, Signal]]] = {}
+    for batch in window:
+        for signal in batch.signals:
+            others.setdefault(signal.name, []).append((batch.images, signal))
+    for name, found in sorted(others.items()):
+        if len(found) > 1 and name not in POOLED:
             signals.append(_combined(name, found, _compared(reference, name)))
     return signals
 
@@ -187,8 +148,7 @@ def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: 
     p_values = [min(max(signal.p_value, _LEAST_P), 1 - _LEAST_P) for _, signal in found]
     total = sum(normal.inv_cdf(1 - p_value) for p_value in p_values)
     shares = np.array([n / (n + reference_images) for n, _ in found])
-    roots = np.sqrt(shares)
-    variance = float(roots.sum() ** 2 - shares.sum() + len(found))
+    variance = float(np.sqrt(shares).sum() ** 2 - shares.sum() + len(found))
     score = total / variance**0.5
     effect = float(np.mean([signal.effect for _, signal in found]))
     threshold = LASTING * found[-1][1].threshold

@@ -15,12 +15,13 @@ unreadable  nothing: a limit is given                exact binomial
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from grocery.core.params import MonitorParams
 from grocery.monitoring.statistics import (
@@ -30,7 +31,7 @@ from grocery.monitoring.statistics import (
     ks_distance,
     ks_p_value,
 )
-from grocery.monitoring.two_sample import kernel_test, mean_test, neighbour_test
+from grocery.monitoring.two_sample import chance, kernel_test, mean_test, neighbour_test
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 
@@ -44,31 +45,16 @@ _FINEST = 20
 
 @dataclass(frozen=True)
 class Signal:
-    """What one test found in one batch.
+    """What one test found in one batch."""
 
-    Attributes
-    ----------
-    name
-        "confidence", "classes", "features", "images", "accuracy", "labels" or "unreadable".
-    statistic
-        What was tested: a distance, the accuracy, or a number of files.
-    p_value
-        Chance of a statistic at least as large in a batch that has not drifted.
-    effect, threshold
-        Size of the shift, and the smallest size that counts; both 0 to 1.
-    sentence
-        The finding, for a person.
-    verdict
-        "ok", "watch" or "alert".
-    """
-
-    name: str
-    statistic: float
-    p_value: float
-    effect: float
-    threshold: float
-    sentence: str
-    verdict: Verdict = "ok"
+    name: Annotated[str, Field(alias="signal")]  # as in the table above; as JSON it is `signal`
+    statistic: float  # what was tested: a distance, the accuracy, or a number of files
+    # Chance of a statistic at least as large in a batch that has not drifted.
+    p_value: Annotated[float, Field(ge=0, le=1)]
+    effect: float  # size of the shift, 0 to 1
+    threshold: float  # the smallest size that counts, 0 to 1
+    verdict: Verdict = field(default="ok", kw_only=True)
+    sentence: str  # the finding, for a person
 
 
 def permutations(significance: float) -> int:
@@ -76,9 +62,7 @@ def permutations(significance: float) -> int:
     return ceil(_FINEST / significance) - 1
 
 
-def confidence_signal(
-    reference: Reference, confidences: NDArray[np.float32], params: MonitorParams
-) -> Signal:
+def confidence_signal(reference: Reference, confidences: Floats, params: MonitorParams) -> Signal:
     """Compare the confidences of a batch (n) with the reference's.
 
     The effect is the Kolmogorov-Smirnov distance: the largest difference between the shares of
@@ -89,13 +73,18 @@ def confidence_signal(
     now, before = float(np.median(confidences)), float(np.median(reference.confidences))
     if p_value > params.significance:
         sentence = f"Confidence is as before: median {now:.2f}, was {before:.2f}."
-    elif f"{now:.2f}" == f"{before:.2f}":
-        sentence = f"Confidence has the same median, {now:.2f}, but another distribution."
     else:
-        direction = "fell" if now < before else "rose"
-        sentence = f"Confidence {direction}: median {now:.2f}, was {before:.2f}."
+        sentence = _moved("Confidence", now, before)
     threshold = params.min_confidence_shift
     return Signal("confidence", distance, p_value, distance, threshold, sentence)
+
+
+def _moved(name: str, now: float, before: float) -> str:
+    """What has become of a median."""
+    if f"{now:.2f}" == f"{before:.2f}":
+        return f"{name} has the same median, {now:.2f}, but another distribution."
+    direction = "fell" if now < before else "rose"
+    return f"{name} {direction}: median {now:.2f}, was {before:.2f}."
 
 
 def classes_signal(
@@ -111,14 +100,13 @@ def classes_signal(
     """
     pooled = counts + reference.predicted_counts
     n = int(counts.sum())
+    size = permutations(params.significance)
     generator = np.random.default_rng(0)
-    splits_made = permutations(params.significance)
-    splits = generator.multivariate_hypergeometric(pooled, n, size=splits_made, method="marginals")
+    splits = generator.multivariate_hypergeometric(pooled, n, size, method="marginals")
     observed = float(js_divergence(counts, reference.predicted_counts))
     by_chance = js_divergence(splits, pooled - splits)
     # Equal splits may differ in the last bit, hence the tolerance.
-    at_least = int(np.count_nonzero(by_chance >= observed - 1e-9))
-    p_value = (1 + at_least) / (1 + splits_made)
+    p_value = chance(by_chance, observed - 1e-9)
     effect = max(0.0, observed - float(by_chance.mean())) ** 0.5
 
     expected = reference.predicted_counts * (n / reference.images)
@@ -170,16 +158,10 @@ def images_signal(reference: Reference, statistics: Floats, params: MonitorParam
         found.append((ks_p_value(distance, n, m), -distance, index))
     least, negative, index = min(found)
     p_value, distance = min(1.0, least * len(NAMES)), -negative
-    now = float(np.median(statistics[:, index]))
-    before = float(np.median(reference.image_statistics[:, index]))
-    name = NAMES[index].capitalize()
+    both = (statistics[:, index], reference.image_statistics[:, index])
+    sentence = _moved(NAMES[index].capitalize(), *(float(np.median(values)) for values in both))
     if p_value > params.significance:
         sentence = f"Photographs are as before; they differ most in {NAMES[index]}."
-    elif f"{now:.2f}" == f"{before:.2f}":
-        sentence = f"{name} has the same median, {now:.2f}, but another distribution."
-    else:
-        direction = "fell" if now < before else "rose"
-        sentence = f"{name} {direction}: median {now:.2f}, was {before:.2f}."
     return Signal("images", distance, p_value, distance, params.min_image_shift, sentence)
 
 
@@ -192,12 +174,8 @@ def accuracy_signal(
     """
     known = reference.hits >= 0
     right_before, labelled_before = int(reference.hits[known].sum()), int(known.sum())
-    p_value = hypergeometric_tail(
-        right,
-        labelled,
-        right + right_before,
-        labelled + labelled_before - right - right_before,
-    )
+    good = right + right_before
+    p_value = hypergeometric_tail(right, labelled, good, labelled + labelled_before - good)
     before = right_before / labelled_before
     drop = max(0.0, before - right / labelled)
     sentence = (
@@ -208,10 +186,7 @@ def accuracy_signal(
 
 
 def labels_signal(
-    reference: Reference,
-    ranks: NDArray[np.int16],
-    confidences: NDArray[np.float32],
-    params: MonitorParams,
+    reference: Reference, ranks: NDArray[np.int16], confidences: Floats, params: MonitorParams
 ) -> Signal:
     """Compare how unlikely the labels of a batch's n labelled images are with the reference's.
 
@@ -222,28 +197,20 @@ def labels_signal(
     the mean's rise as a share of the way from the reference's mean to that of random labels.
     """
     known = reference.hits >= 0
-    before = surprise(reference.ranks[known], reference.confidences[known])
-    now = surprise(ranks, confidences)
-    found = mean_test(now, before, permutations=permutations(params.significance))
+    before = reference.ranks[known] * reference.confidences[known]
+    found = mean_test(ranks * confidences, before, permutations=permutations(params.significance))
     # A label that is drawn from all classes has half of them above it.
     random = float(confidences.mean(dtype=np.float64)) * (len(reference.classes) - 1) / 2
     rise = random - float(before.mean(dtype=np.float64))
     effect = min(1.0, max(0.0, found.statistic / rise)) if rise > 0 else 0.0
+    sentence = (
+        f"The labels are less likely to the model than before, as if {effect * 100:.0f} % of "
+        "them were random."
+    )
     if found.p_value > params.significance:
         sentence = "The labels are as likely to the model as before."
-    else:
-        sentence = (
-            f"The labels are less likely to the model than before, as if {effect * 100:.0f} % of "
-            "them were random."
-        )
-    return Signal(
-        "labels", found.statistic, found.p_value, effect, params.min_label_shift, sentence
-    )
-
-
-def surprise(ranks: NDArray[np.int16], confidences: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rank of each image's label times the confidence, shape (n,)."""
-    return ranks.astype(np.float32) * confidences
+    threshold = params.min_label_shift
+    return Signal("labels", found.statistic, found.p_value, effect, threshold, sentence)
 
 
 def unreadable_signal(files: int, unreadable: int, params: MonitorParams) -> Signal:

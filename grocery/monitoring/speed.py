@@ -13,6 +13,8 @@ from math import log, sqrt
 from statistics import fmean, median, stdev
 from typing import Self
 
+from scipy.special import stdtr
+
 from grocery.core.params import MonitorParams
 from grocery.monitoring.drift import VERDICTS, Judgement, Signal, Verdict
 
@@ -26,22 +28,12 @@ _STEADIEST = 0.02
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the prediction of a batch took; it differs from run to run.
+    """How long the prediction of a batch took, 0 without images; it differs from run to run."""
 
-    Attributes
-    ----------
-    seconds
-        Of all its readable images.
-    images_per_second
-        Throughput; 0 without images.
-    latency_ms, slowest_ms
-        Milliseconds that one image took: median, and the largest; 0 without images.
-    """
-
-    seconds: float
+    seconds: float  # of all its readable images
     images_per_second: float
-    latency_ms: float
-    slowest_ms: float
+    latency_ms: float  # of one image, the median
+    slowest_ms: float  # of one image, the largest
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Self:
@@ -56,16 +48,12 @@ def with_speed(
     judgement: Judgement, latency_ms: float, earlier: Sequence[float], params: MonitorParams
 ) -> Judgement:
     """Add the signal to a judgement, where there is enough to compare with."""
-    if judgement.images < params.min_batch:  # the first image of a process takes longer
-        return judgement
     signal = speed_signal(latency_ms, earlier, params)
-    if signal is None:
+    # The first image of a process takes longer.
+    if signal is None or judgement.images < params.min_batch:
         return judgement
-    return replace(
-        judgement,
-        verdict=min(judgement.verdict, signal.verdict, key=VERDICTS.index),
-        signals=(*judgement.signals, signal),
-    )
+    verdict = min(judgement.verdict, signal.verdict, key=VERDICTS.index)
+    return replace(judgement, verdict=verdict, signals=(*judgement.signals, signal))
 
 
 def speed_signal(
@@ -81,8 +69,6 @@ def speed_signal(
     latest = [value for value in earlier if value > 0][-LATEST:]
     if latency_ms <= 0 or len(latest) < LEAST:
         return None
-    from scipy.special import stdtr
-
     logs = [log(value) for value in latest]
     spread = max(stdev(logs), _STEADIEST) * sqrt(1 + 1 / len(logs))
     p_value = float(stdtr(len(logs) - 1, -(log(latency_ms) - fmean(logs)) / spread))
@@ -91,4 +77,4 @@ def speed_signal(
     found = p_value <= params.significance and effect >= params.min_slowdown
     verdict: Verdict = "watch" if found else "ok"
     sentence = f"Predicting an image takes {latency_ms:.0f} ms, was {before:.0f} ms."
-    return Signal(NAME, latency_ms, p_value, effect, params.min_slowdown, sentence, verdict)
+    return Signal(NAME, latency_ms, p_value, effect, params.min_slowdown, sentence, verdict=verdict)

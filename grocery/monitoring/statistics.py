@@ -5,10 +5,11 @@ SciPy has most of these; importing ``scipy.stats`` takes longer than judging a b
 
 from __future__ import annotations
 
-from math import exp, lgamma, log, log1p
+from math import exp, lgamma, log
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc, entr, kolmogorov
 
 # Up to this many pairs of draws the Kolmogorov-Smirnov p-value is exact.
 EXACT_PAIRS = 1_000_000
@@ -41,11 +42,7 @@ def ks_p_value(distance: float, n: int, m: int) -> float:
     """
     if n * m > EXACT_PAIRS:
         root = (n / (n + m) * m) ** 0.5
-        x = (root + 0.12 + 0.11 / root) * distance
-        k = np.arange(1, 101)
-        # The series needs more terms below, where the chance is one to ten digits.
-        tail = 2 * ((-1.0) ** (k - 1) * np.exp(-2 * (k * x) ** 2)).sum() if x > 0.2 else 1.0
-        return float(np.clip(tail, 0.0, 1.0))
+        return float(kolmogorov((root + 0.12 + 0.11 / root) * distance))
     small, large = sorted((n, m))
     across = np.arange(large + 1) / large
     paths = np.zeros(large + 1)
@@ -69,49 +66,28 @@ def js_divergence(counts: Counts, others: Counts) -> Floats:
     p = counts / counts.sum(axis=-1, keepdims=True)
     q = others / others.sum(axis=-1, keepdims=True)
     mean = (p + q) / 2
-    divergence: Floats = (_entropy(mean) - (_entropy(p) + _entropy(q)) / 2).clip(0.0, 1.0)
+    nats = (entr(mean) - (entr(p) + entr(q)) / 2).sum(axis=-1)
+    divergence: Floats = (nats / log(2)).clip(0.0, 1.0)
     return divergence
 
 
 def binomial_tail(successes: int, trials: int, chance: float) -> float:
     """Chance of at least this many successes in independent trials."""
-    if successes == 0 or chance == 1:
-        return 1.0
-    if chance == 0:
-        return 0.0
-    logs = [
-        lgamma(trials + 1)
-        - lgamma(k + 1)
-        - lgamma(trials - k + 1)
-        + k * log(chance)
-        + (trials - k) * log1p(-chance)
-        for k in range(successes, trials + 1)
-    ]
-    return float(min(1.0, np.exp(logs).sum()))
+    return float(bdtrc(successes - 1, trials, chance))
 
 
 def hypergeometric_tail(successes: int, draws: int, good: int, bad: int) -> float:
     """Chance of at most this many good ones among `draws` of ``good + bad``, none drawn twice."""
-    low = max(0, draws - bad)
-    if successes < low:
-        return 0.0
     whole = _log_choose(good + bad, draws)
     logs = [
         _log_choose(good, k) + _log_choose(bad, draws - k) - whole
-        for k in range(low, min(successes, draws, good) + 1)
+        for k in range(max(0, draws - bad), min(successes, draws, good) + 1)
     ]
     return float(min(1.0, np.exp(logs).sum()))
 
 
 def _log_choose(n: int, k: int) -> float:
     return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
-
-
-def _entropy(shares: Floats) -> Floats:
-    """Entropy in bits of shares (..., c)."""
-    logs = np.log2(shares, where=shares > 0, out=np.zeros_like(shares))
-    entropy: Floats = -(shares * logs).sum(axis=-1)
-    return entropy
 
 
 def _distribution_functions(

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,15 +39,9 @@ Floats = NDArray[np.float32]
 class TwoSample:
     """What the test found.
 
-    Attributes
-    ----------
-    statistic
-        MMD over its largest possible value, or mean of the fourth powers of the shares of
-        neighbours of the same sample; 0 to 1.
-    p_value
-        Chance of at least this much between random splits of the pooled samples.
-    effect
-        The same with what random splits have on average taken off, 0 to 1.
+    The statistic is the MMD over its largest possible value, or the mean of the fourth powers of
+    the shares of neighbours of the same sample; 0 to 1. The effect, 0 to 1, is the same with what
+    random splits have on average taken off.
     """
 
     statistic: float
@@ -54,65 +49,56 @@ class TwoSample:
     effect: float
 
 
+def chance(by_chance: NDArray[Any], least: float) -> float:
+    """P-value of a permutation test: how many random splits, and the given one, are at least so."""
+    return (1 + int(np.count_nonzero(by_chance >= least))) / (1 + len(by_chance))
+
+
 def kernel_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
     """Compare samples of shapes (n, d) and (m, d), both at least 2.
 
-    Parameters
-    ----------
-    permutations
-        Random splits; the smallest p-value is one in this many plus one.
+    The smallest p-value is one in the number of `permutations` plus one.
     """
-    sample, other = _thinned(sample), _thinned(other)
-    n, m = len(sample), len(other)
-    pooled = _fourier(np.concatenate([sample, other]))
+    points, n, m = _pooled(sample, other)
+    pooled = _fourier(points)
     total = pooled.sum(axis=0, dtype=np.float64)
 
     def divergence(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        apart = sums / n - (total - sums) / m
-        squared: NDArray[np.float64] = (apart**2).sum(axis=-1) / 2
-        return squared
+        squared = (sums / n - (total - sums) / m) ** 2
+        return np.asarray(squared.sum(axis=-1) / 2)
 
     observed = float(divergence(pooled[:n].sum(axis=0, dtype=np.float64)))
     by_chance = np.concatenate(
         [divergence((block @ pooled).astype(np.float64)) for block in _splits(n, m, permutations)]
     )
     # Equal splits may differ in the last bits of single precision, hence the tolerance.
-    at_least = int(np.count_nonzero(by_chance >= observed * (1 - 1e-5)))
-    return TwoSample(
-        statistic=observed**0.5,
-        p_value=(1 + at_least) / (1 + permutations),
-        effect=max(0.0, observed - float(by_chance.mean())) ** 0.5,
-    )
+    p_value = chance(by_chance, observed * (1 - 1e-5))
+    return TwoSample(observed**0.5, p_value, max(0.0, observed - float(by_chance.mean())) ** 0.5)
 
 
 def mean_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
     """Test whether the values (n,) of a sample are on average larger than others (m,).
 
-    One-sided; statistic and effect are the difference of the means. Parameters are those of
-    `kernel_test`.
+    One-sided; statistic and effect are the difference of the means.
     """
-    sample, other = _thinned(sample), _thinned(other)
-    n, m = len(sample), len(other)
-    pooled = np.concatenate([sample, other]).astype(np.float32)
+    pooled, n, m = _pooled(sample, other)
     sums = np.concatenate([block @ pooled for block in _splits(n, m, permutations)])
     observed = float(pooled[:n].sum(dtype=np.float64))
     tolerance = 1e-5 * float(np.abs(pooled).sum(dtype=np.float64))
-    at_least = int(np.count_nonzero(sums >= observed - tolerance))
-    difference = float(sample.mean(dtype=np.float64) - other.mean(dtype=np.float64))
-    return TwoSample(difference, (1 + at_least) / (1 + permutations), max(0.0, difference))
+    difference = float(pooled[:n].mean(dtype=np.float64) - pooled[n:].mean(dtype=np.float64))
+    return TwoSample(difference, chance(sums, observed - tolerance), max(0.0, difference))
 
 
 def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
-    """Count neighbours of the same sample; parameters are those of `kernel_test`.
+    """Count neighbours of the same sample, in samples of shapes (n, d) and (m, d).
 
     The effect is the share of the sample's neighbours, beyond what random splits give, that are of
     the sample: about the share of its points that lie by themselves.
     """
-    sample, other = _thinned(sample), _thinned(other)
-    n, m = len(sample), len(other)
+    points, n, m = _pooled(sample, other)
     # Shuffled, since of equally near points the first ones are taken.
     order = np.random.default_rng(0).permutation(n + m)
-    nearest = _nearest(np.concatenate([sample, other])[order])
+    nearest = _nearest(points[order])
     of_sample = order < n
     powers = np.arange(nearest.shape[1] + 1, dtype=np.int32) ** _POWER
     chosen = _subsets(n, m, permutations).T
@@ -126,11 +112,10 @@ def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSa
         by_chance.append(powers[counts].sum(axis=0))
     own = of_sample[nearest[of_sample]].sum(axis=1)
     observed, most = int(powers[own].sum()), n * nearest.shape[1]
-    at_least = int(np.count_nonzero(np.concatenate(by_chance) >= observed))
     expected = neighbours / permutations
     return TwoSample(
         statistic=observed / (n * int(powers[-1])),
-        p_value=(1 + at_least) / (1 + permutations),
+        p_value=chance(np.concatenate(by_chance), observed),
         effect=max(0.0, int(own.sum()) - expected) / max(most - expected, 1.0),
     )
 
@@ -144,12 +129,15 @@ def _nearest(points: Floats) -> NDArray[np.intp]:
     return np.argpartition(distances, count - 1, axis=1)[:, :count]
 
 
-def _thinned(points: Floats) -> Floats:
-    if len(points) <= MAX_POINTS:
-        return points
-    rows = np.random.default_rng(0).choice(len(points), MAX_POINTS, replace=False)
-    thinned: Floats = points[np.sort(rows)]
-    return thinned
+def _pooled(*samples: Floats) -> tuple[Floats, int, int]:
+    """Both samples in one array, thinned out to `MAX_POINTS` each, and how many are of either."""
+    thinned = []
+    for points in samples:
+        rows = np.arange(len(points))
+        if len(points) > MAX_POINTS:
+            rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
+        thinned.append(points[rows])
+    return np.concatenate(thinned), len(thinned[0]), len(thinned[1])
 
 
 def _fourier(points: Floats) -> Floats:

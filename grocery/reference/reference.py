@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,45 +39,21 @@ Floats = NDArray[np.float32]
 class Reference:
     """Statistics of one model on held-out images.
 
-    Attributes
-    ----------
-    classes
-        The model's class names, in the order of its probabilities.
-    confidences
-        Largest probability of each image, ascending, float32; at most `MAX_CONFIDENCES` of them.
-    ranks
-        How many classes the model thought more probable than the true one, of the image of each
-        confidence; -1 where it has no label; int16. See `label_ranks`.
-    thresholds
-        Confidence of each class above which a prediction counts as right, so that as many count as
-        are right; float32, shape (len(classes),), see `class_thresholds`.
-    features
-        Leading features of a sample of the images, shape (s, d); s is 0 when there are none.
-    logits
-        The head's uncalibrated scores of the same images, shape (s, len(classes)).
-    image_statistics
-        Statistics of the same images, shape (s, k); see `grocery.reference.image_statistics`.
-    predicted_counts
-        Images predicted each class, shape (len(classes),), int64.
-    accuracy
-        Share of the labelled images that were predicted right; None when none had a label.
-    images
-        Number of images, at least 1.
-    model_digest
-        Digest of the model that made the predictions.
+    The arrays of k are of the images, in the order of their confidences: of all of them, or of
+    `MAX_CONFIDENCES`. The arrays of s are of a sample of the images; s is 0 when there is none.
     """
 
-    classes: list[str]
-    confidences: Floats
-    ranks: NDArray[np.int16]
-    thresholds: Floats
-    features: Floats
-    logits: Floats
-    image_statistics: Floats
-    predicted_counts: NDArray[np.int64]
-    accuracy: float | None
-    images: int
-    model_digest: str
+    classes: list[str]  # the model's c class names, in the order of its probabilities
+    confidences: Floats  # (k,): largest probability of each image, ascending
+    ranks: NDArray[np.int16]  # (k,): see `label_ranks`
+    thresholds: Floats  # (c,): see `class_thresholds`
+    features: Floats  # (s, d): the leading features
+    logits: Floats  # (s, c): the head's uncalibrated scores
+    image_statistics: Floats  # (s, len(NAMES)): see `grocery.reference.image_statistics`
+    predicted_counts: NDArray[np.int64]  # (c,): images predicted each class
+    accuracy: float | None  # share of the labelled images predicted right; None without a label
+    images: int  # at least 1
+    model_digest: str  # of the model that made the predictions
 
     @classmethod
     def from_predictions(
@@ -99,14 +75,9 @@ class Reference:
             Shape (n, c), rows summing to one.
         labels
             True class of each image, None where it is not known; or None when none is.
-        classes
-            The c class names.
-        model_digest
-            Digest of the model that made the predictions.
         features, logits, image_statistics
-            Features (s, d), logits (s, c) and image statistics (s, k) of `sample_rows` of these
-            images; the leading `SAMPLE_DIMENSIONS` features are kept. Without them they are not
-            judged.
+            Those of `sample_rows` of these images; the leading `SAMPLE_DIMENSIONS` features are
+            kept. Without them they are not judged.
 
         Raises
         ------
@@ -123,18 +94,21 @@ class Reference:
         predicted = probabilities.argmax(axis=1)
         confidences = probabilities.max(axis=1).astype(np.float32)
         ranks = label_ranks(probabilities, labels, classes)
-        kept = _quantiles(np.argsort(confidences, kind="stable"))
+        kept = np.argsort(confidences, kind="stable")
+        if len(kept) > MAX_CONFIDENCES:
+            evenly = 2 * np.arange(MAX_CONFIDENCES) + 1
+            kept = kept[evenly * len(kept) // (2 * MAX_CONFIDENCES)]
         empty = np.empty((0, 0), np.float32)
         return cls(
             classes=list(classes),
             confidences=confidences[kept],
             ranks=ranks[kept],
-            thresholds=class_thresholds(predicted, confidences, _hits(ranks), len(classes)),
+            thresholds=class_thresholds(predicted, confidences, ranks, len(classes)),
             features=empty if features is None else features[:, :SAMPLE_DIMENSIONS],
             logits=empty if logits is None else logits,
             image_statistics=empty if image_statistics is None else image_statistics,
             predicted_counts=np.bincount(predicted, minlength=len(classes)).astype(np.int64),
-            accuracy=realised_accuracy(predicted, labels, classes),
+            accuracy=share_right(ranks),
             images=len(probabilities),
             model_digest=model_digest,
         )
@@ -142,19 +116,13 @@ class Reference:
     @property
     def hits(self) -> NDArray[np.int8]:
         """Was the image of each confidence predicted right? 1, 0, or -1 where it has no label."""
-        return _hits(self.ranks)
+        return np.where(self.ranks == UNKNOWN, UNKNOWN, self.ranks == 0).astype(np.int8)
 
     def save(self, folder: Path) -> None:
         """Write the reference's two files to a folder; see `grocery.core.files.replacing`."""
         arrays: Arrays = {name: getattr(self, name) for name in _ARRAYS}
-        description = {
-            "version": VERSION,
-            "model_digest": self.model_digest,
-            "images": self.images,
-            "accuracy": self.accuracy,
-            "classes": self.classes,
-        }
-        save_arrays(folder, KIND, arrays, description, name="reference")
+        said = {name: getattr(self, name) for name in _SAID}
+        save_arrays(folder, KIND, arrays, said | {"version": VERSION}, name="reference")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -172,13 +140,8 @@ class Reference:
                 f"this code reads {VERSION}; evaluate and register the model again"
             )
         try:
-            reference = cls(
-                **{name: arrays[name] for name in _ARRAYS},
-                classes=description["classes"],
-                accuracy=description["accuracy"],
-                images=description["images"],
-                model_digest=description["model_digest"],
-            )
+            found: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            reference = cls(**found, **{name: description[name] for name in _SAID})
             problem = reference._problem()
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder} holds a damaged reference: {error}") from None
@@ -223,18 +186,15 @@ class Reference:
         """
         if list(classes) != self.classes:
             foreign = sorted(set(classes) ^ set(self.classes))
-            difference = (
-                f"only one of them knows {foreign[0]!r}" if foreign else "the order differs"
+            problem = (
+                f"of a model of {len(self.classes)} classes, this model has {len(classes)} and "
+                + (f"only one of them knows {foreign[0]!r}" if foreign else "the order differs")
             )
-            raise ModelError(
-                f"the reference is of a model of {len(self.classes)} classes, this model has "
-                f"{len(classes)} and {difference}; evaluate and register the model again"
-            )
-        if model_digest != self.model_digest:
-            raise ModelError(
-                f"the reference is of model {self.model_digest[:12]}, this is model "
-                f"{model_digest[:12]}; evaluate and register the model again"
-            )
+        elif model_digest != self.model_digest:
+            problem = f"of model {self.model_digest[:12]}, this is model {model_digest[:12]}"
+        else:
+            return
+        raise ModelError(f"the reference is {problem}; evaluate and register the model again")
 
 
 # Arrays of the file: how many dimensions each has, and what of.
@@ -247,6 +207,7 @@ _ARRAYS: dict[str, tuple[int, type[np.generic]]] = {
     "image_statistics": (2, np.float32),
     "predicted_counts": (1, np.int64),
 }
+_SAID = ("classes", "accuracy", "images", "model_digest")  # in words
 
 
 def sample_rows(image_ids: Sequence[str], most: int = MAX_SAMPLE) -> NDArray[np.intp]:
@@ -256,7 +217,7 @@ def sample_rows(image_ids: Sequence[str], most: int = MAX_SAMPLE) -> NDArray[np.
 
 
 def class_thresholds(
-    predicted: NDArray[np.intp], confidences: Floats, hits: NDArray[np.int8], classes: int
+    predicted: NDArray[np.intp], confidences: Floats, ranks: NDArray[np.int16], classes: int
 ) -> Floats:
     """Threshold of each class (c,) for the average thresholded confidence.
 
@@ -264,7 +225,7 @@ def class_thresholds(
     of the images predicted a class, the share above its threshold is the share predicted right. A
     class that was never predicted with a label takes the threshold of all images.
     """
-    known = hits != UNKNOWN
+    known, hits = ranks != UNKNOWN, ranks == 0
     whole = confidence_threshold(confidences[known], hits[known])
     return np.array(
         [
@@ -275,7 +236,7 @@ def class_thresholds(
     )
 
 
-def confidence_threshold(confidences: Floats, hits: NDArray[np.int8]) -> float:
+def confidence_threshold(confidences: Floats, hits: NDArray[Any]) -> float:
     """Confidence above which lie as many of n images as were predicted right; 0 of none."""
     if not len(hits):
         return 0.0
@@ -289,24 +250,14 @@ def label_ranks(
 ) -> NDArray[np.int16]:
     """How many classes the model thinks more probable than the true one, image by image.
 
-    Parameters
-    ----------
-    probabilities
-        Shape (n, c).
-    labels
-        True class of each image, None where it is not known; or None when none is.
-    classes
-        The c class names.
-
-    Returns
-    -------
-    array of shape (n,)
-        0 for an image that is predicted right, c for a label that is not one of `classes`, -1
-        without a label. Of equally probable classes the first counts as more probable.
+    From probabilities (n, c), labels (n) or None, and the c class names an array of shape (n,): 0
+    for an image that is predicted right, c for a label that is not one of `classes`, -1 without a
+    label. Of equally probable classes the first counts as more probable.
     """
-    ranks = np.full(len(probabilities), UNKNOWN, np.int16)
+    n = len(probabilities)
+    ranks = np.full(n, UNKNOWN, np.int16)
     numbers = {name: number for number, name in enumerate(classes)}
-    for row, label in enumerate(labels or ()):
+    for row, label in zip(range(n), [None] * n if labels is None else labels, strict=True):
         if label in numbers:
             number = numbers[label]
             own = probabilities[row, number]
@@ -317,29 +268,10 @@ def label_ranks(
     return ranks
 
 
-def _hits(ranks: NDArray[np.int16]) -> NDArray[np.int8]:
-    return np.where(ranks == UNKNOWN, UNKNOWN, ranks == 0).astype(np.int8)
+def share_right(ranks: NDArray[np.int16]) -> float | None:
+    """Share of labelled images that were predicted right, from their `label_ranks`; None of none.
 
-
-def realised_accuracy(
-    predicted: NDArray[np.intp], labels: Sequence[str | None] | None, classes: Sequence[str]
-) -> float | None:
-    """Share of labelled images that were predicted right; None when no image has a label.
-
-    A label that is not one of `classes` cannot be predicted, so it counts as a mistake.
+    A label that is not one of the classes cannot be predicted, so it counts as a mistake.
     """
-    hits = [
-        classes[index] == label
-        for index, label in zip(predicted, labels or (), strict=labels is not None)
-        if label is not None
-    ]
-    return sum(hits) / len(hits) if hits else None
-
-
-def _quantiles(ascending: NDArray[np.intp]) -> NDArray[np.intp]:
-    """At most `MAX_CONFIDENCES` of rows in order of confidence, evenly spaced in rank."""
-    if len(ascending) <= MAX_CONFIDENCES:
-        return ascending
-    ranks = (2 * np.arange(MAX_CONFIDENCES) + 1) * len(ascending) // (2 * MAX_CONFIDENCES)
-    chosen: NDArray[np.intp] = ascending[ranks]
-    return chosen
+    labelled = int(np.count_nonzero(ranks != UNKNOWN))
+    return int(np.count_nonzero(ranks == 0)) / labelled if labelled else None

@@ -7,9 +7,10 @@ import math
 import sys
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
-from grocery.core.errors import GroceryError, printable
+from grocery.core.errors import printable
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
 
@@ -73,8 +74,11 @@ class _Parser(argparse.ArgumentParser):
         """Hand the drill its arguments; refuse unknown ones, or the parser above would, with 2."""
         if args and args[0] == _DRILL:
             prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
-            run = argparse.Namespace(run=lambda _: _drill(rest, prog), command=f"monitor {_DRILL}")
-            return run, []
+
+            def run(_: argparse.Namespace) -> None:
+                import_module("grocery.cli.drill").main(rest, prog)
+
+            return argparse.Namespace(run=run, command=f"monitor {_DRILL}"), []
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -95,27 +99,6 @@ def add_parser(parsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_batches(parser)
-    _add_history(parser)
-    parser.add_argument(
-        "--params",
-        default="params.yaml",
-        metavar="FILE",
-        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--report",
-        metavar="FILE",
-        help=(
-            "also write a page for people: one HTML file, which needs nothing else; with "
-            "--history also how things went over time"
-        ),
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    parser.set_defaults(run=_run, command="monitor", parser=parser)
-
-
-def _add_batches(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "incoming",
         nargs="+",
@@ -157,9 +140,6 @@ def _add_batches(parser: argparse.ArgumentParser) -> None:
             "without folders has no labels yet"
         ),
     )
-
-
-def _add_history(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--history",
         metavar="FILE",
@@ -182,6 +162,24 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --history, tell W&B of new batches; see `tracking` in the params",
     )
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "also write a page for people: one HTML file, which needs nothing else; with "
+            "--history also how things went over time"
+        ),
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    parser.set_defaults(run=_run, command="monitor", parser=parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -195,18 +193,6 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         from grocery.cli.monitor.watch import run
     run(arguments)
-
-
-def _drill(argv: list[str], prog: str) -> None:
-    try:
-        drill = import_module("grocery.cli.drill")
-    except ModuleNotFoundError as error:
-        if error.name != "grocery.cli.drill":
-            raise
-        raise GroceryError(
-            "this version of the project has no drill; give a folder of that name as ./drill"
-        ) from None
-    drill.main(argv, prog)
 
 
 def _seconds(text: str) -> float:

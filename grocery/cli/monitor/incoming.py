@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grocery.core.errors import DataError, printable
-
-if TYPE_CHECKING:
-    from grocery.monitoring.batches import Batch
-    from grocery.release.model import Model
+from grocery.data.folders import walk
+from grocery.inbox.history import content_digest, labels_digest
+from grocery.monitoring.batches import Batch, read_batch
+from grocery.parallel import progress
+from grocery.release.model import Model
+from grocery.shards import read_table
 
 
 def find_batches(names: Sequence[str], *, each: bool) -> list[Path]:
@@ -57,50 +58,34 @@ def taken_at(origin: Path) -> float:
 def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
     """Digests of a batch's contents and of its labels, without decoding an image.
 
-    They are those of `digests` of the batch that `read` gives.
+    They are those of the batch that `read` gives.
     """
-    from grocery.inbox.history import content_digest, labels_digest
-
     if origin.is_dir():
         paths = _files(origin)
         image_ids = [_image_id(_content(origin / path)[0]) for path in paths]
         labels = [_class_folder(path) for path in paths] if labelled else [None] * len(paths)
     else:
-        from grocery.shards import read_table
-
         table = read_table(origin, ["image_id", "label"])
         image_ids, labels = (table.column(k).to_pylist() for k in ("image_id", "label"))
+    return digests(image_ids, labels)
+
+
+def digests(image_ids: Sequence[str], labels: Sequence[str | None]) -> tuple[str, str | None]:
+    """Digests of the contents of n images and of their labels."""
     return content_digest(map(str, image_ids)), labels_digest(image_ids, labels)
 
 
-def digests(batch: Batch) -> tuple[str, str | None]:
-    """Digests of the contents and of the labels of a batch that was read."""
-    from grocery.inbox.history import content_digest, labels_digest
-
-    return content_digest(batch.image_ids), labels_digest(batch.image_ids, batch.labels)
-
-
 def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Batch, list[str]]:
-    """Read a batch, and say what of it cannot be read.
+    """Read a batch, a folder of images or a Parquet file, and say what of it cannot be read.
 
-    Parameters
-    ----------
-    origin
-        A folder of images or a Parquet file.
-    model
-        Prepares the images.
-    labelled
-        Whether the folders in a folder are named after classes ...
-    flat
-        ... and whether there may be none: such a batch has no labels.
+    `labelled` means that the folders in a folder are named after classes, and `flat` that there may
+    be none: such a batch has no labels.
 
     Raises
     ------
     DataError
         When there is no file in it, or it holds something that no batch holds.
     """
-    from grocery.monitoring.batches import read_batch
-
     if origin.is_dir():
         return _read_folder(origin, model, labelled, flat)
     batch = read_batch(origin, model.preprocessing)
@@ -146,9 +131,6 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
 
     The folder itself may be a symbolic link; one in it is refused, since it may lead anywhere.
     """
-    from grocery.monitoring.batches import Batch
-    from grocery.parallel import progress
-
     paths = _files(folder)
     labels: list[str | None] = [None] * len(paths)
     if labelled and not (flat and all("/" not in path for path in paths)):
@@ -173,8 +155,6 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
 
 
 def _files(folder: Path) -> list[str]:
-    from grocery.data.folders import walk
-
     paths = sorted(walk(folder.resolve()))
     if not paths:
         raise DataError(f"{folder} holds no images")

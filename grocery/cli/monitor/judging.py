@@ -7,29 +7,46 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from grocery.cli.monitor import incoming
+from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ParamsError, printable
+from grocery.core.files import digest
+from grocery.core.params import MonitorParams
+from grocery.inbox.history import Entry
+from grocery.inbox.record import Release
+from grocery.monitoring.batches import Batch, examine
+from grocery.monitoring.report import BatchReport
+from grocery.monitoring.speed import Timing
+from grocery.reference.reference import Reference
+from grocery.registry.serving import fetch
+from grocery.registry.state import is_registry_name
+from grocery.release.model import Model
 
-if TYPE_CHECKING:
-    from grocery.core.params import MonitorParams
-    from grocery.inbox.record import Release
-    from grocery.monitoring.batches import Batch
-    from grocery.monitoring.report import BatchReport
-    from grocery.monitoring.speed import Timing
-    from grocery.release.model import Model
-    from grocery.settings import TrackingParams
+ALERT = 2  # exit code
+
+
+class Thresholds(Section, extra="ignore"):
+    """The section `monitor` alone: where a model is used there need be no pipeline."""
+
+    monitor: MonitorParams
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A batch, what is found in it, the time it took, and what of it cannot be read."""
+    """A batch that was judged."""
 
+    origin: Path
     batch: Batch
     report: BatchReport
     timing: Timing
-    unreadable: list[str]
+    unreadable: list[str]  # what of it cannot be read, a sentence each
+    entry: Entry | None = None  # its line in the history
+
+    @property
+    def alert(self) -> bool:
+        """Whether somebody is to be told."""
+        return self.entry.alert if self.entry else self.report.judgement.verdict == "alert"
 
 
 @dataclass(frozen=True)
@@ -42,15 +59,12 @@ class Judge:
 
     def examine(self, origin: Path, arguments: argparse.Namespace) -> Examined:
         """Read and judge one batch."""
-        from grocery.monitoring.batches import examine
-
         batch, unreadable = incoming.read(
             origin, self.model, labelled=arguments.labelled, flat=arguments.each
         )
-        report, timing = examine(
-            batch, model=self.model, reference=self.release.reference, params=self.params
-        )
-        return Examined(batch, report, timing, unreadable)
+        reference = self.release.reference
+        report, timing = examine(batch, model=self.model, reference=reference, params=self.params)
+        return Examined(origin, batch, report, timing, unreadable)
 
 
 def open_judge(name: str, params: MonitorParams) -> Judge:
@@ -61,13 +75,6 @@ def open_judge(name: str, params: MonitorParams) -> Judge:
     ModelError
         When the reference is missing, or is another model's.
     """
-    from grocery.core.files import digest
-    from grocery.inbox.record import Release
-    from grocery.reference.reference import Reference
-    from grocery.registry.serving import fetch
-    from grocery.registry.state import is_registry_name
-    from grocery.release.model import Model
-
     folder, version = Path(name), None
     if is_registry_name(name):
         fetched = fetch(name)
@@ -79,44 +86,29 @@ def open_judge(name: str, params: MonitorParams) -> Judge:
 
 
 def read_thresholds(file: Path) -> MonitorParams:
-    """Read the section `monitor` alone: where a model is used there need be no pipeline."""
-    from grocery.core import params
-    from grocery.core.documents import Section, read_document
+    """Read the section `monitor` of a params file.
 
-    class Thresholds(Section, extra="ignore"):
-        monitor: params.MonitorParams
-
-    _refuse_missing(file)
-    return read_document(file, Thresholds, ParamsError).monitor
-
-
-def read_tracking(file: Path) -> TrackingParams:
-    """Read the section `tracking` alone."""
-    from grocery import settings
-    from grocery.core.documents import Section, read_document
-
-    class Settings(Section, extra="ignore"):
-        tracking: settings.TrackingParams
-
-    return read_document(file, Settings, ParamsError).tracking
-
-
-def check_report(name: str | None) -> Path | None:
-    """Where the page goes; a folder is refused before any work is done for it."""
-    if name is not None and Path(name).is_dir():
-        raise DataError(f"{name} is a folder; --report wants the name of a file")
-    return None if name is None else Path(name)
-
-
-def say_unreadable(sentences: Iterable[str]) -> None:
-    """Name the files that cannot be read, on standard error."""
-    for sentence in sentences:
-        print(printable(f"unreadable: {sentence}"), file=sys.stderr)
-
-
-def _refuse_missing(file: Path) -> None:
+    Raises
+    ------
+    ParamsError
+        One sentence that names the file and what is wrong.
+    """
     if not file.is_file():
         raise ParamsError(
             f"{file} is not here; name the file whose section monitor holds the thresholds "
             "with --params"
         )
+    return read_document(file, Thresholds, ParamsError).monitor
+
+
+def check_report(page: Path | None) -> None:
+    """Refuse a folder as the place of the page, before any work is done for it."""
+    if page is not None and page.is_dir():
+        raise DataError(f"{page} is a folder; --report wants the name of a file")
+
+
+def say_unreadable(batches: Iterable[Examined]) -> None:
+    """Name the files that cannot be read, on standard error."""
+    for batch in batches:
+        for sentence in batch.unreadable:
+            print(printable(f"unreadable: {sentence}"), file=sys.stderr)

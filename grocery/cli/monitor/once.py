@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
-from grocery.cli.monitor import incoming, output
-from grocery.cli.monitor.judging import (
-    check_report,
-    open_judge,
-    read_thresholds,
-    say_unreadable,
-)
+from grocery.cli.monitor import incoming, judging, output
 from grocery.core.errors import printable
-
-ALERT = 2  # exit code
+from grocery.core.files import write_bytes
+from grocery.monitoring.report import render
+from grocery.parallel import progress
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from grocery.core.files import rounded, write_bytes
-    from grocery.monitoring.report import render
-    from grocery.parallel import progress
-
-    params = read_thresholds(Path(arguments.params))
+    params = judging.read_thresholds(arguments.params)
     found = incoming.find_batches(arguments.incoming, each=arguments.each)
     origins = [origin for origin in found if incoming.has_settled(origin, arguments.settled)]
-    page = check_report(arguments.report)
-    judge = open_judge(arguments.model, params)
-
-    reports, timings, unreadable = [], [], []
-    for origin in progress(origins, title="monitor", total=len(origins)):
-        examined = judge.examine(origin, arguments)
-        reports.append(examined.report)
-        timings.append(examined.timing)
-        unreadable += examined.unreadable
+    judging.check_report(arguments.report)
+    judge = judging.open_judge(arguments.model, params)
+    watched = progress(origins, title="monitor", total=len(origins))
+    batches = [judge.examine(origin, arguments) for origin in watched]
 
     # Nothing is printed earlier: it would run into the progress bars.
-    say_unreadable(unreadable)
+    judging.say_unreadable(batches)
     for origin in sorted(set(found) - set(origins)):
         sentence = f"{origin} changed less than {arguments.settled:g} s ago; it is left out"
         print(printable(f"not settled: {sentence}"), file=sys.stderr)
-    if page is not None:
-        write_bytes(page, render(judge.release.reference, reports, params))
-    if arguments.json:
-        for origin, report, timing in zip(origins, reports, timings, strict=True):
-            print(json.dumps(rounded(output.document(origin, report, timing))))
-    elif reports:
-        print("\n".join(output.table(reports)))
-        if lines := [line for report in reports for line in output.findings(report, params)]:
-            print("", *lines, sep="\n")
-    if any(report.judgement.verdict == "alert" for report in reports):
-        raise SystemExit(ALERT)
+    if arguments.report is not None:
+        reports = [batch.report for batch in batches]
+        write_bytes(arguments.report, render(judge.release.reference, reports, params))
+    output.show(batches, params, in_json=arguments.json)
+    if any(batch.alert for batch in batches):
+        raise SystemExit(judging.ALERT)

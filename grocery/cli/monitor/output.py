@@ -2,66 +2,83 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from grocery.cli.monitor.judging import Examined
 from grocery.core.errors import printable
+from grocery.core.files import rounded
+from grocery.core.params import MonitorParams
+from grocery.monitoring.batches import as_json, numbers
+from grocery.monitoring.report import too_few
 
-if TYPE_CHECKING:
-    from grocery.core.params import MonitorParams
-    from grocery.monitoring.report import BatchReport
-    from grocery.monitoring.speed import Timing
-
-
-def document(origin: Path, report: BatchReport, timing: Timing) -> dict[str, Any]:
-    """A batch as one JSON object."""
-    from grocery.monitoring.batches import numbers, signals
-
-    head = {"batch": report.name, "incoming": str(origin)}
-    speed = {"images_per_second": timing.images_per_second, "latency_ms": timing.latency_ms}
-    return head | numbers(report) | speed | {"signals": signals(report)}
+# What the history keeps for itself.
+_FOR_SEQUENCES = {"grocery_history", "confidence_counts", "class_counts"}
 
 
-def table(reports: Sequence[BatchReport]) -> list[str]:
+def show(batches: Sequence[Examined], params: MonitorParams, *, in_json: bool) -> None:
+    """Print batches: one JSON object a line, or a table and sentences."""
+    if in_json:
+        for batch in batches:
+            print(json.dumps(rounded(_document(batch))))
+    elif batches:
+        print("\n".join(_table(batches)))
+        if lines := [line for batch in batches for line in _findings(batch, params)]:
+            print("", *map(printable, lines), sep="\n")
+
+
+def _document(batch: Examined) -> dict[str, Any]:
+    """A batch as one JSON object, with what the history keeps of it."""
+    kept: dict[str, Any] = {}
+    if batch.entry is not None:
+        kept = batch.entry.model_dump(mode="json", by_alias=True, exclude=_FOR_SEQUENCES)
+    report, timing = batch.report, batch.timing
+    kept |= {"batch": report.name, "incoming": str(batch.origin)} | numbers(report)
+    kept |= {"images_per_second": timing.images_per_second, "latency_ms": timing.latency_ms}
+    return kept | {"signals": as_json(report.judgement.signals)}
+
+
+def _table(batches: Sequence[Examined]) -> list[str]:
     """Aligned lines; the realised accuracy is a column only where there are labels."""
     rows = [["verdict", "images", "unreadable", "estimated accuracy", "accuracy", "batch"]]
-    for report in reports:
-        judgement = report.judgement
+    judgements = [batch.report.judgement for batch in batches]
+    for batch, judgement in zip(batches, judgements, strict=True):
+        estimate = _share(judgement.estimated_accuracy)
+        if interval := judgement.estimate_interval:
+            estimate += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
         counts = [str(judgement.images), str(judgement.unreadable)]
-        accuracies = [_estimate(report), _share(judgement.accuracy)]
-        rows.append([judgement.verdict, *counts, *accuracies, printable(report.name)])
-    if all(report.judgement.accuracy is None for report in reports):
+        figures = [*counts, estimate, _share(judgement.accuracy)]
+        rows.append([judgement.verdict, *figures, printable(batch.report.name)])
+    if all(judgement.accuracy is None for judgement in judgements):
         rows = [[*row[:4], row[5]] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(_aligned(row, widths)) for row in rows]
-
-
-def findings(report: BatchReport, params: MonitorParams) -> list[str]:
-    """A line for each signal that is not ok, and one for a batch that is too small."""
-    judgement = report.judgement
-    sentences = [signal.sentence for signal in judgement.signals if signal.verdict != "ok"]
-    if judgement.images < params.min_batch:
-        sentences.append(
-            f"{judgement.images} readable images are too few to judge predictions by; "
-            f"{params.min_batch} are needed."
-        )
-    return [printable(f"{report.name}: {sentence}") for sentence in sentences]
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     """The verdict to the left, numbers to the right; the name is as long as it is."""
     verdict, *figures, name = row
-    right = [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
+    right = [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
     return [verdict.ljust(widths[0]), *right, name]
-
-
-def _estimate(report: BatchReport) -> str:
-    """The estimated accuracy, with its interval where it has one."""
-    estimate = _share(report.judgement.estimated_accuracy)
-    interval = report.judgement.estimate_interval
-    return f"{estimate} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else estimate
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _findings(batch: Examined, params: MonitorParams) -> list[str]:
+    """Sentences about what is not ok in a batch, and about the sequence that it ends."""
+    entry, judgement = batch.entry, batch.report.judgement
+    if entry is not None and entry.kind == "labels":
+        said = f"labels for {entry.labelled} of its images, which were judged before."
+        odd = [found.sentence for found in entry.by_labels if found.verdict != "ok"]
+        return [f"{entry.batch}: {sentence}" for sentence in (said, *odd)]
+    odd = [signal.sentence for signal in judgement.signals if signal.verdict != "ok"]
+    odd += too_few(judgement, params)
+    lines = [f"{batch.report.name}: {sentence}" for sentence in odd]
+    if entry is not None and entry.sequence is not None:
+        names = entry.sequence.batches
+        lines.append(f"a sequence of {len(names)} batches is an alert: {names[0]} to {names[-1]}")
+        lines += [signal.sentence for signal in entry.sequence.signals]
+    return lines
