@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -19,25 +19,21 @@ from grocery.shards import read_columns, read_table, shard_paths
 MIN_IMAGES = 20  # fewer would tell any two models apart by luck only
 
 
-@dataclass(frozen=True)
-class Anew:
+class Anew(NamedTuple):
     """What models say of the same test images.
 
     Attributes
     ----------
     tables
-        A table of predictions a model (`grocery.registry.comparison.PREDICTIONS`), all of the same
-        images, in the order of the shards: by id.
+        A table of predictions per model (`grocery.registry.comparison.PREDICTIONS`), all of the
+        same images, in the order of the shards: by id. Images of a class that a model does not know
+        count as its mistakes, as they would in production.
     left_out
         Number of test images that are not in the tables, since some model learned from them.
-    unknown
-        For each model, how many images of its table are of a class that it does not know. They
-        count as its mistakes, as they would in production.
     """
 
     tables: list[pa.Table]
     left_out: int
-    unknown: list[int]
 
 
 def seen_images(shards: Path) -> set[str]:
@@ -45,9 +41,8 @@ def seen_images(shards: Path) -> set[str]:
 
     They are those of train and val, the unlabelled ones too.
     """
-    table = read_columns(shards, ["image_id", "split"])
-    pairs = zip(*(table.column(name).to_pylist() for name in ("image_id", "split")), strict=True)
-    return {image_id for image_id, split in pairs if split != "test"}
+    rows = read_columns(shards, ["image_id", "split"]).to_pylist()
+    return {row["image_id"] for row in rows if row["split"] != "test"}
 
 
 def evaluate_anew(
@@ -90,9 +85,10 @@ def evaluate_anew(
     work: list[tuple[Path, list[int]]] = []
     total = 0
     for path in shard_paths(shards):
-        ids = _test_rows(path)
+        found = enumerate(read_table(path, ["image_id", "split"]).to_pylist())
+        ids = {number: row["image_id"] for number, row in found if row["split"] == "test"}
         total += len(ids)
-        if rows := [row for row, image_id in ids.items() if image_id not in excluded]:
+        if rows := [number for number, image_id in ids.items() if image_id not in excluded]:
             work.append((path, rows))
     images = sum(len(rows) for _, rows in work)
     if images < MIN_IMAGES:
@@ -100,21 +96,11 @@ def evaluate_anew(
             f"of the {total} test images in {shards}, {images} are new to all models; "
             f"at least {MIN_IMAGES} are needed to compare them"
         )
-
     predict = partial(_predict_shard, models=models, prepared=prepared)
     parts = parallel_map(predict, work, title="evaluate anew")
-    tables = [pa.concat_tables(of_model) for of_model in zip(*parts, strict=True)]
-    known = [set(model.classes) for model in models]
-    labels = tables[0].column("label").to_pylist()
-    unknown = [sum(label not in names for label in labels) for names in known]
-    return Anew(tables, total - images, unknown)
-
-
-def _test_rows(shard: Path) -> dict[int, str]:
-    """Ids of a shard's test images, by row."""
-    table = read_table(shard, ["image_id", "split"])
-    ids, splits = (table.column(name).to_pylist() for name in ("image_id", "split"))
-    return {row: ids[row] for row, split in enumerate(splits) if split == "test"}
+    return Anew(
+        [pa.concat_tables(of_model) for of_model in zip(*parts, strict=True)], total - images
+    )
 
 
 def _predict_shard(
@@ -134,10 +120,7 @@ def _predictions(model: Model, images: pa.Table, prepared: Preprocessing) -> pa.
     if not model.preprocessing.gives_the_same_as(prepared):
         jpegs = [model.prepare(jpeg, path) for jpeg, path in zip(jpegs, paths, strict=True)]
     best = [ranked[0] for ranked in model.rank(jpegs)]
-    columns = {
-        "image_id": images.column("image_id"),
-        "path": images.column("path"),
-        "label": images.column("label"),
+    columns = {name: images.column(name) for name in ("image_id", "path", "label")} | {
         "predicted": [prediction.label for prediction in best],
         "confidence": [prediction.confidence for prediction in best],
     }

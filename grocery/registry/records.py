@@ -10,24 +10,13 @@ import yaml
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
-from grocery.registry.objects import check_hash
+from grocery.registry.store import check_hash
 
 RELEASE = "models/release"
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 50  # levels; dvc.lock has eight
 _LARGEST = 1_000_000  # nodes, with each alias as what it stands for
-
-
-def release_hash(git: Git, commit: str) -> str | None:
-    """DVC's hash of the release that a commit's dvc.lock records; quick, and needs no DVC.
-
-    Raises
-    ------
-    RegistryError
-        When dvc.lock cannot be read.
-    """
-    return recorded_hashes(git, commit).get(RELEASE)
 
 
 def params_at(git: Git, commit: str) -> dict[str, Any]:
@@ -81,14 +70,12 @@ def check_yaml(data: bytes, name: str) -> None:
         When it is such, or no YAML at all; the sentence calls it by its `name`.
     """
     try:
-        plain = _is_plain(data)
+        _check_size(data)
     except (yaml.YAMLError, ValueError):
-        plain = False
-    if not plain:
-        raise RegistryError(f"{name} is damaged")
+        raise RegistryError(f"{name} is damaged") from None
 
 
-def _is_plain(data: bytes) -> bool:
+def _check_size(data: bytes) -> None:
     sizes: dict[str, int] = {}
     # anchor and number of nodes of each collection that is open
     parents: list[tuple[str | None, int]] = [(None, 0)]
@@ -107,8 +94,7 @@ def _is_plain(data: bytes) -> bool:
         above, nodes = parents[-1]
         parents[-1] = above, nodes + size
         if len(parents) > _DEEPEST or nodes + size >= _LARGEST:
-            return False
-    return True
+            raise ValueError("too deep or too large")
 
 
 def json_at(git: Git, commit: str, path: str) -> dict[str, Any]:

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from grocery.core.errors import RegistryError
-from grocery.registry.candidate import Candidate, evidence, failed_checks, read_candidate
+from grocery.registry.candidate import Candidate
+from grocery.registry.decision import Decision, decide
 from grocery.registry.git import Git, GitFailed
-from grocery.registry.judge import Judgement, judge
 from grocery.registry.mirror import Mirror
-from grocery.registry.objects import Objects, open_objects
 from grocery.registry.pipeline import read_pipeline
 from grocery.registry.records import RELEASE, recorded_hashes
 from grocery.registry.revisions import Revision, commits, experiments, resolve
 from grocery.registry.serving import release_of
 from grocery.registry.state import State, Version, read_state
+from grocery.registry.store import Store, open_store
 from grocery.registry.tags import ARTIFACT, STAGES, Tag, is_version, message, read_tags
 from grocery.settings import load
 from grocery.tracking.provenance import project_root
@@ -47,18 +47,18 @@ class Outcome:
         The tag that now stands.
     new
         Whether the command made it; False when everything was so already.
-    judgement
+    decision
         What production was asked, if it was.
     """
 
     version: Version
     tag: Tag
     new: bool
-    judgement: Judgement | None = None
+    decision: Decision | None = None
 
 
 class Registry:
-    """The registry of the project in a folder.
+    """The registry of a project. What it refuses and what fails is a `RegistryError`.
 
     Parameters
     ----------
@@ -86,13 +86,7 @@ class Registry:
         return read_state(self.git)
 
     def refresh(self) -> State:
-        """Bring the tags of the git remote here, then read them all.
-
-        Raises
-        ------
-        RegistryError
-            When the remote cannot be asked, or a tag differs here and there.
-        """
+        """Bring the tags of the git remote here, then read them all."""
         if self.remote:
             try:
                 self.git.fetch_tags(self.remote, f"{ARTIFACT}*")
@@ -134,21 +128,14 @@ class Registry:
             Which number the next one counts up: ``major``, ``minor`` or ``patch``.
         push
             Send the objects that the DVC remote lacks.
-
-        Raises
-        ------
-        RegistryError
-            With the reason when it is refused.
         """
         if version is not None and not is_version(version):
             raise Refused(f"{version!r} is no version; a version is like v1.2.0")
         found = resolve(self.git, revision or "HEAD")
         if revision is None:
             self._check_clean()
-        with open_objects(self.root) as objects:
-            return self._register(
-                objects, found, self.refresh(), version=version, bump=bump, push=push
-            )
+        with open_store(self.root) as store:
+            return self._register(store, found, self.refresh(), version, bump=bump, push=push)
 
     def register_all(
         self, span: str | None = None, *, bump: str = "minor", push: bool = False
@@ -159,25 +146,21 @@ class Registry:
         ----------
         span
             A range of commits, such as ``v1.0.0..main``; None for all DVC experiments.
-        bump, push
-            As for `register`.
 
         Yields
         ------
         The revision, and what became of it, or why it was passed over.
         """
         found = commits(self.git, span) if span else experiments(self.git)
-        with open_objects(self.root) as objects:
+        with open_store(self.root) as store:
             for revision in found:
                 state = self.refresh()
+                outcome: Outcome | RegistryError
                 try:
-                    outcome = self._register(
-                        objects, revision, state, version=None, bump=bump, push=push
-                    )
+                    outcome = self._register(store, revision, state, None, bump=bump, push=push)
                 except RegistryError as reason:
-                    yield revision, reason
-                else:
-                    yield revision, outcome
+                    outcome = reason
+                yield revision, outcome
 
     def _check_clean(self) -> None:
         changed = self.git.changed_files()
@@ -190,11 +173,11 @@ class Registry:
 
     def _register(
         self,
-        objects: Objects,
+        store: Store,
         found: Revision,
         state: State,
-        *,
         version: str | None,
+        *,
         bump: str,
         push: bool,
     ) -> Outcome:
@@ -212,9 +195,9 @@ class Registry:
                 )
         if version and (version in state.versions or version in state.withdrawn):
             raise Refused(f"{version} is taken; the next one is {state.next_version(bump)}")
-        candidate = read_candidate(objects, self.git, found.commit)
-        self._check_candidate(objects, candidate, found, push)
-        facts = evidence(candidate, objects, self.git) | {"experiment": found.experiment}
+        candidate = Candidate(store, found.commit)
+        self._check_candidate(store, candidate, found, push)
+        facts = candidate.evidence() | {"experiment": found.experiment}
         for _ in range(_TRIES):
             name = version or state.next_version(bump)
             text = message(f"Register {ARTIFACT} {name}", {"schema": 1, "version": name, **facts})
@@ -231,14 +214,14 @@ class Registry:
 
     def _twin(self, state: State, found: Revision) -> Version | None:
         """The version that has the very same release, built in another commit."""
-        md5 = recorded_hashes(self.git, found.commit).get(RELEASE)
-        for known in state.versions.values():
-            if md5 and recorded_hashes(self.git, known.commit).get(RELEASE) == md5:
-                return known
+        if md5 := recorded_hashes(self.git, found.commit).get(RELEASE):
+            for known in state.versions.values():
+                if recorded_hashes(self.git, known.commit).get(RELEASE) == md5:
+                    return known
         return None
 
     def _check_candidate(
-        self, objects: Objects, candidate: Candidate, found: Revision, push: bool
+        self, store: Store, candidate: Candidate, found: Revision, push: bool
     ) -> None:
         """Refuse a candidate that could not be built again, was rejected, or cannot be pulled."""
         problems = candidate.pipeline.problems
@@ -248,30 +231,21 @@ class Registry:
                 f"dvc.lock of {found} is not what the commit holds: {problems[0]}{more}; run dvc "
                 "repro and commit"
             )
-        if candidate.judged.get("accepted") is not True:
-            reasons = "; ".join(failed_checks(candidate, objects))
+        if not candidate.accepted:
+            reasons = "; ".join(candidate.failed_checks())
             raise Refused(f"the candidate of {found} was rejected: {reasons}")
-        self.check_pullable(objects, candidate.pipeline.stored, str(found), push=push)
+        if push and (lacking := store.not_in_remote(candidate.pipeline.stored)):
+            store.push(lacking)
+        self._check_pullable(store, candidate.pipeline.stored, str(found))
 
-    def check_pullable(
-        self, objects: Objects, stored: Mapping[str, str], what: str, *, push: bool = False
-    ) -> None:
-        """Make sure that the DVC remote holds all of these hashes, whose paths are named.
-
-        Raises
-        ------
-        RegistryError
-            When it does not; with `push`, when they cannot be sent either.
-        """
-        lacking = objects.not_in_remote(stored)
-        if lacking and push:
-            objects.push(lacking)
-            lacking = objects.not_in_remote(stored)
+    def _check_pullable(self, store: Store, stored: Mapping[str, str], what: str) -> None:
+        """Make sure that the DVC remote holds all of these hashes, whose paths are named."""
+        lacking = store.not_in_remote(stored)
         if lacking:
             first = min(stored[md5] for md5 in lacking)
             more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
             raise Refused(
-                f"{first}{more} of {what} is not in the DVC remote {objects.address}, so nobody "
+                f"{first}{more} of {what} is not in the DVC remote {store.address}, so nobody "
                 "could pull it; dvc push, or register with --push"
             )
 
@@ -288,11 +262,6 @@ class Registry:
             ``staging`` or ``production``.
         force
             Do so whatever the comparison says; `reason` is recorded.
-
-        Raises
-        ------
-        RegistryError
-            With the reason when it is refused.
         """
         if stage not in STAGES:
             raise Refused(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")
@@ -305,45 +274,38 @@ class Registry:
             self._share(version.tag)
             self._share(now)
             return Outcome(version, now, new=False)
-        with open_objects(self.root) as objects:
-            self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
-            judgement = None
+        decision = None
+        with open_store(self.root) as store:
+            self._check_pullable(store, {release_of(self.git, version): RELEASE}, version.name)
             if stage == "production":
                 present = state.at(now.commit) if now else None
-                judgement = self._judge(objects, version, present, force=force)
+                decision = self._decide(store, version, present, force=force)
                 if now and not present and not force:
                     state.current(stage)  # says what is wrong with it
-                if not judgement.passed and not force:
+                if not decision.passed and not force:
                     raise Refused(
-                        f"{judgement.sentence}; --force --reason overrides, and is recorded"
+                        f"{decision.sentence}; --force --reason overrides, and is recorded"
                     )
         facts = {
-            "judgement": judgement.document() if judgement else None,
+            "judgement": decision.document() if decision else None,
             "forced": force,
             "reason": reason,
         }
         tag = self._assign(state, stage, version, facts, "Promote")
-        return Outcome(version, tag, new=True, judgement=judgement)
+        return Outcome(version, tag, new=True, decision=decision)
 
-    def _judge(
-        self, objects: Objects, version: Version, present: Version | None, *, force: bool
-    ) -> Judgement:
+    def _decide(
+        self, store: Store, version: Version, present: Version | None, *, force: bool
+    ) -> Decision:
         try:
-            margin = self.params.registry.margin
-            return judge(objects, self.git, version, present, margin=margin)
+            return decide(store, version, present, margin=self.params.registry.margin)
         except RegistryError as error:
             if not force:  # which is for the day when the present version is lost, too
                 raise
-            return Judgement(False, f"{version.name} could not be judged: {error}")
+            return Decision(False, f"{version.name} could not be judged: {error}")
 
     def rollback(self, stage: str, *, reason: str | None = None) -> Outcome:
-        """Put the version back that a stage had before.
-
-        Raises
-        ------
-        RegistryError
-            When there was none, or it cannot be had any more.
-        """
+        """Put the version back that a stage had before; refused when it cannot be had any more."""
         state = self.refresh()
         now, before = state.assignment(stage), state.previous(stage)
         if now is None:
@@ -356,8 +318,8 @@ class Registry:
                 f"{stage} was at commit {before.commit[:7]} before (tag {before.name}), which is "
                 "no version any more; promote another one"
             )
-        with open_objects(self.root) as objects:
-            self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
+        with open_store(self.root) as store:
+            self._check_pullable(store, {release_of(self.git, version): RELEASE}, version.name)
         facts = {"rollback": {"undoes": now.name, "from": _name(state, now)}, "reason": reason}
         return Outcome(version, self._assign(state, stage, version, facts, "Roll back"), new=True)
 
@@ -368,23 +330,12 @@ class Registry:
         history = state.history(stage)
         now = state.assignment(stage)
         number = max((tag.counter for tag in history), default=0) + 1
-        text = message(
-            f"{verb} {ARTIFACT} {stage} to {version.name}",
-            {
-                "schema": 1,
-                "version": version.name,
-                "stage": stage,
-                "previous": _name(state, now) if now else None,
-                **facts,
-            },
-        )
-        latest = max((tag.time for tag in history), default=0)
-        tag = self._tag(
-            f"{ARTIFACT}#{stage}#{number}",
-            version.commit,
-            text,
-            not_before=max(latest + 1, version.tag.time),
-        )
+        previous = _name(state, now) if now else None
+        about = {"schema": 1, "version": version.name, "stage": stage, "previous": previous}
+        text = message(f"{verb} {ARTIFACT} {stage} to {version.name}", about | facts)
+        name = f"{ARTIFACT}#{stage}#{number}"
+        latest = max([version.tag.time, *(tag.time + 1 for tag in history)])
+        tag = self._tag(name, version.commit, text, not_before=latest)
         if tag:
             return tag
         winner = self.refresh().assignment(stage)
@@ -398,7 +349,8 @@ class Registry:
         try:
             self.git.publish_tag(name, tag, remote=self.remote)
         except GitFailed as error:
-            standing = self._standing(name)
+            there = self.git.tags_at(self.remote, name).get(name) if self.remote else None
+            standing = there or self.git.tag_object(name)
             if standing is None:
                 raise RegistryError(self._of_remote(error)) from None
             if standing != tag:
@@ -406,11 +358,6 @@ class Registry:
             # It is ours: the answer was lost, or another command here has fetched it already.
             self.git.place_tag(name, tag)
         return next(known for known in read_tags(self.git)[0] if known.name == name)
-
-    def _standing(self, name: str) -> str | None:
-        """Id of the tag object of a name, at the remote or else here."""
-        there = self.git.tags_at(self.remote, name).get(name) if self.remote else None
-        return there or self.git.tag_object(name)
 
     def unshared(self) -> list[str]:
         """A sentence for each tag that is not here as it is at the git remote."""
@@ -434,12 +381,12 @@ class Registry:
     def lost(self) -> list[str]:
         """A sentence for each version that the DVC remote does not hold whole."""
         found = []
-        with open_objects(self.root) as objects:
+        with open_store(self.root) as store:
             for version in self.state().versions.values():
                 try:
-                    pipeline = read_pipeline(objects, self.git, version.commit)
+                    pipeline = read_pipeline(store, version.commit)
                     release_of(self.git, version)
-                    self.check_pullable(objects, pipeline.stored, version.name)
+                    self._check_pullable(store, pipeline.stored, version.name)
                     found += [f"{version.name}: {problem}" for problem in pipeline.problems[:1]]
                 except RegistryError as error:
                     said = str(error)
@@ -452,7 +399,7 @@ class Registry:
             return
         try:
             if tag.name not in self.git.tags_at(self.remote, tag.name):
-                self.git.push_tag(tag.name, self.remote)
+                self.git.push_tag(tag.name, tag.object, self.remote)
         except GitFailed as error:
             raise RegistryError(self._of_remote(error)) from None
 

@@ -8,14 +8,14 @@ from typing import Any
 from grocery.cli.registry import compare, fetch, promote, register, reproduce, show, status
 
 COMMANDS: list[Callable[[Any], None]] = [
-    register.add_parser,
-    register.add_parser_of_all,
-    show.add_parser_of_list,
-    show.add_parser,
-    compare.add_parser,
-    promote.add_parser,
-    promote.add_parser_of_rollback,
-    fetch.add_parser,
-    reproduce.add_parser,
-    status.add_parser,
+    register.register,
+    register.register_all,
+    show.list_all,
+    show.show,
+    compare.compare,
+    promote.promote,
+    promote.rollback,
+    fetch.fetch,
+    reproduce.reproduce,
+    status.status,
 ]

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import add, answer, digest, number, open_registry
+from grocery.cli.registry.common import answer, argument, command, open_registry, said
 from grocery.cli.terminal import table
 
 if TYPE_CHECKING:
@@ -17,50 +17,40 @@ if TYPE_CHECKING:
 _ABSENT = "-"
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = add(
-        parsers,
-        "compare",
-        _run,
-        help="versions side by side: metrics, parameters, data",
-        description=(
-            "Compare versions with the first one: metrics, the parameters that differ, and the\n"
-            "data. From the stored test predictions: on how many images only one is right,\n"
-            "McNemar's exact test, and 95 % paired bootstrap intervals of the differences.\n"
-            "\n"
-            "Versions that were evaluated on different test data have no difference: that is\n"
-            "said, and the exit code is 1. --anew evaluates all on the test images of the newest,\n"
-            "but for those that any of them learned from."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry compare production staging\n"
-            "  grocery registry compare v1.0.0 v1.1.0 v1.2.0 --anew\n"
-        ),
-    )
-    parser.add_argument("names", nargs="+", metavar="VERSION", help="a version or a stage")
-    parser.add_argument(
-        "--anew", action="store_true", help="evaluate anew where the test data differ"
-    )
+@command(
+    "compare",
+    "versions side by side: metrics, parameters, data",
+    argument("names", nargs="+", metavar="VERSION", help="a version or a stage"),
+    argument("--anew", action="store_true", help="evaluate anew where the test data differ"),
+)
+def compare(arguments: argparse.Namespace) -> None:
+    """Compare versions with the first one: metrics, the parameters that differ, and the
+    data. From the stored test predictions: on how many images only one is right,
+    McNemar's exact test, and 95 % paired bootstrap intervals of the differences.
 
+    Versions that were evaluated on different test data have no difference: that is
+    said, and the exit code is 1. --anew evaluates all on the test images of the newest,
+    but for those that any of them learned from.
 
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery registry compare production staging
+      grocery registry compare v1.0.0 v1.1.0 v1.2.0 --anew
+    """
     from grocery.core.errors import RegistryError
-    from grocery.registry.judge import measure, same_test_data, stored_predictions
-    from grocery.registry.objects import open_objects
+    from grocery.registry.decision import measure, same_test_data, stored_predictions
+    from grocery.registry.store import open_store
 
     if len(arguments.names) < 2:
         raise RegistryError("name at least two versions to compare")
     registry = open_registry()
     state = registry.state()
     versions = [state.find(name) for name in arguments.names]
-    with open_objects(registry.root) as objects:
-        tables = [stored_predictions(objects, registry.git, version) for version in versions]
+    with open_store(registry.root) as store:
+        tables = [stored_predictions(store, version) for version in versions]
         note, comparable = "", same_test_data(tables)
         if not comparable and arguments.anew:
-            measured = measure(objects, registry.git, versions)
-            tables, note, comparable = list(measured.tables), measured.note, True
+            tables, note = measure(store, versions)
+            comparable = True
     differences = _differences(versions, tables) if comparable else []
     document = {
         "versions": [{**v.evidence, "version": v.name} for v in versions],
@@ -120,11 +110,11 @@ def _lines(
 
 def _data(versions: Sequence[Version]) -> list[Sequence[str]]:
     return [
-        ("dataset", *(version.said("dataset", "source") or _ABSENT for version in versions)),
-        ("dataset digest", *(digest(version, "dataset") for version in versions)),
-        ("images", *(number(version, "dataset", "images") for version in versions)),
-        ("test digest", *(digest(version, "test") for version in versions)),
-        ("test images", *(number(version, "test", "images") for version in versions)),
+        ("dataset", *(said(version, "dataset", "source") for version in versions)),
+        ("dataset digest", *(said(version, "dataset", "digest")[:12] for version in versions)),
+        ("images", *(said(version, "dataset", "images") for version in versions)),
+        ("test digest", *(said(version, "test", "digest")[:12] for version in versions)),
+        ("test images", *(said(version, "test", "images") for version in versions)),
     ]
 
 

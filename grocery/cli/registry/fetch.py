@@ -4,61 +4,50 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from grocery.cli.registry.common import add, answer
+from grocery.cli.registry.common import NAME, answer, argument, command
 
 if TYPE_CHECKING:
     from grocery.registry.serving import Fetched
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = add(
-        parsers,
-        "fetch",
-        _run,
-        help="get the release of a version or a stage, verified",
-        description=(
-            "Fetch a release and print its folder. Every byte is compared with the hash that git\n"
-            "(or, with --from wandb, W&B) holds, and a file that no release has is refused:\n"
-            "nothing in a release is ever executed. A release that was fetched before is verified\n"
-            "again and used."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry fetch production\n"
-            "  grocery registry fetch v1.0.0 --out serving/model\n"
-            "  grocery registry fetch production --from https://example.org/team/grocery.git\n"
-            "  grocery registry fetch production --from wandb\n"
-        ),
-    )
-    parser.add_argument("name", metavar="VERSION", help="a version or a stage")
-    parser.add_argument(
+@command(
+    "fetch",
+    "get the release of a version or a stage, verified",
+    NAME,
+    argument(
         "--from",
         dest="source",
         metavar="PLACE",
         help="a clone, the address of a repository, or wandb (default: this clone)",
-    )
-    parser.add_argument(
-        "--out", metavar="FOLDER", help="copy it there; the folder must not be there yet"
-    )
+    ),
+    argument("--out", metavar="FOLDER", help="copy it there; the folder must not be there yet"),
+)
+def fetch(arguments: argparse.Namespace) -> None:
+    """Fetch a release and print its folder. Every byte is compared with the hash that git
+    (or, with --from wandb, W&B) holds, and a file that no release has is refused:
+    nothing in a release is ever executed. A release that was fetched before is verified
+    again and used.
 
+    examples:
+      grocery registry fetch production
+      grocery registry fetch v1.0.0 --out serving/model
+      grocery registry fetch production --from https://example.org/team/grocery.git
+      grocery registry fetch production --from wandb
+    """
+    from grocery.registry import serving
 
-def _run(arguments: argparse.Namespace) -> None:
-    found = _fetch(arguments.name, arguments.source)
+    if arguments.source == "wandb":
+        found = serving.fetch_from_wandb(arguments.name)
+    else:
+        found = serving.fetch(arguments.name, arguments.source)
     folder = found.folder
     if arguments.out:
         folder = Path(arguments.out)
         _copy(found, folder)
     document = {"version": found.version, "md5": found.md5, "folder": str(folder)}
     answer(arguments, document, [str(folder)])
-
-
-def _fetch(name: str, source: str | None) -> Fetched:
-    from grocery.registry.serving import fetch, fetch_from_wandb
-
-    return fetch_from_wandb(name) if source == "wandb" else fetch(name, source)
 
 
 def _copy(found: Fetched, target: Path) -> None:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from grocery.cli.registry.common import LOCAL, add, answer, open_registry, tell_wandb
+from grocery.cli.registry.common import (
+    LOCAL,
+    NAME,
+    REASON,
+    STAGE,
+    answer,
+    argument,
+    command,
+    open_registry,
+    tell_wandb,
+)
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
@@ -16,57 +26,27 @@ _TOGETHER = (
 )
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = add(
-        parsers,
-        "promote",
-        _run,
-        help="put a version into staging or production",
-        description=(
-            "Put a version into a stage. Into production only if it beats the present version by\n"
-            "registry.margin of params.yaml on the same test images. Versions that were evaluated\n"
-            "on different test data are evaluated anew, on the newer test images that neither\n"
-            "learned from. --force with a --reason overrides; the reason is kept in the tag.\n\n"
-            + _TOGETHER
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry promote v1.1.0 --stage staging\n"
-            "  grocery registry promote staging --stage production\n"
-            "  grocery registry promote v1.0.0 --stage production --force --reason 'knows milk'\n"
-        ),
-    )
-    parser.add_argument("name", metavar="VERSION", help="a version or a stage")
-    parser.add_argument("--stage", required=True, metavar="STAGE", help="staging or production")
-    parser.add_argument("--force", action="store_true", help="whatever the comparison says")
-    parser.add_argument("--reason", metavar="TEXT", help="why; is recorded")
-    parser.add_argument("--local", action="store_true", help=LOCAL)
+@command(
+    "promote",
+    "put a version into staging or production",
+    NAME,
+    STAGE,
+    argument("--force", action="store_true", help="whatever the comparison says"),
+    REASON,
+    LOCAL,
+    more=_TOGETHER,
+)
+def promote(arguments: argparse.Namespace) -> None:
+    """Put a version into a stage. Into production only if it beats the present version by
+    registry.margin of params.yaml on the same test images. Versions that were evaluated
+    on different test data are evaluated anew, on the newer test images that neither
+    learned from. --force with a --reason overrides; the reason is kept in the tag.
 
-
-def add_parser_of_rollback(parsers: Any) -> None:
-    """Add the way back."""
-    parser = add(
-        parsers,
-        "rollback",
-        _run_rollback,
-        help="put the version back that a stage had before",
-        description=(
-            "Put the version back that a stage had before. It asks for no comparison, and is\n"
-            "recorded as a rollback. A version that was rolled back is not come back to: a second\n"
-            "rollback goes one step further.\n\n" + _TOGETHER
-        ),
-        epilog=(
-            "example:\n"
-            '  grocery registry rollback --stage production --reason "mistakes pears for apples"\n'
-        ),
-    )
-    parser.add_argument("--stage", required=True, metavar="STAGE", help="staging or production")
-    parser.add_argument("--reason", metavar="TEXT", help="why; is recorded")
-    parser.add_argument("--local", action="store_true", help=LOCAL)
-
-
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery registry promote v1.1.0 --stage staging
+      grocery registry promote staging --stage production
+      grocery registry promote v1.0.0 --stage production --force --reason 'knows milk'
+    """
     registry = open_registry(local=arguments.local)
     outcome = registry.promote(
         arguments.name, arguments.stage, force=arguments.force, reason=arguments.reason
@@ -74,7 +54,22 @@ def _run(arguments: argparse.Namespace) -> None:
     _answer(arguments, registry, outcome, "has" if outcome.new else "has already")
 
 
-def _run_rollback(arguments: argparse.Namespace) -> None:
+@command(
+    "rollback",
+    "put the version back that a stage had before",
+    STAGE,
+    REASON,
+    LOCAL,
+    more=_TOGETHER,
+)
+def rollback(arguments: argparse.Namespace) -> None:
+    """Put the version back that a stage had before. It asks for no comparison, and is
+    recorded as a rollback. A version that was rolled back is not come back to: a second
+    rollback goes one step further.
+
+    example:
+      grocery registry rollback --stage production --reason "mistakes pears for apples"
+    """
     registry = open_registry(local=arguments.local)
     outcome = registry.rollback(arguments.stage, reason=arguments.reason)
     _answer(arguments, registry, outcome, "is rolled back to")
@@ -91,6 +86,6 @@ def _answer(arguments: argparse.Namespace, registry: Registry, outcome: Outcome,
         "evidence": outcome.tag.evidence,
     }
     lines = [f"{arguments.stage} {verb} {outcome.version.name} (tag {outcome.tag.name})"]
-    if outcome.judgement:
-        lines.append(outcome.judgement.sentence)
+    if outcome.decision:
+        lines.append(outcome.decision.sentence)
     answer(arguments, document, lines)

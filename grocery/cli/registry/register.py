@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import LOCAL, add, answer, metric, open_registry, tell_wandb
+from grocery.cli.registry.common import (
+    LOCAL,
+    answer,
+    argument,
+    command,
+    metric,
+    open_registry,
+    tell_wandb,
+)
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
@@ -17,76 +25,42 @@ _REFUSALS = (
 )
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = add(
-        parsers,
-        "register",
-        _run,
-        help="make a release candidate a version",
-        description=(
-            "Make the release candidate of a commit or of a DVC experiment a version: an\n"
-            "annotated git tag in GTO's format, which carries metrics, parameters and digests as\n"
-            "evidence. "
-            "What is registered already stays as it is.\n\n" + _REFUSALS
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry register                        HEAD becomes the next version\n"
-            "  grocery registry register --push                 send the objects that are missing\n"
-            "  grocery registry register half-labels            a DVC experiment\n"
-            "  grocery registry register --version v2.0.0\n"
-        ),
-    )
-    parser.add_argument(
+_BUMP = argument(
+    "--bump",
+    choices=("major", "minor", "patch"),
+    default="minor",
+    help="which number of the next version counts up (default: %(default)s)",
+)
+_PUSH = argument(
+    "--push", action="store_true", help="first send the objects that the DVC remote lacks"
+)
+
+
+@command(
+    "register",
+    "make a release candidate a version",
+    argument(
         "revision",
         nargs="?",
         metavar="REV",
         help="anything git knows, or a DVC experiment (default: HEAD, in a clean working tree)",
-    )
-    name = parser.add_mutually_exclusive_group()
-    name.add_argument("--version", metavar="vX.Y.Z", help="its name (default: the next one)")
-    _add_common(parser, name)
+    ),
+    [argument("--version", metavar="vX.Y.Z", help="its name (default: the next one)"), _BUMP],
+    _PUSH,
+    LOCAL,
+    more=_REFUSALS,
+)
+def register(arguments: argparse.Namespace) -> None:
+    """Make the release candidate of a commit or of a DVC experiment a version: an
+    annotated git tag in GTO's format, which carries metrics, parameters and digests as
+    evidence. What is registered already stays as it is.
 
-
-def add_parser_of_all(parsers: Any) -> None:
-    """Add the command for many."""
-    parser = add(
-        parsers,
-        "register-all",
-        _run_all,
-        help="register every accepted candidate of the experiments, or of a range of commits",
-        description=(
-            "Register, oldest first, every accepted candidate that is no version yet: of all DVC\n"
-            "experiments, or of the commits of a range that changed dvc.lock. What is refused is\n"
-            "named with the reason, and passed over.\n\n" + _REFUSALS
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry register-all --push               all experiments\n"
-            "  grocery registry register-all v1.0.0..main         commits since a version\n"
-        ),
-    )
-    parser.add_argument(
-        "span", nargs="?", metavar="RANGE", help="a range of commits (default: DVC experiments)"
-    )
-    _add_common(parser, parser)
-
-
-def _add_common(parser: argparse.ArgumentParser, name: Any) -> None:
-    name.add_argument(
-        "--bump",
-        choices=("major", "minor", "patch"),
-        default="minor",
-        help="which number of the next version counts up (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--push", action="store_true", help="first send the objects that the DVC remote lacks"
-    )
-    parser.add_argument("--local", action="store_true", help=LOCAL)
-
-
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery registry register                        HEAD becomes the next version
+      grocery registry register --push                 send the objects that are missing
+      grocery registry register half-labels            a DVC experiment
+      grocery registry register --version v2.0.0
+    """
     registry = open_registry(local=arguments.local)
     outcome = registry.register(
         arguments.revision,
@@ -98,7 +72,26 @@ def _run(arguments: argparse.Namespace) -> None:
     answer(arguments, _document(registry, outcome), [_line(outcome)])
 
 
-def _run_all(arguments: argparse.Namespace) -> None:
+@command(
+    "register-all",
+    "register every accepted candidate of the experiments, or of a range of commits",
+    argument(
+        "span", nargs="?", metavar="RANGE", help="a range of commits (default: DVC experiments)"
+    ),
+    _BUMP,
+    _PUSH,
+    LOCAL,
+    more=_REFUSALS,
+)
+def register_all(arguments: argparse.Namespace) -> None:
+    """Register, oldest first, every accepted candidate that is no version yet: of all DVC
+    experiments, or of the commits of a range that changed dvc.lock. What is refused is
+    named with the reason, and passed over.
+
+    examples:
+      grocery registry register-all --push               all experiments
+      grocery registry register-all v1.0.0..main         commits since a version
+    """
     from grocery.registry.registry import Outcome
 
     registry = open_registry(local=arguments.local)

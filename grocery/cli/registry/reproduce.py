@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from grocery.cli.registry.common import add, answer, open_registry
+from grocery.cli.registry.common import NAME, answer, command, open_registry
 
 if TYPE_CHECKING:
     from grocery.registry.reproduce import Reproduction
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = add(
-        parsers,
-        "reproduce",
-        _run,
-        help="build a version again from its commit, and compare every output",
-        description=(
-            "Check the version's commit out into a temporary clone, pull its inputs, run its\n"
-            "pipeline by force, and compare the hash of every output with the recorded one.\n"
-            "The exit code is 0 when all are identical, and 1 when a stage gave something else:\n"
-            "the first such stage is named, and how it differs.\n"
-            "\n"
-            "The installed packages are used; those of another version than the commit's\n"
-            "requirements.lock asks for are named."
-        ),
-        epilog="example:\n  grocery registry reproduce production\n",
-    )
-    parser.add_argument("name", metavar="VERSION", help="a version or a stage")
+@command("reproduce", "build a version again from its commit, and compare every output", NAME)
+def reproduce(arguments: argparse.Namespace) -> None:
+    """Check the version's commit out into a temporary clone, pull its inputs, run its
+    pipeline by force, and compare the hash of every output with the recorded one.
+    The exit code is 0 when all are identical, and 1 when a stage gave something else:
+    the first such stage is named, and how it differs.
 
+    The installed packages are used; those of another version than the commit's
+    requirements.lock asks for are named.
 
-def _run(arguments: argparse.Namespace) -> None:
-    from grocery.registry.objects import open_objects
-    from grocery.registry.reproduce import reproduce
+    example:
+      grocery registry reproduce production
+    """
+    from grocery.registry import reproduce
+    from grocery.registry.store import open_store
 
     registry = open_registry()
     version = registry.state().find(arguments.name)
-    with open_objects(registry.root) as objects:
-        found = reproduce(objects, registry.git, version)
-    answer(arguments, found.document(), _lines(found))
+    with open_store(registry.root) as store:
+        found = reproduce.reproduce(store, version)
+    answer(arguments, asdict(found), _lines(found))
     if not found.identical:
         raise SystemExit(1)
 

@@ -6,13 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.registry.common import (
-    add,
+    NAME,
     answer,
-    digest,
+    command,
     facts,
     metric,
-    number,
     open_registry,
+    said,
 )
 from grocery.cli.terminal import table
 
@@ -22,46 +22,15 @@ if TYPE_CHECKING:
 _METRICS = ("accuracy", "macro_f1", "calibration_error", "top5_accuracy", "coarse_accuracy")
 
 
-def add_parser_of_list(parsers: Any) -> None:
-    """Add the command that lists all."""
-    add(
-        parsers,
-        "list",
-        _run_list,
-        help="all versions and the stages they are in",
-        description=(
-            "List the versions that the tags of this clone tell of, the newest first.\n"
-            "`git fetch --tags` brings those of others."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry list\n"
-            "  grocery registry list --json | jq -r '.[0].version'\n"
-        ),
-    )
+@command("list", "all versions and the stages they are in")
+def list_all(arguments: argparse.Namespace) -> None:
+    """List the versions that the tags of this clone tell of, the newest first.
+    `git fetch --tags` brings those of others.
 
-
-def add_parser(parsers: Any) -> None:
-    """Add the command that shows one."""
-    parser = add(
-        parsers,
-        "show",
-        _run,
-        help="all that is known of a version",
-        description=(
-            "Show a version: the stages it is in, metrics, data, digests, parameters, who\n"
-            "registered it and when, and every promotion and rollback with its reason."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry show production\n"
-            "  grocery registry show v1.0.0 --json | jq .evidence.params\n"
-        ),
-    )
-    parser.add_argument("name", metavar="VERSION", help="a version or a stage")
-
-
-def _run_list(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery registry list
+      grocery registry list --json | jq -r '.[0].version'
+    """
     registry = open_registry()
     state = registry.state()
     versions = list(reversed(state.versions.values()))
@@ -72,7 +41,7 @@ def _run_list(arguments: argparse.Namespace) -> None:
             ", ".join(state.stages_of(version)) or "-",
             metric(version, "accuracy"),
             metric(version, "macro_f1"),
-            digest(version, "dataset"),
+            said(version, "dataset", "digest")[:12],
             version.commit[:7],
             version.tag.when,
             version.tag.who,
@@ -83,7 +52,15 @@ def _run_list(arguments: argparse.Namespace) -> None:
     answer(arguments, [facts(state, v) for v in versions], table(rows) if versions else nothing)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+@command("show", "all that is known of a version", NAME)
+def show(arguments: argparse.Namespace) -> None:
+    """Show a version: the stages it is in, metrics, data, digests, parameters, who
+    registered it and when, and every promotion and rollback with its reason.
+
+    examples:
+      grocery registry show production
+      grocery registry show v1.0.0 --json | jq .evidence.params
+    """
     state = open_registry().state()
     version = state.find(arguments.name)
     document = facts(state, version) | {"history": _history(state, version)}
@@ -107,18 +84,20 @@ def _history(state: State, version: Version) -> list[dict[str, Any]]:
 
 def _lines(state: State, version: Version) -> list[str]:
     tag = version.tag
-    source = version.said("dataset", "source") or "-"
     rows = [
         ("version", version.name),
         ("stages", ", ".join(state.stages_of(version)) or "none"),
         ("commit", version.commit),
         ("registered", f"{tag.when} UTC by {tag.who} <{tag.email}>"),
         ("experiment", str(version.evidence.get("experiment") or "-")),
-        ("dataset", f"{source}, {number(version, 'dataset', 'images')} images"),
-        ("dataset digest", version.said("dataset", "digest") or "-"),
-        ("model digest", version.said("model", "digest") or "-"),
-        ("release", version.said("model", "release") or "-"),
-        ("test images", number(version, "test", "images")),
+        (
+            "dataset",
+            f"{said(version, 'dataset', 'source')}, {said(version, 'dataset', 'images')} images",
+        ),
+        ("dataset digest", said(version, "dataset", "digest")),
+        ("model digest", said(version, "model", "digest")),
+        ("release", said(version, "model", "release")),
+        ("test images", said(version, "test", "images")),
         *((name.replace("_", " "), metric(version, name)) for name in _METRICS),
     ]
     lines = table(rows)
@@ -130,14 +109,14 @@ def _lines(state: State, version: Version) -> list[str]:
 
 
 def _event(event: dict[str, Any]) -> str:
-    said, stage = event["evidence"], event["stage"]
+    evidence, stage = event["evidence"], event["stage"]
     if event["action"] == "unassign":
         return f"taken out of {stage}"
-    rollback = said.get("rollback")
+    rollback = evidence.get("rollback")
     if isinstance(rollback, dict):
         text = f"{stage} rolled back to it from {rollback.get('from')}"
     else:
         text = f"promoted to {stage}"
-    if said.get("forced"):
+    if evidence.get("forced"):
         text += " by force"
-    return text + (f": {said['reason']}" if said.get("reason") else "")
+    return text + (f": {evidence['reason']}" if evidence.get("reason") else "")

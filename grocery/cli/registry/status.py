@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from grocery.cli.registry.common import add, answer, open_registry
+from grocery.cli.registry.common import answer, argument, command, open_registry
 from grocery.core.errors import RegistryError, TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Registry
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = add(
-        parsers,
-        "status",
-        _run,
-        help="where tags, objects and W&B disagree",
-        description=(
-            "Look for what is wrong: tags that make no sense, tags that are here and not at the\n"
-            "git remote, versions whose objects are not in the DVC remote, and places where W&B\n"
-            "shows something else than the tags. The exit code is 1 when something is found.\n"
-            "--repair makes W&B show what the tags say; git is never changed."
-        ),
-        epilog=("examples:\n  grocery registry status\n  grocery registry status --repair\n"),
-    )
-    parser.add_argument("--repair", action="store_true", help="make W&B show what the tags say")
+@command(
+    "status",
+    "where tags, objects and W&B disagree",
+    argument("--repair", action="store_true", help="make W&B show what the tags say"),
+)
+def status(arguments: argparse.Namespace) -> None:
+    """Look for what is wrong: tags that make no sense, tags that are here and not at the
+    git remote, versions whose objects are not in the DVC remote, and places where W&B
+    shows something else than the tags. The exit code is 1 when something is found.
+    --repair makes W&B show what the tags say; git is never changed.
 
-
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery registry status
+      grocery registry status --repair
+    """
     registry = open_registry()
     repaired = list(registry.mirror.repair()) if arguments.repair else []
     found: dict[str, list[str]] = {
@@ -42,8 +38,12 @@ def _run(arguments: argparse.Namespace) -> None:
         found["wandb"] = registry.mirror.disagreements()
     except (TrackingError, RegistryError) as error:  # as without an account
         print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
-    document = found | {"stages": _stages(registry), "repaired": repaired}
-    answer(arguments, document, _lines(registry, found, repaired))
+    stages = _stages(registry)
+    lines = [f"{stage}: {version or 'none'}" for stage, version in stages.items()]
+    lines += [f"repaired: {sentence}" for sentence in repaired]
+    for name, sentences in found.items():
+        lines += [f"{name}: {sentence}" for sentence in sentences or ["nothing is wrong"]]
+    answer(arguments, found | {"stages": stages, "repaired": repaired}, lines)
     if any(found.values()):
         raise SystemExit(1)
 
@@ -55,11 +55,3 @@ def _stages(registry: Registry) -> dict[str, str | None]:
     standing = {stage: state.assignment(stage) for stage in STAGES}
     found = {stage: state.at(tag.commit) if tag else None for stage, tag in standing.items()}
     return {stage: version.name if version else None for stage, version in found.items()}
-
-
-def _lines(registry: Registry, found: dict[str, list[str]], repaired: list[str]) -> list[str]:
-    lines = [f"{stage}: {version or 'none'}" for stage, version in _stages(registry).items()]
-    lines += [f"repaired: {sentence}" for sentence in repaired]
-    for name, sentences in found.items():
-        lines += [f"{name}: {sentence}" for sentence in sentences or ["nothing is wrong"]]
-    return lines
