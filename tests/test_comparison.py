@@ -22,8 +22,8 @@ from grocery.evaluation.metrics import summary
 from grocery.images.preprocessing import Preprocessing
 from grocery.parallel import sharing
 from grocery.registry import comparison
-from grocery.registry.anew import MIN_IMAGES, evaluate_anew, seen_images
 from grocery.registry.comparison import PREDICTIONS, Difference, compare, mcnemar, read_predictions
+from grocery.registry.decision import MIN_IMAGES, evaluate_anew, seen_images
 from grocery.release.model import Model
 from grocery.shards import read_columns, read_table, shard_paths, write_table
 

@@ -65,7 +65,7 @@ def _text(diff: DatasetDiff, old: str, new: str) -> str:
     if not any(diff.counts().values()):
         return lines[0] + ", no changes"
     lines += [f"  {name:<10} {count:>9,}" for name, count in diff.counts().items() if count]
-    for name, changes in diff.changes().items():
+    for name, changes in diff.changes.items():
         if changes:
             lines += ["", f"{name}:"]
             lines += [f"  {_change_text(name, change)}" for change in changes[:_MOST_LINES]]

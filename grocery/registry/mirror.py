@@ -19,7 +19,7 @@ from grocery.core.errors import RegistryError, TrackingError
 from grocery.registry.git import Git
 from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
-from grocery.registry.state import State, read_state
+from grocery.registry.state import read_state
 from grocery.registry.tags import ARTIFACT
 from grocery.settings import Params, TrackingParams
 from grocery.tracking.differences import STAGES, Wanted
@@ -32,26 +32,6 @@ LATER = "`grocery sync` tells W&B"
 
 # Git may change while W&B is told; as often it is told anew.
 _ROUNDS = 5
-
-
-def _linked(git: Git, state: State) -> tuple[list[Wanted], list[str]]:
-    """What should stand in the W&B registry, in the order in which it was registered.
-
-    Returns
-    -------
-    The versions, and a sentence for each that has no release that could be linked.
-    """
-    found, problems = [], []
-    by_time = sorted(state.versions.values(), key=lambda known: (known.tag.time, known.tag.counter))
-    for version in by_time:
-        try:
-            md5 = release_of(git, version)
-        except RegistryError as error:
-            problems.append(str(error))
-            continue
-        stages = STAGES.intersection(state.stages_of(version))
-        found.append(Wanted(version.name, md5, frozenset({version.name, *stages})))
-    return found, problems
 
 
 @dataclass
@@ -180,12 +160,28 @@ class Mirror:
             self._notes.told(noted)
 
     def _wanted(self) -> tuple[list[Wanted], list[str]]:
+        """What should stand in the W&B registry, in the order in which it was registered.
+
+        Returns
+        -------
+        The versions, and a sentence for each that has no release that could be linked.
+        """
         if self.remote:
             try:
                 self.git.fetch_tags(self.remote, f"{ARTIFACT}*")
             except RegistryError as error:
                 raise RegistryError(f"the tags of {self.remote} cannot be had ({error})") from None
-        return _linked(self.git, read_state(self.git))
+        state = read_state(self.git)
+        found, problems = [], []
+        for version in sorted(state.versions.values(), key=lambda v: (v.tag.time, v.tag.counter)):
+            try:
+                md5 = release_of(self.git, version)
+            except RegistryError as error:
+                problems.append(str(error))
+                continue
+            stages = STAGES.intersection(state.stages_of(version))
+            found.append(Wanted(version.name, md5, frozenset({version.name, *stages})))
+        return found, problems
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,17 +8,16 @@ the tags, so every command can simply be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grocery.core.errors import RegistryError
-from grocery.registry.candidate import Candidate
+from grocery.registry.candidate import Candidate, read_pipeline
 from grocery.registry.decision import Decision, decide
 from grocery.registry.git import Git, GitFailed
 from grocery.registry.mirror import Mirror
-from grocery.registry.pipeline import read_pipeline
 from grocery.registry.records import RELEASE, recorded_hashes
 from grocery.registry.revisions import Revision, commits, experiments, resolve
 from grocery.registry.serving import release_of
@@ -29,27 +28,12 @@ from grocery.settings import load
 from grocery.tracking.provenance import project_root
 
 _TRIES = 5
-
-
-class Refused(RegistryError):
-    """The registry is in order, and the request is not granted."""
+_MORE = "(and {} more)"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
-
-    Attributes
-    ----------
-    version
-        The version it was about.
-    tag
-        The tag that now stands.
-    new
-        Whether the command made it; False when everything was so already.
-    decision
-        What production was asked, if it was.
-    """
+    """A version, its tag that stands now, whether that is new, and what production decided."""
 
     version: Version
     tag: Tag
@@ -91,18 +75,18 @@ class Registry:
             try:
                 self.git.fetch_tags(self.remote, f"{ARTIFACT}*")
             except GitFailed as error:
-                raise RegistryError(self._of_remote(error)) from None
+                raise self._failed(error) from None
         return self.state()
 
-    def _of_remote(self, error: GitFailed) -> str:
+    def _failed(self, error: GitFailed) -> RegistryError:
         if not self.remote:
-            return str(error)
+            return error
         if "clobber" in str(error):
-            return (
+            return RegistryError(
                 f"a tag here is another one at {self.remote} ({error}); that one counts, so delete "
                 "yours, with: git tag --delete NAME"
             )
-        return (
+        return RegistryError(
             f"{self.remote}, through which versions are shared, cannot be asked ({error}); "
             "--local works on the tags of this clone alone"
         )
@@ -130,10 +114,13 @@ class Registry:
             Send the objects that the DVC remote lacks.
         """
         if version is not None and not is_version(version):
-            raise Refused(f"{version!r} is no version; a version is like v1.2.0")
+            raise RegistryError(f"{version!r} is no version; a version is like v1.2.0")
         found = resolve(self.git, revision or "HEAD")
-        if revision is None:
-            self._check_clean()
+        if revision is None and (changed := self.git.changed_files()):
+            raise RegistryError(
+                f"the working tree is not what was committed ({_first(changed)}); commit it, or "
+                "name the commit that is meant"
+            )
         with open_store(self.root) as store:
             return self._register(store, found, self.refresh(), version, bump=bump, push=push)
 
@@ -162,15 +149,6 @@ class Registry:
                     outcome = reason
                 yield revision, outcome
 
-    def _check_clean(self) -> None:
-        changed = self.git.changed_files()
-        if changed:
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise Refused(
-                f"the working tree is not what was committed ({changed[0]}{more}); commit it, or "
-                "name the commit that is meant"
-            )
-
     def _register(
         self,
         store: Store,
@@ -184,19 +162,19 @@ class Registry:
         known = state.at(found.commit) or self._twin(state, found)
         if known:
             if version and version != known.name:
-                raise Refused(f"{found} is {known.name} already, and cannot be {version} too")
+                raise RegistryError(f"{found} is {known.name} already, and cannot be {version} too")
             self._share(known.tag)
             return Outcome(known, known.tag, new=False)
         for name, gone in state.withdrawn.items():
             if gone.commit == found.commit:
-                raise Refused(
+                raise RegistryError(
                     f"{found} is {name}, which was withdrawn, and GTO knows one version a commit; "
                     f"to have it back, delete the tag {gone.name}"
                 )
         if version and (version in state.versions or version in state.withdrawn):
-            raise Refused(f"{version} is taken; the next one is {state.next_version(bump)}")
+            raise RegistryError(f"{version} is taken; the next one is {state.next_version(bump)}")
         candidate = Candidate(store, found.commit)
-        self._check_candidate(store, candidate, found, push)
+        self._check(store, candidate, found, push)
         facts = candidate.evidence() | {"experiment": found.experiment}
         for _ in range(_TRIES):
             name = version or state.next_version(bump)
@@ -210,7 +188,7 @@ class Registry:
                 return Outcome(known, known.tag, new=False)
             if version:
                 break
-        raise Refused(f"{name} was registered by somebody else at the same time; try again")
+        raise RegistryError(f"{name} was registered by somebody else at the same time; try again")
 
     def _twin(self, state: State, found: Revision) -> Version | None:
         """The version that has the very same release, built in another commit."""
@@ -220,33 +198,28 @@ class Registry:
                     return known
         return None
 
-    def _check_candidate(
-        self, store: Store, candidate: Candidate, found: Revision, push: bool
-    ) -> None:
+    def _check(self, store: Store, candidate: Candidate, found: Revision, push: bool) -> None:
         """Refuse a candidate that could not be built again, was rejected, or cannot be pulled."""
         problems = candidate.pipeline.problems
         if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise Refused(
-                f"dvc.lock of {found} is not what the commit holds: {problems[0]}{more}; run dvc "
-                "repro and commit"
+            raise RegistryError(
+                f"dvc.lock of {found} is not what the commit holds: {_first(problems, _MORE)}; run "
+                "dvc repro and commit"
             )
         if not candidate.accepted:
             reasons = "; ".join(candidate.failed_checks())
-            raise Refused(f"the candidate of {found} was rejected: {reasons}")
+            raise RegistryError(f"the candidate of {found} was rejected: {reasons}")
         if push and (lacking := store.not_in_remote(candidate.pipeline.stored)):
             store.push(lacking)
         self._check_pullable(store, candidate.pipeline.stored, str(found))
 
     def _check_pullable(self, store: Store, stored: Mapping[str, str], what: str) -> None:
         """Make sure that the DVC remote holds all of these hashes, whose paths are named."""
-        lacking = store.not_in_remote(stored)
+        lacking = sorted(stored[md5] for md5 in store.not_in_remote(stored))
         if lacking:
-            first = min(stored[md5] for md5 in lacking)
-            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-            raise Refused(
-                f"{first}{more} of {what} is not in the DVC remote {store.address}, so nobody "
-                "could pull it; dvc push, or register with --push"
+            raise RegistryError(
+                f"{_first(lacking, _MORE)} of {what} is not in the DVC remote {store.address}, so "
+                "nobody could pull it; dvc push, or register with --push"
             )
 
     def promote(
@@ -264,9 +237,9 @@ class Registry:
             Do so whatever the comparison says; `reason` is recorded.
         """
         if stage not in STAGES:
-            raise Refused(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")
+            raise RegistryError(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")
         if force and not (reason and reason.strip()):
-            raise Refused("--force needs a --reason, which is recorded")
+            raise RegistryError("--force needs a --reason, which is recorded")
         state = self.refresh()
         version = state.find(name)
         now = state.assignment(stage)
@@ -283,7 +256,7 @@ class Registry:
                 if now and not present and not force:
                     state.current(stage)  # says what is wrong with it
                 if not decision.passed and not force:
-                    raise Refused(
+                    raise RegistryError(
                         f"{decision.sentence}; --force --reason overrides, and is recorded"
                     )
         facts = {
@@ -309,12 +282,12 @@ class Registry:
         state = self.refresh()
         now, before = state.assignment(stage), state.previous(stage)
         if now is None:
-            raise Refused(f"no version is in {stage}, so nothing can be rolled back")
+            raise RegistryError(f"no version is in {stage}, so nothing can be rolled back")
         if before is None:
-            raise Refused(f"{stage} had no version before {_name(state, now)}")
+            raise RegistryError(f"{stage} had no version before {_name(state, now)}")
         version = state.at(before.commit)
         if version is None:
-            raise Refused(
+            raise RegistryError(
                 f"{stage} was at commit {before.commit[:7]} before (tag {before.name}), which is "
                 "no version any more; promote another one"
             )
@@ -340,7 +313,7 @@ class Registry:
             return tag
         winner = self.refresh().assignment(stage)
         who = f" by {winner.who} ({winner.name})" if winner else ""
-        raise Refused(f"{stage} was moved at the same time{who}; look at it, then try again")
+        raise RegistryError(f"{stage} was moved at the same time{who}; look at it, then try again")
 
     def _tag(self, name: str, commit: str, text: str, *, not_before: int) -> Tag | None:
         """Make a tag; None when somebody else made one of this name first."""
@@ -352,7 +325,7 @@ class Registry:
             there = self.git.tags_at(self.remote, name).get(name) if self.remote else None
             standing = there or self.git.tag_object(name)
             if standing is None:
-                raise RegistryError(self._of_remote(error)) from None
+                raise self._failed(error) from None
             if standing != tag:
                 return None
             # It is ours: the answer was lost, or another command here has fetched it already.
@@ -401,10 +374,14 @@ class Registry:
             if tag.name not in self.git.tags_at(self.remote, tag.name):
                 self.git.push_tag(tag.name, tag.object, self.remote)
         except GitFailed as error:
-            raise RegistryError(self._of_remote(error)) from None
+            raise self._failed(error) from None
 
 
 def _name(state: State, tag: Tag) -> str:
     """What to call the version of an assignment."""
     version = state.at(tag.commit)
     return version.name if version else tag.commit[:7]
+
+
+def _first(found: Sequence[str], more: str = "and {} more") -> str:
+    return f"{found[0]} {more.format(len(found) - 1)}" if len(found) > 1 else found[0]

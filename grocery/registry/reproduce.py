@@ -19,8 +19,8 @@ from typing import Any
 from grocery.contents import read_content
 from grocery.core.errors import RegistryError, printable, public
 from grocery.parallel import progress
+from grocery.registry.candidate import Pipeline, read_pipeline
 from grocery.registry.git import Git
-from grocery.registry.pipeline import Pipeline, read_pipeline
 from grocery.registry.records import hashes_of
 from grocery.registry.state import Version
 from grocery.registry.store import Missing, Store
@@ -73,8 +73,8 @@ def reproduce(store: Store, version: Version) -> Reproduction:
         _clone(store.git, version.commit, clone)
         _connect(store, clone)
         if pipeline.inputs:
-            _dvc(clone, "pull", *pipeline.inputs)
-        lines = _lines(clone, "repro", "--force")
+            list(_dvc(clone, "pull", *pipeline.inputs))
+        lines = _dvc(clone, "repro", "--force")
         begun = (line for line in lines if re.match(r"Running stage '.+':", line))
         for _ in progress(begun, title=f"reproduce {version.name}", total=len(pipeline.stages)):
             pass
@@ -96,7 +96,8 @@ def _connect(store: Store, clone: Path) -> None:
     config = store.repo.config
     name = config["core"].get("remote")
     if name:
-        _dvc(clone, "remote", "modify", "--local", name, "url", str(config["remote"][name]["url"]))
+        url = str(config["remote"][name]["url"])
+        list(_dvc(clone, "remote", "modify", "--local", name, "url", url))
 
 
 def _environment() -> dict[str, str]:
@@ -106,12 +107,7 @@ def _environment() -> dict[str, str]:
     return own | {"PATH": path, "WANDB_MODE": "disabled"}
 
 
-def _dvc(clone: Path, *arguments: str) -> None:
-    for _ in _lines(clone, *arguments):
-        pass
-
-
-def _lines(clone: Path, *arguments: str) -> Iterator[str]:
+def _dvc(clone: Path, *arguments: str) -> Iterator[str]:
     """What a DVC command prints, line by line.
 
     Raises

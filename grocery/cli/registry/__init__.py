@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from grocery.cli.registry import compare, fetch, promote, register, reproduce, show, status
+from grocery.cli.registry import change, show, verify
 
 COMMANDS: list[Callable[[Any], None]] = [
-    register.register,
-    register.register_all,
+    change.register,
+    change.register_all,
     show.list_all,
     show.show,
-    compare.compare,
-    promote.promote,
-    promote.rollback,
-    fetch.fetch,
-    reproduce.reproduce,
-    status.status,
+    show.compare,
+    change.promote,
+    change.rollback,
+    verify.fetch,
+    verify.reproduce,
+    verify.status,
 ]

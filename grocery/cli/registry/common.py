@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
-    from grocery.registry.registry import Registry
-    from grocery.registry.state import State, Version
+    from grocery.registry.registry import Outcome, Registry
+    from grocery.registry.state import Version
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -24,13 +24,6 @@ def argument(*names: str, **options: Any) -> Argument:
 
 
 NAME = argument("name", metavar="VERSION", help="a version or a stage")
-STAGE = argument("--stage", required=True, metavar="STAGE", help="staging or production")
-REASON = argument("--reason", metavar="TEXT", help="why; is recorded")
-LOCAL = argument(
-    "--local",
-    action="store_true",
-    help="make the tag in this clone only, and ask no git remote",
-)
 
 
 def command(
@@ -99,16 +92,15 @@ def tell_wandb(registry: Registry) -> None:
             print(printable(sentence), file=sys.stderr)
 
 
-def facts(state: State, version: Version) -> dict[str, Any]:
-    """What a list or a page of versions says of one."""
+def done(registry: Registry, outcome: Outcome, **more: str) -> dict[str, Any]:
+    """What a command that makes a tag answers a program."""
     return {
-        "version": version.name,
-        "stages": state.stages_of(version),
-        "commit": version.commit,
-        "tag": version.tag.name,
-        "when": version.tag.when,
-        "who": version.tag.who,
-        "evidence": version.evidence,
+        "version": outcome.version.name,
+        "tag": outcome.tag.name,
+        "new": outcome.new,
+        "shared": registry.remote is not None,
+        "evidence": outcome.tag.evidence,
+        **more,
     }
 
 
