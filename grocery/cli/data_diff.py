@@ -77,5 +77,4 @@ def _text(diff: DatasetDiff, old: str, new: str) -> str:
 def _change_text(kind: str, change: Change) -> str:
     old, new = change.old or "no label", change.new or "no label"
     what = {"added": new, "removed": old}.get(kind, f"{old} -> {new}")
-    line = what if kind == "renamed" else f"{change.path}  ({what})"
-    return printable(line)
+    return printable(what if kind == "renamed" else f"{change.path}  ({what})")

@@ -176,7 +176,9 @@ def _problems(
     for dep in stage.deps:
         path = dep.def_path
         if isinstance(dep, ParamsDependency):
-            changed = sorted(name for kinds in dep.status().values() for name in _names(kinds))
+            # {"params.yaml": {"a.b": "modified"}}, or a word for the whole file
+            kinds = dep.status().values()
+            changed = sorted(n for k in kinds for n in (k if isinstance(k, dict) else [str(k)]))
             if changed:
                 yield f"{', '.join(changed)} changed after {stage.name} had run"
             continue
@@ -195,11 +197,6 @@ def _problems(
             yield f"{path} was never built"
         elif not out.use_cache and md5_in_git(path) != hashes[path]:
             yield f"{path} is not what {stage.name} wrote"
-
-
-def _names(kinds: Any) -> list[str]:
-    """Names of changed parameters; DVC nests them as {"params.yaml": {"a.b": "modified"}}."""
-    return list(kinds) if isinstance(kinds, dict) else [str(kinds)]
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -35,20 +35,9 @@ _NOISE = 1e-9  # what the difference of two accuracies may be off
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a version may go to production.
+    """Whether a version may go to production, why or why not, and how it differs from which.
 
-    Attributes
-    ----------
-    passed
-        Whether it may.
-    sentence
-        Why, or why not.
-    against
-        Name of the version that it was compared with, if there was one.
-    difference
-        How they differ.
-    note
-        Where the figures come from, if they are not the stored ones.
+    `note` says where the figures come from, if they are not the stored ones.
     """
 
     passed: bool
@@ -64,15 +53,7 @@ class Decision:
 
 
 def decide(store: Store, version: Version, present: Version | None, *, margin: float) -> Decision:
-    """Ask of a version what production asks: to beat the present one, by a margin of accuracy.
-
-    Parameters
-    ----------
-    present
-        The version in production, if there is one.
-    margin
-        Smallest gain of test accuracy.
-    """
+    """Ask of a version what production asks: to beat the present one by a margin of accuracy."""
     if json_at(store.git, version.commit, "metrics/register.json").get("accepted") is not True:
         return Decision(False, f"{version.name} was rejected when it was made")
     if present is None:
@@ -93,13 +74,7 @@ def decide(store: Store, version: Version, present: Version | None, *, margin: f
 
 
 def stored_predictions(store: Store, version: Version) -> pa.Table:
-    """The test predictions that a version's pipeline stored.
-
-    Raises
-    ------
-    RegistryError
-        When they cannot be had.
-    """
+    """The test predictions that a version's pipeline stored."""
     return read_predictions(
         store.file(_hash_of(store, version, EVALUATION), PREDICTIONS_FILE), version.name
     )
@@ -206,8 +181,6 @@ def evaluate_anew(
 
     Parameters
     ----------
-    models
-        At least one.
     shards
         Folder of the dataset's prepared shards; one is in memory at a time, for each worker.
     seen

@@ -42,8 +42,6 @@ class Mirror:
     ----------
     root
         Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
-    git
-        The repository.
     settings
         The section ``tracking`` of params.yaml; an empty `registry` means that there is no mirror.
     remote

@@ -1,4 +1,7 @@
-"""What a commit records of its outputs, read from git alone."""
+"""What a commit records of its outputs, read from git alone.
+
+What is damaged, or not there where it must be, is a `RegistryError` that names file and commit.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,7 @@ _LARGEST = 1_000_000  # nodes, with each alias as what it stands for
 
 
 def params_at(git: Git, commit: str) -> dict[str, Any]:
-    """All of a commit's params.yaml, as it stands there; empty without one.
-
-    Raises
-    ------
-    RegistryError
-        When it is not valid YAML.
-    """
+    """All of a commit's params.yaml, as it stands there; empty without one."""
     text, name = git.read(commit, "params.yaml") or b"{}", f"params.yaml of commit {commit[:7]}"
     check_yaml(text, name)
     params = parse_yaml(text, name, RegistryError)
@@ -40,13 +37,7 @@ def recorded_hashes(git: Git, commit: str) -> dict[str, str]:
 
 
 def hashes_of(data: bytes, name: str) -> dict[str, str]:
-    """DVC's hash of every output in a dvc.lock, by path.
-
-    Raises
-    ------
-    RegistryError
-        When it is no dvc.lock; the sentence calls it by its `name`.
-    """
+    """DVC's hash of every output in a dvc.lock, which errors call by its `name`, by path."""
     check_yaml(data, name)
     try:
         lock = yaml.load(data, Loader=_LOADER)
@@ -63,11 +54,6 @@ def check_yaml(data: bytes, name: str) -> None:
     """Refuse YAML that would take a reader to the end of its stack or of the memory.
 
     Deep nesting crashes the quick loader, and a few aliases of aliases stand for billions of nodes.
-
-    Raises
-    ------
-    RegistryError
-        When it is such, or no YAML at all; the sentence calls it by its `name`.
     """
     try:
         _check_size(data)
@@ -98,13 +84,7 @@ def _check_size(data: bytes) -> None:
 
 
 def json_at(git: Git, commit: str, path: str) -> dict[str, Any]:
-    """A JSON object that git keeps in a commit.
-
-    Raises
-    ------
-    RegistryError
-        When it is not there, or is none.
-    """
+    """A JSON object that git keeps in a commit."""
     data = git.read(commit, path)
     if data is None:
         raise RegistryError(f"commit {commit[:7]} has no {path}; run dvc repro and commit")

@@ -42,14 +42,9 @@ class Outcome:
 
 
 class Registry:
-    """The registry of a project. What it refuses and what fails is a `RegistryError`.
+    """The registry of the project in a folder. What it refuses and what fails is a `RegistryError`.
 
-    Parameters
-    ----------
-    root
-        The project's root.
-    local
-        Make tags in this clone only, even where there is a git remote.
+    When it is `local`, tags are made in this clone only, even where there is a git remote.
     """
 
     def __init__(self, root: Path, *, local: bool = False) -> None:
@@ -101,17 +96,9 @@ class Registry:
     ) -> Outcome:
         """Make the release candidate of a commit or of a DVC experiment a version.
 
-        Parameters
-        ----------
-        revision
-            Anything git knows, or the name of an experiment; None for HEAD, and then the working
-            tree must be what was committed.
-        version
-            Its name; None for the next one.
-        bump
-            Which number the next one counts up: ``major``, ``minor`` or ``patch``.
-        push
-            Send the objects that the DVC remote lacks.
+        A `revision` is anything git knows, or the name of an experiment; None is HEAD, and then the
+        working tree must be what was committed. Without a `version` it is the next one, by
+        ``major``, ``minor`` or ``patch``. With `push`, what the DVC remote lacks is sent there.
         """
         if version is not None and not is_version(version):
             raise RegistryError(f"{version!r} is no version; a version is like v1.2.0")
@@ -225,16 +212,9 @@ class Registry:
     def promote(
         self, name: str, stage: str, *, force: bool = False, reason: str | None = None
     ) -> Outcome:
-        """Put a version into a stage; into production only if it beats the present one.
+        """Put a version, or that of a stage, into a stage: staging or production.
 
-        Parameters
-        ----------
-        name
-            A version, or a stage whose version is meant.
-        stage
-            ``staging`` or ``production``.
-        force
-            Do so whatever the comparison says; `reason` is recorded.
+        Into production only if it beats the present one, or by `force`; `reason` is recorded.
         """
         if stage not in STAGES:
             raise RegistryError(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")

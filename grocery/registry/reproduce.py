@@ -34,16 +34,10 @@ class Reproduction:
 
     Attributes
     ----------
-    version
-        Its name.
     outputs
         Number of outputs that were compared.
-    identical
-        Whether all of them are the recorded ones, byte for byte.
-    stage
-        The first stage that gave something else, if one did.
-    differences
-        What it gave: a phrase an output.
+    stage, differences
+        The first stage that gave other bytes, if one did, and what it gave: a phrase an output.
     packages
         Installed packages of another version than the commit's requirements.lock asks for: (here,
         there).
@@ -70,8 +64,7 @@ def reproduce(store: Store, version: Version) -> Reproduction:
         raise RegistryError(f"dvc.lock of {version.name} records no output to compare with")
     with tempfile.TemporaryDirectory(prefix="grocery-reproduce-") as scratch:
         clone = Path(scratch) / "project"
-        _clone(store.git, version.commit, clone)
-        _connect(store, clone)
+        _clone(store, version.commit, clone)
         if pipeline.inputs:
             list(_dvc(clone, "pull", *pipeline.inputs))
         lines = _dvc(clone, "repro", "--force")
@@ -81,21 +74,18 @@ def reproduce(store: Store, version: Version) -> Reproduction:
         return _compare(store, pipeline, version, clone)
 
 
-def _clone(git: Git, commit: str, target: Path) -> None:
+def _clone(store: Store, commit: str, clone: Path) -> None:
+    """Check a commit out, with the DVC remote as this checkout reaches it: its own settings."""
     # of the repository's own top, which may lie above the project
-    top = git.ask("rev-parse", "--show-toplevel")
-    git.ask("clone", "--quiet", "--no-checkout", top, str(target))
-    Git(target).ask("checkout", "--quiet", "--detach", commit)
-
-
-def _connect(store: Store, clone: Path) -> None:
-    """Give the clone the remote as this checkout reaches it: a relative address, local settings."""
+    top = store.git.ask("rev-parse", "--show-toplevel")
+    store.git.ask("clone", "--quiet", "--no-checkout", top, str(clone))
+    Git(clone).ask("checkout", "--quiet", "--detach", commit)
     settings = store.git.folder / ".dvc" / "config.local"
     if settings.is_file():
         shutil.copyfile(settings, clone / ".dvc" / "config.local")
     config = store.repo.config
     name = config["core"].get("remote")
-    if name:
+    if name:  # its address may be relative
         url = str(config["remote"][name]["url"])
         list(_dvc(clone, "remote", "modify", "--local", name, "url", url))
 
@@ -108,13 +98,7 @@ def _environment() -> dict[str, str]:
 
 
 def _dvc(clone: Path, *arguments: str) -> Iterator[str]:
-    """What a DVC command prints, line by line.
-
-    Raises
-    ------
-    RegistryError
-        When it fails; with the line that says why.
-    """
+    """What a DVC command prints, line by line; a `RegistryError` says why when it fails."""
     said = []
     with subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
@@ -189,12 +173,9 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def other_packages(lock: bytes) -> dict[str, tuple[str, str]]:
-    """Packages whose installed version is not one that a requirements.lock asks for.
+    """Packages of which a requirements.lock does not ask for the version that is installed.
 
-    Returns
-    -------
-    dict
-        (installed, asked for) by name; of packages that are installed at all.
+    The two, (installed, asked for), by name; a package that is not installed is left out.
     """
     wanted: dict[str, list[str]] = {}  # one name may stand there for several versions of Python
     for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock.decode(), re.MULTILINE):

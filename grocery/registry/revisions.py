@@ -64,10 +64,8 @@ def commits(git: Git, span: str) -> list[Revision]:
     RegistryError
         When git does not know the range.
     """
-    if span.startswith("-"):
-        raise RegistryError(f"{span!r} is no range of commits")
     try:
-        listed = git.ask("rev-list", "--reverse", span, "--", "dvc.lock")
+        listed = git.ask("rev-list", "--reverse", "--end-of-options", span, "--", "dvc.lock")
     except GitFailed as error:
         raise RegistryError(f"{span!r} is no range of commits ({error})") from None
     return [Revision(commit, commit) for commit in listed.splitlines()]

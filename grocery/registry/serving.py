@@ -142,8 +142,6 @@ def keep(md5: str, write: Callable[[Path], None], model: str | None = None) -> P
 
     Parameters
     ----------
-    md5
-        Its hash.
     write
         Writes it to a folder that does not exist yet.
     model
@@ -245,8 +243,7 @@ def fetch_from_wandb(name: str) -> Fetched:
     settings = load(root / "params.yaml").tracking
     git = Git(root)
     state = read_state(git)
-    known = name in state.versions or any(tag.stage == name for tag in state.events)
-    version = state.find(name) if known else None
+    version = state.find(name) if name in (*state.versions, *state.stages()) else None
     with tempfile.TemporaryDirectory(prefix="grocery-wandb-") as scratch:
         fresh = Path(scratch) / "release"
         md5 = download_release(settings, name, fresh, settings.timeout)

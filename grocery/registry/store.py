@@ -32,12 +32,7 @@ class Missing(RegistryError):
 class Store:
     """Git, and cache and default remote of DVC; open it with `open_store`.
 
-    Parameters
-    ----------
-    git
-        The repository.
-    open_repo
-        Opens it as a DVC repository, which is done when it is first needed.
+    DVC's repository is opened when it is first needed.
     """
 
     def __init__(self, git: Git, open_repo: Callable[[], Any]) -> None:

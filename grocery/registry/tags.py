@@ -47,24 +47,11 @@ _LAST = 253_402_300_799  # second of the year 9999
 
 @dataclass(frozen=True)
 class Tag:
-    """One event in the life of the model.
+    """One event in the life of the model: at a commit, an action on a version or else a stage.
 
-    Attributes
-    ----------
-    name, object
-        The tag, and the id of its git object.
-    commit
-        The commit that it stands at.
-    action
-        What it says.
-    version, stage
-        What it says it of; the other one is None.
-    counter
-        GTO's number, 0 without one.
-    who, email, time
-        Tagger, and when, in seconds since 1970.
-    evidence
-        The JSON object in the message; empty in a tag made by hand.
+    `object` is the id of the tag's git object, `counter` is GTO's number (0 without one), `time` is
+    in seconds since 1970, and `evidence` the JSON object in the message (empty in a tag that was
+    made by hand).
     """
 
     name: str

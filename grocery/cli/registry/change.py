@@ -15,6 +15,7 @@ from grocery.cli.registry.common import (
     open_registry,
     tell_wandb,
 )
+from grocery.core.errors import RegistryError
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
@@ -102,20 +103,18 @@ def register_all(arguments: argparse.Namespace) -> None:
       grocery registry register-all --push               all experiments
       grocery registry register-all v1.0.0..main         commits since a version
     """
-    from grocery.registry.registry import Outcome
-
     registry = open_registry(local=arguments.local)
     document, lines = [], []
     for revision, found in registry.register_all(
         arguments.span, bump=arguments.bump, push=arguments.push
     ):
         about = {"revision": revision.name, "commit": revision.commit}
-        if isinstance(found, Outcome):
-            document.append(done(registry, found, **about))
-            lines.append(f"{revision}: {_line(found)}")
-        else:
+        if isinstance(found, RegistryError):
             document.append(about | {"refused": str(found)})
             lines.append(f"{revision}: not registered: {found}")
+        else:
+            document.append(done(registry, found, **about))
+            lines.append(f"{revision}: {_line(found)}")
     tell_wandb(registry)
     answer(arguments, document, lines or ["there is nothing to register"])
 

@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from grocery.registry.state import State, Version
     from grocery.registry.tags import Tag
 
+# Of the evidence: title, section, name, and how much of it is shown.
+_DATA = (
+    ("dataset", "dataset", "source", None),
+    ("dataset digest", "dataset", "digest", 12),
+    ("images", "dataset", "images", None),
+    ("test digest", "test", "digest", 12),
+    ("test images", "test", "images", None),
+)
 _METRICS = ("accuracy", "macro_f1", "calibration_error", "top5_accuracy", "coarse_accuracy")
 
 
@@ -136,6 +144,7 @@ def compare(arguments: argparse.Namespace) -> None:
       grocery registry compare v1.0.0 v1.1.0 v1.2.0 --anew
     """
     from grocery.core.errors import RegistryError
+    from grocery.registry import comparison
     from grocery.registry.decision import measure, same_test_data, stored_predictions
     from grocery.registry.store import open_store
 
@@ -150,82 +159,56 @@ def compare(arguments: argparse.Namespace) -> None:
         if not comparable and arguments.anew:
             tables, note = measure(store, versions)
             comparable = True
-    differences = _differences(versions, tables) if comparable else []
+    names = [version.name for version in versions]
+    differences = [
+        comparison.compare(tables[0], predictions, names=(names[0], name))
+        for name, predictions in zip(names[1:], tables[1:], strict=True)
+        if comparable
+    ]
+    params = _params(registry, versions)
     document = {
         "versions": [{**v.evidence, "version": v.name} for v in versions],
         "comparable": comparable,
         "note": note,
         "differences": [
-            {"version": version.name, "against": versions[0].name, **difference.document()}
-            for version, difference in zip(versions[1:], differences, strict=False)
+            {"version": name, "against": names[0], **difference.document()}
+            for name, difference in zip(names[1:], differences, strict=False)
         ],
-        "params": _params(registry, versions),
+        "params": params,
     }
-    answer(arguments, document, _lines(registry, versions, differences, note))
+    rows = [["parameter", *names], *([name, *map(str, row)] for name, row in params.items())]
+    lines = [*_side_by_side(versions), ""]
+    lines += table(rows) if params else ["all parameters are the same"]
+    if differences:
+        lines += ["", f"Against {names[0]}" + (f", {note}:" if note else ":")]
+    for name, difference in zip(names[1:], differences, strict=False):
+        lines += _against(names[0], name, difference)
+    answer(arguments, document, lines)
     if not comparable:
         raise RegistryError(
-            f"{versions[0].name} and the others were evaluated on different test data, so their "
+            f"{names[0]} and the others were evaluated on different test data, so their "
             "metrics are not alike; --anew evaluates them on the same images"
         )
 
 
-def _differences(versions: Sequence[Version], tables: Sequence[Any]) -> list[Difference]:
-    from grocery.registry.comparison import compare
+def _side_by_side(versions: Sequence[Version]) -> list[str]:
+    rows = [["", *(version.name for version in versions)]]
+    for title, section, name, width in _DATA:
+        rows.append([title, *(said(version, section, name)[:width] for version in versions)])
+    metrics = [pair for version in versions for pair in version.section("metrics").items()]
+    for name in sorted({name for name, value in metrics if isinstance(value, float)}):
+        rows.append([name.replace("_", " "), *(metric(version, name) for version in versions)])
+    return table(rows)
 
-    first, *others = zip(versions, tables, strict=True)
+
+def _against(old: str, new: str, found: Difference) -> list[str]:
+    low, high = found.interval
+    f1_low, f1_high = found.macro_f1_interval
     return [
-        compare(first[1], predictions, names=(first[0].name, version.name))
-        for version, predictions in others
-    ]
-
-
-def _lines(
-    registry: Registry,
-    versions: Sequence[Version],
-    differences: Sequence[Difference],
-    note: str,
-) -> list[str]:
-    names = [version.name for version in versions]
-    lines = [*table([("", *names), *_data(versions), *_metrics(versions)])]
-    params = _params(registry, versions)
-    lines.append("")
-    if params:
-        lines += table([("parameter", *names), *((k, *map(str, v)) for k, v in params.items())])
-    else:
-        lines.append("all parameters are the same")
-    if differences:
-        lines += ["", f"Against {names[0]}" + (f", {note}:" if note else ":")]
-    for name, difference in zip(names[1:], differences, strict=False):
-        low, high = difference.interval
-        f1_low, f1_high = difference.macro_f1_interval
-        lines += [
-            f"  {name}: accuracy {difference.difference:+.4f} [{low:+.4f}, {high:+.4f}], macro F1 "
-            f"{difference.macro_f1_difference:+.4f} [{f1_low:+.4f}, {f1_high:+.4f}], "
-            f"{difference.images} images",
-            f"  {difference.sentence(names[0], name)}",
-        ]
-    return lines
-
-
-def _data(versions: Sequence[Version]) -> list[Sequence[str]]:
-    return [
-        ("dataset", *(said(version, "dataset", "source") for version in versions)),
-        ("dataset digest", *(said(version, "dataset", "digest")[:12] for version in versions)),
-        ("images", *(said(version, "dataset", "images") for version in versions)),
-        ("test digest", *(said(version, "test", "digest")[:12] for version in versions)),
-        ("test images", *(said(version, "test", "images") for version in versions)),
-    ]
-
-
-def _metrics(versions: Sequence[Version]) -> list[Sequence[str]]:
-    metrics = [version.section("metrics") for version in versions]
-    names = sorted({name for m in metrics for name, value in m.items() if isinstance(value, float)})
-    return [
-        (
-            name.replace("_", " "),
-            *(f"{m[name]:.4f}" if isinstance(m.get(name), float) else "-" for m in metrics),
-        )
-        for name in names
+        f"  {new}: accuracy {found.difference:+.4f} [{low:+.4f}, {high:+.4f}], macro F1 "
+        f"{found.macro_f1_difference:+.4f} [{f1_low:+.4f}, {f1_high:+.4f}], "
+        f"{found.images} images",
+        f"  {found.sentence(old, new)}",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +14,6 @@ from grocery.cli.registry.common import NAME, answer, argument, command, open_re
 from grocery.core.errors import RegistryError, TrackingError, printable
 
 if TYPE_CHECKING:
-    from grocery.registry.registry import Registry
     from grocery.registry.reproduce import Reproduction
     from grocery.registry.serving import Fetched
 
@@ -58,8 +58,6 @@ def fetch(arguments: argparse.Namespace) -> None:
 
 def _copy(found: Fetched, target: Path) -> None:
     """Copy a release, unless it is there already."""
-    import shutil
-
     from grocery.contents import read_content
     from grocery.core.files import replacing
 
@@ -122,6 +120,8 @@ def status(arguments: argparse.Namespace) -> None:
       grocery registry status
       grocery registry status --repair
     """
+    from grocery.registry.tags import STAGES
+
     registry = open_registry()
     repaired = list(registry.mirror.repair()) if arguments.repair else []
     found: dict[str, list[str]] = {
@@ -132,7 +132,11 @@ def status(arguments: argparse.Namespace) -> None:
         found["wandb"] = registry.mirror.disagreements()
     except (TrackingError, RegistryError) as error:  # as without an account
         print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
-    stages = _stages(registry)
+    state, stages = registry.state(), {}
+    for stage in STAGES:
+        tag = state.assignment(stage)
+        version = state.at(tag.commit) if tag else None
+        stages[stage] = version.name if version else None
     lines = [f"{stage}: {version or 'none'}" for stage, version in stages.items()]
     lines += [f"repaired: {sentence}" for sentence in repaired]
     for name, sentences in found.items():
@@ -140,12 +144,3 @@ def status(arguments: argparse.Namespace) -> None:
     answer(arguments, found | {"stages": stages, "repaired": repaired}, lines)
     if any(found.values()):
         raise SystemExit(1)
-
-
-def _stages(registry: Registry) -> dict[str, str | None]:
-    from grocery.registry.tags import STAGES
-
-    state = registry.state()
-    standing = {stage: state.assignment(stage) for stage in STAGES}
-    found = {stage: state.at(tag.commit) if tag else None for stage, tag in standing.items()}
-    return {stage: version.name if version else None for stage, version in found.items()}
