@@ -30,8 +30,7 @@ class Content:
     @property
     def listing(self) -> bytes:
         """The files and their hashes as JSON: of a folder, the very bytes that DVC hashes."""
-        rows = [{"md5": md5, "relpath": name} for name, md5 in self.files.items()]
-        return json.dumps(rows, sort_keys=True).encode()
+        return _listing(self.files)
 
 
 def read_content(path: Path) -> Content:
@@ -42,28 +41,27 @@ def read_content(path: Path) -> Content:
     FileNotFoundError
         When there is nothing at `path`.
     """
-    if not path.is_dir():
-        md5 = _md5(path)
-        return Content(md5, {path.name: md5}, {path.name: path.stat().st_size})
-    found = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    names = sorted(found)
-    return _folder(
-        {name: _md5(found[name]) for name in names},
-        {name: found[name].stat().st_size for name in names},
-    )
+    found = {path.name: path}
+    if path.is_dir():
+        found = {f.relative_to(path).as_posix(): f for f in path.rglob("*") if f.is_file()}
+    files = {name: _md5(found[name]) for name in sorted(found)}
+    sizes = {name: found[name].stat().st_size for name in files}
+    return Content(folder_md5(files) if path.is_dir() else files[path.name], files, sizes)
 
 
-def content_of(files: Mapping[str, bytes]) -> Content:
-    """The content of a folder that holds these files, by relative POSIX path."""
-    names = sorted(files)
-    md5s = {name: hashlib.md5(files[name], usedforsecurity=False).hexdigest() for name in names}
-    return _folder(md5s, {name: len(files[name]) for name in names})
+def folder_md5(files: Mapping[str, str]) -> str:
+    """DVC's hash of a folder, from the MD5 (hex) of every file by its relative POSIX path."""
+    return f"{md5_of(_listing(files))}.dir"
 
 
-def _folder(files: Mapping[str, str], sizes: Mapping[str, int]) -> Content:
-    content = Content("", files, sizes)
-    whole = hashlib.md5(content.listing, usedforsecurity=False).hexdigest()
-    return Content(f"{whole}.dir", files, sizes)
+def md5_of(data: bytes) -> str:
+    """MD5 (hex)."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _listing(files: Mapping[str, str]) -> bytes:
+    rows = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
+    return json.dumps(rows, sort_keys=True).encode()
 
 
 def _md5(file: Path) -> str:

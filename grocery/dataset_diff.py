@@ -5,7 +5,7 @@ An image is known by its content, so a renamed file is renamed, and not removed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,8 @@ from grocery.shards import read_columns
 SHARDS = Path("data/prepared/shards")
 COLUMNS = ("image_id", "path", "label", "coarse", "split")
 
-Row = dict[str, Any]
+# What it is called when a column of an image changes.
+_CHANGED = {"relabelled": "label", "regrouped": "coarse", "moved": "split", "renamed": "path"}
 
 
 @dataclass(frozen=True)
@@ -42,38 +43,31 @@ class Change:
 
 @dataclass(frozen=True)
 class DatasetDiff:
-    """All that changed, each list sorted by path. One image may be in several.
+    """All that changed.
 
     Attributes
     ----------
     old_images, new_images
         Number of images.
-    added, removed
-        Images, with their labels.
-    relabelled, regrouped, moved, renamed
-        Images whose label, coarse class, split or path changed.
+    changes
+        By kind, each list sorted by path: images ``added`` and ``removed``, with their labels, and
+        those ``relabelled``, ``regrouped``, ``moved`` and ``renamed``, whose label, coarse class,
+        split or path changed. One image may be in several.
     """
 
     old_images: int
     new_images: int
-    added: list[Change]
-    removed: list[Change]
-    relabelled: list[Change]
-    regrouped: list[Change]
-    moved: list[Change]
-    renamed: list[Change]
-
-    def changes(self) -> dict[str, list[Change]]:
-        """Changes of each kind, by its name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, list)}
+    changes: dict[str, list[Change]]
 
     def counts(self) -> dict[str, int]:
         """Number of changes of each kind."""
-        return {name: len(changes) for name, changes in self.changes().items()}
+        return {name: len(changes) for name, changes in self.changes.items()}
 
     def document(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return asdict(self)
+        document = asdict(self)
+        changes: dict[str, Any] = document.pop("changes")
+        return document | changes
 
 
 def diff_rows(old: pa.Table, new: pa.Table) -> DatasetDiff:
@@ -84,26 +78,32 @@ def diff_rows(old: pa.Table, new: pa.Table) -> DatasetDiff:
     old, new
         Tables with `COLUMNS`, a row an image, in any order.
     """
-    before, after = _by_id(old), _by_id(new)
-    both = [(before[i], after[i]) for i in after if i in before]
-    return DatasetDiff(
-        old_images=len(before),
-        new_images=len(after),
-        added=_sorted(
+    before, after = (
+        {row["image_id"]: row for row in rows.select(list(COLUMNS)).to_pylist()}
+        for rows in (old, new)
+    )
+    changes = {
+        "added": [
             Change(i, row["path"], None, row["label"])
             for i, row in after.items()
             if i not in before
-        ),
-        removed=_sorted(
+        ],
+        "removed": [
             Change(i, row["path"], row["label"], None)
             for i, row in before.items()
             if i not in after
-        ),
-        relabelled=_changed(both, "label"),
-        regrouped=_changed(both, "coarse"),
-        moved=_changed(both, "split"),
-        renamed=_changed(both, "path"),
-    )
+        ],
+    }
+    both = [(before[i], row) for i, row in after.items() if i in before]
+    for name, column in _CHANGED.items():
+        changes[name] = [
+            Change(now["image_id"], now["path"], was[column], now[column])
+            for was, now in both
+            if was[column] != now[column]
+        ]
+    for found in changes.values():
+        found.sort(key=lambda change: (change.path, change.image_id))
+    return DatasetDiff(len(before), len(after), changes)
 
 
 def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
@@ -129,8 +129,9 @@ def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
     from dvc_data.index import DataIndexDirError
 
     try:
-        files = DVCFileSystem(rev=revision)
-        names = _shards_of(files, folder)
+        files, place = DVCFileSystem(rev=revision), folder.as_posix()
+        found = sorted(files.ls(place, detail=False)) if files.isdir(place) else []
+        names = [n for n in found if PurePosixPath(n).match("shard-*-of-*.parquet")]
         if not names:
             raise DataError(f"revision {revision!r} has no prepared shards in {folder}")
         return pa.concat_tables([_read(files.open, name) for name in names])
@@ -143,14 +144,6 @@ def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
         ) from error
 
 
-def _shards_of(files: Any, folder: Path) -> list[str]:
-    """Paths of the shards in a revision's `folder`, in order; none when it has no such folder."""
-    if not files.isdir(folder.as_posix()):
-        return []
-    names = sorted(files.ls(folder.as_posix(), detail=False))
-    return [name for name in names if PurePosixPath(name).match("shard-*-of-*.parquet")]
-
-
 def _read(open_file: Callable[..., Any], name: str) -> pa.Table:
     """Read one shard through a file system; only the light columns are fetched."""
     with open_file(name, "rb") as stream:
@@ -158,19 +151,3 @@ def _read(open_file: Callable[..., Any], name: str) -> pa.Table:
             return pq.read_table(stream, columns=list(COLUMNS))
         except pa.ArrowInvalid as error:
             raise DataError(f"{name} cannot be read as a prepared shard: {error}") from error
-
-
-def _by_id(table: pa.Table) -> dict[str, Row]:
-    return {row["image_id"]: row for row in table.select(list(COLUMNS)).to_pylist()}
-
-
-def _changed(both: list[tuple[Row, Row]], column: str) -> list[Change]:
-    return _sorted(
-        Change(new["image_id"], new["path"], old[column], new[column])
-        for old, new in both
-        if old[column] != new[column]
-    )
-
-
-def _sorted(changes: Iterable[Change]) -> list[Change]:
-    return sorted(changes, key=lambda change: (change.path, change.image_id))

@@ -59,7 +59,7 @@ class TestRows:
         diff = diff_rows(table(*OLD), table(*NEW))
         told = {
             kind: [(change.path, change.old, change.new) for change in changes]
-            for kind, changes in diff.changes().items()
+            for kind, changes in diff.changes.items()
         }
         assert told == {
             "added": [("Lemon/new.jpg", None, "Lemon")],
@@ -72,12 +72,13 @@ class TestRows:
                 ("Milk/b.jpg", "Lemon/b.jpg", "Milk/b.jpg"),
             ],
         }
-        assert diff.added[0].image_id == image("new")["image_id"]
+        assert diff.changes["added"][0].image_id == image("new")["image_id"]
 
     def test_backwards_it_is_the_opposite(self) -> None:
-        there, back = diff_rows(table(*OLD), table(*NEW)), diff_rows(table(*NEW), table(*OLD))
-        assert [c.path for c in there.added] == [c.path for c in back.removed]
-        assert {(c.old, c.new) for c in there.moved} == {(c.new, c.old) for c in back.moved}
+        there = diff_rows(table(*OLD), table(*NEW)).changes
+        back = diff_rows(table(*NEW), table(*OLD)).changes
+        assert [c.path for c in there["added"]] == [c.path for c in back["removed"]]
+        assert {(c.old, c.new) for c in there["moved"]} == {(c.new, c.old) for c in back["moved"]}
 
     def test_from_and_to_nothing(self) -> None:
         assert diff_rows(table(), table(*OLD)).counts()["added"] == 6
@@ -151,7 +152,8 @@ class TestRevisions:
         assert diff_rows(old, new).document() == diff_rows(table(*OLD), table(*NEW)).document()
         assert not any(diff_rows(new, rows_at(None)).counts().values())
         write(repository, [*NEW, image("again")], shards=4)
-        assert [c.path for c in diff_rows(new, rows_at(None)).added] == ["Lemon/again.jpg"]
+        added = diff_rows(new, rows_at(None)).changes["added"]
+        assert [change.path for change in added] == ["Lemon/again.jpg"]
 
     def test_without_a_cache_the_remote_is_read(self, repository: Path) -> None:
         shutil.rmtree(repository / ".dvc/cache")

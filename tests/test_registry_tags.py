@@ -191,7 +191,7 @@ def test_the_next_version(model: Model) -> None:
 
     def after(versions: list[str], bump: str) -> str:
         known = {name: Version(name, tag) for name in versions}
-        return State(known, [], [], {}, {}).next_version(bump)
+        return State(known, [], [], {}).next_version(bump)
 
     assert after([], "major") == "v1.0.0"
     assert after(["v1.9.3", "v1.10.0"], "minor") == "v1.11.0"

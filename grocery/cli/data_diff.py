@@ -65,7 +65,7 @@ def _text(diff: DatasetDiff, old: str, new: str) -> str:
     if not any(diff.counts().values()):
         return lines[0] + ", no changes"
     lines += [f"  {name:<10} {count:>9,}" for name, count in diff.counts().items() if count]
-    for name, changes in diff.changes().items():
+    for name, changes in diff.changes.items():
         if changes:
             lines += ["", f"{name}:"]
             lines += [f"  {_change_text(name, change)}" for change in changes[:_MOST_LINES]]
@@ -77,5 +77,4 @@ def _text(diff: DatasetDiff, old: str, new: str) -> str:
 def _change_text(kind: str, change: Change) -> str:
     old, new = change.old or "no label", change.new or "no label"
     what = {"added": new, "removed": old}.get(kind, f"{old} -> {new}")
-    line = what if kind == "renamed" else f"{change.path}  ({what})"
-    return printable(line)
+    return printable(what if kind == "renamed" else f"{change.path}  ({what})")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -185,16 +184,24 @@ def compare(
         old.column("predicted").to_pylist(),
         new.column("predicted").to_pylist(),
     )
-    draws = _draws(sizes, resamples, np.random.default_rng(seed))
-    drawn = [_differences(groups, counts, classes) for counts in draws]
+    images = int(sizes.sum())
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS // len(sizes))
+    # Group counts (r, g) of images drawn with replacement are multinomial.
+    drawn = [
+        _differences(
+            groups,
+            rng.multinomial(images, sizes / images, size=min(step, resamples - start)),
+            classes,
+        )
+        for start in range(0, resamples, step)
+    ]
     intervals = [_interval(np.concatenate(values)) for values in zip(*drawn, strict=True)]
 
-    images = int(sizes.sum())
     label, by_old, by_new = groups.T
     old_right, new_right = by_old == label, by_new == label
-    both, only_old, only_new = (
-        int(sizes[which].sum())
-        for which in (old_right & new_right, old_right & ~new_right, new_right & ~old_right)
+    only_old, only_new = (
+        int(sizes[which].sum()) for which in (old_right & ~new_right, new_right & ~old_right)
     )
     f1_old, f1_new = (
         float(_macro_f1(label, predicted, sizes[None], classes)[0])
@@ -202,8 +209,8 @@ def compare(
     )
     return Difference(
         images=images,
-        old=(both + only_old) / images,
-        new=(both + only_new) / images,
+        old=int(sizes[old_right].sum()) / images,
+        new=int(sizes[new_right].sum()) / images,
         difference=(only_new - only_old) / images,
         interval=intervals[0],
         p_value=mcnemar(only_old, only_new),
@@ -263,18 +270,6 @@ def _groups(
     groups, first, sizes = np.unique(codes, axis=0, return_index=True, return_counts=True)
     order = np.argsort(first)
     return groups[order], sizes[order], len(classes)
-
-
-def _draws(sizes: Integers, resamples: int, rng: np.random.Generator) -> Iterator[Integers]:
-    """Draw all images with replacement, `resamples` times: group counts (r, g), a part at a time.
-
-    The counts are multinomial, so the images need not be drawn one by one.
-    """
-    images = int(sizes.sum())
-    step = max(1, _CELLS // len(sizes))
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
-        yield rng.multinomial(images, sizes / images, size=rows)
 
 
 def _differences(groups: Integers, counts: Integers, classes: int) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from grocery.contents import content_of
+from grocery.contents import folder_md5, md5_of
 from grocery.core.errors import RegistryError, printable, public
 
 NETWORK_SECONDS = 60.0
@@ -44,7 +44,7 @@ class Git:
                 "or name its address"
             ) from None
 
-    def ask(self, *arguments: str, stdin: str | None = None, seconds: float | None = None) -> str:
+    def ask(self, *arguments: str, stdin: str = "", seconds: float | None = None) -> str:
         """What a git command prints, without the last line break.
 
         Raises
@@ -52,12 +52,9 @@ class Git:
         GitFailed
             When it fails; in git's own words.
         """
-        said = self._run(arguments, stdin=stdin, seconds=seconds)
-        return said.decode(errors="replace").rstrip("\n")
+        return self._run(arguments, stdin, seconds).decode(errors="replace").rstrip("\n")
 
-    def _run(
-        self, arguments: Sequence[str], *, stdin: str | None = None, seconds: float | None = None
-    ) -> bytes:
+    def _run(self, arguments: Sequence[str], stdin: str, seconds: float | None) -> bytes:
         environment = {
             **os.environ,
             "GIT_OPTIONAL_LOCKS": "0",
@@ -70,8 +67,7 @@ class Git:
                 cwd=self.folder,
                 env=environment,
                 # an argument that was no UTF-8 cannot be written as it was
-                input=None if stdin is None else stdin.encode(errors="replace"),
-                stdin=subprocess.DEVNULL if stdin is None else None,
+                input=stdin.encode(errors="replace"),
                 capture_output=True,
                 check=False,
                 timeout=seconds,
@@ -83,9 +79,7 @@ class Git:
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             marks = ("!", "fatal", "error")  # a refused tag, then what git says of it all
-            found = (
-                line.strip() for mark in marks for line in said if line.strip().startswith(mark)
-            )
+            found = (s.strip() for mark in marks for s in said if s.strip().startswith(mark))
             reason = next(found, " ".join(said) or f"git {arguments[0]} failed")
             raise GitFailed(public(printable(reason)))
         return done.stdout
@@ -102,20 +96,18 @@ class Git:
     def read(self, commit: str, path: str) -> bytes | None:
         """Content of a file in a commit; None where it is not there."""
         try:
-            return self._run(["cat-file", "blob", f"{commit}:./{path}"])
+            return self._run(["cat-file", "blob", f"{commit}:./{path}"], "", None)
         except GitFailed:
             return None
 
     def md5(self, commit: str, path: str) -> str | None:
         """What DVC calls the content of a path in a commit; None where git does not have it."""
         listed = self.ask("ls-tree", "-r", "-z", "--name-only", commit, "--", path)
-        names = [name for name in listed.split("\0") if name]
-        if not names:
-            return None
-        files = {name: self.read(commit, name) or b"" for name in names}
-        if names == [path]:
-            return content_of(files).files[path]
-        return content_of({name[len(path) + 1 :]: data for name, data in files.items()}).md5
+        names = listed.split("\0")[:-1]
+        files = {name: md5_of(self.read(commit, name) or b"") for name in names}
+        if files and names != [path]:
+            return folder_md5({name.removeprefix(f"{path}/"): md5 for name, md5 in files.items()})
+        return files.get(path)
 
     def changed_files(self) -> list[str]:
         """Tracked files that are not what was committed."""
@@ -141,11 +133,8 @@ class Git:
     def create_tag(self, name: str, commit: str, message: str, *, not_before: int) -> str:
         """Write an annotated tag's object and give its id; `publish_tag` gives it its name.
 
-        Parameters
-        ----------
-        not_before
-            Earliest time of the tag, in seconds since 1970. Clocks differ from machine to machine,
-            and tags are read in the order of their times.
+        Clocks differ from machine to machine, and tags are read in the order of their times: the
+        tag's is at least `not_before`, in seconds since 1970.
         """
         who, seconds, zone = self.ask("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)
         when = max(int(seconds), not_before)
@@ -160,10 +149,9 @@ class Git:
         GitFailed
             When a tag of that name is there already, or the remote cannot be written to.
         """
-        place = f"refs/tags/{name}"
         if remote:
-            self.ask("push", "--quiet", remote, f"{tag}:{place}", seconds=NETWORK_SECONDS)
-        self.ask("update-ref", place, tag, "0" * 40)
+            self.push_tag(name, tag, remote)
+        self.ask("update-ref", f"refs/tags/{name}", tag, "0" * 40)
 
     def place_tag(self, name: str, tag: str) -> None:
         """Give a tag object its name here, where it may have it already."""
@@ -173,7 +161,7 @@ class Git:
         """Id of the object of a tag here."""
         return self.ask("for-each-ref", "--format=%(objectname)", f"refs/tags/{name}") or None
 
-    def push_tag(self, name: str, remote: str) -> None:
-        """Send a tag that stands here to a remote."""
-        place = f"refs/tags/{name}"
-        self.ask("push", "--quiet", remote, f"{place}:{place}", seconds=NETWORK_SECONDS)
+    def push_tag(self, name: str, tag: str, remote: str) -> None:
+        """Give a tag object its name at a remote."""
+        place = f"{tag}:refs/tags/{name}"
+        self.ask("push", "--quiet", remote, place, seconds=NETWORK_SECONDS)

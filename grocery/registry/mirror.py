@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
@@ -18,7 +19,7 @@ from grocery.core.errors import RegistryError, TrackingError
 from grocery.registry.git import Git
 from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
-from grocery.registry.state import State, read_state
+from grocery.registry.state import read_state
 from grocery.registry.tags import ARTIFACT
 from grocery.settings import Params, TrackingParams
 from grocery.tracking.differences import STAGES, Wanted
@@ -33,26 +34,6 @@ LATER = "`grocery sync` tells W&B"
 _ROUNDS = 5
 
 
-def wanted(git: Git, state: State) -> tuple[list[Wanted], list[str]]:
-    """What should stand in the W&B registry, in the order in which it was registered.
-
-    Returns
-    -------
-    The versions, and a sentence for each that has no release that could be linked.
-    """
-    found, problems = [], []
-    by_time = sorted(state.versions.values(), key=lambda known: (known.tag.time, known.tag.counter))
-    for version in by_time:
-        try:
-            md5 = release_of(git, version)
-        except RegistryError as error:
-            problems.append(str(error))
-            continue
-        stages = STAGES.intersection(state.stages_of(version))
-        found.append(Wanted(version.name, md5, frozenset({version.name, *stages})))
-    return found, problems
-
-
 @dataclass
 class Mirror:
     """The mirror of one clone.
@@ -61,8 +42,6 @@ class Mirror:
     ----------
     root
         Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
-    git
-        The repository.
     settings
         The section ``tracking`` of params.yaml; an empty `registry` means that there is no mirror.
     remote
@@ -73,10 +52,10 @@ class Mirror:
     git: Git
     settings: TrackingParams
     remote: str | None = None
-    _notes: Notes = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        self._notes = Notes(self.root)
+    @cached_property
+    def _notes(self) -> Notes:
+        return Notes(self.root)
 
     @classmethod
     def of(cls, root: Path, git: Git, params: Params) -> Mirror:
@@ -95,23 +74,12 @@ class Mirror:
         return bool(self._notes.waiting())
 
     def remember(self, what: str) -> None:
-        """Note what is about to be done to git; it is on disk when this returns.
-
-        Parameters
-        ----------
-        what
-            For people, such as ``promote v1.1.0 to production``.
-        """
+        """Note what is about to be done to git, for people; it is on disk when this returns."""
         if self.enabled:
             self._notes.add(what)
 
-    def mirror_now(self, release: Release | None = None) -> str:
+    def mirror_now(self) -> str:
         """Tell W&B after git was changed: now if it can be reached, else it stays noted.
-
-        Parameters
-        ----------
-        release
-            Gives the folder of a release that W&B has not got; DVC by default.
 
         Returns
         -------
@@ -124,7 +92,7 @@ class Mirror:
             self._notes.done()
             online, reason = may_tell(self.root)
             if online:
-                count = sum(1 for _ in self.reconcile(release))
+                count = sum(1 for _ in self.reconcile())
                 return f"W&B: {count} change{'' if count == 1 else 's'}"
         except Exception as error:  # also a defect: the command has done its work
             reason = one_line(error)
@@ -149,7 +117,7 @@ class Mirror:
         with open_collection(self.settings, self.root) as collection:
             return problems + [found.says for found in collection.differences(versions)]
 
-    def repair(self, release: Release | None = None) -> Iterator[str]:
+    def repair(self) -> Iterator[str]:
         """Make W&B what git says, whatever it is now; yields a sentence for each change.
 
         Raises
@@ -161,9 +129,9 @@ class Mirror:
         """
         if not self.settings.registry:
             raise TrackingError("there is no W&B registry: tracking.registry is empty")
-        yield from self.reconcile(release, patient=True)
+        yield from self.reconcile(patient=True)
 
-    def reconcile(self, release: Release | None = None, *, patient: bool = False) -> Iterator[str]:
+    def reconcile(self, *, patient: bool = False) -> Iterator[str]:
         """As `repair`; without `patient`, a release must get to W&B within the longest wait.
 
         When it comes to its end, what was noted before it began is told.
@@ -174,13 +142,13 @@ class Mirror:
             return
         with (
             self._alone(),
-            _releases(self.git) as of_dvc,
+            _releases(self.git) as release,
             open_collection(self.settings, self.root, patient=patient) as collection,
         ):
             noted = self._notes.settled()
             versions, _ = self._wanted()
             for _ in range(_ROUNDS):
-                yield from collection.reconcile(versions, release or of_dvc)
+                yield from collection.reconcile(versions, release)
                 # Whoever changed git meanwhile may have told W&B before us. Of all that tell it,
                 # the last one looks at git after that, so W&B ends as git does.
                 before = versions
@@ -190,12 +158,28 @@ class Mirror:
             self._notes.told(noted)
 
     def _wanted(self) -> tuple[list[Wanted], list[str]]:
+        """What should stand in the W&B registry, in the order in which it was registered.
+
+        Returns
+        -------
+        The versions, and a sentence for each that has no release that could be linked.
+        """
         if self.remote:
             try:
                 self.git.fetch_tags(self.remote, f"{ARTIFACT}*")
             except RegistryError as error:
                 raise RegistryError(f"the tags of {self.remote} cannot be had ({error})") from None
-        return wanted(self.git, read_state(self.git))
+        state = read_state(self.git)
+        found, problems = [], []
+        for version in sorted(state.versions.values(), key=lambda v: (v.tag.time, v.tag.counter)):
+            try:
+                md5 = release_of(self.git, version)
+            except RegistryError as error:
+                problems.append(str(error))
+                continue
+            stages = STAGES.intersection(state.stages_of(version))
+            found.append(Wanted(version.name, md5, frozenset({version.name, *stages})))
+        return found, problems
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -213,15 +197,14 @@ class Mirror:
 
 @contextmanager
 def _releases(git: Git) -> Iterator[Release]:
-    """Gives releases from DVC's cache or its remote, for a while."""
-    with TemporaryDirectory(prefix="grocery-release-") as scratch:
+    """Gives releases that W&B has not got from DVC's cache or its remote, for a while."""
+    from grocery.registry.store import open_store
+
+    with TemporaryDirectory(prefix="grocery-release-") as scratch, open_store(git.folder) as store:
 
         def get(version: Wanted) -> Path:
-            from grocery.registry.objects import open_objects
-
             folder = Path(scratch) / version.version
-            with open_objects(git.folder) as objects:
-                objects.get(version.md5, folder)
+            store.get(version.md5, folder)
             return folder
 
         yield get

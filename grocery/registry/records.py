@@ -1,4 +1,7 @@
-"""What a commit records of its outputs, read from git alone."""
+"""What a commit records of its outputs, read from git alone.
+
+What is damaged, or not there where it must be, is a `RegistryError` that names file and commit.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import yaml
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
-from grocery.registry.objects import check_hash
+from grocery.registry.store import check_hash
 
 RELEASE = "models/release"
 
@@ -19,25 +22,8 @@ _DEEPEST = 50  # levels; dvc.lock has eight
 _LARGEST = 1_000_000  # nodes, with each alias as what it stands for
 
 
-def release_hash(git: Git, commit: str) -> str | None:
-    """DVC's hash of the release that a commit's dvc.lock records; quick, and needs no DVC.
-
-    Raises
-    ------
-    RegistryError
-        When dvc.lock cannot be read.
-    """
-    return recorded_hashes(git, commit).get(RELEASE)
-
-
 def params_at(git: Git, commit: str) -> dict[str, Any]:
-    """All of a commit's params.yaml, as it stands there; empty without one.
-
-    Raises
-    ------
-    RegistryError
-        When it is not valid YAML.
-    """
+    """All of a commit's params.yaml, as it stands there; empty without one."""
     text, name = git.read(commit, "params.yaml") or b"{}", f"params.yaml of commit {commit[:7]}"
     check_yaml(text, name)
     params = parse_yaml(text, name, RegistryError)
@@ -51,13 +37,7 @@ def recorded_hashes(git: Git, commit: str) -> dict[str, str]:
 
 
 def hashes_of(data: bytes, name: str) -> dict[str, str]:
-    """DVC's hash of every output in a dvc.lock, by path.
-
-    Raises
-    ------
-    RegistryError
-        When it is no dvc.lock; the sentence calls it by its `name`.
-    """
+    """DVC's hash of every output in a dvc.lock, which errors call by its `name`, by path."""
     check_yaml(data, name)
     try:
         lock = yaml.load(data, Loader=_LOADER)
@@ -74,21 +54,14 @@ def check_yaml(data: bytes, name: str) -> None:
     """Refuse YAML that would take a reader to the end of its stack or of the memory.
 
     Deep nesting crashes the quick loader, and a few aliases of aliases stand for billions of nodes.
-
-    Raises
-    ------
-    RegistryError
-        When it is such, or no YAML at all; the sentence calls it by its `name`.
     """
     try:
-        plain = _is_plain(data)
+        _check_size(data)
     except (yaml.YAMLError, ValueError):
-        plain = False
-    if not plain:
-        raise RegistryError(f"{name} is damaged")
+        raise RegistryError(f"{name} is damaged") from None
 
 
-def _is_plain(data: bytes) -> bool:
+def _check_size(data: bytes) -> None:
     sizes: dict[str, int] = {}
     # anchor and number of nodes of each collection that is open
     parents: list[tuple[str | None, int]] = [(None, 0)]
@@ -107,18 +80,11 @@ def _is_plain(data: bytes) -> bool:
         above, nodes = parents[-1]
         parents[-1] = above, nodes + size
         if len(parents) > _DEEPEST or nodes + size >= _LARGEST:
-            return False
-    return True
+            raise ValueError("too deep or too large")
 
 
 def json_at(git: Git, commit: str, path: str) -> dict[str, Any]:
-    """A JSON object that git keeps in a commit.
-
-    Raises
-    ------
-    RegistryError
-        When it is not there, or is none.
-    """
+    """A JSON object that git keeps in a commit."""
     data = git.read(commit, path)
     if data is None:
         raise RegistryError(f"commit {commit[:7]} has no {path}; run dvc repro and commit")

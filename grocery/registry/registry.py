@@ -8,64 +8,43 @@ the tags, so every command can simply be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from grocery.core.errors import RegistryError
-from grocery.registry.candidate import Candidate, evidence, failed_checks, read_candidate
+from grocery.registry.candidate import Candidate, read_pipeline
+from grocery.registry.decision import Decision, decide
 from grocery.registry.git import Git, GitFailed
-from grocery.registry.judge import Judgement, judge
 from grocery.registry.mirror import Mirror
-from grocery.registry.objects import Objects, open_objects
-from grocery.registry.pipeline import read_pipeline
 from grocery.registry.records import RELEASE, recorded_hashes
 from grocery.registry.revisions import Revision, commits, experiments, resolve
 from grocery.registry.serving import release_of
 from grocery.registry.state import State, Version, read_state
+from grocery.registry.store import Store, open_store
 from grocery.registry.tags import ARTIFACT, STAGES, Tag, is_version, message, read_tags
 from grocery.settings import load
 from grocery.tracking.provenance import project_root
 
 _TRIES = 5
-
-
-class Refused(RegistryError):
-    """The registry is in order, and the request is not granted."""
+_MORE = "(and {} more)"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
-
-    Attributes
-    ----------
-    version
-        The version it was about.
-    tag
-        The tag that now stands.
-    new
-        Whether the command made it; False when everything was so already.
-    judgement
-        What production was asked, if it was.
-    """
+    """A version, its tag that stands now, whether that is new, and what production decided."""
 
     version: Version
     tag: Tag
     new: bool
-    judgement: Judgement | None = None
+    decision: Decision | None = None
 
 
 class Registry:
-    """The registry of the project in a folder.
+    """The registry of the project in a folder. What it refuses and what fails is a `RegistryError`.
 
-    Parameters
-    ----------
-    root
-        The project's root.
-    local
-        Make tags in this clone only, even where there is a git remote.
+    When it is `local`, tags are made in this clone only, even where there is a git remote.
     """
 
     def __init__(self, root: Path, *, local: bool = False) -> None:
@@ -86,29 +65,23 @@ class Registry:
         return read_state(self.git)
 
     def refresh(self) -> State:
-        """Bring the tags of the git remote here, then read them all.
-
-        Raises
-        ------
-        RegistryError
-            When the remote cannot be asked, or a tag differs here and there.
-        """
+        """Bring the tags of the git remote here, then read them all."""
         if self.remote:
             try:
                 self.git.fetch_tags(self.remote, f"{ARTIFACT}*")
             except GitFailed as error:
-                raise RegistryError(self._of_remote(error)) from None
+                raise self._failed(error) from None
         return self.state()
 
-    def _of_remote(self, error: GitFailed) -> str:
+    def _failed(self, error: GitFailed) -> RegistryError:
         if not self.remote:
-            return str(error)
+            return error
         if "clobber" in str(error):
-            return (
+            return RegistryError(
                 f"a tag here is another one at {self.remote} ({error}); that one counts, so delete "
                 "yours, with: git tag --delete NAME"
             )
-        return (
+        return RegistryError(
             f"{self.remote}, through which versions are shared, cannot be asked ({error}); "
             "--local works on the tags of this clone alone"
         )
@@ -123,32 +96,20 @@ class Registry:
     ) -> Outcome:
         """Make the release candidate of a commit or of a DVC experiment a version.
 
-        Parameters
-        ----------
-        revision
-            Anything git knows, or the name of an experiment; None for HEAD, and then the working
-            tree must be what was committed.
-        version
-            Its name; None for the next one.
-        bump
-            Which number the next one counts up: ``major``, ``minor`` or ``patch``.
-        push
-            Send the objects that the DVC remote lacks.
-
-        Raises
-        ------
-        RegistryError
-            With the reason when it is refused.
+        A `revision` is anything git knows, or the name of an experiment; None is HEAD, and then the
+        working tree must be what was committed. Without a `version` it is the next one, by
+        ``major``, ``minor`` or ``patch``. With `push`, what the DVC remote lacks is sent there.
         """
         if version is not None and not is_version(version):
-            raise Refused(f"{version!r} is no version; a version is like v1.2.0")
+            raise RegistryError(f"{version!r} is no version; a version is like v1.2.0")
         found = resolve(self.git, revision or "HEAD")
-        if revision is None:
-            self._check_clean()
-        with open_objects(self.root) as objects:
-            return self._register(
-                objects, found, self.refresh(), version=version, bump=bump, push=push
+        if revision is None and (changed := self.git.changed_files()):
+            raise RegistryError(
+                f"the working tree is not what was committed ({_first(changed)}); commit it, or "
+                "name the commit that is meant"
             )
+        with open_store(self.root) as store:
+            return self._register(store, found, self.refresh(), version, bump=bump, push=push)
 
     def register_all(
         self, span: str | None = None, *, bump: str = "minor", push: bool = False
@@ -159,62 +120,49 @@ class Registry:
         ----------
         span
             A range of commits, such as ``v1.0.0..main``; None for all DVC experiments.
-        bump, push
-            As for `register`.
 
         Yields
         ------
         The revision, and what became of it, or why it was passed over.
         """
         found = commits(self.git, span) if span else experiments(self.git)
-        with open_objects(self.root) as objects:
+        with open_store(self.root) as store:
             for revision in found:
                 state = self.refresh()
+                outcome: Outcome | RegistryError
                 try:
-                    outcome = self._register(
-                        objects, revision, state, version=None, bump=bump, push=push
-                    )
+                    outcome = self._register(store, revision, state, None, bump=bump, push=push)
                 except RegistryError as reason:
-                    yield revision, reason
-                else:
-                    yield revision, outcome
-
-    def _check_clean(self) -> None:
-        changed = self.git.changed_files()
-        if changed:
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise Refused(
-                f"the working tree is not what was committed ({changed[0]}{more}); commit it, or "
-                "name the commit that is meant"
-            )
+                    outcome = reason
+                yield revision, outcome
 
     def _register(
         self,
-        objects: Objects,
+        store: Store,
         found: Revision,
         state: State,
-        *,
         version: str | None,
+        *,
         bump: str,
         push: bool,
     ) -> Outcome:
         known = state.at(found.commit) or self._twin(state, found)
         if known:
             if version and version != known.name:
-                raise Refused(f"{found} is {known.name} already, and cannot be {version} too")
+                raise RegistryError(f"{found} is {known.name} already, and cannot be {version} too")
             self._share(known.tag)
             return Outcome(known, known.tag, new=False)
         for name, gone in state.withdrawn.items():
             if gone.commit == found.commit:
-                raise Refused(
+                raise RegistryError(
                     f"{found} is {name}, which was withdrawn, and GTO knows one version a commit; "
                     f"to have it back, delete the tag {gone.name}"
                 )
         if version and (version in state.versions or version in state.withdrawn):
-            raise Refused(f"{version} is taken; the next one is {state.next_version(bump)}")
-        candidate = read_candidate(objects, self.git, found.commit)
-        self._check_candidate(objects, candidate, found, push)
-        facts = evidence(candidate, objects, self.git) | {"experiment": found.experiment}
+            raise RegistryError(f"{version} is taken; the next one is {state.next_version(bump)}")
+        candidate = Candidate(store, found.commit)
+        self._check(store, candidate, found, push)
+        facts = candidate.evidence() | {"experiment": found.experiment}
         for _ in range(_TRIES):
             name = version or state.next_version(bump)
             text = message(f"Register {ARTIFACT} {name}", {"schema": 1, "version": name, **facts})
@@ -227,77 +175,51 @@ class Registry:
                 return Outcome(known, known.tag, new=False)
             if version:
                 break
-        raise Refused(f"{name} was registered by somebody else at the same time; try again")
+        raise RegistryError(f"{name} was registered by somebody else at the same time; try again")
 
     def _twin(self, state: State, found: Revision) -> Version | None:
         """The version that has the very same release, built in another commit."""
-        md5 = recorded_hashes(self.git, found.commit).get(RELEASE)
-        for known in state.versions.values():
-            if md5 and recorded_hashes(self.git, known.commit).get(RELEASE) == md5:
-                return known
+        if md5 := recorded_hashes(self.git, found.commit).get(RELEASE):
+            for known in state.versions.values():
+                if recorded_hashes(self.git, known.commit).get(RELEASE) == md5:
+                    return known
         return None
 
-    def _check_candidate(
-        self, objects: Objects, candidate: Candidate, found: Revision, push: bool
-    ) -> None:
+    def _check(self, store: Store, candidate: Candidate, found: Revision, push: bool) -> None:
         """Refuse a candidate that could not be built again, was rejected, or cannot be pulled."""
         problems = candidate.pipeline.problems
         if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise Refused(
-                f"dvc.lock of {found} is not what the commit holds: {problems[0]}{more}; run dvc "
-                "repro and commit"
+            raise RegistryError(
+                f"dvc.lock of {found} is not what the commit holds: {_first(problems, _MORE)}; run "
+                "dvc repro and commit"
             )
-        if candidate.judged.get("accepted") is not True:
-            reasons = "; ".join(failed_checks(candidate, objects))
-            raise Refused(f"the candidate of {found} was rejected: {reasons}")
-        self.check_pullable(objects, candidate.pipeline.stored, str(found), push=push)
+        if not candidate.accepted:
+            reasons = "; ".join(candidate.failed_checks())
+            raise RegistryError(f"the candidate of {found} was rejected: {reasons}")
+        if push and (lacking := store.not_in_remote(candidate.pipeline.stored)):
+            store.push(lacking)
+        self._check_pullable(store, candidate.pipeline.stored, str(found))
 
-    def check_pullable(
-        self, objects: Objects, stored: Mapping[str, str], what: str, *, push: bool = False
-    ) -> None:
-        """Make sure that the DVC remote holds all of these hashes, whose paths are named.
-
-        Raises
-        ------
-        RegistryError
-            When it does not; with `push`, when they cannot be sent either.
-        """
-        lacking = objects.not_in_remote(stored)
-        if lacking and push:
-            objects.push(lacking)
-            lacking = objects.not_in_remote(stored)
+    def _check_pullable(self, store: Store, stored: Mapping[str, str], what: str) -> None:
+        """Make sure that the DVC remote holds all of these hashes, whose paths are named."""
+        lacking = sorted(stored[md5] for md5 in store.not_in_remote(stored))
         if lacking:
-            first = min(stored[md5] for md5 in lacking)
-            more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-            raise Refused(
-                f"{first}{more} of {what} is not in the DVC remote {objects.address}, so nobody "
-                "could pull it; dvc push, or register with --push"
+            raise RegistryError(
+                f"{_first(lacking, _MORE)} of {what} is not in the DVC remote {store.address}, so "
+                "nobody could pull it; dvc push, or register with --push"
             )
 
     def promote(
         self, name: str, stage: str, *, force: bool = False, reason: str | None = None
     ) -> Outcome:
-        """Put a version into a stage; into production only if it beats the present one.
+        """Put a version, or that of a stage, into a stage: staging or production.
 
-        Parameters
-        ----------
-        name
-            A version, or a stage whose version is meant.
-        stage
-            ``staging`` or ``production``.
-        force
-            Do so whatever the comparison says; `reason` is recorded.
-
-        Raises
-        ------
-        RegistryError
-            With the reason when it is refused.
+        Into production only if it beats the present one, or by `force`; `reason` is recorded.
         """
         if stage not in STAGES:
-            raise Refused(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")
+            raise RegistryError(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")
         if force and not (reason and reason.strip()):
-            raise Refused("--force needs a --reason, which is recorded")
+            raise RegistryError("--force needs a --reason, which is recorded")
         state = self.refresh()
         version = state.find(name)
         now = state.assignment(stage)
@@ -305,59 +227,52 @@ class Registry:
             self._share(version.tag)
             self._share(now)
             return Outcome(version, now, new=False)
-        with open_objects(self.root) as objects:
-            self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
-            judgement = None
+        decision = None
+        with open_store(self.root) as store:
+            self._check_pullable(store, {release_of(self.git, version): RELEASE}, version.name)
             if stage == "production":
                 present = state.at(now.commit) if now else None
-                judgement = self._judge(objects, version, present, force=force)
+                decision = self._decide(store, version, present, force=force)
                 if now and not present and not force:
                     state.current(stage)  # says what is wrong with it
-                if not judgement.passed and not force:
-                    raise Refused(
-                        f"{judgement.sentence}; --force --reason overrides, and is recorded"
+                if not decision.passed and not force:
+                    raise RegistryError(
+                        f"{decision.sentence}; --force --reason overrides, and is recorded"
                     )
         facts = {
-            "judgement": judgement.document() if judgement else None,
+            "judgement": decision.document() if decision else None,
             "forced": force,
             "reason": reason,
         }
         tag = self._assign(state, stage, version, facts, "Promote")
-        return Outcome(version, tag, new=True, judgement=judgement)
+        return Outcome(version, tag, new=True, decision=decision)
 
-    def _judge(
-        self, objects: Objects, version: Version, present: Version | None, *, force: bool
-    ) -> Judgement:
+    def _decide(
+        self, store: Store, version: Version, present: Version | None, *, force: bool
+    ) -> Decision:
         try:
-            margin = self.params.registry.margin
-            return judge(objects, self.git, version, present, margin=margin)
+            return decide(store, version, present, margin=self.params.registry.margin)
         except RegistryError as error:
             if not force:  # which is for the day when the present version is lost, too
                 raise
-            return Judgement(False, f"{version.name} could not be judged: {error}")
+            return Decision(False, f"{version.name} could not be judged: {error}")
 
     def rollback(self, stage: str, *, reason: str | None = None) -> Outcome:
-        """Put the version back that a stage had before.
-
-        Raises
-        ------
-        RegistryError
-            When there was none, or it cannot be had any more.
-        """
+        """Put the version back that a stage had before; refused when it cannot be had any more."""
         state = self.refresh()
         now, before = state.assignment(stage), state.previous(stage)
         if now is None:
-            raise Refused(f"no version is in {stage}, so nothing can be rolled back")
+            raise RegistryError(f"no version is in {stage}, so nothing can be rolled back")
         if before is None:
-            raise Refused(f"{stage} had no version before {_name(state, now)}")
+            raise RegistryError(f"{stage} had no version before {_name(state, now)}")
         version = state.at(before.commit)
         if version is None:
-            raise Refused(
+            raise RegistryError(
                 f"{stage} was at commit {before.commit[:7]} before (tag {before.name}), which is "
                 "no version any more; promote another one"
             )
-        with open_objects(self.root) as objects:
-            self.check_pullable(objects, {release_of(self.git, version): RELEASE}, version.name)
+        with open_store(self.root) as store:
+            self._check_pullable(store, {release_of(self.git, version): RELEASE}, version.name)
         facts = {"rollback": {"undoes": now.name, "from": _name(state, now)}, "reason": reason}
         return Outcome(version, self._assign(state, stage, version, facts, "Roll back"), new=True)
 
@@ -368,28 +283,17 @@ class Registry:
         history = state.history(stage)
         now = state.assignment(stage)
         number = max((tag.counter for tag in history), default=0) + 1
-        text = message(
-            f"{verb} {ARTIFACT} {stage} to {version.name}",
-            {
-                "schema": 1,
-                "version": version.name,
-                "stage": stage,
-                "previous": _name(state, now) if now else None,
-                **facts,
-            },
-        )
-        latest = max((tag.time for tag in history), default=0)
-        tag = self._tag(
-            f"{ARTIFACT}#{stage}#{number}",
-            version.commit,
-            text,
-            not_before=max(latest + 1, version.tag.time),
-        )
+        previous = _name(state, now) if now else None
+        about = {"schema": 1, "version": version.name, "stage": stage, "previous": previous}
+        text = message(f"{verb} {ARTIFACT} {stage} to {version.name}", about | facts)
+        name = f"{ARTIFACT}#{stage}#{number}"
+        latest = max([version.tag.time, *(tag.time + 1 for tag in history)])
+        tag = self._tag(name, version.commit, text, not_before=latest)
         if tag:
             return tag
         winner = self.refresh().assignment(stage)
         who = f" by {winner.who} ({winner.name})" if winner else ""
-        raise Refused(f"{stage} was moved at the same time{who}; look at it, then try again")
+        raise RegistryError(f"{stage} was moved at the same time{who}; look at it, then try again")
 
     def _tag(self, name: str, commit: str, text: str, *, not_before: int) -> Tag | None:
         """Make a tag; None when somebody else made one of this name first."""
@@ -398,19 +302,15 @@ class Registry:
         try:
             self.git.publish_tag(name, tag, remote=self.remote)
         except GitFailed as error:
-            standing = self._standing(name)
+            there = self.git.tags_at(self.remote, name).get(name) if self.remote else None
+            standing = there or self.git.tag_object(name)
             if standing is None:
-                raise RegistryError(self._of_remote(error)) from None
+                raise self._failed(error) from None
             if standing != tag:
                 return None
             # It is ours: the answer was lost, or another command here has fetched it already.
             self.git.place_tag(name, tag)
         return next(known for known in read_tags(self.git)[0] if known.name == name)
-
-    def _standing(self, name: str) -> str | None:
-        """Id of the tag object of a name, at the remote or else here."""
-        there = self.git.tags_at(self.remote, name).get(name) if self.remote else None
-        return there or self.git.tag_object(name)
 
     def unshared(self) -> list[str]:
         """A sentence for each tag that is not here as it is at the git remote."""
@@ -434,12 +334,12 @@ class Registry:
     def lost(self) -> list[str]:
         """A sentence for each version that the DVC remote does not hold whole."""
         found = []
-        with open_objects(self.root) as objects:
+        with open_store(self.root) as store:
             for version in self.state().versions.values():
                 try:
-                    pipeline = read_pipeline(objects, self.git, version.commit)
+                    pipeline = read_pipeline(store, version.commit)
                     release_of(self.git, version)
-                    self.check_pullable(objects, pipeline.stored, version.name)
+                    self._check_pullable(store, pipeline.stored, version.name)
                     found += [f"{version.name}: {problem}" for problem in pipeline.problems[:1]]
                 except RegistryError as error:
                     said = str(error)
@@ -452,12 +352,16 @@ class Registry:
             return
         try:
             if tag.name not in self.git.tags_at(self.remote, tag.name):
-                self.git.push_tag(tag.name, self.remote)
+                self.git.push_tag(tag.name, tag.object, self.remote)
         except GitFailed as error:
-            raise RegistryError(self._of_remote(error)) from None
+            raise self._failed(error) from None
 
 
 def _name(state: State, tag: Tag) -> str:
     """What to call the version of an assignment."""
     version = state.at(tag.commit)
     return version.name if version else tag.commit[:7]
+
+
+def _first(found: Sequence[str], more: str = "and {} more") -> str:
+    return f"{found[0]} {more.format(len(found) - 1)}" if len(found) > 1 else found[0]

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from typing import Any
 from grocery.contents import read_content
 from grocery.core.errors import RegistryError, printable, public
 from grocery.parallel import progress
+from grocery.registry.candidate import Pipeline, read_pipeline
 from grocery.registry.git import Git
-from grocery.registry.objects import Missing, Objects
-from grocery.registry.pipeline import Pipeline, read_pipeline
 from grocery.registry.records import hashes_of
 from grocery.registry.state import Version
+from grocery.registry.store import Missing, Store
 
 _SHOWN = 5  # files or values that the account of a difference names
 
@@ -33,16 +34,10 @@ class Reproduction:
 
     Attributes
     ----------
-    version
-        Its name.
     outputs
         Number of outputs that were compared.
-    identical
-        Whether all of them are the recorded ones, byte for byte.
-    stage
-        The first stage that gave something else, if one did.
-    differences
-        What it gave: a phrase an output.
+    stage, differences
+        The first stage that gave other bytes, if one did, and what it gave: a phrase an output.
     packages
         Installed packages of another version than the commit's requirements.lock asks for: (here,
         there).
@@ -55,12 +50,8 @@ class Reproduction:
     differences: Sequence[str] = ()
     packages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
-    def document(self) -> dict[str, Any]:
-        """All of it as JSON."""
-        return asdict(self)
 
-
-def reproduce(objects: Objects, git: Git, version: Version) -> Reproduction:
+def reproduce(store: Store, version: Version) -> Reproduction:
     """Run a version's pipeline by force in a temporary clone, with a cache of its own.
 
     Raises
@@ -68,37 +59,35 @@ def reproduce(objects: Objects, git: Git, version: Version) -> Reproduction:
     RegistryError
         When its inputs cannot be pulled or its pipeline does not run through.
     """
-    pipeline = read_pipeline(objects, git, version.commit)
+    pipeline = read_pipeline(store, version.commit)
     if not pipeline.outputs:
         raise RegistryError(f"dvc.lock of {version.name} records no output to compare with")
     with tempfile.TemporaryDirectory(prefix="grocery-reproduce-") as scratch:
         clone = Path(scratch) / "project"
-        _clone(git, version.commit, clone)
-        _connect(objects, git.folder, clone)
+        _clone(store, version.commit, clone)
         if pipeline.inputs:
-            _dvc(clone, "pull", *pipeline.inputs)
-        stages = _repro(clone)
-        for _ in progress(stages, title=f"reproduce {version.name}", total=len(pipeline.stages)):
+            list(_dvc(clone, "pull", *pipeline.inputs))
+        lines = _dvc(clone, "repro", "--force")
+        begun = (line for line in lines if re.match(r"Running stage '.+':", line))
+        for _ in progress(begun, title=f"reproduce {version.name}", total=len(pipeline.stages)):
             pass
-        return _compare(objects, pipeline, version, clone)
+        return _compare(store, pipeline, version, clone)
 
 
-def _clone(git: Git, commit: str, target: Path) -> None:
+def _clone(store: Store, commit: str, clone: Path) -> None:
+    """Check a commit out, with the DVC remote as this checkout reaches it: its own settings."""
     # of the repository's own top, which may lie above the project
-    top = git.ask("rev-parse", "--show-toplevel")
-    git.ask("clone", "--quiet", "--no-checkout", top, str(target))
-    Git(target).ask("checkout", "--quiet", "--detach", commit)
-
-
-def _connect(objects: Objects, root: Path, clone: Path) -> None:
-    """Give the clone the remote as this checkout reaches it: a relative address, local settings."""
-    settings = root / ".dvc" / "config.local"
+    top = store.git.ask("rev-parse", "--show-toplevel")
+    store.git.ask("clone", "--quiet", "--no-checkout", top, str(clone))
+    Git(clone).ask("checkout", "--quiet", "--detach", commit)
+    settings = store.git.folder / ".dvc" / "config.local"
     if settings.is_file():
         shutil.copyfile(settings, clone / ".dvc" / "config.local")
-    config = objects.repo.config
+    config = store.repo.config
     name = config["core"].get("remote")
-    if name:
-        _dvc(clone, "remote", "modify", "--local", name, "url", str(config["remote"][name]["url"]))
+    if name:  # its address may be relative
+        url = str(config["remote"][name]["url"])
+        list(_dvc(clone, "remote", "modify", "--local", name, "url", url))
 
 
 def _environment() -> dict[str, str]:
@@ -108,28 +97,10 @@ def _environment() -> dict[str, str]:
     return own | {"PATH": path, "WANDB_MODE": "disabled"}
 
 
-def _dvc(clone: Path, *arguments: str) -> None:
-    for _ in _lines(clone, *arguments):
-        pass
-
-
-def _repro(clone: Path) -> Iterator[str]:
-    """Run all stages; yields the name of each that begins."""
-    for line in _lines(clone, "repro", "--force"):
-        begun = re.match(r"Running stage '(.+)':", line)
-        if begun:
-            yield begun[1]
-
-
-def _lines(clone: Path, *arguments: str) -> Iterator[str]:
-    """What a DVC command prints, line by line.
-
-    Raises
-    ------
-    RegistryError
-        When it fails; with the line that says why.
-    """
-    process = subprocess.Popen(
+def _dvc(clone: Path, *arguments: str) -> Iterator[str]:
+    """What a DVC command prints, line by line; a `RegistryError` says why when it fails."""
+    said = []
+    with subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=clone,
         env=_environment(),
@@ -138,36 +109,33 @@ def _lines(clone: Path, *arguments: str) -> Iterator[str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    )
-    said = []
-    try:
-        for line in process.stdout or ():
-            said.append(line.rstrip())
-            yield said[-1]
-        code = process.wait()
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                said.append(line.rstrip())
+                yield said[-1]
+            code = process.wait()
+        finally:
+            process.kill()
     if code:
         reasons = [line for line in said if line.lower().startswith("error")] or said[-1:]
         why = public(printable(reasons[0])) if reasons else f"exit code {code}"
         raise RegistryError(f"dvc {arguments[0]} failed in the clone: {why}")
 
 
-def _compare(objects: Objects, pipeline: Pipeline, version: Version, clone: Path) -> Reproduction:
+def _compare(store: Store, pipeline: Pipeline, version: Version, clone: Path) -> Reproduction:
     built = hashes_of((clone / "dvc.lock").read_bytes(), "dvc.lock of the clone")
     packages = other_packages(Git(clone).read("HEAD", "requirements.lock") or b"")
-    for stage in pipeline.stages:
-        different = [path for path, md5 in stage.outputs.items() if built.get(path) != md5]
+    count = len(pipeline.outputs)
+    for stage, outputs in pipeline.stages.items():
+        different = {path: md5 for path, md5 in outputs.items() if built.get(path) != md5}
         if different:
-            accounts = [_account(objects, clone, path, stage.outputs[path]) for path in different]
-            return Reproduction(
-                version.name, len(pipeline.outputs), False, stage.name, accounts, packages
-            )
-    return Reproduction(version.name, len(pipeline.outputs), True, packages=packages)
+            accounts = [_account(store, clone, path, md5) for path, md5 in different.items()]
+            return Reproduction(version.name, count, False, stage, accounts, packages)
+    return Reproduction(version.name, count, True, packages=packages)
 
 
-def _account(objects: Objects, clone: Path, path: str, recorded: str) -> str:
+def _account(store: Store, clone: Path, path: str, recorded: str) -> str:
     """How an output differs from the recorded one."""
     place = clone / path
     if not place.exists():
@@ -175,11 +143,12 @@ def _account(objects: Objects, clone: Path, path: str, recorded: str) -> str:
     if place.suffix == ".json" and place.is_file():
         data = Git(clone).read("HEAD", path)
         if data is not None:
-            return f"{path}: {_values(json.loads(data), json.loads(place.read_bytes()))}"
+            found = list(_changed(json.loads(data), json.loads(place.read_bytes()), ""))
+            return f"{path}: {_listed(found)}"
     if not recorded.endswith(".dir"):
         return f"{path} has another content"
     try:
-        before = objects.folder(recorded)
+        before = store.folder(recorded)
     except Missing:
         return f"{path} has another content; what it held is in neither cache nor remote"
     now = read_content(place).files
@@ -189,12 +158,8 @@ def _account(objects: Objects, clone: Path, path: str, recorded: str) -> str:
     return f"{path}: {_listed(found)}"
 
 
-def _values(before: Any, now: Any, name: str = "") -> str:
-    """The values of two JSON documents that differ."""
-    return _listed(list(_changed(before, now, name)))
-
-
 def _changed(before: Any, now: Any, name: str) -> Iterator[str]:
+    """The values of two JSON documents that differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from _changed(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
@@ -208,22 +173,16 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def other_packages(lock: bytes) -> dict[str, tuple[str, str]]:
-    """Packages whose installed version is not one that a requirements.lock asks for.
+    """Packages of which a requirements.lock does not ask for the version that is installed.
 
-    Returns
-    -------
-    dict
-        (installed, asked for) by name; of packages that are installed at all.
+    The two, (installed, asked for), by name; a package that is not installed is left out.
     """
     wanted: dict[str, list[str]] = {}  # one name may stand there for several versions of Python
     for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock.decode(), re.MULTILINE):
         wanted.setdefault(name, []).append(version)
     found = {}
     for name, versions in wanted.items():
-        try:
-            installed = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        if installed not in versions:
-            found[name] = (installed, " or ".join(versions))
+        with suppress(metadata.PackageNotFoundError):
+            if (installed := metadata.version(name)) not in versions:
+                found[name] = (installed, " or ".join(versions))
     return found

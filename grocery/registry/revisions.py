@@ -10,17 +10,7 @@ from grocery.registry.git import Git, GitFailed
 
 @dataclass(frozen=True)
 class Revision:
-    """A commit, as somebody named it.
-
-    Attributes
-    ----------
-    name
-        How it was named.
-    commit
-        Its full id.
-    experiment
-        Name of the DVC experiment that made it, if one did.
-    """
+    """A commit (its full id), as somebody named it, and the DVC experiment that made it, if any."""
 
     name: str
     commit: str
@@ -41,15 +31,15 @@ def resolve(git: Git, name: str) -> Revision:
         When there is none, or several experiments have the name.
     """
     commit = git.commit_of(name)
-    named = [found for found in experiments(git) if found.name == name]
-    if commit is None and len(named) > 1:
-        bases = ", ".join(found.commit[:7] for found in named)
-        raise RegistryError(f"several experiments are called {name!r}; name a commit: {bases}")
-    if commit is None and not named:
-        raise RegistryError(f"{name!r} is neither a revision nor a DVC experiment here")
     if commit is not None:
         by_id = {found.commit: found.experiment for found in experiments(git)}
         return Revision(name, commit, by_id.get(commit))
+    named = [found for found in experiments(git) if found.name == name]
+    if len(named) > 1:
+        bases = ", ".join(found.commit[:7] for found in named)
+        raise RegistryError(f"several experiments are called {name!r}; name a commit: {bases}")
+    if not named:
+        raise RegistryError(f"{name!r} is neither a revision nor a DVC experiment here")
     return named[0]
 
 
@@ -59,14 +49,11 @@ def experiments(git: Git) -> list[Revision]:
     listed = git.ask(
         "for-each-ref",
         "--sort=committerdate",
-        "--format=%(refname:lstrip=2) %(objectname)",
+        "--format=%(objectname) %(refname:lstrip=4)",
         "refs/exps/??/*/*",
     )
-    found = []
-    for line in listed.splitlines():
-        place, commit = line.rsplit(" ", 1)
-        found.append(Revision(place.split("/", 2)[2], commit, place.split("/", 2)[2]))
-    return found
+    pairs = (line.split(" ", 1) for line in listed.splitlines())
+    return [Revision(name, commit, name) for commit, name in pairs]
 
 
 def commits(git: Git, span: str) -> list[Revision]:
@@ -77,10 +64,8 @@ def commits(git: Git, span: str) -> list[Revision]:
     RegistryError
         When git does not know the range.
     """
-    if span.startswith("-"):
-        raise RegistryError(f"{span!r} is no range of commits")
     try:
-        listed = git.ask("rev-list", "--reverse", span, "--", "dvc.lock")
+        listed = git.ask("rev-list", "--reverse", "--end-of-options", span, "--", "dvc.lock")
     except GitFailed as error:
         raise RegistryError(f"{span!r} is no range of commits ({error})") from None
     return [Revision(commit, commit) for commit in listed.splitlines()]

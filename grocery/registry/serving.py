@@ -11,21 +11,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from grocery.contents import Content, read_content
+from grocery.contents import read_content
 from grocery.core.errors import GroceryError, RegistryError
 from grocery.release.model import Model
 
 if TYPE_CHECKING:
     from grocery.registry.git import Git
-    from grocery.registry.objects import Objects
     from grocery.registry.state import Version
+    from grocery.registry.store import Store
 
 # A release holds arrays, JSON, the model card, and the backbone where there is one. Never code.
 SUFFIXES = frozenset({".safetensors", ".json", ".md", ".onnx"})
@@ -33,17 +33,7 @@ SUFFIXES = frozenset({".safetensors", ".json", ".md", ".onnx"})
 
 @dataclass(frozen=True)
 class Fetched:
-    """A release on this machine.
-
-    Attributes
-    ----------
-    version
-        The version that the name meant.
-    md5
-        DVC's hash of the release.
-    folder
-        Where it lies; read only.
-    """
+    """A release on this machine: its version, DVC's hash of it, and its folder, to read only."""
 
     version: str
     md5: str
@@ -70,19 +60,10 @@ def load_model(name: str | os.PathLike[str], repo: str | os.PathLike[str] | None
     ModelError
         When the folder holds no model, a damaged one, or parts of different models.
     """
-    return Model.load(open_release(os.fspath(name), repo))
-
-
-def open_release(name: str, repo: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of a release: a name in the registry is fetched, anything else is the folder.
-
-    See `load_model`.
-    """
     from grocery.registry.state import is_registry_name
 
-    if not is_registry_name(name):
-        return Path(name)
-    return fetch(name, repo).folder
+    where = os.fspath(name)
+    return Model.load(fetch(where, repo).folder if is_registry_name(where) else Path(where))
 
 
 def fetch(name: str, repo: str | os.PathLike[str] | None = None) -> Fetched:
@@ -90,16 +71,33 @@ def fetch(name: str, repo: str | os.PathLike[str] | None = None) -> Fetched:
 
     See `load_model`.
     """
-    with _source(repo) as (git, objects):
-        from grocery.registry.state import read_state
+    from grocery.registry.state import read_state
+    from grocery.registry.store import open_store
+    from grocery.tracking.provenance import dvc_root
 
-        version = read_state(git).find(name)
-        md5 = release_of(git, version)
-        folder = kept(md5)
-        if folder is None:
-            with objects() as store:
-                folder = keep(md5, partial(store.get, md5), version.said("model", "digest"))
-        return Fetched(version.name, md5, folder)
+    where = os.fspath(repo) if repo is not None else str(dvc_root())
+    if where.startswith("file://"):
+        where = unquote(where.removeprefix("file://"))
+    if repo is None and not (Path(where) / ".dvc").is_dir():
+        raise RegistryError(
+            f"{Path(where).absolute()} is in no clone of the project, so the registry is unknown; "
+            "run this in one, or name the address of its repository"
+        )
+    with open_store(where) as store:
+        return verified(store, read_state(store.git).find(name))
+
+
+def verified(store: Store, version: Version) -> Fetched:
+    """The release of a version, from this machine or else from the store.
+
+    Raises
+    ------
+    RegistryError
+        When it cannot be had, or is not what git says.
+    """
+    md5 = release_of(store.git, version)
+    folder = kept(md5) or keep(md5, partial(store.get, md5), version.said("model", "digest"))
+    return Fetched(version.name, md5, folder)
 
 
 def release_of(git: Git, version: Version) -> str:
@@ -144,8 +142,6 @@ def keep(md5: str, write: Callable[[Path], None], model: str | None = None) -> P
 
     Parameters
     ----------
-    md5
-        Its hash.
     write
         Writes it to a folder that does not exist yet.
     model
@@ -160,7 +156,7 @@ def keep(md5: str, write: Callable[[Path], None], model: str | None = None) -> P
     with _scratch(folder.parent) as scratch:
         fresh = scratch / "release"
         write(fresh)
-        _check(fresh, read_content(fresh), md5, model)
+        _check(fresh, md5, model)
         try:
             fresh.rename(folder)
         except OSError:  # somebody else was first
@@ -200,7 +196,8 @@ def _lock(folder: Path, how: int) -> Iterator[None]:
         os.close(number)
 
 
-def _check(folder: Path, content: Content, md5: str, model: str | None) -> None:
+def _check(folder: Path, md5: str, model: str | None) -> None:
+    content = read_content(folder)
     if content.md5 != md5:
         raise RegistryError(f"the release is not what its hash {md5} says; refused")
     for name in content.files:
@@ -217,30 +214,6 @@ def _check(folder: Path, content: Content, md5: str, model: str | None) -> None:
         raise RegistryError(
             f"the release holds the model {digest}, but its version's tag says {model}; refused"
         )
-
-
-@contextmanager
-def _source(
-    repo: str | os.PathLike[str] | None,
-) -> Iterator[tuple[Git, Callable[[], AbstractContextManager[Objects]]]]:
-    """Git and, where they are needed, the objects of a clone or of an address."""
-    from grocery.registry.git import Git
-    from grocery.registry.objects import open_objects
-    from grocery.tracking.provenance import dvc_root
-
-    where = os.fspath(repo) if repo is not None else str(dvc_root())
-    if where.startswith("file://"):
-        where = unquote(where.removeprefix("file://"))
-    if Path(where).is_dir() and (Path(where) / ".dvc").is_dir():
-        yield Git(Path(where)), lambda: open_objects(where)
-        return
-    if repo is None:
-        raise RegistryError(
-            f"{Path(where).absolute()} is in no clone of the project, so the registry is unknown; "
-            "run this in one, or name the address of its repository"
-        )
-    with open_objects(where) as objects:
-        yield Git(Path(objects.repo.scm.root_dir)), lambda: nullcontext(objects)
 
 
 def _place(md5: str) -> Path:
@@ -270,8 +243,7 @@ def fetch_from_wandb(name: str) -> Fetched:
     settings = load(root / "params.yaml").tracking
     git = Git(root)
     state = read_state(git)
-    known = name in state.versions or any(tag.stage == name for tag in state.events)
-    version = state.find(name) if known else None
+    version = state.find(name) if name in (*state.versions, *state.stages()) else None
     with tempfile.TemporaryDirectory(prefix="grocery-wandb-") as scratch:
         fresh = Path(scratch) / "release"
         md5 = download_release(settings, name, fresh, settings.timeout)

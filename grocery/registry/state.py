@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from grocery.core.errors import RegistryError
@@ -14,15 +14,7 @@ from grocery.registry.tags import STAGES, Tag, is_version, read_tags
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version.
-
-    Attributes
-    ----------
-    name
-        Such as ``v1.2.0``.
-    tag
-        The tag that registered it: who, when, the commit, and the evidence.
-    """
+    """A registered version, such as ``v1.2.0``, and the tag that registered it."""
 
     name: str
     tag: Tag
@@ -68,11 +60,15 @@ class State:
     events: Sequence[Tag]
     problems: Sequence[str]
     withdrawn: Mapping[str, Tag]
-    _by_commit: dict[str, Version] = field(repr=False)
 
     def at(self, commit: str) -> Version | None:
         """The version of a commit."""
-        return self._by_commit.get(commit)
+        found = (v for v in reversed(self.versions.values()) if v.commit == commit)
+        return next(found, None)
+
+    def stages(self) -> list[str]:
+        """The stages that have, or had, a version."""
+        return sorted({tag.stage for tag in self.events if tag.stage})
 
     def assignment(self, stage: str) -> Tag | None:
         """The tag that put a stage where it is: the latest that was not taken back.
@@ -130,8 +126,7 @@ class State:
 
     def stages_of(self, version: Version) -> list[str]:
         """The stages that have a version."""
-        stages = sorted({*STAGES, *(tag.stage for tag in self.events if tag.stage)})
-        assigned = {stage: self.assignment(stage) for stage in stages}
+        assigned = {stage: self.assignment(stage) for stage in self.stages()}
         return [stage for stage, tag in assigned.items() if tag and tag.commit == version.commit]
 
     def find(self, name: str) -> Version:
@@ -142,13 +137,9 @@ class State:
         RegistryError
             When there is none; the sentence says which there are.
         """
-        known = self.versions.get(name) or self.versions.get(f"v{name}")
-        if known:
-            return known
-        if any(tag.stage == name for tag in self.events):
-            found = self.current(name)
-            if found:
-                return found
+        found = self.versions.get(name) or self.versions.get(f"v{name}") or self.current(name)
+        if found:
+            return found
         if name in STAGES:
             raise RegistryError(
                 f"no version is in {name}; versions: {self._names()}; "
@@ -157,18 +148,11 @@ class State:
         raise RegistryError(f"{name!r} is no version or stage; versions: {self._names()}")
 
     def next_version(self, bump: str) -> str:
-        """The version after the highest one; ``v1.0.0`` is the first.
-
-        Parameters
-        ----------
-        bump
-            ``major``, ``minor`` or ``patch``.
-        """
+        """The version after the highest one by ``major``, ``minor`` or ``patch``; first v1.0.0."""
         ever = (*self.versions, *self.withdrawn)  # a name is not used twice
-        highest = max(map(precedence, ever), default=None)
-        if highest is None:
+        if not ever:
             return "v1.0.0"
-        major, minor, patch = highest[0]
+        major, minor, patch = max(map(precedence, ever))[0]
         return {
             "major": f"v{major + 1}.0.0",
             "minor": f"v{major}.{minor + 1}.0",
@@ -197,12 +181,10 @@ def read_state(git: Git) -> State:
     versions = {
         name: Version(name, registered[name]) for name in sorted(registered, key=precedence)
     }
-    by_commit = {version.commit: version for version in versions.values()}
-    events = [tag for tag in tags if tag.stage]
-    state = State(versions, events, problems, withdrawn, by_commit)
-    for stage in sorted({tag.stage for tag in events if tag.stage}):
+    state = State(versions, [tag for tag in tags if tag.stage], problems, withdrawn)
+    for stage in state.stages():
         now = state.assignment(stage)
-        if now and now.commit not in by_commit:
+        if now and not state.at(now.commit):
             problems.append(f"tag {now.name} stands at {now.commit[:7]}, which is no version")
     return state
 

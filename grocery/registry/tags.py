@@ -47,24 +47,11 @@ _LAST = 253_402_300_799  # second of the year 9999
 
 @dataclass(frozen=True)
 class Tag:
-    """One event in the life of the model.
+    """One event in the life of the model: at a commit, an action on a version or else a stage.
 
-    Attributes
-    ----------
-    name, object
-        The tag, and the id of its git object.
-    commit
-        The commit that it stands at.
-    action
-        What it says.
-    version, stage
-        What it says it of; the other one is None.
-    counter
-        GTO's number, 0 without one.
-    who, email, time
-        Tagger, and when, in seconds since 1970.
-    text, evidence
-        First line of the message, and the JSON object below it; empty in a tag made by hand.
+    `object` is the id of the tag's git object, `counter` is GTO's number (0 without one), `time` is
+    in seconds since 1970, and `evidence` the JSON object in the message (empty in a tag that was
+    made by hand).
     """
 
     name: str
@@ -77,7 +64,6 @@ class Tag:
     who: str
     email: str
     time: int
-    text: str
     evidence: dict[str, Any]
 
     @property
@@ -113,13 +99,11 @@ def read_tags(git: Git) -> tuple[list[Tag], list[str]]:
         elif not 0 <= int(time or 0) <= _LAST:
             problems.append(f"tag {name} has a date that no calendar has, and is passed over")
         else:
-            title, evidence = _parsed(text)
-            cancel = found["cancel"] == "!"
             action: Action
             if found["version"]:
-                action = "deregister" if cancel else "register"
+                action = "deregister" if found["cancel"] else "register"
             else:
-                action = "unassign" if cancel else "assign"
+                action = "unassign" if found["cancel"] else "assign"
             tags.append(
                 Tag(
                     name=name,
@@ -130,10 +114,9 @@ def read_tags(git: Git) -> tuple[list[Tag], list[str]]:
                     stage=found["stage"],
                     counter=int(found["counter"] or 0),
                     who=who,
-                    email=email.strip("<>"),
+                    email=email,
                     time=int(time or 0),
-                    text=title,
-                    evidence=evidence,
+                    evidence=_evidence(text),
                 )
             )
     return sorted(tags, key=lambda tag: (tag.time, tag.counter)), problems
@@ -148,12 +131,11 @@ def _rows(git: Git) -> Iterator[list[str]]:
         yield record.strip("\n").split("\0")
 
 
-def _parsed(text: str) -> tuple[str, dict[str, Any]]:
-    """Title and evidence; a message may hold anything."""
-    title, _, rest = text.partition("\n")
-    start = rest.find("{")
+def _evidence(text: str) -> dict[str, Any]:
+    """The JSON object below the first line of a message, which may hold anything."""
+    rest = text.partition("\n")[2]
     try:
-        evidence = json.loads(rest[start:]) if start >= 0 else {}
+        evidence = json.loads(rest[rest.index("{") :])
     except (ValueError, RecursionError):
-        evidence = {}
-    return title.strip(), evidence if isinstance(evidence, dict) else {}
+        return {}
+    return evidence if isinstance(evidence, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -11,32 +12,56 @@ from typing import TYPE_CHECKING, Any
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
-    from grocery.registry.registry import Registry
-    from grocery.registry.state import State, Version
+    from grocery.registry.registry import Outcome, Registry
+    from grocery.registry.state import Version
 
-LOCAL = "make the tag in this clone only, and ask no git remote"
+Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
-def add(
-    parsers: Any,
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    *,
-    help: str,
-    description: str,
-    epilog: str,
-) -> argparse.ArgumentParser:
-    """Add a command of the group `registry`, with its `--json`."""
-    parser: argparse.ArgumentParser = parsers.add_parser(
-        name,
-        help=help,
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.set_defaults(run=run, command=f"registry {name}")
-    return parser
+def argument(*names: str, **options: Any) -> Argument:
+    """What argparse's `add_argument` takes."""
+    return names, options
+
+
+NAME = argument("name", metavar="VERSION", help="a version or a stage")
+
+
+def command(
+    name: str, help: str, *arguments: Argument | list[Argument], more: str = ""
+) -> Callable[[Callable[[argparse.Namespace], None]], Callable[[Any], None]]:
+    """Make a function a command of the group `registry`, with a `--json`.
+
+    Its docstring is the description; the last paragraph, the examples, is shown below the options.
+
+    Parameters
+    ----------
+    arguments
+        Of those in one list, only one may be given.
+    more
+        A paragraph that other commands have, too.
+    """
+
+    def parser_of(run: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
+        def add_parser(parsers: Any) -> None:
+            description, _, examples = inspect.cleandoc(run.__doc__ or "").rpartition("\n\n")
+            parser = parsers.add_parser(
+                name,
+                help=help,
+                description=f"{description}\n\n{more}".strip(),
+                epilog=examples,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+            parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+            for item in arguments:
+                one_of = isinstance(item, list)
+                group = parser.add_mutually_exclusive_group() if one_of else parser
+                for names, options in item if isinstance(item, list) else [item]:
+                    group.add_argument(*names, **options)
+            parser.set_defaults(run=run, command=f"registry {name}")
+
+        return add_parser
+
+    return parser_of
 
 
 def open_registry(*, local: bool = False) -> Registry:
@@ -62,21 +87,20 @@ def tell_wandb(registry: Registry) -> None:
     W&B shows what all have: a tag that stays in this clone waits until it is shared.
     """
     if registry.mirror.waiting and registry.public:
-        said = registry.mirror.mirror_now()
-        if "W&B: " in said:
-            print(printable(said), file=sys.stderr)
+        sentence = registry.mirror.mirror_now()
+        if "W&B: " in sentence:
+            print(printable(sentence), file=sys.stderr)
 
 
-def facts(state: State, version: Version) -> dict[str, Any]:
-    """What a list or a page of versions says of one."""
+def done(registry: Registry, outcome: Outcome, **more: str) -> dict[str, Any]:
+    """What a command that makes a tag answers a program."""
     return {
-        "version": version.name,
-        "stages": state.stages_of(version),
-        "commit": version.commit,
-        "tag": version.tag.name,
-        "when": version.tag.when,
-        "who": version.tag.who,
-        "evidence": version.evidence,
+        "version": outcome.version.name,
+        "tag": outcome.tag.name,
+        "new": outcome.new,
+        "shared": registry.remote is not None,
+        "evidence": outcome.tag.evidence,
+        **more,
     }
 
 
@@ -86,12 +110,7 @@ def metric(version: Version, name: str) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) and abs(value) < 1e9 else "-"
 
 
-def digest(version: Version, what: str) -> str:
-    """The beginning of a digest from a version's evidence."""
-    return (version.said(what, "digest") or "-")[:12]
-
-
-def number(version: Version, section: str, name: str) -> str:
-    """A whole number from a version's evidence."""
+def said(version: Version, section: str, name: str) -> str:
+    """A text or a whole number from a version's evidence."""
     value = version.section(section).get(name)
-    return str(value) if isinstance(value, int) else "-"
+    return (str(value) if isinstance(value, int | str) else "") or "-"

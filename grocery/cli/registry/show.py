@@ -1,67 +1,40 @@
-"""`grocery registry list` and `show`: versions, and all that is known of one."""
+"""`grocery registry list`, `show` and `compare`: versions, and all that is known of them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import (
-    add,
-    answer,
-    digest,
-    facts,
-    metric,
-    number,
-    open_registry,
-)
+from grocery.cli.registry.common import NAME, answer, argument, command, metric, open_registry, said
 from grocery.cli.terminal import table
 
 if TYPE_CHECKING:
+    from grocery.registry.comparison import Difference
+    from grocery.registry.registry import Registry
     from grocery.registry.state import State, Version
+    from grocery.registry.tags import Tag
 
+# Of the evidence: title, section, name, and how much of it is shown.
+_DATA = (
+    ("dataset", "dataset", "source", None),
+    ("dataset digest", "dataset", "digest", 12),
+    ("images", "dataset", "images", None),
+    ("test digest", "test", "digest", 12),
+    ("test images", "test", "images", None),
+)
 _METRICS = ("accuracy", "macro_f1", "calibration_error", "top5_accuracy", "coarse_accuracy")
 
 
-def add_parser_of_list(parsers: Any) -> None:
-    """Add the command that lists all."""
-    add(
-        parsers,
-        "list",
-        _run_list,
-        help="all versions and the stages they are in",
-        description=(
-            "List the versions that the tags of this clone tell of, the newest first.\n"
-            "`git fetch --tags` brings those of others."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry list\n"
-            "  grocery registry list --json | jq -r '.[0].version'\n"
-        ),
-    )
+@command("list", "all versions and the stages they are in")
+def list_all(arguments: argparse.Namespace) -> None:
+    """List the versions that the tags of this clone tell of, the newest first.
+    `git fetch --tags` brings those of others.
 
-
-def add_parser(parsers: Any) -> None:
-    """Add the command that shows one."""
-    parser = add(
-        parsers,
-        "show",
-        _run,
-        help="all that is known of a version",
-        description=(
-            "Show a version: the stages it is in, metrics, data, digests, parameters, who\n"
-            "registered it and when, and every promotion and rollback with its reason."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery registry show production\n"
-            "  grocery registry show v1.0.0 --json | jq .evidence.params\n"
-        ),
-    )
-    parser.add_argument("name", metavar="VERSION", help="a version or a stage")
-
-
-def _run_list(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery registry list
+      grocery registry list --json | jq -r '.[0].version'
+    """
     registry = open_registry()
     state = registry.state()
     versions = list(reversed(state.versions.values()))
@@ -72,7 +45,7 @@ def _run_list(arguments: argparse.Namespace) -> None:
             ", ".join(state.stages_of(version)) or "-",
             metric(version, "accuracy"),
             metric(version, "macro_f1"),
-            digest(version, "dataset"),
+            said(version, "dataset", "digest")[:12],
             version.commit[:7],
             version.tag.when,
             version.tag.who,
@@ -80,64 +53,182 @@ def _run_list(arguments: argparse.Namespace) -> None:
         for version in versions
     ]
     nothing = ["no version is registered yet: grocery registry register"]
-    answer(arguments, [facts(state, v) for v in versions], table(rows) if versions else nothing)
+    answer(arguments, [_document(state, v) for v in versions], table(rows) if versions else nothing)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+@command("show", "all that is known of a version", NAME)
+def show(arguments: argparse.Namespace) -> None:
+    """Show a version: the stages it is in, metrics, data, digests, parameters, who
+    registered it and when, and every promotion and rollback with its reason.
+
+    examples:
+      grocery registry show production
+      grocery registry show v1.0.0 --json | jq .evidence.params
+    """
     state = open_registry().state()
     version = state.find(arguments.name)
-    document = facts(state, version) | {"history": _history(state, version)}
-    answer(arguments, document, _lines(state, version))
+    events = [tag for tag in state.events if tag.commit == version.commit]
+    history = [_facts(tag) | {"action": tag.action, "stage": tag.stage} for tag in events]
+    document = _document(state, version) | {"history": history}
+    answer(arguments, document, _page(state, version, events))
 
 
-def _history(state: State, version: Version) -> list[dict[str, Any]]:
-    return [
-        {
-            "tag": tag.name,
-            "action": tag.action,
-            "stage": tag.stage,
-            "when": tag.when,
-            "who": tag.who,
-            "evidence": tag.evidence,
-        }
-        for tag in state.events
-        if tag.commit == version.commit
-    ]
+def _document(state: State, version: Version) -> dict[str, Any]:
+    return {
+        "version": version.name,
+        "stages": state.stages_of(version),
+        "commit": version.commit,
+        **_facts(version.tag),
+    }
 
 
-def _lines(state: State, version: Version) -> list[str]:
+def _facts(tag: Tag) -> dict[str, Any]:
+    return {"tag": tag.name, "when": tag.when, "who": tag.who, "evidence": tag.evidence}
+
+
+def _page(state: State, version: Version, events: list[Tag]) -> list[str]:
     tag = version.tag
-    source = version.said("dataset", "source") or "-"
     rows = [
         ("version", version.name),
         ("stages", ", ".join(state.stages_of(version)) or "none"),
         ("commit", version.commit),
         ("registered", f"{tag.when} UTC by {tag.who} <{tag.email}>"),
         ("experiment", str(version.evidence.get("experiment") or "-")),
-        ("dataset", f"{source}, {number(version, 'dataset', 'images')} images"),
-        ("dataset digest", version.said("dataset", "digest") or "-"),
-        ("model digest", version.said("model", "digest") or "-"),
-        ("release", version.said("model", "release") or "-"),
-        ("test images", number(version, "test", "images")),
+        (
+            "dataset",
+            f"{said(version, 'dataset', 'source')}, {said(version, 'dataset', 'images')} images",
+        ),
+        ("dataset digest", said(version, "dataset", "digest")),
+        ("model digest", said(version, "model", "digest")),
+        ("release", said(version, "model", "release")),
+        ("test images", said(version, "test", "images")),
         *((name.replace("_", " "), metric(version, name)) for name in _METRICS),
     ]
     lines = table(rows)
     if not version.evidence:
         lines.append("The tag was not made by `grocery registry`: it carries no evidence.")
-    for event in _history(state, version):
-        lines.append(f"{event['when']}  {_event(event)}, by {event['who']}")
-    return lines
+    return lines + [f"{event.when}  {_event(event)}, by {event.who}" for event in events]
 
 
-def _event(event: dict[str, Any]) -> str:
-    said, stage = event["evidence"], event["stage"]
-    if event["action"] == "unassign":
+def _event(tag: Tag) -> str:
+    evidence, stage = tag.evidence, tag.stage
+    if tag.action == "unassign":
         return f"taken out of {stage}"
-    rollback = said.get("rollback")
+    rollback = evidence.get("rollback")
     if isinstance(rollback, dict):
         text = f"{stage} rolled back to it from {rollback.get('from')}"
     else:
         text = f"promoted to {stage}"
-    if said.get("forced"):
+    if evidence.get("forced"):
         text += " by force"
-    return text + (f": {said['reason']}" if said.get("reason") else "")
+    return text + (f": {evidence['reason']}" if evidence.get("reason") else "")
+
+
+@command(
+    "compare",
+    "versions side by side: metrics, parameters, data",
+    argument("names", nargs="+", metavar="VERSION", help="a version or a stage"),
+    argument("--anew", action="store_true", help="evaluate anew where the test data differ"),
+)
+def compare(arguments: argparse.Namespace) -> None:
+    """Compare versions with the first one: metrics, the parameters that differ, and the
+    data. From the stored test predictions: on how many images only one is right,
+    McNemar's exact test, and 95 % paired bootstrap intervals of the differences.
+
+    Versions that were evaluated on different test data have no difference: that is
+    said, and the exit code is 1. --anew evaluates all on the test images of the newest,
+    but for those that any of them learned from.
+
+    examples:
+      grocery registry compare production staging
+      grocery registry compare v1.0.0 v1.1.0 v1.2.0 --anew
+    """
+    from grocery.core.errors import RegistryError
+    from grocery.registry import comparison
+    from grocery.registry.decision import measure, same_test_data, stored_predictions
+    from grocery.registry.store import open_store
+
+    if len(arguments.names) < 2:
+        raise RegistryError("name at least two versions to compare")
+    registry = open_registry()
+    state = registry.state()
+    versions = [state.find(name) for name in arguments.names]
+    with open_store(registry.root) as store:
+        tables = [stored_predictions(store, version) for version in versions]
+        note, comparable = "", same_test_data(tables)
+        if not comparable and arguments.anew:
+            tables, note = measure(store, versions)
+            comparable = True
+    names = [version.name for version in versions]
+    differences = [
+        comparison.compare(tables[0], predictions, names=(names[0], name))
+        for name, predictions in zip(names[1:], tables[1:], strict=True)
+        if comparable
+    ]
+    params = _params(registry, versions)
+    document = {
+        "versions": [{**v.evidence, "version": v.name} for v in versions],
+        "comparable": comparable,
+        "note": note,
+        "differences": [
+            {"version": name, "against": names[0], **difference.document()}
+            for name, difference in zip(names[1:], differences, strict=False)
+        ],
+        "params": params,
+    }
+    rows = [["parameter", *names], *([name, *map(str, row)] for name, row in params.items())]
+    lines = [*_side_by_side(versions), ""]
+    lines += table(rows) if params else ["all parameters are the same"]
+    if differences:
+        lines += ["", f"Against {names[0]}" + (f", {note}:" if note else ":")]
+    for name, difference in zip(names[1:], differences, strict=False):
+        lines += _against(names[0], name, difference)
+    answer(arguments, document, lines)
+    if not comparable:
+        raise RegistryError(
+            f"{names[0]} and the others were evaluated on different test data, so their "
+            "metrics are not alike; --anew evaluates them on the same images"
+        )
+
+
+def _side_by_side(versions: Sequence[Version]) -> list[str]:
+    rows = [["", *(version.name for version in versions)]]
+    for title, section, name, width in _DATA:
+        rows.append([title, *(said(version, section, name)[:width] for version in versions)])
+    metrics = [pair for version in versions for pair in version.section("metrics").items()]
+    for name in sorted({name for name, value in metrics if isinstance(value, float)}):
+        rows.append([name.replace("_", " "), *(metric(version, name) for version in versions)])
+    return table(rows)
+
+
+def _against(old: str, new: str, found: Difference) -> list[str]:
+    low, high = found.interval
+    f1_low, f1_high = found.macro_f1_interval
+    return [
+        f"  {new}: accuracy {found.difference:+.4f} [{low:+.4f}, {high:+.4f}], macro F1 "
+        f"{found.macro_f1_difference:+.4f} [{f1_low:+.4f}, {f1_high:+.4f}], "
+        f"{found.images} images",
+        f"  {found.sentence(old, new)}",
+    ]
+
+
+def _params(registry: Registry, versions: Sequence[Version]) -> dict[str, list[Any]]:
+    """The parameters that are not the same in all versions, by their dotted names."""
+    from grocery.registry.candidate import SECTIONS
+    from grocery.registry.records import params_at
+
+    flat = []
+    for version in versions:
+        params = params_at(registry.git, version.commit)
+        flat.append(dict(_flat({name: params.get(name) for name in SECTIONS})))
+    names = sorted({name for params in flat for name in params})
+    rows = {name: [params.get(name) for params in flat] for name in names}
+    return {name: values for name, values in rows.items() if any(v != values[0] for v in values)}
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [
+            pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}".lstrip("."))
+        ]
+    return [(name, value)]

@@ -1,4 +1,4 @@
-"""The objects that a DVC repository keeps in its cache and in its remote.
+"""The only door to a repository of the project: its git, and the objects that its DVC keeps.
 
 A hash that git holds is all that is trusted. What the cache or the remote gives is hashed, and
 refused when it is something else; the names in a folder's list may not lead out of the folder.
@@ -6,22 +6,21 @@ refused when it is something else; the names in a folder's list may not lead out
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from grocery.contents import md5_of
 from grocery.core.errors import RegistryError, printable, public
 from grocery.core.files import leads_out
-from grocery.parallel import progress
+from grocery.registry.git import Git
 
 _HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
@@ -30,17 +29,20 @@ class Missing(RegistryError):
     """An object is neither in the cache nor in the remote."""
 
 
-class Objects:
-    """Cache and default remote of a DVC repository; open it with `open_objects`.
+class Store:
+    """Git, and cache and default remote of DVC; open it with `open_store`.
 
-    Parameters
-    ----------
-    repo
-        DVC's repository.
+    DVC's repository is opened when it is first needed.
     """
 
-    def __init__(self, repo: Any) -> None:
-        self.repo = repo
+    def __init__(self, git: Git, open_repo: Callable[[], Any]) -> None:
+        self.git = git
+        self._open_repo = open_repo
+
+    @cached_property
+    def repo(self) -> Any:
+        """DVC's repository."""
+        return self._open_repo()
 
     @cached_property
     def _remote(self) -> Any:
@@ -56,11 +58,6 @@ class Objects:
     def folder(self, md5: str) -> dict[str, str]:
         """MD5 of every file of a folder, by its relative POSIX path.
 
-        Parameters
-        ----------
-        md5
-            Hash of the folder, which ends in ``.dir``.
-
         Raises
         ------
         Missing
@@ -68,14 +65,13 @@ class Objects:
         RegistryError
             When the list is not what the hash says, or holds a name that leads out of the folder.
         """
-        data = self._read(md5)
         try:
-            rows = json.loads(data)
+            rows = json.loads(self._read(md5))
             files = {row["relpath"]: row["md5"] for row in rows}
         except (ValueError, TypeError, KeyError, RecursionError):
             raise RegistryError(f"object {md5} is no list of a folder's files") from None
         for name, file in files.items():
-            check_name(name, f"the folder {md5}")
+            _check_name(name, f"the folder {md5}")
             check_hash(file)
         folders = {str(above) for name in files for above in PurePosixPath(name).parents}
         if len(files) < len(rows) or not folders.isdisjoint(files):
@@ -95,26 +91,21 @@ class Objects:
             raise RegistryError(f"the folder {md5} holds no {name}")
         return self._read(files[name])
 
-    def needed(self, md5s: Collection[str]) -> tuple[set[str], list[str]]:
-        """All objects that these hashes stand for, and the folders whose list is nowhere."""
-        found, unknown = set(md5s), []
-        for md5 in sorted(md5s):
-            if md5.endswith(".dir"):
-                try:
-                    found |= set(self.folder(md5).values())
-                except Missing:
-                    unknown.append(md5)
-        return found, unknown
+    def _parts(self, md5: str) -> set[str]:
+        """The objects that a hash stands for."""
+        return {md5, *self.folder(md5).values()} if md5.endswith(".dir") else {md5}
 
     def not_in_remote(self, md5s: Collection[str]) -> set[str]:
         """Those of the hashes whose objects the remote lacks, wholly or in part."""
-        found, unknown = self.needed(md5s)
-        with dvc_errors("the DVC remote cannot be asked"), _quiet():
-            there = set(self._remote.oids_exist(sorted(found)))
-        lacking = found - there
-        folders = (md5 for md5 in md5s if md5.endswith(".dir") and md5 not in unknown)
-        parts = {md5 for md5 in folders if not lacking.isdisjoint(self.folder(md5).values())}
-        return parts | (set(md5s) & lacking) | set(unknown)
+        parts = {}
+        for md5 in sorted(md5s):
+            try:
+                parts[md5] = self._parts(md5)
+            except Missing:
+                parts[md5] = {md5}
+        with dvc_errors("the DVC remote cannot be asked"):
+            there = set(self._remote.oids_exist(sorted(set().union(*parts.values()))))
+        return {md5 for md5, objects in parts.items() if not objects <= there}
 
     def push(self, md5s: Collection[str]) -> None:
         """Send objects from the cache to the remote, with DVC's own transfer.
@@ -130,15 +121,12 @@ class Objects:
         from dvc_data.hashfile.hash_info import HashInfo
         from dvc_data.hashfile.transfer import transfer
 
-        found, unknown = self.needed(md5s)
-        if unknown:
-            raise self._nowhere(unknown[0])
+        found = set().union(*map(self._parts, sorted(md5s)))
         lists = {md5 for md5 in found if md5.endswith(".dir")}
-        cache = self.repo.cache.local
         for group in (found - lists, lists):
             wanted = {HashInfo("md5", md5) for md5 in group}
-            with dvc_errors("the objects cannot be pushed"), _quiet():
-                result = transfer(cache, self._remote, wanted)
+            with dvc_errors("the objects cannot be pushed"):
+                result = transfer(self.repo.cache.local, self._remote, wanted)
             if result.failed:
                 failed = len(result.failed)
                 raise RegistryError(f"{failed} objects could not be pushed to {self.address}")
@@ -153,110 +141,97 @@ class Objects:
         RegistryError
             When what is found is not what the hash says.
         """
+        from grocery.parallel import progress
+
         check_hash(md5)
         if not md5.endswith(".dir"):
-            self._copy(md5, target)
+            target.write_bytes(self._read(md5))
             return
         files = self.folder(md5)
         target.mkdir(parents=True, exist_ok=True)
         for name, file in progress(sorted(files.items()), title="fetch", total=len(files)):
             place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            self._copy(file, place)
+            place.write_bytes(self._read(file))
 
     def _read(self, md5: str) -> bytes:
+        """Content of an object, from the cache if it is there and whole, else from the remote."""
         check_hash(md5)
-        for place in self._places(md5):
-            data = place.read()
-            if hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.removesuffix(".dir"):
-                return data
-        raise self._nowhere(md5)
-
-    def _copy(self, md5: str, target: Path) -> None:
-        for place in self._places(md5):
-            place.copy(target)
-            with target.open("rb") as stream:
-                found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False))
-            if found.hexdigest() == md5:
-                return
-            target.unlink()
-        raise self._nowhere(md5)
-
-    def _places(self, md5: str) -> Iterator[_Place]:
-        """Where an object lies, the cache first; what is damaged there is passed over."""
+        expected = md5.removesuffix(".dir")
         cache = Path(self.repo.cache.local.oid_to_path(md5))
         if cache.is_file():
-            yield _Place(None, str(cache))
+            data = cache.read_bytes()
+            if md5_of(data) == expected:
+                return data
         with dvc_errors("the DVC remote cannot be read"):
             path = self._remote.oid_to_path(md5)
-            there = self._remote.fs.exists(path)
-        if there:
-            yield _Place(self._remote.fs, path)
+            if not self._remote.fs.exists(path):
+                raise Missing(
+                    f"object {md5} is neither in the cache nor in the remote {self.address}; "
+                    "push it from where it was made, with: dvc push"
+                )
+            data = bytes(self._remote.fs.cat_file(path))
+        if md5_of(data) != expected:
             raise RegistryError(
                 f"object {md5} in {self.address} is damaged: its content has another hash; "
                 "push it again from where it was made, with: dvc push"
             )
-
-    def _nowhere(self, md5: str) -> Missing:
-        return Missing(
-            f"object {md5} is neither in the cache nor in the remote {self.address}; "
-            "push it from where it was made, with: dvc push"
-        )
-
-
-class _Place:
-    """A file in the cache (no file system), or in the remote."""
-
-    def __init__(self, fs: Any, path: str) -> None:
-        self._fs, self._path = fs, path
-
-    def read(self) -> bytes:
-        if self._fs is None:
-            return Path(self._path).read_bytes()
-        with dvc_errors("the DVC remote cannot be read"):
-            data: bytes = self._fs.cat_file(self._path)
-            return data
-
-    def copy(self, target: Path) -> None:
-        if self._fs is None:
-            shutil.copyfile(self._path, target)
-            return
-        with dvc_errors("the DVC remote cannot be read"):
-            self._fs.get_file(self._path, str(target))
+        return data
 
 
 @contextmanager
-def open_objects(where: str | Path) -> Iterator[Objects]:
-    """Open the DVC repository of a folder, or of a git address, which is cloned for the while.
+def open_store(where: str | Path) -> Iterator[Store]:
+    """Open a clone of the project, or a git address, which is cloned for the while.
 
     Raises
     ------
     RegistryError
-        When there is none.
+        When it is neither; of a clone whose DVC cannot be opened, when DVC is first needed.
     """
+    with ExitStack() as opened:
+        if (Path(where) / ".dvc").is_dir():
+            yield Store(Git(Path(where)), lambda: opened.enter_context(_open_dvc(where)))
+        else:
+            repo = opened.enter_context(_open_dvc(where))
+            yield Store(Git(Path(repo.scm.root_dir)), lambda: repo)
+
+
+@contextmanager
+def _open_dvc(where: str | Path) -> Iterator[Any]:
     from dvc.repo import Repo
     from dvc.repo.open_repo import clean_repos
 
-    with _quiet(), _scratch():
-        with dvc_errors(f"{where} cannot be opened as a DVC repository"), _without_prompt():
+    with _in_silence():
+        with dvc_errors(f"{where} cannot be opened as a DVC repository"):
             repo = Repo.open(str(where))
         try:
-            yield Objects(repo)
+            yield repo
         finally:
             repo.close()
             clean_repos()
 
 
 @contextmanager
-def _scratch() -> Iterator[None]:
-    """Put temporary files into a folder that goes: DVC leaves a clone behind in its own."""
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="grocery-", ignore_cleanup_errors=True) as folder:
-        tempfile.tempdir = folder
+def _in_silence() -> Iterator[None]:
+    """Let DVC neither print (what matters becomes a sentence), nor ask, nor leave files behind.
+
+    For a password its git would wait for ever in a service, and a clone stays in its temporary
+    folder.
+    """
+    logger = logging.getLogger("dvc")
+    level, folder, prompt = logger.level, tempfile.tempdir, os.environ.get("GIT_TERMINAL_PROMPT")
+    with tempfile.TemporaryDirectory(prefix="grocery-", ignore_cleanup_errors=True) as scratch:
+        logger.setLevel(logging.CRITICAL)
+        tempfile.tempdir = scratch
+        os.environ["GIT_TERMINAL_PROMPT"] = "0"
         try:
             yield
         finally:
-            tempfile.tempdir = before
+            logger.setLevel(level)
+            tempfile.tempdir = folder
+            del os.environ["GIT_TERMINAL_PROMPT"]
+            if prompt is not None:
+                os.environ["GIT_TERMINAL_PROMPT"] = prompt
 
 
 @contextmanager
@@ -272,53 +247,15 @@ def dvc_errors(what: str) -> Iterator[None]:
         raise RegistryError(public(printable(f"{what}: {said}"))) from error
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep DVC's log from the terminal: what matters becomes a sentence."""
-    logger = logging.getLogger("dvc")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _without_prompt() -> Iterator[None]:
-    """Let DVC's git ask nobody for a password: a service would wait for ever."""
-    before = os.environ.get("GIT_TERMINAL_PROMPT")
-    os.environ["GIT_TERMINAL_PROMPT"] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["GIT_TERMINAL_PROMPT"]
-        else:
-            os.environ["GIT_TERMINAL_PROMPT"] = before
-
-
 def check_hash(md5: Any) -> None:
-    """Refuse what is no DVC hash: it becomes a path.
-
-    Raises
-    ------
-    RegistryError
-        One sentence.
-    """
+    """Refuse, with a `RegistryError`, what is no DVC hash: it becomes a path."""
     if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
         shown = f"{md5!r:.80}" if isinstance(md5, str) else f"a value of type {type(md5).__name__}"
         raise RegistryError(f"{shown} is no MD5 of DVC's; the record that holds it is damaged")
 
 
-def check_name(name: Any, where: str) -> None:
-    """Refuse a file name that leads out of its folder, on any system.
-
-    Raises
-    ------
-    RegistryError
-        One sentence with `where`.
-    """
+def _check_name(name: Any, where: str) -> None:
+    """Refuse a file name that leads out of its folder, on any system."""
     if leads_out(name) or not _writable(name):
         shown = f"{name!r:.80}" if isinstance(name, str) else f"of type {type(name).__name__}"
         raise RegistryError(f"{where} holds the file name {shown}, which leads out of it; refused")
