@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content
+from grocery.tracking.remote import remote_objects
 
 if TYPE_CHECKING:
     import wandb
@@ -24,19 +25,11 @@ LISTING = "manifest.json"
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the pipeline, as W&B knows it.
-
-    Attributes
-    ----------
-    name, type
-        W&B's name and type of the artifact.
-    bulky
-        Whether W&B gets a copy of the files only when `tracking.upload` says so.
-    """
+    """An output of the pipeline: W&B's name and type of the artifact."""
 
     name: str
     type: str
-    bulky: bool = False
+    bulky: bool = False  # W&B gets a copy of the files only when `tracking.upload` says so
 
 
 DATASET = Output("dataset", "dataset", bulky=True)
@@ -89,39 +82,35 @@ def described(
     metadata: Mapping[str, Any],
     *,
     upload: Upload,
-    objects: str | None = None,
-    settled: bool = False,
+    root: Path,
+    settled: bool = True,
 ) -> wandb.Artifact:
-    """The artifact of an output.
+    """The artifact of an output that lies at `path` and holds `content`.
 
     Parameters
     ----------
-    output
-        Which one it is.
-    path, content
-        Where it lies, and what it holds.
     metadata
         What can be queried without a download. `md5`, `files` (a number) and `bytes` are added.
     upload
         ``metadata``: of bulky outputs the list of files, of others the files themselves; ``files``:
-        the files; ``reference``: W&B points at the objects in the DVC remote.
-    objects
-        For ``reference``: address of the remote's objects, see
-        `grocery.tracking.remote.remote_objects`. Without one the list of files is sent.
+        the files; ``reference``: W&B points at the objects in the DVC remote, if there is one, and
+        else gets the list of files.
+    root
+        Root of the DVC repository.
     settled
         Whether the files stay as they are until the artifact is sent; else W&B takes copies now.
     """
     import wandb
 
     total = {"files": len(content.files), "bytes": sum(content.sizes.values())}
-    if upload == "reference" and objects is not None:
-        artifact = wandb.Artifact(output.name, output.type)
+    objects = remote_objects(root) if upload == "reference" else None
+    artifact = wandb.Artifact(output.name, output.type)
+    if objects is not None:
         for name, md5 in content.files.items():
             artifact.manifest.add_entry(_reference(name, md5, content.sizes[name], objects))
     elif upload == "reference" or (output.bulky and upload == "metadata"):
         artifact = listed(output, content.md5, content.listing)
     else:
-        artifact = wandb.Artifact(output.name, output.type)
         for name in content.files:
             artifact.add_file(
                 str(path / name if path.is_dir() else path),

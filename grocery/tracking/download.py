@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -19,17 +19,19 @@ from grocery.core.errors import TrackingError
 from grocery.core.files import leads_out, replacing
 from grocery.settings import TrackingParams
 from grocery.tracking.client import open_client
+from grocery.tracking.mode import started
 from grocery.tracking.provenance import dvc_root
 from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import contained, kill_service, one_line
 
 _HASH = re.compile(r"[0-9a-f]{32}\.dir")
+_OBJECT = "[0-9a-f]{2}/[0-9a-f]{30}"  # of the DVC remote, as this project refers to it
 
 Result = TypeVar("Result")
 
 
 def download_release(settings: TrackingParams, name: str, target: Path, timeout: float) -> str:
-    """Download a release from the W&B registry.
+    """Download a release from the W&B registry, and give DVC's hash of it, that of the bytes.
 
     Whether the version is the one that git means by the name, W&B cannot say: compare the hash.
 
@@ -43,10 +45,6 @@ def download_release(settings: TrackingParams, name: str, target: Path, timeout:
         The folder to write; one that is there is replaced when all has arrived.
     timeout
         Longest wait for an answer, or for the next bytes, in seconds.
-
-    Returns
-    -------
-    DVC's hash of the release, which is that of the bytes in `target`.
 
     Raises
     ------
@@ -96,26 +94,19 @@ def _fetch(entry: Any, folder: Path, what: str, timeout: float) -> None:
 
 def _check(entries: Mapping[str, Any], what: str) -> None:
     """Refuse files that would be written, or read, where no release lies."""
-    references = {name: str(entry.ref) for name, entry in entries.items() if entry.ref is not None}
-    objects = remote_objects(dvc_root()) if references else None
     for name, entry in entries.items():
         if leads_out(name) or str(entry.path) != name:
             raise TrackingError(
                 f"{what} holds the file name {name!r}, which leads out of it; refused"
             )
+    references = {name: str(entry.ref) for name, entry in entries.items() if entry.ref is not None}
+    objects = remote_objects(dvc_root()) if references else None
     for name, reference in references.items():
-        if not _is_object(reference, objects):
+        if not (objects and re.fullmatch(f"{re.escape(objects)}/{_OBJECT}", reference)):
             raise TrackingError(
                 f"{what} takes {name} from {reference!r}, which is not in the DVC remote of this "
                 "project; refused"
             )
-
-
-def _is_object(reference: str, objects: str | None) -> bool:
-    """Whether a reference is one to an object of the DVC remote, as this project makes them."""
-    if objects is None or not reference.startswith(f"{objects}/"):
-        return False
-    return re.fullmatch(r"[0-9a-f]{2}/[0-9a-f]{30}", reference[len(objects) + 1 :]) is not None
 
 
 def within(
@@ -137,25 +128,12 @@ def within(
     TrackingError
         When nothing came of it in time. W&B's process is ended then.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = Thread(target=run, name="wandb-work", daemon=True)
-    thread.start()
+    result = started(work)
     last, since = sign(), monotonic()
-    while thread.is_alive():
-        thread.join(min(0.5, seconds))
+    while not wait([result], min(0.5, seconds)).done:
         if (now := sign()) != last:
             last, since = now, monotonic()
-        elif thread.is_alive() and monotonic() - since > seconds:
+        elif monotonic() - since > seconds:
             kill_service()
             raise TrackingError(f"no answer within {seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
+    return result.result()

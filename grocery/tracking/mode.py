@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from queue import Empty, SimpleQueue
+from collections.abc import Callable
+from concurrent.futures import Future
 from threading import Thread
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from grocery.core.errors import ParamsError, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
+Result = TypeVar("Result")
 
 # What WANDB_MODE may say; the last two are W&B's older names.
 MODES: dict[str, Mode] = {
@@ -40,6 +42,20 @@ def requested_mode() -> Mode | None:
     return MODES[asked]
 
 
+def started(work: Callable[[], Result]) -> Future[Result]:
+    """Do something in a thread of its own, which nobody has to wait for."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="wandb-work", daemon=True).start()
+    return future
+
+
 def check_server(url: str, *, timeout: float) -> None:
     """Knock at the server's door, since W&B's own tries would take the whole of its time-out.
 
@@ -53,24 +69,15 @@ def check_server(url: str, *, timeout: float) -> None:
     if parts.scheme in getproxies() and not proxy_bypass(host):
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    answer: SimpleQueue[str] = SimpleQueue()
-
-    def knock() -> None:
-        try:
-            socket.create_connection((host, port), timeout=timeout).close()
-        except OSError as error:
-            answer.put(error.strerror or str(error))
-        else:
-            answer.put("")
-
     # In a thread, since nothing else bounds the time that looking up a name takes.
-    Thread(target=knock, name="wandb-knock", daemon=True).start()
+    knock = started(lambda: socket.create_connection((host, port), timeout=timeout).close())
     try:
-        reason = answer.get(timeout=timeout + 0.5)
-    except Empty:
-        reason = "timed out"
-    if reason:
-        raise TrackingError(f"{parts.scheme}://{host}:{port} cannot be reached ({reason})")
+        knock.result(timeout + 0.5)
+    except OSError as error:  # a TimeoutError is one
+        reason = error.strerror or str(error) or "timed out"
+        raise TrackingError(
+            f"{parts.scheme}://{host}:{port} cannot be reached ({reason})"
+        ) from None
 
 
 def choose_mode() -> tuple[Mode, str]:

@@ -19,21 +19,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 
 class Outbox:
-    """The outbox of one run.
-
-    Parameters
-    ----------
-    wandb
-        W&B's folder in the project.
-    run_id
-        The run.
-    """
+    """The outbox of one run, in W&B's folder of the project."""
 
     def __init__(self, wandb: Path, run_id: str) -> None:
         self._wandb = wandb
@@ -75,9 +66,11 @@ class Outbox:
     def pending(self) -> dict[int, dict[str, Any]]:
         """The calls that are not delivered yet, by their numbers, in order."""
         delivered = {note.get("delivered") for note in self._lines(self._notes)}
-        entries = enumerate(self._lines(self._calls))
-        calls = {n: entry for n, entry in entries if entry["do"] not in ("run", "log")}
-        return {n: entry for n, entry in calls.items() if n not in delivered}
+        return {
+            number: entry
+            for number, entry in enumerate(self._lines(self._calls))
+            if entry["do"] not in ("run", "log") and number not in delivered
+        }
 
     def begun(self, number: int) -> bool:
         """Whether somebody has set out to deliver a call."""
@@ -85,8 +78,7 @@ class Outbox:
 
     def brings(self, name: str, md5: str) -> bool:
         """Whether the run, when it is sent, brings the artifact of this name and content."""
-        wanted = {"do": "log", "name": name, "md5": md5}
-        return any(wanted == entry for entry in self._lines(self._calls))
+        return {"do": "log", "name": name, "md5": md5} in self._lines(self._calls)
 
     @property
     def kept(self) -> bool:
@@ -129,9 +121,12 @@ class Outbox:
 def all_outboxes(wandb: Path) -> list[Outbox]:
     """The outboxes in W&B's folder of a project, in the order the runs began."""
     found = [Outbox(wandb, folder.name) for folder in (wandb / "outbox").glob("*/")]
-    named = [(outbox.run(), outbox) for outbox in found]
-    ordered = sorted(((about["begun"], o) for about, o in named if about), key=itemgetter(0))
-    return [outbox for _, outbox in ordered]
+    return sorted((o for o in found if o.run()), key=lambda outbox: outbox.run()["begun"])
+
+
+def brought_later(wandb: Path, name: str, md5: str) -> bool:
+    """Whether a run that is kept offline will bring the artifact of this name and content."""
+    return any(outbox.kept and outbox.brings(name, md5) for outbox in all_outboxes(wandb))
 
 
 @contextmanager

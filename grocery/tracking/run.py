@@ -22,10 +22,10 @@ from grocery.contents import Content
 from grocery.core.errors import TrackingError
 from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
-from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.outbox import brought_later
 from grocery.tracking.provenance import dvc_root, project_root
 from grocery.tracking.remote import remote_objects
-from grocery.tracking.session import NotStored, OpenRun, RunRequest, Session, Task, one_line
+from grocery.tracking.session import NotStored, OpenRun, Session, Task, one_line
 
 LATER = "`grocery sync` will do it"
 STOPPED = "stopped from W&B"
@@ -47,8 +47,7 @@ def stage_run(
     stage
         Name of the stage; the run's name and job type.
     settings
-        Project, entity, the longest wait, and what is uploaded. WANDB_PROJECT, WANDB_ENTITY and
-        WANDB_MODE win.
+        WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE win.
     config
         The stage's parameters, one dict a section.
     inputs
@@ -66,17 +65,8 @@ def stage_run(
         yield StageRun(None, settings)
         return
     read = inputs or {}
-    session = Session(
-        RunRequest(
-            stage=stage,
-            project=os.environ.get("WANDB_PROJECT") or settings.project,
-            entity=os.environ.get("WANDB_ENTITY") or settings.entity or None,
-            config=config,
-            inputs={key.name if isinstance(key, Output) else key: read[key] for key in read},
-            tags=tags,
-        ),
-        timeout=settings.timeout,
-    )
+    named = {key.name if isinstance(key, Output) else key: path for key, path in read.items()}
+    session = Session(stage, settings, config=config, inputs=named, tags=tags)
     run = StageRun(session, settings)
     exit_code = 1
     try:
@@ -105,10 +95,6 @@ class StageRun:
         """False when WANDB_MODE is disabled: what is only meant for W&B need not be computed."""
         return self._session is not None
 
-    def _tell(self, task: Task) -> None:
-        if self._session is not None:
-            self._session.submit(task)
-
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Add one point to each curve. `step` counts from 0 and never goes back."""
         self._tell(lambda on: on.run.log(dict(values), step=step))
@@ -123,29 +109,19 @@ class StageRun:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table. A cell of type bytes is a picture (JPEG)."""
 
-        def task(on: OpenRun) -> None:
-            import wandb
+        def table(wandb: Any, folder: str) -> Any:
+            cells = [
+                [_picture(cell, folder) if isinstance(cell, bytes) else cell for cell in row]
+                for row in rows
+            ]
+            return wandb.Table(columns=list(columns), data=cells)
 
-            with tempfile.TemporaryDirectory() as folder:
-                cells = [
-                    [_picture(cell, folder) if isinstance(cell, bytes) else cell for cell in row]
-                    for row in rows
-                ]
-                on.run.log({name: wandb.Table(columns=list(columns), data=cells)}, commit=False)
-
-        self._tell(task)
+        self._show(name, table)
 
     def images(self, name: str, pictures: Sequence[tuple[bytes, str]]) -> None:
         """Show pictures (JPEG bytes, caption) side by side; W&B takes up to 108."""
-        if not pictures:
-            return
-
-        def task(on: OpenRun) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                shown = [_picture(data, folder, caption) for data, caption in pictures]
-                on.run.log({name: shown}, commit=False)
-
-        self._tell(task)
+        if pictures:
+            self._show(name, lambda _, folder: [_picture(jpeg, folder, c) for jpeg, c in pictures])
 
     def confusion_matrix(
         self,
@@ -155,63 +131,35 @@ class StageRun:
         class_names: Sequence[str],
     ) -> None:
         """Show a confusion matrix of class numbers (n) and (n), each below len(class_names)."""
-        truth, predicted = [int(k) for k in labels], [int(k) for k in predictions]
-
-        def task(on: OpenRun) -> None:
-            import wandb
-
-            chart = wandb.plot.confusion_matrix(
-                y_true=truth, preds=predicted, class_names=list(class_names), title=name
-            )
-            on.run.log({name: chart}, commit=False)
-
-        self._tell(task)
+        pairs = {"y_true": [int(k) for k in labels], "preds": [int(k) for k in predictions]}
+        names = list(class_names)
+        self._show(
+            name,
+            lambda wandb, _: wandb.plot.confusion_matrix(**pairs, class_names=names, title=name),
+        )
 
     def html(self, name: str, path: Path) -> None:
         """Show a self-contained page."""
+        self._show(name, lambda wandb, _: wandb.Html(path.read_text("utf-8"), inject=False))
 
-        def task(on: OpenRun) -> None:
-            import wandb
-
-            on.run.log({name: wandb.Html(path.read_text("utf-8"), inject=False)}, commit=False)
-
-        self._tell(task)
+    def histogram(self, name: str, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """Show a histogram of `counts` (n) between `edges` (n + 1)."""
+        bins = (np.asarray(counts), np.asarray(edges))
+        self._show(name, lambda wandb, _: wandb.Histogram(np_histogram=bins))
 
     def alert(self, title: str, text: str) -> None:
         """Notify the team, by the channel that each member chose in W&B."""
         self._tell(lambda on: on.run.alert(title=title, text=text, level="WARN"))
 
-    def histogram(self, name: str, counts: Sequence[int], edges: Sequence[float]) -> None:
-        """Show a histogram of `counts` (n) between `edges` (n + 1)."""
-
-        def task(on: OpenRun) -> None:
-            import wandb
-
-            bins = (np.asarray(counts), np.asarray(edges))
-            on.run.log({name: wandb.Histogram(np_histogram=bins)}, commit=False)
-
-        self._tell(task)
-
     def artifact(self, output: Output, path: Path, metadata: Mapping[str, Any]) -> None:
         """Record an output that is complete, under the DVC hash of its content.
 
-        Unchanged content makes no new version.
-
-        Parameters
-        ----------
-        output
-            Which one it is.
-        path
-            Where it lies.
-        metadata
-            What can be queried in W&B without a download; JSON, at most 100 keys.
+        Unchanged content makes no new version. `metadata` is what can be queried in W&B without a
+        download: JSON, at most 100 keys.
         """
-        session = self._session
-        if session is None:
-            return
 
         def log(on: OpenRun) -> None:
-            content = session.content(path)
+            content = on.content(path)
             artifact = self._described(on, output, path, content, metadata)
             aliases = ["latest", alias_of(content.md5)]
             on.logged[output.name] = on.run.log_artifact(artifact, aliases=aliases)
@@ -225,8 +173,8 @@ class StageRun:
                 except Exception as error:
                     raise NotStored(one_line(error)) from error
 
-        session.submit(log)
-        session.submit_last(wait)
+        self._tell(log)
+        self._tell(wait, last=True)
 
     def uses(self, output: Output, path: Path) -> None:
         """Declare an output of another stage as an input, so that W&B draws the lineage.
@@ -234,30 +182,21 @@ class StageRun:
         If nobody has recorded it, because its stage was not run here or not tracked, this run does.
         What W&B cannot be told now is written to the outbox.
         """
-        session = self._session
-        if session is None:
-            return
 
         def use(on: OpenRun) -> None:
             if not path.exists():  # the stage itself will say so
                 return
-            content = session.content(path)
-            if not on.run.offline:
-                try:
-                    self._use_now(on, output, path, content)
-                    return
-                except Exception as error:
-                    on.warn(f"{output.name} is not linked yet ({one_line(error)}); {LATER}")
-            entry = {
-                "do": "use",
-                **asdict(output),
-                "md5": content.md5,
-                "path": path.as_posix(),
-                "upload": self._settings.upload,
-            }
-            on.outbox.add(entry, content.listing)
+            content = on.content(path)
+            if self._done(
+                on,
+                lambda: self._use(on, output, path, content),
+                f"{output.name} is not linked yet",
+            ):
+                return
+            entry = {"do": "use", **asdict(output), "md5": content.md5, "path": path.as_posix()}
+            on.outbox.add({**entry, "upload": self._settings.upload}, content.listing)
 
-        session.submit_last(use)
+        self._tell(use, last=True)
 
     def link(self, output: Output, path: Path, *, alias: str) -> None:
         """Link an artifact that this run has logged to the W&B registry, under an alias.
@@ -265,35 +204,53 @@ class StageRun:
         Without a registry in the settings nothing is done. What W&B cannot be told now is written
         to the outbox.
         """
-        session, target = self._session, self._settings.registry
-        if session is None or not target:
-            return
+        target = self._settings.registry
 
         def link(on: OpenRun) -> None:
-            if not on.run.offline:
-                try:
-                    on.run.link_artifact(on.logged[output.name], target, aliases=[alias])
-                    return
-                except Exception as error:
-                    on.warn(f"{output.name} is not linked to {target} ({one_line(error)}); {LATER}")
-            entry = {
-                "do": "link",
-                "name": output.name,
-                "type": output.type,
-                "md5": session.content(path).md5,
-                "target": target,
-                "alias": alias,
-            }
-            on.outbox.add(entry)
+            if self._done(
+                on,
+                lambda: on.run.link_artifact(on.logged[output.name], target, aliases=[alias]),
+                f"{output.name} is not linked to {target}",
+            ):
+                return
+            entry = {"do": "link", "name": output.name, "type": output.type, "target": target}
+            on.outbox.add({**entry, "md5": on.content(path).md5, "alias": alias})
 
-        session.submit_last(link)
+        if target:
+            self._tell(link, last=True)
 
-    def _use_now(self, on: OpenRun, output: Output, path: Path, content: Content) -> None:
+    def _tell(self, task: Task, *, last: bool = False) -> None:
+        if self._session is not None:
+            self._session.submit(task, last=last)
+
+    def _show(self, name: str, make: Callable[[Any, str], Any]) -> None:
+        """Show what is made with the module `wandb`, and with a folder to write files to."""
+
+        def task(on: OpenRun) -> None:
+            import wandb
+
+            with tempfile.TemporaryDirectory() as folder:
+                on.run.log({name: make(wandb, folder)}, commit=False)
+
+        self._tell(task)
+
+    @staticmethod
+    def _done(on: OpenRun, request: Callable[[], Any], failure: str) -> bool:
+        """Whether the server was told; why it was not becomes a warning that begins `failure`."""
+        if on.run.offline:
+            return False
+        try:
+            request()
+        except Exception as error:
+            on.warn(f"{failure} ({one_line(error)}); {LATER}")
+            return False
+        return True
+
+    def _use(self, on: OpenRun, output: Output, path: Path, content: Content) -> None:
         name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(content.md5)}"
-        others = (outbox for outbox in all_outboxes(project_root() / "wandb") if outbox.kept)
         if on.api.artifact_exists(name):
             on.run.use_artifact(name)
-        elif any(outbox.brings(output.name, content.md5) for outbox in others):
+        elif brought_later(project_root() / "wandb", output.name, content.md5):
             raise LookupError("the run that made it is kept offline")
         else:
             artifact = self._described(on, output, path, content, {})
@@ -307,9 +264,8 @@ class StageRun:
         content: Content,
         metadata: Mapping[str, Any],
     ) -> Any:
-        upload = self._settings.upload
-        objects = remote_objects(dvc_root()) if upload == "reference" else None
-        if upload == "reference" and objects is None:
+        upload, root = self._settings.upload, dvc_root()
+        if upload == "reference" and remote_objects(root) is None:
             on.warn("there is no DVC remote to refer to; lists of the files are sent")
         return described(
             output,
@@ -317,7 +273,7 @@ class StageRun:
             content,
             metadata,
             upload=upload,
-            objects=objects,
+            root=root,
             settled=not on.run.offline,
         )
 
