@@ -58,9 +58,7 @@ def serialised(arrays: Arrays) -> bytes:
 def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, dict[str, Any]]:
     """Read what `save_arrays` wrote; nothing in the files can be executed.
 
-    Returns
-    -------
-    The arrays, and the description with its kind, its format and, as ``sha256``, the digest.
+    Gives the arrays, and the description with its kind, its format and, as ``sha256``, the digest.
 
     Raises
     ------
@@ -72,7 +70,9 @@ def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, d
     try:
         data = file.read_bytes()
         description = json.loads(header.read_bytes())
-        digest = _digest(data, description) if isinstance(description, dict) else None
+        if not isinstance(description, dict):
+            raise ValueError("it holds no JSON object")
+        digest = _digest(data, description)
     except FileNotFoundError as error:
         raise ModelError(
             f"{folder} holds no {kind}: {Path(error.filename).name} is missing; "
@@ -85,8 +85,6 @@ def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, d
         ) from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{header} is damaged: {error}") from None
-    if digest is None:
-        raise ModelError(f"{header} is damaged: it holds no JSON object")
     if description.get("kind") != kind:
         raise ModelError(f"{folder} holds {description.get('kind')!r:.80}, not {kind!r}")
     if description.get("format") != FORMAT:

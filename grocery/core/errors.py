@@ -38,10 +38,7 @@ class RegistryError(GroceryError):
 def one_sentence(command: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line on standard error and a non-zero exit.
 
-    Parameters
-    ----------
-    command
-        Name put before the sentence, such as ``prepare``.
+    The sentence begins with the `command`, such as ``prepare``.
 
     Raises
     ------

@@ -6,6 +6,7 @@ versions, so it must not compute with others.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,10 +21,8 @@ def installed() -> dict[str, str]:
     """Version of each numeric library that is installed."""
     found = {}
     for name in NUMERIC:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
