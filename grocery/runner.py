@@ -67,7 +67,7 @@ def run(stage: str, params: Params) -> dict[str, Any]:
             tags=[params.data.source],
         )
         if stage in shown.SHOWN
-        else nullcontext(StageRun(None, params.tracking)) as tracked,
+        else nullcontext(StageRun(None)) as tracked,
         Steering() as steering,
         opened(params.compute),
         action_cache.remembering(_memory()),

@@ -86,11 +86,5 @@ class Params(Section):
 
 
 def load(path: Path = PARAMS_FILE) -> Params:
-    """Read and check a params file.
-
-    Raises
-    ------
-    ParamsError
-        One sentence that names the file, the key, its value and what is allowed.
-    """
+    """Read and check a params file; a ParamsError names the key, its value and what is allowed."""
     return read_document(path, Params, ParamsError)

@@ -36,12 +36,8 @@ class Client:
 def open_client(timeout: float, entity: str = "") -> Iterator[Client]:
     """Open W&B's client; at the end, or at any error, end its process without waiting for it.
 
-    Parameters
-    ----------
-    timeout
-        Longest wait for one answer, in seconds.
-    entity
-        Who asks; empty for the account's default. WANDB_ENTITY wins.
+    `timeout` is the longest wait for one answer, in seconds; `entity` who asks, empty for the
+    account's default. WANDB_ENTITY wins.
 
     Raises
     ------

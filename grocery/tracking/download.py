@@ -35,16 +35,9 @@ def download_release(settings: TrackingParams, name: str, target: Path, timeout:
 
     Whether the version is the one that git means by the name, W&B cannot say: compare the hash.
 
-    Parameters
-    ----------
-    settings
-        `registry` is where to look; `entity` who asks, unless WANDB_ENTITY says another.
-    name
-        A version or a stage: the alias in the registry.
-    target
-        The folder to write; one that is there is replaced when all has arrived.
-    timeout
-        Longest wait for an answer, or for the next bytes, in seconds.
+    The `name` is a version or a stage, an alias in the registry. The folder `target` is replaced
+    when all has arrived. `timeout` is the longest wait for an answer or for the next bytes, in
+    seconds.
 
     Raises
     ------
@@ -114,14 +107,8 @@ def within(
 ) -> Result:
     """Do what W&B's own code gives no bound for, and give up when nothing comes of it.
 
-    Parameters
-    ----------
-    seconds
-        Longest time for which `sign` may stay the same.
-    work
-        What to do; in another thread, which is left behind when it does not come to an end.
-    sign
-        A sign of life, such as the number of bytes that have arrived.
+    It is done in another thread, which is left behind when it does not come to an end. `seconds` is
+    the longest time for which a `sign` of life, such as a number of bytes, may stay the same.
 
     Raises
     ------

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -34,22 +35,20 @@ if TYPE_CHECKING:
 Release = Callable[[Wanted], Path]
 
 
+@dataclass(frozen=True)
 class Collection:
     """The collection `tracking.registry`, as W&B has it now; see `open_collection`."""
 
-    def __init__(
-        self, client: Client, settings: TrackingParams, root: Path, *, patient: bool
-    ) -> None:
-        self._client = client
-        self._settings = settings
-        self._root = root
-        self._patient = patient
+    client: Client
+    settings: TrackingParams
+    root: Path
+    patient: bool
 
     def _links(self) -> list[Link]:
         """All links, the newest first."""
-        target = self._settings.registry
+        target = self.settings.registry
         try:
-            return [_link(one) for one in self._client.api.artifacts(RELEASE.type, target)]
+            return [_link(one) for one in self.client.api.artifacts(RELEASE.type, target)]
         except Exception as error:
             if type(error) is ValueError:  # W&B's answer is empty: there is no such collection yet
                 return []
@@ -77,9 +76,9 @@ class Collection:
                 self._mend(correction, linked, release)
             except Exception as error:
                 refusals.append(f"{correction.says}, and W&B cannot be told: {one_line(error)}")
-                if monotonic() - began >= self._settings.timeout:  # it would be so every time
+                if monotonic() - began >= self.settings.timeout:  # it would be so every time
                     break
-                check_server(self._client.url, timeout=KNOCK)
+                check_server(self.client.url, timeout=KNOCK)
             else:
                 yield correction.mended
         raise_refusals(refusals)
@@ -93,14 +92,14 @@ class Collection:
             there.aliases = [*there.aliases, alias]
         else:
             source = self._artifact(wanted, release)
-            linked[wanted.md5] = source.link(self._settings.registry, aliases=[alias])
+            linked[wanted.md5] = source.link(self.settings.registry, aliases=[alias])
             return
         there.save()
 
     def _artifact(self, wanted: Wanted, release: Release) -> wandb.Artifact:
         """The artifact of a release; recorded now if no tracked stage ever did."""
-        entity = self._client.entity
-        project = os.environ.get("WANDB_PROJECT") or self._settings.project
+        entity = self.client.entity
+        project = os.environ.get("WANDB_PROJECT") or self.settings.project
         name = f"{entity}/{project}/{RELEASE.name}:{alias_of(wanted.md5)}"
         found = self._known(name, wanted.md5)
         if found is None:
@@ -112,28 +111,28 @@ class Collection:
 
     def _known(self, name: str, md5: str) -> wandb.Artifact | None:
         """An artifact that is what its name says: somebody may have moved the alias by hand."""
-        if not self._client.api.artifact_exists(name):
+        if not self.client.api.artifact_exists(name):
             return None
-        artifact: wandb.Artifact = self._client.api.artifact(name)
+        artifact: wandb.Artifact = self.client.api.artifact(name)
         return artifact if artifact.metadata.get("md5") == md5 else None
 
     def _record(self, wanted: Wanted, release: Release, entity: str, project: str) -> None:
-        if brought_later(self._root / "wandb", RELEASE.name, wanted.md5):
+        if brought_later(self.root / "wandb", RELEASE.name, wanted.md5):
             raise TrackingError("the run that made it is kept offline")
         folder = release(wanted)
         content = read_content(folder)
         if content.md5 != wanted.md5:
             raise TrackingError(f"{folder} is not the release of {wanted.version}")
-        upload = self._settings.upload
+        upload = self.settings.upload
         artifact = described(RELEASE, folder, content, {}, upload=upload, root=dvc_root())
 
         def send() -> None:
-            record(artifact, wanted.md5, entity=entity, project=project, root=self._root)
+            record(artifact, wanted.md5, entity=entity, project=project, root=self.root)
 
-        if self._patient:
+        if self.patient:
             send()
         else:
-            within(self._settings.timeout, send)
+            within(self.settings.timeout, send)
 
 
 def _link(artifact: wandb.Artifact) -> Link:
@@ -157,7 +156,7 @@ def open_collection(
         When W&B cannot be reached.
     """
     with contained(root / "wandb"), open_client(settings.timeout, settings.entity) as client:
-        yield Collection(client, settings, root, patient=patient)
+        yield Collection(client, settings, root, patient)
 
 
 def may_tell(root: Path) -> tuple[bool, str]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from grocery.contents import Content
 from grocery.core.errors import TrackingError
 from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
@@ -42,19 +41,9 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open the W&B run of one stage and finish it, as failed when the block raises.
 
-    Parameters
-    ----------
-    stage
-        Name of the stage; the run's name and job type.
-    settings
-        WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE win.
-    config
-        The stage's parameters, one dict a section.
-    inputs
-        The files and folders that the stage reads. Their DVC hashes join the config, and those that
-        are outputs of another stage are declared as the run's input artifacts.
-    tags
-        Tags of the run, such as the name of the dataset.
+    WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE win over the settings. `config` is the stage's
+    parameters, one dict a section. `inputs` are the files and folders that it reads: their DVC
+    hashes join the config, and outputs of other stages are declared as the run's input artifacts.
 
     Raises
     ------
@@ -62,12 +51,12 @@ def stage_run(
         When the run is stopped from W&B, by a sweep or by a person.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
-        yield StageRun(None, settings)
+        yield StageRun(None)
         return
     read = inputs or {}
     named = {key.name if isinstance(key, Output) else key: path for key, path in read.items()}
     session = Session(stage, settings, config=config, inputs=named, tags=tags)
-    run = StageRun(session, settings)
+    run = StageRun(session)
     exit_code = 1
     try:
         for key, path in read.items():
@@ -84,11 +73,13 @@ def stage_run(
 
 
 class StageRun:
-    """The verbs of a stage's run. Values are handed over: do not change them afterwards."""
+    """The verbs of a stage's run. Values are handed over: do not change them afterwards.
 
-    def __init__(self, session: Session | None, settings: TrackingParams) -> None:
+    Without a session nothing is tracked.
+    """
+
+    def __init__(self, session: Session | None) -> None:
         self._session = session
-        self._settings = settings
 
     @property
     def enabled(self) -> bool:
@@ -159,12 +150,12 @@ class StageRun:
         """
 
         def log(on: OpenRun) -> None:
-            content = on.content(path)
-            artifact = self._described(on, output, path, content, metadata)
-            aliases = ["latest", alias_of(content.md5)]
+            md5 = on.content(path).md5
+            artifact = _artifact(on, output, path, metadata)
+            aliases = ["latest", alias_of(md5)]
             on.logged[output.name] = on.run.log_artifact(artifact, aliases=aliases)
             if on.run.offline:
-                on.outbox.add({"do": "log", "name": output.name, "md5": content.md5})
+                on.outbox.add({"do": "log", "name": output.name, "md5": md5})
 
         def wait(on: OpenRun) -> None:
             if not on.run.offline and output.name in on.logged:
@@ -186,15 +177,10 @@ class StageRun:
         def use(on: OpenRun) -> None:
             if not path.exists():  # the stage itself will say so
                 return
-            content = on.content(path)
-            if self._done(
-                on,
-                lambda: self._use(on, output, path, content),
-                f"{output.name} is not linked yet",
-            ):
-                return
-            entry = {"do": "use", **asdict(output), "md5": content.md5, "path": path.as_posix()}
-            on.outbox.add({**entry, "upload": self._settings.upload}, content.listing)
+            if not _told(on, lambda: _use(on, output, path), f"{output.name} is not linked yet"):
+                content = on.content(path)
+                entry = {"do": "use", **asdict(output), "md5": content.md5, "path": path.as_posix()}
+                on.outbox.add({**entry, "upload": on.settings.upload}, content.listing)
 
         self._tell(use, last=True)
 
@@ -204,20 +190,19 @@ class StageRun:
         Without a registry in the settings nothing is done. What W&B cannot be told now is written
         to the outbox.
         """
-        target = self._settings.registry
 
         def link(on: OpenRun) -> None:
-            if self._done(
-                on,
-                lambda: on.run.link_artifact(on.logged[output.name], target, aliases=[alias]),
-                f"{output.name} is not linked to {target}",
-            ):
+            if not (target := on.settings.registry):
                 return
-            entry = {"do": "link", "name": output.name, "type": output.type, "target": target}
-            on.outbox.add({**entry, "md5": on.content(path).md5, "alias": alias})
 
-        if target:
-            self._tell(link, last=True)
+            def tell() -> None:
+                on.run.link_artifact(on.logged[output.name], target, aliases=[alias])
+
+            if not _told(on, tell, f"{output.name} is not linked to {target}"):
+                entry = {"do": "link", "name": output.name, "type": output.type, "target": target}
+                on.outbox.add({**entry, "md5": on.content(path).md5, "alias": alias})
+
+        self._tell(link, last=True)
 
     def _tell(self, task: Task, *, last: bool = False) -> None:
         if self._session is not None:
@@ -234,48 +219,36 @@ class StageRun:
 
         self._tell(task)
 
-    @staticmethod
-    def _done(on: OpenRun, request: Callable[[], Any], failure: str) -> bool:
-        """Whether the server was told; why it was not becomes a warning that begins `failure`."""
-        if on.run.offline:
-            return False
-        try:
-            request()
-        except Exception as error:
-            on.warn(f"{failure} ({one_line(error)}); {LATER}")
-            return False
-        return True
 
-    def _use(self, on: OpenRun, output: Output, path: Path, content: Content) -> None:
-        name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(content.md5)}"
-        if on.api.artifact_exists(name):
-            on.run.use_artifact(name)
-        elif brought_later(project_root() / "wandb", output.name, content.md5):
-            raise LookupError("the run that made it is kept offline")
-        else:
-            artifact = self._described(on, output, path, content, {})
-            on.run.use_artifact(artifact, aliases=[alias_of(content.md5)])
+def _told(on: OpenRun, tell: Callable[[], Any], failure: str) -> bool:
+    """Whether the server was told; why it was not becomes a warning that begins with `failure`."""
+    if on.run.offline:
+        return False
+    try:
+        tell()
+    except Exception as error:
+        on.warn(f"{failure} ({one_line(error)}); {LATER}")
+        return False
+    return True
 
-    def _described(
-        self,
-        on: OpenRun,
-        output: Output,
-        path: Path,
-        content: Content,
-        metadata: Mapping[str, Any],
-    ) -> Any:
-        upload, root = self._settings.upload, dvc_root()
-        if upload == "reference" and remote_objects(root) is None:
-            on.warn("there is no DVC remote to refer to; lists of the files are sent")
-        return described(
-            output,
-            path,
-            content,
-            metadata,
-            upload=upload,
-            root=root,
-            settled=not on.run.offline,
-        )
+
+def _use(on: OpenRun, output: Output, path: Path) -> None:
+    md5 = on.content(path).md5
+    name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(md5)}"
+    if on.api.artifact_exists(name):
+        on.run.use_artifact(name)
+    elif brought_later(project_root() / "wandb", output.name, md5):
+        raise LookupError("the run that made it is kept offline")
+    else:
+        on.run.use_artifact(_artifact(on, output, path, {}), aliases=[alias_of(md5)])
+
+
+def _artifact(on: OpenRun, output: Output, path: Path, metadata: Mapping[str, Any]) -> Any:
+    upload, root, settled = on.settings.upload, dvc_root(), not on.run.offline
+    if upload == "reference" and remote_objects(root) is None:
+        on.warn("there is no DVC remote to refer to; lists of the files are sent")
+    content = on.content(path)
+    return described(output, path, content, metadata, upload=upload, root=root, settled=settled)
 
 
 def _picture(jpeg: bytes, folder: str, caption: str | None = None) -> Any:

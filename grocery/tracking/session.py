@@ -71,6 +71,7 @@ class NotStored(Exception):
 class OpenRun:
     """What a task works with."""
 
+    settings: TrackingParams
     run: wandb.Run
     outbox: Outbox
     warn: Callable[[str], None]  # takes one sentence, which is shown when the stage ends
@@ -106,7 +107,7 @@ class Session:
         self._stage, self._config, self._inputs, self._tags = stage, config, inputs, tags
         self._project = os.environ.get("WANDB_PROJECT") or settings.project
         self._entity = os.environ.get("WANDB_ENTITY") or settings.entity or None
-        self._timeout = settings.timeout
+        self._settings, self._timeout = settings, settings.timeout
         self._sweep_run = handed_out() if stage == STAGE else None
         self._id = self._sweep_run.id if self._sweep_run else token_hex(4)
         self._root = project_root()
@@ -115,13 +116,12 @@ class Session:
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._last_tasks: list[Task] = []
         self._begun: list[Task] = []
-        self._exit_code = 0
+        self._exit_code: int | None = None  # of the stage, when it is done
         self._phase = Lock()
         self._online = False
         self._gave_up = False
         self._reasons: dict[str, None] = {}
         self._settled: Collection[str] = ()
-        self._closing = False
         self.stopped = False
         _quiet_threads()
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
@@ -139,7 +139,6 @@ class Session:
 
     def close(self, exit_code: int) -> None:
         """Finish the run; give up when W&B does not come to an end."""
-        self._closing = True
         self._exit_code = exit_code
         for task in (*self._last_tasks, None):
             self._tasks.put(task)
@@ -153,7 +152,7 @@ class Session:
 
     def _stop(self) -> None:
         """Interrupt the stage: W&B has said that its run is stopped. Too late when it is done."""
-        if not self._closing:
+        if self._exit_code is None:
             self.stopped = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -224,7 +223,7 @@ class Session:
         with held(outbox.lock):
             known = {name: getattr(run, name) for name in ("id", "project", "entity", "group")}
             outbox.open({**known, "stage": self._stage, "begun": begun, "folder": folder.name})
-            opened = OpenRun(run, outbox, self._warn, self._content)
+            opened = OpenRun(self._settings, run, outbox, self._warn, self._content)
             for task in self._each_task():
                 try:
                     task(opened)
