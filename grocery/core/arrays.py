@@ -73,16 +73,12 @@ def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, d
         if not isinstance(description, dict):
             raise ValueError("it holds no JSON object")
         digest = _digest(data, description)
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder} holds no {kind}: {Path(error.filename).name} is missing; "
-            "run the pipeline or fetch a model first"
-        ) from None
     except OSError as error:
-        raise ModelError(
-            f"{folder} holds no {kind} that can be read: "
-            f"{Path(error.filename or file).name}: {error.strerror}"
-        ) from None
+        found, what = Path(error.filename or file).name, f"{folder} holds no {kind}"
+        if isinstance(error, FileNotFoundError):
+            hint = "run the pipeline or fetch a model first"
+            raise ModelError(f"{what}: {found} is missing; {hint}") from None
+        raise ModelError(f"{what} that can be read: {found}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{header} is damaged: {error}") from None
     if description.get("kind") != kind:

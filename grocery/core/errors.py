@@ -58,9 +58,8 @@ def one_sentence(command: str) -> Iterator[None]:
         if error.errno is None:
             raise
         where = f" {os.fspath(error.filename)!r}" if isinstance(error.filename, str) else ""
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "; free some space and run again, earlier outputs are as they were"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "; free some space and run again, earlier outputs are as they were" if full else ""
         _exit(f"{command}: {os.strerror(error.errno)}{where}{hint}", 1, error)
 
 

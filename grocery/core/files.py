@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -90,11 +90,9 @@ def same_file(path: Path, target: Path) -> None:
     It remains the same file to those that know files by inode and time, as DVC does.
     """
     if not path.is_symlink():
-        try:
+        with suppress(OSError):  # a file system without hard links, or another one
             os.link(path, target)
             return
-        except OSError:
-            pass  # a file system without hard links, or another one
     shutil.copyfile(path, target)
 
 
@@ -105,9 +103,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:

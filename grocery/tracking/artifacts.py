@@ -25,37 +25,29 @@ LISTING = "manifest.json"
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the pipeline: W&B's name and type of the artifact."""
+    """An output of the pipeline that is an artifact, with W&B's name and type of it."""
 
+    path: str  # in dvc.yaml
     name: str
     type: str
     bulky: bool = False  # W&B gets a copy of the files only when `tracking.upload` says so
 
 
-DATASET = Output("dataset", "dataset", bulky=True)
-INCOMING = Output("incoming", "dataset", bulky=True)
-CARD = Output("dataset-card", "dataset-card")
-ENCODER = Output("encoder", "encoder", bulky=True)  # the release holds its arrays too
-FEATURES = Output("features", "features", bulky=True)
-CLASSIFIER = Output("classifier", "model")
-REFERENCE = Output("reference", "evaluation")
-EVALUATION = Output("evaluation", "evaluation")
-RELEASE = Output("release", "model")
-MONITORING = Output("monitoring", "report")
+DATASET = Output("data/prepared/shards", "dataset", "dataset", bulky=True)
+INCOMING = Output("data/prepared/incoming", "incoming", "dataset", bulky=True)
+CARD = Output("data/card", "dataset-card", "dataset-card")
+ENCODER = Output("models/encoder", "encoder", "encoder", bulky=True)  # the release holds it too
+FEATURES = Output("data/features", "features", "features", bulky=True)
+CLASSIFIER = Output("models/classifier", "classifier", "model")
+REFERENCE = Output("models/reference", "reference", "evaluation")
+EVALUATION = Output("metrics/evaluation", "evaluation", "evaluation")
+RELEASE = Output("models/release", "release", "model")
+MONITORING = Output("metrics/monitor", "monitoring", "report")
 
-# The outputs that are artifacts, by their paths in dvc.yaml.
-OUTPUTS = {
-    "data/prepared/shards": DATASET,
-    "data/prepared/incoming": INCOMING,
-    "data/card": CARD,
-    "models/encoder": ENCODER,
-    "data/features": FEATURES,
-    "models/classifier": CLASSIFIER,
-    "models/reference": REFERENCE,
-    "metrics/evaluation": EVALUATION,
-    "models/release": RELEASE,
-    "metrics/monitor": MONITORING,
-}
+_DATA = (DATASET, INCOMING, CARD, FEATURES)
+_MODELS = (ENCODER, CLASSIFIER, RELEASE)
+_MEASURED = (REFERENCE, EVALUATION, MONITORING)
+OUTPUTS = {output.path: output for output in (*_DATA, *_MODELS, *_MEASURED)}
 
 
 def alias_of(md5: str) -> str:
@@ -87,18 +79,12 @@ def described(
 ) -> wandb.Artifact:
     """The artifact of an output that lies at `path` and holds `content`.
 
-    Parameters
-    ----------
-    metadata
-        What can be queried without a download. `md5`, `files` (a number) and `bytes` are added.
-    upload
-        ``metadata``: of bulky outputs the list of files, of others the files themselves; ``files``:
-        the files; ``reference``: W&B points at the objects in the DVC remote, if there is one, and
-        else gets the list of files.
-    root
-        Root of the DVC repository.
-    settled
-        Whether the files stay as they are until the artifact is sent; else W&B takes copies now.
+    `metadata` can be queried without a download; `md5`, `files` (a number) and `bytes` are added.
+
+    What is to `upload`: ``metadata``, of bulky outputs the list of files, of others the files;
+    ``files``, the files; ``reference``, where they are in the remote of the DVC repository `root`,
+    or the list of files if it has none. Files that are not `settled`, which may change until the
+    artifact is sent, are copied now.
     """
     import wandb
 

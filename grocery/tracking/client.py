@@ -37,12 +37,7 @@ def open_client(timeout: float, entity: str = "") -> Iterator[Client]:
     """Open W&B's client; at the end, or at any error, end its process without waiting for it.
 
     `timeout` is the longest wait for one answer, in seconds; `entity` who asks, empty for the
-    account's default. WANDB_ENTITY wins.
-
-    Raises
-    ------
-    NotNow
-        When no key is configured, or the server cannot be reached.
+    account's default. WANDB_ENTITY wins. No key, or no such server, is a NotNow.
     """
     import wandb
 

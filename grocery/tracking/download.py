@@ -12,22 +12,20 @@ from concurrent.futures import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
 from grocery.core.files import leads_out, replacing
 from grocery.settings import TrackingParams
 from grocery.tracking.client import open_client
-from grocery.tracking.mode import started
+from grocery.tracking.mode import Result, started
 from grocery.tracking.provenance import dvc_root
 from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import contained, kill_service, one_line
 
 _HASH = re.compile(r"[0-9a-f]{32}\.dir")
 _OBJECT = "[0-9a-f]{2}/[0-9a-f]{30}"  # of the DVC remote, as this project refers to it
-
-Result = TypeVar("Result")
 
 
 def download_release(settings: TrackingParams, name: str, target: Path, timeout: float) -> str:

@@ -61,12 +61,8 @@ class Collection:
     def reconcile(self, wanted: Sequence[Wanted], release: Release) -> Iterator[str]:
         """Mend everything, one alias at a time; yields a sentence for each.
 
-        `wanted` is every version, in the order in which they were registered.
-
-        Raises
-        ------
-        TrackingError
-            When something could not be mended. What W&B refuses does not hold up the rest.
+        `wanted` is every version, in the order in which they were registered. What W&B refuses does
+        not hold up the rest, and is a TrackingError in the end.
         """
         refusals: list[str] = []
         linked: dict[str, Any] = {}
@@ -149,11 +145,6 @@ def open_collection(
 
     W&B's own folder lies in `root`. WANDB_PROJECT and WANDB_ENTITY win over the settings. If we are
     `patient`, sending the files of a release may take longer than the longest wait for an answer.
-
-    Raises
-    ------
-    TrackingError
-        When W&B cannot be reached.
     """
     with contained(root / "wandb"), open_client(settings.timeout, settings.entity) as client:
         yield Collection(client, settings, root, patient)
@@ -178,10 +169,14 @@ def may_tell(root: Path) -> tuple[bool, str]:
 
 def _may_have_key(root: Path) -> bool:
     """Whether there is anything that could hold a key: a variable, netrc, or W&B's settings."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    home = Path.home()
+    home, variables = Path.home(), ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
     config = Path(os.environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb")
     netrc = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
-    places = [*netrc, home / ".netrc", home / "_netrc", config / "settings"]
-    return any(place.exists() for place in (*places, root / "wandb" / "settings"))
+    places = (
+        *netrc,
+        home / ".netrc",
+        home / "_netrc",
+        config / "settings",
+        root / "wandb/settings",
+    )
+    return any(map(os.environ.get, variables)) or any(place.exists() for place in places)

@@ -27,19 +27,11 @@ MODES: dict[str, Mode] = {
 
 
 def requested_mode() -> Mode | None:
-    """What WANDB_MODE asks for, if anything.
-
-    Raises
-    ------
-    ParamsError
-        When it is not one of `MODES`.
-    """
+    """What WANDB_MODE asks for, if anything; a ParamsError when it is not one of `MODES`."""
     asked = os.environ.get("WANDB_MODE")
-    if not asked:
-        return None
-    if asked not in MODES:
+    if asked and asked not in MODES:
         raise ParamsError(f"WANDB_MODE is {asked!r}, but it should be one of {', '.join(MODES)}")
-    return MODES[asked]
+    return MODES[asked] if asked else None
 
 
 def started(work: Callable[[], Result]) -> Future[Result]:
@@ -59,10 +51,8 @@ def started(work: Callable[[], Result]) -> Future[Result]:
 def check_server(url: str, *, timeout: float) -> None:
     """Knock at the server's door, since W&B's own tries would take the whole of its time-out.
 
-    Raises
-    ------
-    TrackingError
-        When nothing answers there. Behind a proxy nothing is tried: it would answer for the server.
+    Nothing that answers there is a TrackingError. Behind a proxy, which would answer for the
+    server, nothing is tried.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""

@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,11 +85,8 @@ class Outbox:
     def kept(self) -> bool:
         """Whether the run itself is kept offline: it is not sent, or not whole."""
         folder = self.run_folder
-        return (
-            folder.name.startswith("offline-")
-            and folder.is_dir()
-            and not any(folder.glob("*.wandb.synced"))
-        )
+        sent = any(folder.glob("*.wandb.synced"))
+        return folder.name.startswith("offline-") and folder.is_dir() and not sent
 
     def note(self, what: Literal["begun", "delivered"], number: int) -> None:
         """Note how far a call has got; it is on disk when this returns."""
@@ -121,7 +119,9 @@ class Outbox:
 def all_outboxes(wandb: Path) -> list[Outbox]:
     """The outboxes in W&B's folder of a project, in the order the runs began."""
     found = [Outbox(wandb, folder.name) for folder in (wandb / "outbox").glob("*/")]
-    return sorted((o for o in found if o.run()), key=lambda outbox: outbox.run()["begun"])
+    named = [(outbox.run(), outbox) for outbox in found]
+    ordered = sorted(((about["begun"], o) for about, o in named if about), key=itemgetter(0))
+    return [outbox for _, outbox in ordered]
 
 
 def brought_later(wandb: Path, name: str, md5: str) -> bool:

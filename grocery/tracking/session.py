@@ -74,7 +74,7 @@ class OpenRun:
     settings: TrackingParams
     run: wandb.Run
     outbox: Outbox
-    warn: Callable[[str], None]  # takes one sentence, which is shown when the stage ends
+    warn: Callable[[str], object]  # takes one sentence, which is shown when the stage ends
     content: Callable[[Path], Content]  # what a file or folder holds; read once
     logged: dict[str, wandb.Artifact] = field(default_factory=dict)  # by name
 
@@ -121,6 +121,7 @@ class Session:
         self._online = False
         self._gave_up = False
         self._reasons: dict[str, None] = {}
+        self._warn = self._reasons.setdefault  # each is said once
         self._settled: Collection[str] = ()
         self.stopped = False
         _quiet_threads()
@@ -176,16 +177,11 @@ class Session:
         if not os.access(folder, os.W_OK):  # W&B would go elsewhere without a word
             raise PermissionError(f"{folder} cannot be written")
         requested_mode()  # a wrong one would make W&B's own settings fail, in many words
-        settings: dict[str, Any] = {}
+        settings: dict[str, Any] = dict.fromkeys(("init_timeout", "finish_timeout"), self._timeout)
         if self._sweep_run:  # W&B takes a sweep's run from here, not from its init()
-            settings = self._sweep_run.settings() | {"project": self._project}
+            settings |= self._sweep_run.settings() | {"project": self._project}
             settings |= {"entity": self._entity} if self._entity else {}
-        set_up(
-            **settings,
-            init_timeout=self._timeout,
-            finish_timeout=self._timeout,
-            stop_fn=self._stop,
-        )
+        set_up(**settings, stop_fn=self._stop)
         mode, reason = choose_mode()
         if reason:
             self._warn(f"{reason}; {OFFLINE}")
@@ -289,9 +285,6 @@ class Session:
             self._warn("it does not come to an end; the run may be incomplete")
             sys.unraisablehook = lambda _: None  # W&B's own hook at exit would complain at length
             kill_service()
-
-    def _warn(self, reason: str) -> None:
-        self._reasons.setdefault(reason)
 
 
 def one_line(error: Exception) -> str:

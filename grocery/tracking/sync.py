@@ -159,9 +159,9 @@ def _record(run: WaitingRun, entry: Mapping[str, Any], entity: str, project: str
 
     Its files are sent if they still lie where the run found them; else the list of them.
     """
-    output = Output(entry["name"], entry["type"], entry["bulky"])
+    output = Output(entry["path"], entry["name"], entry["type"], entry["bulky"])
     root = run.outbox.folder.parents[2]
-    path = root / entry["path"]
+    path = root / output.path
     content = read_content(path) if path.exists() else None
     if content and content.md5 == entry["md5"]:
         artifact = described(output, path, content, {}, upload=entry["upload"], root=root)
