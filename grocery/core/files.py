@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -82,18 +82,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def same_file(path: Path, target: Path) -> None:
-    """Give a file that stays as it is a second name, without a copy where there can be none.
-
-    It remains the same file to those that know files by inode and time, as DVC does.
-    """
-    if not path.is_symlink():
-        with suppress(OSError):  # a file system without hard links, or another one
-            os.link(path, target)
-            return
-    shutil.copyfile(path, target)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

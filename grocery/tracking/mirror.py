@@ -169,14 +169,9 @@ def may_tell(root: Path) -> tuple[bool, str]:
 
 def _may_have_key(root: Path) -> bool:
     """Whether there is anything that could hold a key: a variable, netrc, or W&B's settings."""
-    home, variables = Path.home(), ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    keys = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+    home = Path.home()
     config = Path(os.environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb")
     netrc = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
-    places = (
-        *netrc,
-        home / ".netrc",
-        home / "_netrc",
-        config / "settings",
-        root / "wandb/settings",
-    )
-    return any(map(os.environ.get, variables)) or any(place.exists() for place in places)
+    files = [root / "wandb" / "settings", config / "settings", home / ".netrc", home / "_netrc"]
+    return any(map(os.environ.get, keys)) or any(file.exists() for file in (*files, *netrc))

@@ -222,14 +222,13 @@ class StageRun:
 
 def _told(on: OpenRun, tell: Callable[[], Any], failure: str) -> bool:
     """Whether the server was told; why it was not becomes a warning that begins with `failure`."""
-    if on.run.offline:
-        return False
-    try:
-        tell()
-    except Exception as error:
-        on.warn(f"{failure} ({one_line(error)}); {LATER}")
-        return False
-    return True
+    if not on.run.offline:
+        try:
+            tell()
+            return True
+        except Exception as error:
+            on.warn(f"{failure} ({one_line(error)}); {LATER}")
+    return False
 
 
 def _use(on: OpenRun, output: Output, path: Path) -> None:

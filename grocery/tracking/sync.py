@@ -57,13 +57,9 @@ def synchronize(root: Path, *, timeout: float) -> Iterator[str]:
     """Send everything that waits below ``root/wandb``; yields what was sent, one thing a step.
 
     Runs that a stage is still writing are left for later. `timeout` is the longest wait for one
-    answer of W&B, in seconds.
-
-    Raises
-    ------
-    TrackingError
-        When another synchronisation is at work, when no key is configured, and when W&B cannot be
-        reached or refuses something. What was sent before stays sent; the rest can be sent later.
+    answer of W&B, in seconds. A TrackingError is raised when another synchronisation is at work,
+    when no key is configured, and when W&B cannot be reached or refuses something; what was sent
+    before stays sent, and the rest can be sent later.
     """
     if not (root / "wandb").is_dir():
         return
