@@ -127,10 +127,7 @@ def array_of(
 def _digest(data: bytes, description: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a description in its one spelling, on one line, and of the arrays after it.
 
-    Raises
-    ------
-    ValueError
-        When the description holds what JSON has no word for: NaN, or half of a character.
+    A description that holds what JSON has no word for, NaN or half of a character, is a ValueError.
     """
     said = {key: value for key, value in description.items() if key != "sha256"}
     line = json.dumps(

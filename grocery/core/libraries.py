@@ -27,14 +27,10 @@ def installed() -> dict[str, str]:
 
 
 def check_installed(file: Path = LIBRARIES) -> None:
-    """Refuse to compute with other versions than the ones that are written down.
+    """Refuse to compute with other versions than those that `file` holds, name to version.
 
-    What is not installed is left alone: whoever needs it says so.
-
-    Raises
-    ------
-    GroceryError
-        When a version is another one, or `file`, name to version, does not hold it.
+    It is a GroceryError, also where the file lacks one. What is not installed is left alone:
+    whoever needs it says so.
     """
     wanted = parse_yaml(file.read_bytes(), str(file), GroceryError)
     for name, there in installed().items():

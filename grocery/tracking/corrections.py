@@ -66,9 +66,8 @@ def corrections(links: Sequence[Link], wanted: Iterable[Wanted]) -> list[Correct
         for correction in _missing(version, _link_of(version, links), holders)
     ]
     right = {alias for version in wanted for alias in version.aliases}
-    for alias, holder in sorted(holders.items()):
-        if alias in right:
-            continue
+    for alias in sorted(holders.keys() - right):
+        holder = holders[alias]
         if alias in STAGES:
             says = f"W&B has {alias} at {holder.name}, git has nothing there"
         elif _VERSION.fullmatch(alias):

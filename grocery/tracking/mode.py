@@ -51,7 +51,7 @@ def started(work: Callable[[], Result]) -> Future[Result]:
 def check_server(url: str, *, timeout: float) -> None:
     """Knock at the server's door, since W&B's own tries would take the whole of its time-out.
 
-    Nothing that answers there is a TrackingError. Behind a proxy, which would answer for the
+    A TrackingError says that nothing answers there. Behind a proxy, which would answer for the
     server, nothing is tried.
     """
     parts = urlsplit(url)

@@ -45,10 +45,7 @@ def stage_run(
     parameters, one dict a section. `inputs` are the files and folders that it reads: their DVC
     hashes join the config, and outputs of other stages are declared as the run's input artifacts.
 
-    Raises
-    ------
-    TrackingError
-        When the run is stopped from W&B, by a sweep or by a person.
+    A TrackingError is raised when the run is stopped from W&B, by a sweep or by a person.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
         yield StageRun(None)

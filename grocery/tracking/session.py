@@ -118,8 +118,7 @@ class Session:
         self._begun: list[Task] = []
         self._exit_code: int | None = None  # of the stage, when it is done
         self._phase = Lock()
-        self._online = False
-        self._gave_up = False
+        self._online = self._gave_up = False
         self._reasons: dict[str, None] = {}
         self._warn = self._reasons.setdefault  # each is said once
         self._settled: Collection[str] = ()
