@@ -14,7 +14,6 @@ from grocery.core.documents import parse_yaml
 from grocery.core.errors import GroceryError
 
 NUMERIC = ("faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn", "scipy")
-LIBRARIES = Path("libraries.yaml")
 
 
 def installed() -> dict[str, str]:
@@ -26,7 +25,7 @@ def installed() -> dict[str, str]:
     return found
 
 
-def check_installed(file: Path = LIBRARIES) -> None:
+def check_installed(file: Path = Path("libraries.yaml")) -> None:
     """Refuse to compute with other versions than those that `file` holds, name to version.
 
     It is a GroceryError, also where the file lacks one. What is not installed is left alone:

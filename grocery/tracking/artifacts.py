@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Upload = Literal["metadata", "files", "reference"]
 
-LISTING = "manifest.json"
-
 
 @dataclass(frozen=True)
 class Output:
@@ -61,7 +59,7 @@ def listed(output: Output, md5: str, listing: bytes) -> wandb.Artifact:
 
     artifact = wandb.Artifact(output.name, output.type, metadata={"md5": md5})
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / LISTING
+        file = Path(folder) / "manifest.json"
         file.write_bytes(listing)
         artifact.add_file(str(file), skip_cache=True)  # W&B takes a copy
     return artifact
@@ -97,13 +95,10 @@ def described(
     elif upload == "reference" or (output.bulky and upload == "metadata"):
         artifact = listed(output, content.md5, content.listing)
     else:
+        policy: Literal["immutable", "mutable"] = "immutable" if settled else "mutable"
         for name in content.files:
-            artifact.add_file(
-                str(path / name if path.is_dir() else path),
-                name=name,
-                skip_cache=True,
-                policy="immutable" if settled else "mutable",
-            )
+            file = path / name if path.is_dir() else path
+            artifact.add_file(str(file), name=name, skip_cache=True, policy=policy)
     artifact.metadata = {**metadata, **total, "md5": content.md5}
     return artifact
 

@@ -78,9 +78,8 @@ def _fetch(entry: Any, folder: Path, what: str, timeout: float) -> None:
     try:
         within(timeout, lambda: entry.download(root=str(folder), skip_cache=True), arrived)
     except Exception as error:
-        raise TrackingError(
-            f"W&B does not give {entry.path} of {what}: {one_line(error)}"
-        ) from error
+        said = one_line(error)
+        raise TrackingError(f"W&B does not give {entry.path} of {what}: {said}") from error
 
 
 def _check(entries: Mapping[str, Any], what: str) -> None:

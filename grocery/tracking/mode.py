@@ -64,10 +64,8 @@ def check_server(url: str, *, timeout: float) -> None:
     try:
         knock.result(timeout + 0.5)
     except OSError as error:  # a TimeoutError is one
-        reason = error.strerror or str(error) or "timed out"
-        raise TrackingError(
-            f"{parts.scheme}://{host}:{port} cannot be reached ({reason})"
-        ) from None
+        server, reason = f"{parts.scheme}://{host}:{port}", error.strerror or str(error)
+        raise TrackingError(f"{server} cannot be reached ({reason or 'timed out'})") from None
 
 
 def choose_mode() -> tuple[Mode, str]:

@@ -136,13 +136,10 @@ def held(lock: Path) -> Iterator[int | None]:
     The number is that of the open file. A child process that inherits it holds the lock too, even
     when this process is killed.
     """
-    number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with lock.open("ab") as file:
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
         else:
-            yield number
-    finally:
-        os.close(number)
+            yield file.fileno()
