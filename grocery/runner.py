@@ -21,6 +21,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,14 +67,14 @@ def run(stage: str, params: Params) -> dict[str, Any]:
             tags=[params.data.source, *([params.train.algorithm] if stage == "train" else [])],
         )
         if stage in shown.SHOWN
-        else nullcontext(StageRun(None, params.tracking)) as tracked,
+        else nullcontext(StageRun(None)) as tracked,
         Steering() as steering,
         opened(params.compute),
         action_cache.remembering(_memory()),
     ):
         result = call(module, section, paths, Speaker(stage, tracked, steering))
         if stage in shown.SHOWN:
-            shown.SHOWN[stage](tracked, paths, section, result)
+            shown.show(stage, tracked, paths, section, result)
     return result
 
 
@@ -105,17 +107,14 @@ class Speaker:
 
 def resolved(paths: Any, params: Params) -> Any:
     """Fill ``${section.name}`` in paths, as DVC does in dvc.yaml."""
-    values = params.model_dump(by_alias=True)
+    values: Any = params.model_dump(by_alias=True)
 
     def value(match: re.Match[str]) -> str:
-        found: Any = values
-        for part in match[1].split("."):
-            found = found[part]
-        return str(found)
+        return str(reduce(getitem, match[1].split("."), values))
 
     filled = {
         name: Path(re.sub(r"\$\{([\w.]+)\}", value, path.as_posix()))
-        for name, path in {**read_by(paths), **written_by(paths)}.items()
+        for name, path in vars(paths).items()
     }
     return replace(paths, **filled)
 

@@ -22,8 +22,6 @@ from grocery.core.params import (
     VersionParams,
 )
 
-PARAMS_FILE = Path("params.yaml")
-
 # What an address of each backend looks like. None may hold a user or a password.
 _HOST = r"(?:[^\s/@:\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]+"
 ADDRESSES = {
@@ -85,12 +83,6 @@ class Params(Section):
         return found
 
 
-def load(path: Path = PARAMS_FILE) -> Params:
-    """Read and check a params file.
-
-    Raises
-    ------
-    ParamsError
-        One sentence that names the file, the key, its value and what is allowed.
-    """
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a params file; a ParamsError names the key, its value and what is allowed."""
     return read_document(path, Params, ParamsError)

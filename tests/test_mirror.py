@@ -20,7 +20,7 @@ import pytest
 from conftest import Project
 from grocery.contents import read_content
 from grocery.registry.notes import Notes
-from grocery.tracking.differences import Link, Wanted, compare
+from grocery.tracking.corrections import Link, Wanted, corrections
 from grocery.tracking.outbox import held
 from wandb_mirror import do, make_repository, start
 from wandb_pipeline import offline, pipeline, silent, synchronize, variables
@@ -290,13 +290,13 @@ def wanted(version: str, md5: str, *stages: str) -> Wanted:
 
 def test_versions_of_the_same_release_share_a_link() -> None:
     versions = [wanted("v1.0.0", "a"), wanted("v1.0.1", "a", "production")]
-    found = compare([], versions)
+    found = corrections([], versions)
     assert [one.alias for one in found] == ["v1.0.0", "v1.0.1", "production"]
     assert {one.link for one in found} == {None}
     link = Link("v0", "a", frozenset({"v1.0.0", "v1.0.1", "production", "candidate"}))
-    assert compare([link], versions) == []
+    assert corrections([link], versions) == []
     twin = Link("v1", "a", frozenset({"latest"}))  # the same release from another project
-    assert compare([twin, link], versions) == []
+    assert corrections([twin, link], versions) == []
 
 
 def test_a_release_that_was_registered_twice_has_one_link(

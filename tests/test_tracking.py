@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grocery.tracking.curves import Curves
 from PIL import Image
 
+from grocery.classifier.curves import curves_in
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
+from grocery.core.files import replacing
 from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.mode import check_server, choose_mode
@@ -379,7 +380,7 @@ def test_disabled_does_not_even_import_wandb(project: Path) -> None:
 
 def test_importing_the_interface_imports_neither_wandb_nor_dvclive() -> None:
     result = python(
-        "import sys, grocery.tracking.run, grocery.tracking.curves\n"
+        "import sys, grocery.tracking.run, grocery.classifier.curves\n"
         "print(sorted({'wandb', 'dvclive', 'dvc', 'pandas'} & sys.modules.keys()))"
     )
     assert result.stdout == "[]\n"
@@ -481,7 +482,7 @@ def test_a_folder_that_cannot_be_made_costs_one_line(
 
 
 def draw(folder: Path) -> dict[str, bytes]:
-    with Curves(folder) as curves:
+    with replacing(folder) as (partial,), curves_in(partial) as curves:
         for step in range(3):
             curves.step({"residual": 1 / (step + 1), "val_accuracy": step / 7})
     return {
@@ -536,7 +537,7 @@ def test_an_interrupted_stage_keeps_the_earlier_curves(project: Path) -> None:
     earlier = draw(project / "curves")
 
     def interrupted() -> None:
-        with Curves(project / "curves") as curves:
+        with replacing(project / "curves") as (partial,), curves_in(partial) as curves:
             curves.step({"residual": 0.1})
             raise KeyboardInterrupt
 

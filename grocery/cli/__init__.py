@@ -16,14 +16,7 @@ from grocery.cli.terminal import standard_output
 from grocery.core.errors import one_sentence
 from grocery.core.pin import pin
 
-_COMMANDS: list[Callable[[Any], None]] = [
-    predict.add_parser,
-    monitor.add_parser,
-    sweep.add_parser,
-    sync.add_parser,
-    trial.add_parser,
-    worker.add_parser,
-]
+_COMMANDS = (predict, monitor, sweep, sync, trial, worker)
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "registry": ("versions of the model and what runs in production", registry.COMMANDS),
     "data": ("ask about the dataset", [data_diff.add_parser]),
@@ -44,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="grocery", description="Use a grocery project's models, and ask about its data."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_parser in _COMMANDS:
-        add_parser(commands)
+    for command in _COMMANDS:
+        command.add_parser(commands)
     for name, (text, members) in _GROUPS.items():
         group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         subparsers = group.add_subparsers(title="commands", metavar="COMMAND", required=True)

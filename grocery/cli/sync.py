@@ -55,11 +55,12 @@ def _seconds(text: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from grocery.parallel import progress
+    from grocery.registry.notes import Notes
     from grocery.tracking.provenance import project_root
     from grocery.tracking.sync import waiting_runs
 
     root = project_root()
-    runs, changes = waiting_runs(root), _waiting_changes(root)
+    runs, changes = waiting_runs(root), Notes(root).waiting()
     if not runs and not changes:
         print("nothing waits to be sent")
         return
@@ -75,44 +76,37 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{sent} of {total} sent" + (f"; {left} belong to runs that are at work" if left else ""))
 
 
-def _waiting_changes(root: Path) -> list[str]:
-    """What was done to the registry that W&B was not told."""
-    from grocery.registry.notes import Notes
-
-    return Notes(root).waiting()
-
-
 def _send(root: Path, timeout: int) -> Iterator[str]:
     """Send all that waits, the runs first; a run that W&B refuses does not hold up the registry."""
     from grocery.tracking.client import NotNow
     from grocery.tracking.sync import synchronize
 
-    refusal: TrackingError | None = None
     try:
         yield from synchronize(root, timeout=timeout)
     except NotNow:
         raise
-    except TrackingError as error:
-        refusal = error
-    if changes := _waiting_changes(root):
-        _tell(root, timeout)
-        yield from changes[: len(changes) - len(_waiting_changes(root))]
-    if refusal:
-        raise refusal
+    except TrackingError:
+        yield from _tell(root, timeout)
+        raise
+    yield from _tell(root, timeout)
 
 
-def _tell(root: Path, timeout: int) -> None:
-    """Make the W&B registry what git says."""
+def _tell(root: Path, timeout: int) -> Iterator[str]:
+    """Make the W&B registry what git says; yields what was done that W&B had not been told."""
     from grocery.registry.git import Git
     from grocery.registry.mirror import Mirror
+    from grocery.registry.notes import Notes
     from grocery.settings import load
     from grocery.tracking.provenance import dvc_root
 
-    folder = dvc_root()
-    mirror = Mirror.of(root, Git(folder), load(folder / "params.yaml"))
-    mirror.settings = mirror.settings.model_copy(update={"timeout": timeout})
-    for _ in mirror.reconcile(patient=True):
-        pass
+    notes = Notes(root)
+    if changes := notes.waiting():
+        folder = dvc_root()
+        mirror = Mirror.of(root, Git(folder), load(folder / "params.yaml"))
+        mirror.settings = mirror.settings.model_copy(update={"timeout": timeout})
+        for _ in mirror.reconcile(patient=True):
+            pass
+        yield from changes[: len(changes) - len(notes.waiting())]
 
 
 def _line(run: WaitingRun) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from grocery.core.errors import printable
-
-_SIGPIPE = 13
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def standard_output() -> Iterator[None]:
         except OSError:  # Python would try again, and complain, at its own end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            raise SystemExit(128 + _SIGPIPE) from None
+            raise SystemExit(128 + signal.SIGPIPE) from None
         raise
 
 

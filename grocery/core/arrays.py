@@ -58,9 +58,7 @@ def serialised(arrays: Arrays) -> bytes:
 def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, dict[str, Any]]:
     """Read what `save_arrays` wrote; nothing in the files can be executed.
 
-    Returns
-    -------
-    The arrays, and the description with its kind, its format and, as ``sha256``, the digest.
+    Gives the arrays, and the description with its kind, its format and, as ``sha256``, the digest.
 
     Raises
     ------
@@ -72,21 +70,17 @@ def load_arrays(folder: Path, kind: str, name: str = "model") -> tuple[Arrays, d
     try:
         data = file.read_bytes()
         description = json.loads(header.read_bytes())
-        digest = _digest(data, description) if isinstance(description, dict) else None
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{folder} holds no {kind}: {Path(error.filename).name} is missing; "
-            "run the pipeline or fetch a model first"
-        ) from None
+        if not isinstance(description, dict):
+            raise ValueError("it holds no JSON object")
+        digest = _digest(data, description)
     except OSError as error:
-        raise ModelError(
-            f"{folder} holds no {kind} that can be read: "
-            f"{Path(error.filename or file).name}: {error.strerror}"
-        ) from None
+        found, what = Path(error.filename or file).name, f"{folder} holds no {kind}"
+        if isinstance(error, FileNotFoundError):
+            hint = "run the pipeline or fetch a model first"
+            raise ModelError(f"{what}: {found} is missing; {hint}") from None
+        raise ModelError(f"{what} that can be read: {found}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{header} is damaged: {error}") from None
-    if digest is None:
-        raise ModelError(f"{header} is damaged: it holds no JSON object")
     if description.get("kind") != kind:
         raise ModelError(f"{folder} holds {description.get('kind')!r:.80}, not {kind!r}")
     if description.get("format") != FORMAT:
@@ -133,10 +127,7 @@ def array_of(
 def _digest(data: bytes, description: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a description in its one spelling, on one line, and of the arrays after it.
 
-    Raises
-    ------
-    ValueError
-        When the description holds what JSON has no word for: NaN, or half of a character.
+    A description that holds what JSON has no word for, NaN or half of a character, is a ValueError.
     """
     said = {key: value for key, value in description.items() if key != "sha256"}
     line = json.dumps(

@@ -18,10 +18,7 @@ class Bounds(NamedTuple):
     def check(self, name: str, value: Any) -> None:
         """Refuse a value that is no number, or out of bounds.
 
-        Raises
-        ------
-        ValueError
-            It names the setting, its value and what is allowed.
+        The ValueError names the setting, its value and what is allowed.
         """
         whole = isinstance(self.least, int) and isinstance(self.most, int)
         kinds = int if whole else (int, float)

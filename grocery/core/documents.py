@@ -31,22 +31,12 @@ Document = TypeVar("Document", bound=Section)
 def read_document(path: Path, model: type[Document], error: type[GroceryError]) -> Document:
     """Read a YAML file and check all of it.
 
-    Parameters
-    ----------
-    path
-        The file.
-    model
-        What it should hold.
-    error
-        What to raise, with one sentence that names the file, the key, its value and what is
-        allowed.
+    `error` is raised with one sentence that names the file, the key, its value and what is allowed.
     """
     try:
-        document = parse_yaml(path.read_bytes(), str(path), error)
+        return model.model_validate(parse_yaml(path.read_bytes(), str(path), error))
     except FileNotFoundError:
         raise error(f"{path} is missing") from None
-    try:
-        return model.model_validate(document)
     except ValidationError as reason:
         sentences = [_sentence(detail, model) for detail in reason.errors()]
         raise error(f"{path}: " + "; ".join(sentences)) from None
@@ -91,8 +81,7 @@ def _keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         if part in fields:
             annotation = fields[part].annotation
-            candidates = (annotation, *get_args(annotation))
-            sections = [c for c in candidates if isinstance(c, type) and issubclass(c, Section)]
-            if sections:
-                model = sections[0]
+            for candidate in (annotation, *get_args(annotation)):
+                if isinstance(candidate, type) and issubclass(candidate, Section):
+                    model = candidate
     return [field.alias or name for name, field in model.model_fields.items()]

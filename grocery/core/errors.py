@@ -57,10 +57,7 @@ def memory_for(what: object) -> Iterator[None]:
 def one_sentence(command: str) -> Iterator[None]:
     """Turn the errors a user can cause into one line on standard error and a non-zero exit.
 
-    Parameters
-    ----------
-    command
-        Name put before the sentence, such as ``prepare``.
+    The sentence begins with the `command`, such as ``prepare``.
 
     Raises
     ------
@@ -81,9 +78,8 @@ def one_sentence(command: str) -> Iterator[None]:
         if error.errno is None:
             raise
         where = f" {os.fspath(error.filename)!r}" if isinstance(error.filename, str) else ""
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hint = "; free some space and run again, earlier outputs are as they were"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "; free some space and run again, earlier outputs are as they were" if full else ""
         _exit(f"{command}: {os.strerror(error.errno)}{where}{hint}", 1, error)
 
 

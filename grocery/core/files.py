@@ -23,16 +23,10 @@ def replacing(*paths: Path, files: Collection[Path] = ()) -> Iterator[tuple[Path
     names each time: what a process of a killed run still writes, here or on another machine, ends
     up in no output.
 
-    Parameters
-    ----------
-    paths
-        What to replace; nothing need exist.
-    files
-        Those of them that are files, which the block must write. The others are folders, whose
-        siblings are there and empty.
+    Nothing need exist at `paths`. Those of them that are `files` the block must write; the others
+    are folders, whose siblings are there and empty.
     """
-    token = secrets.token_hex(4)
-    partials = tuple(path.with_name(f".{path.name}.{token}.partial") for path in paths)
+    partials = tuple(_partial(path) for path in paths)
     for path in paths:
         _tidy(path)
     try:
@@ -66,6 +60,10 @@ def _put_in_place(paths: Sequence[Path], partials: Sequence[Path]) -> None:
         _remove(_previous(path))
 
 
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
 def _previous(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
@@ -86,30 +84,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def same_file(path: Path, target: Path) -> None:
-    """Give a file that stays as it is a second name, without a copy where there can be none.
-
-    It remains the same file to those that know files by inode and time, as DVC does.
-    """
-    if not path.is_symlink():
-        try:
-            os.link(path, target)
-            return
-        except OSError:
-            pass  # a file system without hard links, or another one
-    shutil.copyfile(path, target)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or all of the new ones, whoever writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = _partial(path)
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -126,13 +109,8 @@ def leads_out(name: Any) -> bool:
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return True
     path = PurePosixPath(name)
-    return (
-        path.is_absolute()
-        or ".." in path.parts
-        or name != path.as_posix()
-        or name == "."
-        or bool(PureWindowsPath(name).anchor)
-    )
+    odd = name == "." or ".." in path.parts or name != path.as_posix()
+    return odd or bool(PureWindowsPath(name).anchor)  # of what is absolute, or has a drive
 
 
 def rounded(value: Any, digits: int = 6) -> Any:

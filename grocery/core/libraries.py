@@ -6,6 +6,7 @@ versions, so it must not compute with others.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,29 +14,22 @@ from grocery.core.documents import parse_yaml
 from grocery.core.errors import GroceryError
 
 NUMERIC = ("faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn", "scipy")
-LIBRARIES = Path("libraries.yaml")
 
 
 def installed() -> dict[str, str]:
     """Version of each numeric library that is installed."""
     found = {}
     for name in NUMERIC:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
-def check_installed(file: Path = LIBRARIES) -> None:
-    """Refuse to compute with other versions than the ones that are written down.
+def check_installed(file: Path = Path("libraries.yaml")) -> None:
+    """Refuse to compute with other versions than those that `file` holds, name to version.
 
-    What is not installed is left alone: whoever needs it says so.
-
-    Raises
-    ------
-    GroceryError
-        When a version is another one, or `file`, name to version, does not hold it.
+    It is a GroceryError, also where the file lacks one. What is not installed is left alone:
+    whoever needs it says so.
     """
     wanted = parse_yaml(file.read_bytes(), str(file), GroceryError)
     for name, there in installed().items():

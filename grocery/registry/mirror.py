@@ -22,7 +22,7 @@ from grocery.registry.serving import release_of
 from grocery.registry.state import read_state
 from grocery.registry.tags import ARTIFACT
 from grocery.settings import Params, TrackingParams
-from grocery.tracking.differences import STAGES, Wanted
+from grocery.tracking.corrections import STAGES, Wanted
 from grocery.tracking.mirror import Release, may_tell, open_collection
 from grocery.tracking.mode import requested_mode
 from grocery.tracking.outbox import held
@@ -115,7 +115,7 @@ class Mirror:
             raise TrackingError(reason or "W&B is offline, and is not asked")
         versions, problems = self._wanted()
         with open_collection(self.settings, self.root) as collection:
-            return problems + [found.says for found in collection.differences(versions)]
+            return problems + [found.says for found in collection.corrections(versions)]
 
     def repair(self) -> Iterator[str]:
         """Make W&B what git says, whatever it is now; yields a sentence for each change.

@@ -1,1 +1,1 @@
-"""Weights & Biases and DVCLive behind one small interface."""
+"""Weights & Biases behind one small interface."""

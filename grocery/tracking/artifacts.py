@@ -13,56 +13,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content
+from grocery.tracking.remote import remote_objects
 
 if TYPE_CHECKING:
     import wandb
 
 Upload = Literal["metadata", "files", "reference"]
 
-LISTING = "manifest.json"
-
 
 @dataclass(frozen=True)
 class Output:
-    """An output of the pipeline, as W&B knows it.
+    """An output of the pipeline that is an artifact, with W&B's name and type of it."""
 
-    Attributes
-    ----------
-    name, type
-        W&B's name and type of the artifact.
-    bulky
-        Whether W&B gets a copy of the files only when `tracking.upload` says so.
-    """
-
+    path: str  # in dvc.yaml
     name: str
     type: str
-    bulky: bool = False
+    bulky: bool = False  # W&B gets a copy of the files only when `tracking.upload` says so
 
 
-DATASET = Output("dataset", "dataset", bulky=True)
-INCOMING = Output("incoming", "dataset", bulky=True)
-CARD = Output("dataset-card", "dataset-card")
-ENCODER = Output("encoder", "encoder", bulky=True)  # the release holds its arrays too
-FEATURES = Output("features", "features", bulky=True)
-CLASSIFIER = Output("classifier", "model")
-REFERENCE = Output("reference", "evaluation")
-EVALUATION = Output("evaluation", "evaluation")
-RELEASE = Output("release", "model")
-MONITORING = Output("monitoring", "report")
+DATASET = Output("data/prepared/shards", "dataset", "dataset", bulky=True)
+INCOMING = Output("data/prepared/incoming", "incoming", "dataset", bulky=True)
+CARD = Output("data/card", "dataset-card", "dataset-card")
+ENCODER = Output("models/encoder", "encoder", "encoder", bulky=True)  # the release holds it too
+FEATURES = Output("data/features", "features", "features", bulky=True)
+CLASSIFIER = Output("models/classifier", "classifier", "model")
+REFERENCE = Output("models/reference", "reference", "evaluation")
+EVALUATION = Output("metrics/evaluation", "evaluation", "evaluation")
+RELEASE = Output("models/release", "release", "model")
+MONITORING = Output("metrics/monitor", "monitoring", "report")
 
-# The outputs that are artifacts, by their paths in dvc.yaml.
-OUTPUTS = {
-    "data/prepared/shards": DATASET,
-    "data/prepared/incoming": INCOMING,
-    "data/card": CARD,
-    "models/encoder": ENCODER,
-    "data/features": FEATURES,
-    "models/classifier": CLASSIFIER,
-    "models/reference": REFERENCE,
-    "metrics/evaluation": EVALUATION,
-    "models/release": RELEASE,
-    "metrics/monitor": MONITORING,
-}
+_DATA = (DATASET, INCOMING, CARD, FEATURES)
+_MODELS = (ENCODER, CLASSIFIER, RELEASE)
+_MEASURED = (REFERENCE, EVALUATION, MONITORING)
+OUTPUTS = {output.path: output for output in (*_DATA, *_MODELS, *_MEASURED)}
 
 
 def alias_of(md5: str) -> str:
@@ -76,7 +59,7 @@ def listed(output: Output, md5: str, listing: bytes) -> wandb.Artifact:
 
     artifact = wandb.Artifact(output.name, output.type, metadata={"md5": md5})
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / LISTING
+        file = Path(folder) / "manifest.json"
         file.write_bytes(listing)
         artifact.add_file(str(file), skip_cache=True)  # W&B takes a copy
     return artifact
@@ -89,46 +72,33 @@ def described(
     metadata: Mapping[str, Any],
     *,
     upload: Upload,
-    objects: str | None = None,
-    settled: bool = False,
+    root: Path,
+    settled: bool = True,
 ) -> wandb.Artifact:
-    """The artifact of an output.
+    """The artifact of an output that lies at `path` and holds `content`.
 
-    Parameters
-    ----------
-    output
-        Which one it is.
-    path, content
-        Where it lies, and what it holds.
-    metadata
-        What can be queried without a download. `md5`, `files` (a number) and `bytes` are added.
-    upload
-        ``metadata``: of bulky outputs the list of files, of others the files themselves; ``files``:
-        the files; ``reference``: W&B points at the objects in the DVC remote.
-    objects
-        For ``reference``: address of the remote's objects, see
-        `grocery.tracking.remote.remote_objects`. Without one the list of files is sent.
-    settled
-        Whether the files stay as they are until the artifact is sent; else W&B takes copies now.
+    `metadata` can be queried without a download; `md5`, `files` (a number) and `bytes` are added.
+
+    What is to `upload`: ``metadata``, of bulky outputs the list of files, of others the files;
+    ``files``, the files; ``reference``, where they are in the remote of the DVC repository `root`,
+    or the list of files if it has none. Files that are not `settled`, which may change until the
+    artifact is sent, are copied now.
     """
     import wandb
 
     total = {"files": len(content.files), "bytes": sum(content.sizes.values())}
-    if upload == "reference" and objects is not None:
-        artifact = wandb.Artifact(output.name, output.type)
+    objects = remote_objects(root) if upload == "reference" else None
+    artifact = wandb.Artifact(output.name, output.type)
+    if objects is not None:
         for name, md5 in content.files.items():
             artifact.manifest.add_entry(_reference(name, md5, content.sizes[name], objects))
     elif upload == "reference" or (output.bulky and upload == "metadata"):
         artifact = listed(output, content.md5, content.listing)
     else:
-        artifact = wandb.Artifact(output.name, output.type)
+        policy: Literal["immutable", "mutable"] = "immutable" if settled else "mutable"
         for name in content.files:
-            artifact.add_file(
-                str(path / name if path.is_dir() else path),
-                name=name,
-                skip_cache=True,
-                policy="immutable" if settled else "mutable",
-            )
+            file = path / name if path.is_dir() else path
+            artifact.add_file(str(file), name=name, skip_cache=True, policy=policy)
     artifact.metadata = {**metadata, **total, "md5": content.md5}
     return artifact
 

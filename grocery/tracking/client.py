@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import ceil
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from grocery.core.errors import TrackingError
 from grocery.tracking.artifacts import alias_of
 from grocery.tracking.mode import check_server
-from grocery.tracking.session import KNOCK, SETTINGS, kill_service, one_line, tear_down
+from grocery.tracking.session import KNOCK, kill_service, one_line, set_up, tear_down, variables
 
 if TYPE_CHECKING:
     import wandb
@@ -25,67 +25,42 @@ class NotNow(TrackingError):
 
 @dataclass(frozen=True)
 class Client:
-    """W&B's client, which has found its server.
+    """W&B's client, which has found its server."""
 
-    Attributes
-    ----------
-    api
-        For questions and changes; each waits for an answer no longer than was asked.
-    url
-        The server's address.
-    entity
-        Who asks.
-    """
-
-    api: wandb.Api
-    url: str
-    entity: str
+    api: wandb.Api  # each question and change waits for an answer no longer than was asked
+    url: str  # of the server
+    entity: str  # who asks
 
 
 @contextmanager
 def open_client(timeout: float, entity: str = "") -> Iterator[Client]:
     """Open W&B's client; at the end, or at any error, end its process without waiting for it.
 
-    Parameters
-    ----------
-    timeout
-        Longest wait for one answer, in seconds.
-    entity
-        Who asks; empty for the account's default. WANDB_ENTITY wins.
-
-    Raises
-    ------
-    NotNow
-        When no key is configured, or the server cannot be reached.
+    `timeout` is the longest wait for one answer, in seconds; `entity` who asks, empty for the
+    account's default. WANDB_ENTITY wins. No key, or no such server, is a NotNow.
     """
     import wandb
 
-    before = os.environ.get("WANDB_MODE")
-    os.environ["WANDB_MODE"] = "online"  # to send is to be online, whatever was set before
-    try:
-        wandb.termsetup(wandb.Settings(silent=True), None)
-        settings = wandb.setup(wandb.Settings(**SETTINGS, mode="online")).settings
+    with variables(WANDB_MODE="online"):  # to send is to be online, whatever was set before
         try:
-            if not wandb.login(prompt=False, verify=False):
-                raise NotNow("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
-            check_server(settings.base_url, timeout=min(timeout, KNOCK))
-            named = os.environ.get("WANDB_ENTITY") or entity
-            api = wandb.Api({"entity": named} if named else None, timeout=ceil(timeout))
-            default = api.default_entity
-            if not default:
-                raise NotNow(f"W&B at {settings.base_url} knows no such user")
-        except TrackingError as error:
-            raise NotNow(str(error)) from error
-        except Exception as error:
-            raise NotNow(f"W&B cannot be reached: {one_line(error)}") from error
-        yield Client(api, settings.base_url, named or default)
-    finally:
-        kill_service()
-        tear_down()
-        if before is None:
-            del os.environ["WANDB_MODE"]
-        else:
-            os.environ["WANDB_MODE"] = before
+            url = set_up(mode="online").base_url
+            try:
+                if not wandb.login(prompt=False, verify=False):
+                    raise NotNow("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
+                check_server(url, timeout=min(timeout, KNOCK))
+                named = os.environ.get("WANDB_ENTITY") or entity
+                api = wandb.Api({"entity": named} if named else None, timeout=ceil(timeout))
+                default = api.default_entity
+                if not default:
+                    raise NotNow(f"W&B at {url} knows no such user")
+            except TrackingError as error:
+                raise NotNow(str(error)) from error
+            except Exception as error:
+                raise NotNow(f"W&B cannot be reached: {one_line(error)}") from error
+            yield Client(api, url, named or default)
+        finally:
+            kill_service()
+            tear_down()
 
 
 def record(artifact: wandb.Artifact, md5: str, *, entity: str, project: str, root: Path) -> None:
@@ -102,3 +77,10 @@ def record(artifact: wandb.Artifact, md5: str, *, entity: str, project: str, roo
             recorder.finish(exit_code=1)
         raise
     recorder.finish()
+
+
+def raise_refusals(refusals: Sequence[str]) -> None:
+    """Raise a TrackingError with the first of them, if there are any."""
+    if refusals:
+        more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
+        raise TrackingError(refusals[0] + more)

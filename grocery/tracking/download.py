@@ -8,45 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
 from grocery.core.files import leads_out, replacing
 from grocery.settings import TrackingParams
 from grocery.tracking.client import open_client
+from grocery.tracking.mode import Result, started
 from grocery.tracking.provenance import dvc_root
 from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import contained, kill_service, one_line
 
 _HASH = re.compile(r"[0-9a-f]{32}\.dir")
-
-Result = TypeVar("Result")
+_OBJECT = "[0-9a-f]{2}/[0-9a-f]{30}"  # of the DVC remote, as this project refers to it
 
 
 def download_release(settings: TrackingParams, name: str, target: Path, timeout: float) -> str:
-    """Download a release from the W&B registry.
+    """Download a release from the W&B registry, and give DVC's hash of it, that of the bytes.
 
     Whether the version is the one that git means by the name, W&B cannot say: compare the hash.
 
-    Parameters
-    ----------
-    settings
-        `registry` is where to look; `entity` who asks, unless WANDB_ENTITY says another.
-    name
-        A version or a stage: the alias in the registry.
-    target
-        The folder to write; one that is there is replaced when all has arrived.
-    timeout
-        Longest wait for an answer, or for the next bytes, in seconds.
-
-    Returns
-    -------
-    DVC's hash of the release, which is that of the bytes in `target`.
+    The `name` is a version or a stage, an alias in the registry. The folder `target` is replaced
+    when all has arrived. `timeout` is the longest wait for an answer or for the next bytes, in
+    seconds.
 
     Raises
     ------
@@ -89,33 +78,25 @@ def _fetch(entry: Any, folder: Path, what: str, timeout: float) -> None:
     try:
         within(timeout, lambda: entry.download(root=str(folder), skip_cache=True), arrived)
     except Exception as error:
-        raise TrackingError(
-            f"W&B does not give {entry.path} of {what}: {one_line(error)}"
-        ) from error
+        said = one_line(error)
+        raise TrackingError(f"W&B does not give {entry.path} of {what}: {said}") from error
 
 
 def _check(entries: Mapping[str, Any], what: str) -> None:
     """Refuse files that would be written, or read, where no release lies."""
-    references = {name: str(entry.ref) for name, entry in entries.items() if entry.ref is not None}
-    objects = remote_objects(dvc_root()) if references else None
     for name, entry in entries.items():
         if leads_out(name) or str(entry.path) != name:
             raise TrackingError(
                 f"{what} holds the file name {name!r}, which leads out of it; refused"
             )
+    references = {name: str(entry.ref) for name, entry in entries.items() if entry.ref is not None}
+    objects = remote_objects(dvc_root()) if references else None
     for name, reference in references.items():
-        if not _is_object(reference, objects):
+        if not (objects and re.fullmatch(f"{re.escape(objects)}/{_OBJECT}", reference)):
             raise TrackingError(
                 f"{what} takes {name} from {reference!r}, which is not in the DVC remote of this "
                 "project; refused"
             )
-
-
-def _is_object(reference: str, objects: str | None) -> bool:
-    """Whether a reference is one to an object of the DVC remote, as this project makes them."""
-    if objects is None or not reference.startswith(f"{objects}/"):
-        return False
-    return re.fullmatch(r"[0-9a-f]{2}/[0-9a-f]{30}", reference[len(objects) + 1 :]) is not None
 
 
 def within(
@@ -123,39 +104,20 @@ def within(
 ) -> Result:
     """Do what W&B's own code gives no bound for, and give up when nothing comes of it.
 
-    Parameters
-    ----------
-    seconds
-        Longest time for which `sign` may stay the same.
-    work
-        What to do; in another thread, which is left behind when it does not come to an end.
-    sign
-        A sign of life, such as the number of bytes that have arrived.
+    It is done in another thread, which is left behind when it does not come to an end. `seconds` is
+    the longest time for which a `sign` of life, such as a number of bytes, may stay the same.
 
     Raises
     ------
     TrackingError
         When nothing came of it in time. W&B's process is ended then.
     """
-    results: list[Result] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = Thread(target=run, name="wandb-work", daemon=True)
-    thread.start()
+    result = started(work)
     last, since = sign(), monotonic()
-    while thread.is_alive():
-        thread.join(min(0.5, seconds))
+    while not wait([result], min(0.5, seconds)).done:
         if (now := sign()) != last:
             last, since = now, monotonic()
-        elif thread.is_alive() and monotonic() - since > seconds:
+        elif monotonic() - since > seconds:
             kill_service()
             raise TrackingError(f"no answer within {seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
+    return result.result()

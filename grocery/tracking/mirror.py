@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,13 @@ from grocery.contents import read_content
 from grocery.core.errors import TrackingError
 from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import RELEASE, alias_of, described
-from grocery.tracking.client import Client, open_client, record
-from grocery.tracking.differences import Difference, Link, Wanted, compare
+from grocery.tracking.client import Client, open_client, raise_refusals, record
+from grocery.tracking.corrections import Correction, Link, Wanted, corrections
 from grocery.tracking.download import within
 from grocery.tracking.mode import check_server, choose_mode, requested_mode
-from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.outbox import brought_later
 from grocery.tracking.provenance import dvc_root
-from grocery.tracking.remote import remote_objects
-from grocery.tracking.session import KNOCK, SETTINGS, contained, one_line, tear_down
+from grocery.tracking.session import KNOCK, contained, one_line, set_up, tear_down
 
 if TYPE_CHECKING:
     import wandb
@@ -35,90 +35,67 @@ if TYPE_CHECKING:
 Release = Callable[[Wanted], Path]
 
 
+@dataclass(frozen=True)
 class Collection:
     """The collection `tracking.registry`, as W&B has it now; see `open_collection`."""
 
-    def __init__(
-        self, client: Client, settings: TrackingParams, root: Path, *, patient: bool
-    ) -> None:
-        self._client = client
-        self._settings = settings
-        self._root = root
-        self._patient = patient
+    client: Client
+    settings: TrackingParams
+    root: Path
+    patient: bool
 
-    def links(self) -> list[Link]:
-        """All links, the newest first.
-
-        Raises
-        ------
-        TrackingError
-            When W&B does not give them.
-        """
-        target = self._settings.registry
+    def _links(self) -> list[Link]:
+        """All links, the newest first."""
+        target = self.settings.registry
         try:
-            return [_link(one) for one in self._client.api.artifacts(RELEASE.type, target)]
+            return [_link(one) for one in self.client.api.artifacts(RELEASE.type, target)]
         except Exception as error:
             if type(error) is ValueError:  # W&B's answer is empty: there is no such collection yet
                 return []
             raise TrackingError(f"W&B does not show {target}: {one_line(error)}") from error
 
-    def differences(self, wanted: Sequence[Wanted]) -> list[Difference]:
-        """What is otherwise than it should be; see `compare`."""
-        return compare(self.links(), wanted)
+    def corrections(self, wanted: Sequence[Wanted]) -> list[Correction]:
+        """What is otherwise than it should be."""
+        return corrections(self._links(), wanted)
 
     def reconcile(self, wanted: Sequence[Wanted], release: Release) -> Iterator[str]:
-        """Mend every difference, one at a time; yields a sentence for each.
+        """Mend everything, one alias at a time; yields a sentence for each.
 
-        What W&B refuses does not hold up the rest.
-
-        Parameters
-        ----------
-        wanted
-            Every version, in the order in which they were registered.
-        release
-            Gives the folder of a release that W&B has not got.
-
-        Raises
-        ------
-        TrackingError
-            When something could not be mended.
+        `wanted` is every version, in the order in which they were registered. What W&B refuses does
+        not hold up the rest, and is a TrackingError in the end.
         """
         refusals: list[str] = []
         linked: dict[str, Any] = {}
-        for difference in self.differences(wanted):
+        for correction in self.corrections(wanted):
             began = monotonic()
             try:
-                self._mend(difference, linked, release)
+                self._mend(correction, linked, release)
             except Exception as error:
-                refusals.append(f"{difference.says}, and W&B cannot be told: {one_line(error)}")
-                if monotonic() - began >= self._settings.timeout:  # it would be so every time
+                refusals.append(f"{correction.says}, and W&B cannot be told: {one_line(error)}")
+                if monotonic() - began >= self.settings.timeout:  # it would be so every time
                     break
-                check_server(self._client.url, timeout=KNOCK)
+                check_server(self.client.url, timeout=KNOCK)
             else:
-                yield difference.mended
-        if refusals:
-            more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
-            raise TrackingError(refusals[0] + more)
+                yield correction.mended
+        raise_refusals(refusals)
 
-    def _mend(self, difference: Difference, linked: dict[str, Any], release: Release) -> None:
-        alias, wanted = difference.alias, difference.wanted
-        there: Any = difference.link.artifact if difference.link else None
+    def _mend(self, correction: Correction, linked: dict[str, Any], release: Release) -> None:
+        alias, wanted = correction.alias, correction.wanted
+        there: Any = correction.link.artifact if correction.link else None
         if wanted is None:
             there.aliases = [name for name in there.aliases if name != alias]
-            there.save()
-            return
-        there = there or linked.get(wanted.md5)
-        if there is None:
-            source = self._artifact(wanted, release)
-            linked[wanted.md5] = source.link(self._settings.registry, aliases=[alias])
-        else:  # to link it again would move `latest` too
+        elif there := there or linked.get(wanted.md5):  # to link it again would move `latest` too
             there.aliases = [*there.aliases, alias]
-            there.save()
+        else:
+            source = self._artifact(wanted, release)
+            linked[wanted.md5] = source.link(self.settings.registry, aliases=[alias])
+            return
+        there.save()
 
     def _artifact(self, wanted: Wanted, release: Release) -> wandb.Artifact:
         """The artifact of a release; recorded now if no tracked stage ever did."""
-        entity = self._client.entity
-        project = os.environ.get("WANDB_PROJECT") or self._settings.project
+        entity = self.client.entity
+        project = os.environ.get("WANDB_PROJECT") or self.settings.project
         name = f"{entity}/{project}/{RELEASE.name}:{alias_of(wanted.md5)}"
         found = self._known(name, wanted.md5)
         if found is None:
@@ -130,32 +107,28 @@ class Collection:
 
     def _known(self, name: str, md5: str) -> wandb.Artifact | None:
         """An artifact that is what its name says: somebody may have moved the alias by hand."""
-        if not self._client.api.artifact_exists(name):
+        if not self.client.api.artifact_exists(name):
             return None
-        artifact: wandb.Artifact = self._client.api.artifact(name)
+        artifact: wandb.Artifact = self.client.api.artifact(name)
         return artifact if artifact.metadata.get("md5") == md5 else None
 
     def _record(self, wanted: Wanted, release: Release, entity: str, project: str) -> None:
-        for outbox in all_outboxes(self._root / "wandb"):
-            if outbox.kept and outbox.brings(RELEASE.name, wanted.md5):
-                raise TrackingError("the run that made it is kept offline")
+        if brought_later(self.root / "wandb", RELEASE.name, wanted.md5):
+            raise TrackingError("the run that made it is kept offline")
         folder = release(wanted)
         content = read_content(folder)
         if content.md5 != wanted.md5:
             raise TrackingError(f"{folder} is not the release of {wanted.version}")
-        upload = self._settings.upload
-        objects = remote_objects(dvc_root()) if upload == "reference" else None
-        artifact = described(
-            RELEASE, folder, content, {}, upload=upload, objects=objects, settled=True
-        )
+        upload = self.settings.upload
+        artifact = described(RELEASE, folder, content, {}, upload=upload, root=dvc_root())
 
         def send() -> None:
-            record(artifact, wanted.md5, entity=entity, project=project, root=self._root)
+            record(artifact, wanted.md5, entity=entity, project=project, root=self.root)
 
-        if self._patient:
+        if self.patient:
             send()
         else:
-            within(self._settings.timeout, send)
+            within(self.settings.timeout, send)
 
 
 def _link(artifact: wandb.Artifact) -> Link:
@@ -170,25 +143,11 @@ def open_collection(
 ) -> Iterator[Collection]:
     """Open the collection `tracking.registry`, and close W&B at the end.
 
-    Parameters
-    ----------
-    settings
-        Where it is, and the longest wait for an answer. WANDB_PROJECT and WANDB_ENTITY win.
-    root
-        Folder that W&B's own folder lies in.
-    patient
-        Whether sending the files of a release may take longer than the longest wait.
-
-    Raises
-    ------
-    TrackingError
-        When W&B cannot be reached.
+    W&B's own folder lies in `root`. WANDB_PROJECT and WANDB_ENTITY win over the settings. If we are
+    `patient`, sending the files of a release may take longer than the longest wait for an answer.
     """
-    with (
-        contained(root / "wandb"),
-        open_client(settings.timeout, settings.entity) as client,
-    ):
-        yield Collection(client, settings, root, patient=patient)
+    with contained(root / "wandb"), open_client(settings.timeout, settings.entity) as client:
+        yield Collection(client, settings, root, patient)
 
 
 def may_tell(root: Path) -> tuple[bool, str]:
@@ -200,11 +159,8 @@ def may_tell(root: Path) -> tuple[bool, str]:
     asked = requested_mode()
     if asked in ("offline", "disabled") or (asked is None and not _may_have_key(root)):
         return False, ""
-    import wandb
-
     with contained(root / "wandb"):
-        wandb.termsetup(wandb.Settings(silent=True), None)
-        wandb.setup(wandb.Settings(**SETTINGS))
+        set_up()
         mode, reason = choose_mode()
         if mode != "online":
             tear_down()
@@ -213,10 +169,9 @@ def may_tell(root: Path) -> tuple[bool, str]:
 
 def _may_have_key(root: Path) -> bool:
     """Whether there is anything that could hold a key: a variable, netrc, or W&B's settings."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
+    keys = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
     home = Path.home()
     config = Path(os.environ.get("WANDB_CONFIG_DIR") or home / ".config" / "wandb")
     netrc = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else []
-    places = [*netrc, home / ".netrc", home / "_netrc", config / "settings"]
-    return any(place.exists() for place in (*places, root / "wandb" / "settings"))
+    files = [root / "wandb" / "settings", config / "settings", home / ".netrc", home / "_netrc"]
+    return any(map(os.environ.get, keys)) or any(file.exists() for file in (*files, *netrc))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from queue import Empty, SimpleQueue
+from collections.abc import Callable
+from concurrent.futures import Future
 from threading import Thread
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from grocery.core.errors import ParamsError, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
+Result = TypeVar("Result")
 
 # What WANDB_MODE may say; the last two are W&B's older names.
 MODES: dict[str, Mode] = {
@@ -25,52 +27,45 @@ MODES: dict[str, Mode] = {
 
 
 def requested_mode() -> Mode | None:
-    """What WANDB_MODE asks for, if anything.
-
-    Raises
-    ------
-    ParamsError
-        When it is not one of `MODES`.
-    """
+    """What WANDB_MODE asks for, if anything; a ParamsError when it is not one of `MODES`."""
     asked = os.environ.get("WANDB_MODE")
-    if not asked:
-        return None
-    if asked not in MODES:
+    if asked and asked not in MODES:
         raise ParamsError(f"WANDB_MODE is {asked!r}, but it should be one of {', '.join(MODES)}")
-    return MODES[asked]
+    return MODES[asked] if asked else None
+
+
+def started(work: Callable[[], Result]) -> Future[Result]:
+    """Do something in a thread of its own, which nobody has to wait for."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="wandb-work", daemon=True).start()
+    return future
 
 
 def check_server(url: str, *, timeout: float) -> None:
     """Knock at the server's door, since W&B's own tries would take the whole of its time-out.
 
-    Raises
-    ------
-    TrackingError
-        When nothing answers there. Behind a proxy nothing is tried: it would answer for the server.
+    A TrackingError says that nothing answers there. Behind a proxy, which would answer for the
+    server, nothing is tried.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme in getproxies() and not proxy_bypass(host):
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    answer: SimpleQueue[str] = SimpleQueue()
-
-    def knock() -> None:
-        try:
-            socket.create_connection((host, port), timeout=timeout).close()
-        except OSError as error:
-            answer.put(error.strerror or str(error))
-        else:
-            answer.put("")
-
     # In a thread, since nothing else bounds the time that looking up a name takes.
-    Thread(target=knock, name="wandb-knock", daemon=True).start()
+    knock = started(lambda: socket.create_connection((host, port), timeout=timeout).close())
     try:
-        reason = answer.get(timeout=timeout + 0.5)
-    except Empty:
-        reason = "timed out"
-    if reason:
-        raise TrackingError(f"{parts.scheme}://{host}:{port} cannot be reached ({reason})")
+        knock.result(timeout + 0.5)
+    except OSError as error:  # a TimeoutError is one
+        server, reason = f"{parts.scheme}://{host}:{port}", error.strerror or str(error)
+        raise TrackingError(f"{server} cannot be reached ({reason or 'timed out'})") from None
 
 
 def choose_mode() -> tuple[Mode, str]:

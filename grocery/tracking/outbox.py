@@ -25,15 +25,7 @@ from typing import Any, Literal
 
 
 class Outbox:
-    """The outbox of one run.
-
-    Parameters
-    ----------
-    wandb
-        W&B's folder in the project.
-    run_id
-        The run.
-    """
+    """The outbox of one run, in W&B's folder of the project."""
 
     def __init__(self, wandb: Path, run_id: str) -> None:
         self._wandb = wandb
@@ -75,9 +67,11 @@ class Outbox:
     def pending(self) -> dict[int, dict[str, Any]]:
         """The calls that are not delivered yet, by their numbers, in order."""
         delivered = {note.get("delivered") for note in self._lines(self._notes)}
-        entries = enumerate(self._lines(self._calls))
-        calls = {n: entry for n, entry in entries if entry["do"] not in ("run", "log")}
-        return {n: entry for n, entry in calls.items() if n not in delivered}
+        return {
+            number: entry
+            for number, entry in enumerate(self._lines(self._calls))
+            if entry["do"] not in ("run", "log") and number not in delivered
+        }
 
     def begun(self, number: int) -> bool:
         """Whether somebody has set out to deliver a call."""
@@ -85,18 +79,14 @@ class Outbox:
 
     def brings(self, name: str, md5: str) -> bool:
         """Whether the run, when it is sent, brings the artifact of this name and content."""
-        wanted = {"do": "log", "name": name, "md5": md5}
-        return any(wanted == entry for entry in self._lines(self._calls))
+        return {"do": "log", "name": name, "md5": md5} in self._lines(self._calls)
 
     @property
     def kept(self) -> bool:
         """Whether the run itself is kept offline: it is not sent, or not whole."""
         folder = self.run_folder
-        return (
-            folder.name.startswith("offline-")
-            and folder.is_dir()
-            and not any(folder.glob("*.wandb.synced"))
-        )
+        sent = any(folder.glob("*.wandb.synced"))
+        return folder.name.startswith("offline-") and folder.is_dir() and not sent
 
     def note(self, what: Literal["begun", "delivered"], number: int) -> None:
         """Note how far a call has got; it is on disk when this returns."""
@@ -134,6 +124,11 @@ def all_outboxes(wandb: Path) -> list[Outbox]:
     return [outbox for _, outbox in ordered]
 
 
+def brought_later(wandb: Path, name: str, md5: str) -> bool:
+    """Whether a run that is kept offline will bring the artifact of this name and content."""
+    return any(outbox.kept and outbox.brings(name, md5) for outbox in all_outboxes(wandb))
+
+
 @contextmanager
 def held(lock: Path) -> Iterator[int | None]:
     """Hold a lock file, or give None when somebody else does.
@@ -141,13 +136,10 @@ def held(lock: Path) -> Iterator[int | None]:
     The number is that of the open file. A child process that inherits it holds the lock too, even
     when this process is killed.
     """
-    number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with lock.open("ab") as file:
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
         else:
-            yield number
-    finally:
-        os.close(number)
+            yield file.fileno()

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from grocery.contents import Content
 from grocery.core.errors import TrackingError
 from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import Output, alias_of, described
-from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.outbox import brought_later
 from grocery.tracking.provenance import dvc_root, project_root
 from grocery.tracking.remote import remote_objects
-from grocery.tracking.session import NotStored, OpenRun, RunRequest, Session, Task, one_line
+from grocery.tracking.session import NotStored, OpenRun, Session, Task, one_line
 
 LATER = "`grocery sync` will do it"
 STOPPED = "stopped from W&B"
@@ -42,42 +41,19 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Open the W&B run of one stage and finish it, as failed when the block raises.
 
-    Parameters
-    ----------
-    stage
-        Name of the stage; the run's name and job type.
-    settings
-        Project, entity, the longest wait, and what is uploaded. WANDB_PROJECT, WANDB_ENTITY and
-        WANDB_MODE win.
-    config
-        The stage's parameters, one dict a section.
-    inputs
-        The files and folders that the stage reads. Their DVC hashes join the config, and those that
-        are outputs of another stage are declared as the run's input artifacts.
-    tags
-        Tags of the run, such as the name of the dataset.
+    WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE win over the settings. `config` is the stage's
+    parameters, one dict a section. `inputs` are the files and folders that it reads: their DVC
+    hashes join the config, and outputs of other stages are declared as the run's input artifacts.
 
-    Raises
-    ------
-    TrackingError
-        When the run is stopped from W&B, by a sweep or by a person.
+    A TrackingError is raised when the run is stopped from W&B, by a sweep or by a person.
     """
     if os.environ.get("WANDB_MODE") == "disabled":
-        yield StageRun(None, settings)
+        yield StageRun(None)
         return
     read = inputs or {}
-    session = Session(
-        RunRequest(
-            stage=stage,
-            project=os.environ.get("WANDB_PROJECT") or settings.project,
-            entity=os.environ.get("WANDB_ENTITY") or settings.entity or None,
-            config=config,
-            inputs={key.name if isinstance(key, Output) else key: read[key] for key in read},
-            tags=tags,
-        ),
-        timeout=settings.timeout,
-    )
-    run = StageRun(session, settings)
+    named = {key.name if isinstance(key, Output) else key: path for key, path in read.items()}
+    session = Session(stage, settings, config=config, inputs=named, tags=tags)
+    run = StageRun(session)
     exit_code = 1
     try:
         for key, path in read.items():
@@ -94,20 +70,18 @@ def stage_run(
 
 
 class StageRun:
-    """The verbs of a stage's run. Values are handed over: do not change them afterwards."""
+    """The verbs of a stage's run. Values are handed over: do not change them afterwards.
 
-    def __init__(self, session: Session | None, settings: TrackingParams) -> None:
+    Without a session nothing is tracked.
+    """
+
+    def __init__(self, session: Session | None) -> None:
         self._session = session
-        self._settings = settings
 
     @property
     def enabled(self) -> bool:
         """False when WANDB_MODE is disabled: what is only meant for W&B need not be computed."""
         return self._session is not None
-
-    def _tell(self, task: Task) -> None:
-        if self._session is not None:
-            self._session.submit(task)
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Add one point to each curve. `step` counts from 0 and never goes back."""
@@ -123,29 +97,19 @@ class StageRun:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table. A cell of type bytes is a picture (JPEG)."""
 
-        def task(on: OpenRun) -> None:
-            import wandb
+        def table(wandb: Any, folder: str) -> Any:
+            cells = [
+                [_picture(cell, folder) if isinstance(cell, bytes) else cell for cell in row]
+                for row in rows
+            ]
+            return wandb.Table(columns=list(columns), data=cells)
 
-            with tempfile.TemporaryDirectory() as folder:
-                cells = [
-                    [_picture(cell, folder) if isinstance(cell, bytes) else cell for cell in row]
-                    for row in rows
-                ]
-                on.run.log({name: wandb.Table(columns=list(columns), data=cells)}, commit=False)
-
-        self._tell(task)
+        self._show(name, table)
 
     def images(self, name: str, pictures: Sequence[tuple[bytes, str]]) -> None:
         """Show pictures (JPEG bytes, caption) side by side; W&B takes up to 108."""
-        if not pictures:
-            return
-
-        def task(on: OpenRun) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                shown = [_picture(data, folder, caption) for data, caption in pictures]
-                on.run.log({name: shown}, commit=False)
-
-        self._tell(task)
+        if pictures:
+            self._show(name, lambda _, folder: [_picture(jpeg, folder, c) for jpeg, c in pictures])
 
     def confusion_matrix(
         self,
@@ -155,68 +119,40 @@ class StageRun:
         class_names: Sequence[str],
     ) -> None:
         """Show a confusion matrix of class numbers (n) and (n), each below len(class_names)."""
-        truth, predicted = [int(k) for k in labels], [int(k) for k in predictions]
-
-        def task(on: OpenRun) -> None:
-            import wandb
-
-            chart = wandb.plot.confusion_matrix(
-                y_true=truth, preds=predicted, class_names=list(class_names), title=name
-            )
-            on.run.log({name: chart}, commit=False)
-
-        self._tell(task)
+        pairs = {"y_true": [int(k) for k in labels], "preds": [int(k) for k in predictions]}
+        names = list(class_names)
+        self._show(
+            name,
+            lambda wandb, _: wandb.plot.confusion_matrix(**pairs, class_names=names, title=name),
+        )
 
     def html(self, name: str, path: Path) -> None:
         """Show a self-contained page."""
+        self._show(name, lambda wandb, _: wandb.Html(path.read_text("utf-8"), inject=False))
 
-        def task(on: OpenRun) -> None:
-            import wandb
-
-            on.run.log({name: wandb.Html(path.read_text("utf-8"), inject=False)}, commit=False)
-
-        self._tell(task)
+    def histogram(self, name: str, counts: Sequence[int], edges: Sequence[float]) -> None:
+        """Show a histogram of `counts` (n) between `edges` (n + 1)."""
+        bins = (np.asarray(counts), np.asarray(edges))
+        self._show(name, lambda wandb, _: wandb.Histogram(np_histogram=bins))
 
     def alert(self, title: str, text: str) -> None:
         """Notify the team, by the channel that each member chose in W&B."""
         self._tell(lambda on: on.run.alert(title=title, text=text, level="WARN"))
 
-    def histogram(self, name: str, counts: Sequence[int], edges: Sequence[float]) -> None:
-        """Show a histogram of `counts` (n) between `edges` (n + 1)."""
-
-        def task(on: OpenRun) -> None:
-            import wandb
-
-            bins = (np.asarray(counts), np.asarray(edges))
-            on.run.log({name: wandb.Histogram(np_histogram=bins)}, commit=False)
-
-        self._tell(task)
-
     def artifact(self, output: Output, path: Path, metadata: Mapping[str, Any]) -> None:
         """Record an output that is complete, under the DVC hash of its content.
 
-        Unchanged content makes no new version.
-
-        Parameters
-        ----------
-        output
-            Which one it is.
-        path
-            Where it lies.
-        metadata
-            What can be queried in W&B without a download; JSON, at most 100 keys.
+        Unchanged content makes no new version. `metadata` is what can be queried in W&B without a
+        download: JSON, at most 100 keys.
         """
-        session = self._session
-        if session is None:
-            return
 
         def log(on: OpenRun) -> None:
-            content = session.content(path)
-            artifact = self._described(on, output, path, content, metadata)
-            aliases = ["latest", alias_of(content.md5)]
+            md5 = on.content(path).md5
+            artifact = _artifact(on, output, path, metadata)
+            aliases = ["latest", alias_of(md5)]
             on.logged[output.name] = on.run.log_artifact(artifact, aliases=aliases)
             if on.run.offline:
-                on.outbox.add({"do": "log", "name": output.name, "md5": content.md5})
+                on.outbox.add({"do": "log", "name": output.name, "md5": md5})
 
         def wait(on: OpenRun) -> None:
             if not on.run.offline and output.name in on.logged:
@@ -225,8 +161,8 @@ class StageRun:
                 except Exception as error:
                     raise NotStored(one_line(error)) from error
 
-        session.submit(log)
-        session.submit_last(wait)
+        self._tell(log)
+        self._tell(wait, last=True)
 
     def uses(self, output: Output, path: Path) -> None:
         """Declare an output of another stage as an input, so that W&B draws the lineage.
@@ -234,30 +170,16 @@ class StageRun:
         If nobody has recorded it, because its stage was not run here or not tracked, this run does.
         What W&B cannot be told now is written to the outbox.
         """
-        session = self._session
-        if session is None:
-            return
 
         def use(on: OpenRun) -> None:
             if not path.exists():  # the stage itself will say so
                 return
-            content = session.content(path)
-            if not on.run.offline:
-                try:
-                    self._use_now(on, output, path, content)
-                    return
-                except Exception as error:
-                    on.warn(f"{output.name} is not linked yet ({one_line(error)}); {LATER}")
-            entry = {
-                "do": "use",
-                **asdict(output),
-                "md5": content.md5,
-                "path": path.as_posix(),
-                "upload": self._settings.upload,
-            }
-            on.outbox.add(entry, content.listing)
+            if not _told(on, lambda: _use(on, output, path), f"{output.name} is not linked yet"):
+                content = on.content(path)
+                entry = {"do": "use", **asdict(output), "md5": content.md5, "path": path.as_posix()}
+                on.outbox.add({**entry, "upload": on.settings.upload}, content.listing)
 
-        session.submit_last(use)
+        self._tell(use, last=True)
 
     def link(self, output: Output, path: Path, *, alias: str) -> None:
         """Link an artifact that this run has logged to the W&B registry, under an alias.
@@ -265,61 +187,64 @@ class StageRun:
         Without a registry in the settings nothing is done. What W&B cannot be told now is written
         to the outbox.
         """
-        session, target = self._session, self._settings.registry
-        if session is None or not target:
-            return
 
         def link(on: OpenRun) -> None:
-            if not on.run.offline:
-                try:
-                    on.run.link_artifact(on.logged[output.name], target, aliases=[alias])
-                    return
-                except Exception as error:
-                    on.warn(f"{output.name} is not linked to {target} ({one_line(error)}); {LATER}")
-            entry = {
-                "do": "link",
-                "name": output.name,
-                "type": output.type,
-                "md5": session.content(path).md5,
-                "target": target,
-                "alias": alias,
-            }
-            on.outbox.add(entry)
+            if not (target := on.settings.registry):
+                return
 
-        session.submit_last(link)
+            def tell() -> None:
+                on.run.link_artifact(on.logged[output.name], target, aliases=[alias])
 
-    def _use_now(self, on: OpenRun, output: Output, path: Path, content: Content) -> None:
-        name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(content.md5)}"
-        others = (outbox for outbox in all_outboxes(project_root() / "wandb") if outbox.kept)
-        if on.api.artifact_exists(name):
-            on.run.use_artifact(name)
-        elif any(outbox.brings(output.name, content.md5) for outbox in others):
-            raise LookupError("the run that made it is kept offline")
-        else:
-            artifact = self._described(on, output, path, content, {})
-            on.run.use_artifact(artifact, aliases=[alias_of(content.md5)])
+            if not _told(on, tell, f"{output.name} is not linked to {target}"):
+                entry = {"do": "link", "name": output.name, "type": output.type, "target": target}
+                on.outbox.add({**entry, "md5": on.content(path).md5, "alias": alias})
 
-    def _described(
-        self,
-        on: OpenRun,
-        output: Output,
-        path: Path,
-        content: Content,
-        metadata: Mapping[str, Any],
-    ) -> Any:
-        upload = self._settings.upload
-        objects = remote_objects(dvc_root()) if upload == "reference" else None
-        if upload == "reference" and objects is None:
-            on.warn("there is no DVC remote to refer to; lists of the files are sent")
-        return described(
-            output,
-            path,
-            content,
-            metadata,
-            upload=upload,
-            objects=objects,
-            settled=not on.run.offline,
-        )
+        self._tell(link, last=True)
+
+    def _tell(self, task: Task, *, last: bool = False) -> None:
+        if self._session is not None:
+            self._session.submit(task, last=last)
+
+    def _show(self, name: str, make: Callable[[Any, str], Any]) -> None:
+        """Show what is made with the module `wandb`, and with a folder to write files to."""
+
+        def task(on: OpenRun) -> None:
+            import wandb
+
+            with tempfile.TemporaryDirectory() as folder:
+                on.run.log({name: make(wandb, folder)}, commit=False)
+
+        self._tell(task)
+
+
+def _told(on: OpenRun, tell: Callable[[], Any], failure: str) -> bool:
+    """Whether the server was told; why it was not becomes a warning that begins with `failure`."""
+    if not on.run.offline:
+        try:
+            tell()
+            return True
+        except Exception as error:
+            on.warn(f"{failure} ({one_line(error)}); {LATER}")
+    return False
+
+
+def _use(on: OpenRun, output: Output, path: Path) -> None:
+    md5 = on.content(path).md5
+    name = f"{on.run.entity}/{on.run.project}/{output.name}:{alias_of(md5)}"
+    if on.api.artifact_exists(name):
+        on.run.use_artifact(name)
+    elif brought_later(project_root() / "wandb", output.name, md5):
+        raise LookupError("the run that made it is kept offline")
+    else:
+        on.run.use_artifact(_artifact(on, output, path, {}), aliases=[alias_of(md5)])
+
+
+def _artifact(on: OpenRun, output: Output, path: Path, metadata: Mapping[str, Any]) -> Any:
+    upload, root, settled = on.settings.upload, dvc_root(), not on.run.offline
+    if upload == "reference" and remote_objects(root) is None:
+        on.warn("there is no DVC remote to refer to; lists of the files are sent")
+    content = on.content(path)
+    return described(output, path, content, metadata, upload=upload, root=root, settled=settled)
 
 
 def _picture(jpeg: bytes, folder: str, caption: str | None = None) -> Any:

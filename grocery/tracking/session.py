@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content, read_content
 from grocery.core.errors import printable
+from grocery.settings import TrackingParams
 from grocery.tracking.mode import Mode, check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import Outbox, held
 from grocery.tracking.provenance import git_state, pipeline_run, project_root
-from grocery.tracking.sweep_run import STAGE, handed_out, on_our_own
+from grocery.tracking.sweep_run import STAGE, VARIABLES, handed_out
 
 if TYPE_CHECKING:
     import wandb
@@ -66,29 +67,16 @@ class NotStored(Exception):
     """The server did not take in what an online run sent: the run is to be kept offline."""
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """What identifies a stage's run."""
-
-    stage: str
-    project: str
-    entity: str | None
-    config: Mapping[str, Any]
-    inputs: Mapping[str, Path]
-    tags: Sequence[str]
-
-
 @dataclass
 class OpenRun:
-    """What a task works with: the run, its outbox, and the artifacts that it has logged, by name.
+    """What a task works with."""
 
-    `warn` takes one sentence, which is shown when the stage ends.
-    """
-
+    settings: TrackingParams
     run: wandb.Run
     outbox: Outbox
-    warn: Callable[[str], None]
-    logged: dict[str, wandb.Artifact] = field(default_factory=dict)
+    warn: Callable[[str], object]  # takes one sentence, which is shown when the stage ends
+    content: Callable[[Path], Content]  # what a file or folder holds; read once
+    logged: dict[str, wandb.Artifact] = field(default_factory=dict)  # by name
 
     @cached_property
     def api(self) -> wandb.Api:
@@ -104,59 +92,53 @@ Task = Callable[[OpenRun], Any]
 class Session:
     """A run that is being opened, and the tasks that wait for it.
 
-    Parameters
-    ----------
-    request
-        The run to open.
-    timeout
-        Longest wait at the end of the stage, in seconds, for the server to take in all of the run.
-
-    Attributes
-    ----------
-    stopped
-        Whether W&B has stopped the run, and has interrupted the main thread for that.
+    `stopped` says whether W&B has stopped the run, and has interrupted the main thread for that.
     """
 
-    def __init__(self, request: RunRequest, *, timeout: float) -> None:
-        self._request = request
-        self._timeout = timeout
-        self._sweep_run = handed_out() if request.stage == STAGE else None
+    def __init__(
+        self,
+        stage: str,
+        settings: TrackingParams,
+        *,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path],
+        tags: Sequence[str],
+    ) -> None:
+        self._stage, self._config, self._inputs, self._tags = stage, config, inputs, tags
+        self._project = os.environ.get("WANDB_PROJECT") or settings.project
+        self._entity = os.environ.get("WANDB_ENTITY") or settings.entity or None
+        self._settings, self._timeout = settings, settings.timeout
+        self._sweep_run = handed_out() if stage == STAGE else None
         self._id = self._sweep_run.id if self._sweep_run else token_hex(4)
         self._root = project_root()
         self._git = git_state()  # now, before the stage writes files that git tracks
-        self._contents: dict[Path, Content] = {}
+        self._content = cache(read_content)
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._last_tasks: list[Task] = []
         self._begun: list[Task] = []
-        self._exit_code = 0
+        self._exit_code: int | None = None  # of the stage, when it is done
         self._phase = Lock()
-        self._online = False
-        self._gave_up = False
+        self._online = self._gave_up = False
         self._reasons: dict[str, None] = {}
+        self._warn = self._reasons.setdefault  # each is said once
         self._settled: Collection[str] = ()
-        self._closing = False
         self.stopped = False
         _quiet_threads()
         self._thread = Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
-    def submit(self, task: Task) -> None:
-        """Do `task` when the run is open and earlier tasks are done; perhaps once more, offline."""
-        self._tasks.put(task)
+    def submit(self, task: Task, *, last: bool) -> None:
+        """Do `task` when the run is open and earlier tasks are done; perhaps once more, offline.
 
-    def submit_last(self, task: Task) -> None:
-        """Do `task` after all others: it waits for the server, and must not hold up the rest."""
-        self._last_tasks.append(task)
-
-    def content(self, path: Path) -> Content:
-        """What a file or folder holds, read once. For tasks: it may take a while."""
-        if path not in self._contents:
-            self._contents[path] = read_content(path)
-        return self._contents[path]
+        What waits for the server comes `last`, after all others, to hold up none of them.
+        """
+        if last:
+            self._last_tasks.append(task)
+        else:
+            self._tasks.put(task)
 
     def close(self, exit_code: int) -> None:
         """Finish the run; give up when W&B does not come to an end."""
-        self._closing = True
         self._exit_code = exit_code
         for task in (*self._last_tasks, None):
             self._tasks.put(task)
@@ -170,12 +152,13 @@ class Session:
 
     def _stop(self) -> None:
         """Interrupt the stage: W&B has said that its run is stopped. Too late when it is done."""
-        if not self._closing:
+        if self._exit_code is None:
             self.stopped = True
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _work(self) -> None:
-        with contained(self._root / "wandb") as self._settled, on_our_own():
+        alone = variables(**dict.fromkeys(VARIABLES))  # W&B would join the sweep's run by itself
+        with contained(self._root / "wandb") as self._settled, alone:
             try:
                 mode = self._set_up()
                 if mode == "online":
@@ -193,15 +176,11 @@ class Session:
         if not os.access(folder, os.W_OK):  # W&B would go elsewhere without a word
             raise PermissionError(f"{folder} cannot be written")
         requested_mode()  # a wrong one would make W&B's own settings fail, in many words
-        import wandb
-
-        wandb.termsetup(wandb.Settings(silent=True), None)  # setup() itself would speak
-        settings = {**SETTINGS, "init_timeout": self._timeout, "finish_timeout": self._timeout}
+        settings: dict[str, Any] = dict.fromkeys(("init_timeout", "finish_timeout"), self._timeout)
         if self._sweep_run:  # W&B takes a sweep's run from here, not from its init()
-            request = self._request
-            settings |= self._sweep_run.settings() | {"project": request.project}
-            settings |= {"entity": request.entity} if request.entity else {}
-        wandb.setup(wandb.Settings(**settings, stop_fn=self._stop))
+            settings |= self._sweep_run.settings() | {"project": self._project}
+            settings |= {"entity": self._entity} if self._entity else {}
+        set_up(**settings, stop_fn=self._stop)
         mode, reason = choose_mode()
         if reason:
             self._warn(f"{reason}; {OFFLINE}")
@@ -237,18 +216,9 @@ class Session:
         if "WANDB_DATA_DIR" in self._settled:  # W&B's copies of files lie with the run
             os.environ["WANDB_DATA_DIR"] = str(folder)
         with held(outbox.lock):
-            outbox.open(
-                {
-                    "id": run.id,
-                    "project": run.project,
-                    "entity": run.entity,
-                    "group": run.group,
-                    "stage": self._request.stage,
-                    "begun": begun,
-                    "folder": folder.name,
-                }
-            )
-            opened = OpenRun(run, outbox, self._warn)
+            known = {name: getattr(run, name) for name in ("id", "project", "entity", "group")}
+            outbox.open({**known, "stage": self._stage, "begun": begun, "folder": folder.name})
+            opened = OpenRun(self._settings, run, outbox, self._warn, self._content)
             for task in self._each_task():
                 try:
                     task(opened)
@@ -273,22 +243,21 @@ class Session:
     def _init(self, mode: Literal["online", "offline"]) -> wandb.Run:
         import wandb
 
-        request, git = self._request, self._git
         inputs = {
-            name: self.content(path).md5 for name, path in request.inputs.items() if path.exists()
+            name: self._content(path).md5 for name, path in self._inputs.items() if path.exists()
         }
         try:
             return wandb.init(
                 id=self._id,
                 mode=mode,
                 dir=str(self._root),
-                project=request.project,
-                entity=request.entity,
+                project=self._project,
+                entity=self._entity,
                 name=self._name(),
-                job_type=request.stage,
-                group=pipeline_run(git),
-                tags=sorted(request.tags),
-                config={**request.config, "inputs": inputs, "git": git},
+                job_type=self._stage,
+                group=pipeline_run(self._git),
+                tags=sorted(self._tags),
+                config={**self._config, "inputs": inputs, "git": self._git},
                 reinit="create_new",
             )
         except wandb.errors.CommError as error:
@@ -300,9 +269,7 @@ class Session:
         """The stage; among runs of other experiments, its experiment too."""
         experiment = os.environ.get("DVC_EXP_NAME")
         apart = self._sweep_run or experiment != pipeline_run(self._git)
-        return (
-            f"{self._request.stage} {experiment}" if experiment and apart else self._request.stage
-        )
+        return f"{self._stage} {experiment}" if experiment and apart else self._stage
 
     def _give_up(self) -> None:
         """End W&B's own process, which releases what waits for it; then the run is kept offline."""
@@ -318,9 +285,6 @@ class Session:
             sys.unraisablehook = lambda _: None  # W&B's own hook at exit would complain at length
             kill_service()
 
-    def _warn(self, reason: str) -> None:
-        self._reasons.setdefault(reason)
-
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line of at most 200 characters."""
@@ -328,20 +292,24 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
+def set_up(**settings: Any) -> wandb.Settings:
+    """Start W&B's own process, without a word; gives what is set now."""
+    import wandb
+
+    wandb.termsetup(wandb.Settings(silent=True), None)  # setup() itself would speak
+    return wandb.setup(wandb.Settings(**SETTINGS, **settings)).settings
+
+
 def _quiet_threads() -> None:
     """Let W&B's own threads end without a traceback when its process has been ended."""
     usual = threading.excepthook
-    if usual is not _without_wandb:
-        _usual_hooks.append(usual)
-        threading.excepthook = _without_wandb
 
+    def without_wandb(hook: threading.ExceptHookArgs) -> None:
+        if not (hook.thread and hook.thread.name.startswith("wandb-")):
+            usual(hook)
 
-_usual_hooks: list[Callable[[threading.ExceptHookArgs], Any]] = []
-
-
-def _without_wandb(hook: threading.ExceptHookArgs) -> None:
-    if not (hook.thread and hook.thread.name.startswith("wandb-")):
-        _usual_hooks[-1](hook)
+    if getattr(usual, "__module__", "") != __name__:  # once is enough
+        threading.excepthook = without_wandb
 
 
 def kill_service() -> None:
@@ -370,9 +338,24 @@ def contained(folder: Path) -> Iterator[Collection[str]]:
         "WANDB_ERROR_REPORTING": "false",
     }
     added = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
+    with variables(**added):
         yield added.keys()
+
+
+@contextmanager
+def variables(**values: str | None) -> Iterator[None]:
+    """Set variables of the environment while the block runs, or with None take them out."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
     finally:
-        for name in added:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
             os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

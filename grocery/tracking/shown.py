@@ -24,8 +24,11 @@ WORST = {
     "worst_classes.jpg": "mistakes in the classes of lowest recall",
 }
 
-# Run, paths and parameters of the stage, and what it found.
-Shown = Callable[[StageRun, Any, Any, Mapping[str, Any]], None]
+
+def show(stage: str, tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
+    """Show what a stage has found and written; it is one of `SHOWN`."""
+    tracked.summary(found)
+    SHOWN[stage](tracked, paths, params, found)
 
 
 def step(tracked: StageRun, stage: str, number: int, values: Mapping[str, Any]) -> None:
@@ -39,14 +42,7 @@ def step(tracked: StageRun, stage: str, number: int, values: Mapping[str, Any]) 
 def batch(tracked: StageRun, number: int, told: Mapping[str, Any]) -> None:
     """Show one batch of images, and notify the team when it has drifted.
 
-    Parameters
-    ----------
-    tracked
-        The run.
-    number
-        Number of the batch in this run, from 0: its place on the curves.
-    told
-        See `grocery.monitoring.batches.told`.
+    `number`, from 0, is its place on the curves; `told` see `grocery.monitoring.batches.told`.
     """
     name = told["batch"]
     tracked.log(told["curves"], step=number)
@@ -59,13 +55,12 @@ def batch(tracked: StageRun, number: int, told: Mapping[str, Any]) -> None:
 
 
 def prepare(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
-    """Counts, what was left out, and the dataset."""
-    tracked.summary(found)
+    """What was left out, and the dataset."""
     document = json.loads(paths.report.read_bytes())
     rows = [[entry["path"], entry["reason"]] for entry in document["quarantined"]]
     tracked.table("quarantine", ["path", "reason"], rows)
-    settings = {"source": document["source"]} | params.model_dump()
-    tracked.artifact(artifacts.DATASET, paths.shards, {**settings, **found})
+    metadata = {"source": document["source"], **params.model_dump(), **found}
+    tracked.artifact(artifacts.DATASET, paths.shards, metadata)
     batches = {name: batch["images"] for name, batch in document["incoming"].items()}
     tracked.artifact(artifacts.INCOMING, paths.incoming, {"batches": batches})
 
@@ -73,7 +68,6 @@ def prepare(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]
 def version(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
     """The dataset card, and what has changed since the last commit."""
     tracked.summary(lambda: {"changes": changes_since("HEAD", paths.shards)})
-    tracked.summary(found)
     tracked.html("dataset card", paths.card / "index.html")
     sheet = (paths.card / "contact-sheet.jpg").read_bytes()
     tracked.images("contact sheet", [(sheet, "contact sheet")])
@@ -93,21 +87,18 @@ def changes_since(revision: str, shards: Path) -> dict[str, int]:
 
 def featurize(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
     """The encoder and the features."""
-    tracked.summary(found)
     metadata = {**found, **params.model_dump()}
     tracked.artifact(artifacts.ENCODER, paths.encoder, metadata)
     tracked.artifact(artifacts.FEATURES, paths.features, metadata)
 
 
 def train(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
-    """The metrics and the classifier; its curves were reported."""
-    tracked.summary(found)
+    """The classifier; its curves were reported."""
     tracked.artifact(artifacts.CLASSIFIER, paths.classifier, {**found, **params.model_dump()})
 
 
 def evaluate(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
     """What `dvc plots` shows, and each prediction: first the confident mistakes."""
-    tracked.summary(found)
     if tracked.enabled:
         _evaluation(tracked, paths, params)
     tracked.artifact(artifacts.EVALUATION, paths.evaluation, found)
@@ -136,7 +127,6 @@ def _evaluation(tracked: StageRun, paths: Any, params: Any) -> None:
 
 def register(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
     """The verdict and the release; an accepted one becomes the registry's candidate."""
-    tracked.summary(found)
     verdict = json.loads((paths.release / "verdict.json").read_bytes())
     columns = ["name", "value", "side", "limit", "passed"]
     rows = [[check[column] for column in columns] for check in verdict["checks"]]
@@ -148,20 +138,14 @@ def register(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any
 
 
 def monitor(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
-    """The verdicts and the page; the batches were reported."""
-    tracked.summary(found)
+    """The page; the batches were reported."""
     tracked.html("report", paths.monitor / "index.html")
     verdicts = {name: batch["verdict"] for name, batch in found["batches"].items()}
     metadata = {"alerts": found["alerts"], "verdicts": verdicts}
     tracked.artifact(artifacts.MONITORING, paths.monitor, metadata)
 
 
-SHOWN: dict[str, Shown] = {
-    "prepare": prepare,
-    "version": version,
-    "featurize": featurize,
-    "train": train,
-    "evaluate": evaluate,
-    "register": register,
-    "monitor": monitor,
+SHOWN: dict[str, Callable[[StageRun, Any, Any, Mapping[str, Any]], None]] = {
+    shown.__name__: shown
+    for shown in (prepare, version, featurize, train, evaluate, register, monitor)
 }

@@ -13,17 +13,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
-from grocery.tracking.artifacts import Output, Upload, alias_of, described, listed
-from grocery.tracking.client import NotNow, open_client, record
+from grocery.tracking.artifacts import Output, alias_of, described, listed
+from grocery.tracking.client import NotNow, open_client, raise_refusals, record
 from grocery.tracking.mode import check_server
 from grocery.tracking.outbox import Outbox, all_outboxes, held
-from grocery.tracking.remote import remote_objects
 from grocery.tracking.session import KNOCK, contained, one_line
 
 if TYPE_CHECKING:
@@ -32,24 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WaitingRun:
-    """A run that W&B has not got whole.
-
-    Attributes
-    ----------
-    outbox
-        Its outbox, in the run's folder.
-    about
-        What names it: ``id``, ``stage``, ``group``, ``project``, ``entity``, ``begun``.
-    upload
-        Whether the run itself is still to be sent.
-    entries
-        Lines of the outbox that are not delivered yet, by number.
-    """
+    """A run that W&B has not got whole."""
 
     outbox: Outbox
-    about: Mapping[str, Any]
-    upload: bool
-    entries: Mapping[int, Mapping[str, Any]]
+    about: Mapping[str, Any]  # names it: ``id``, ``stage``, ``group``, ``project``, ``entity``
+    upload: bool  # the run itself is still to be sent
+    entries: Mapping[int, Mapping[str, Any]]  # lines of the outbox to deliver, by number
 
     @property
     def steps(self) -> int:
@@ -69,20 +56,10 @@ def waiting_runs(root: Path) -> list[WaitingRun]:
 def synchronize(root: Path, *, timeout: float) -> Iterator[str]:
     """Send everything that waits below ``root/wandb``; yields what was sent, one thing a step.
 
-    Runs that a stage is still writing are left for later.
-
-    Parameters
-    ----------
-    root
-        The project's folder.
-    timeout
-        Longest wait for one answer of W&B, in seconds.
-
-    Raises
-    ------
-    TrackingError
-        When another synchronisation is at work, when no key is configured, and when W&B cannot be
-        reached or refuses something. What was sent before stays sent; the rest can be sent later.
+    Runs that a stage is still writing are left for later. `timeout` is the longest wait for one
+    answer of W&B, in seconds. A TrackingError is raised when another synchronisation is at work,
+    when no key is configured, and when W&B cannot be reached or refuses something; what was sent
+    before stays sent, and the rest can be sent later.
     """
     if not (root / "wandb").is_dir():
         return
@@ -99,48 +76,18 @@ def synchronize(root: Path, *, timeout: float) -> Iterator[str]:
             return
         stack.enter_context(contained(root / "wandb"))
         client = stack.enter_context(open_client(timeout))
-        post = _PostOffice(client.api, client.url)
         for run in runs:
             if run.upload:
                 _upload(run.outbox.run_folder, inherited=whole)
                 yield f"run {run.about['stage']} {run.about['id']}"
-        yield from _deliver_all(runs, post)
-
-
-def _deliver_all(runs: Sequence[WaitingRun], post: _PostOffice) -> Iterator[str]:
-    """Deliver what waits; what W&B refuses does not hold up the rest, but for later links.
-
-    Links are an alias's history, so none overtakes another.
-    """
-    refusals: list[str] = []
-    failed: set[str] = set()
-    for run in runs:
-        for number, entry in run.entries.items():
-            if entry["do"] == "link" and "link" in failed:
-                continue
-            try:
-                post.deliver(run, number, entry)
-            except Exception as error:
-                what = f"{entry['do']} of {entry['name']}:{alias_of(entry['md5'])}"
-                refusals.append(f"W&B refuses the {what}: {one_line(error)}")
-                failed.add(entry["do"])
-                check_server(post.url, timeout=KNOCK)
-            else:
-                run.outbox.note("delivered", number)
-                yield f"{entry['do']} {entry['name']}"
-        if not run.outbox.pending():
-            run.outbox.discard()
-    if refusals:
-        more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
-        raise TrackingError(refusals[0] + more)
+        yield from _deliver_all(runs, client.api, client.url)
 
 
 def _upload(folder: Path, *, inherited: int) -> None:
     """Send a run with W&B's own sync, which holds our lock to its end even if we are killed."""
-    environment = {**os.environ, "WANDB_MODE": "online"}
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", str(folder)],
-        env=environment,
+        env={**os.environ, "WANDB_MODE": "online"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -154,66 +101,72 @@ def _upload(folder: Path, *, inherited: int) -> None:
     shutil.rmtree(folder / "artifacts", ignore_errors=True)  # copies of files that W&B has now
 
 
-@dataclass
-class _PostOffice:
-    """Delivers lines of outboxes through W&B's public API, each only if it has not arrived yet."""
+def _deliver_all(runs: Sequence[WaitingRun], api: wandb.Api, url: str) -> Iterator[str]:
+    """Deliver what waits; what W&B refuses does not hold up the rest, but for later links.
 
-    api: wandb.Api
-    url: str
-    _used: dict[str, set[str | None]] = field(default_factory=dict, init=False)
+    Links are an alias's history, so none overtakes another.
+    """
+    refusals: list[str] = []
+    failed: set[str] = set()
+    for run in runs:
+        for number, entry in run.entries.items():
+            if entry["do"] == "link" and "link" in failed:
+                continue
+            try:
+                _deliver(api, run, number, entry)
+            except Exception as error:
+                what = f"{entry['do']} of {entry['name']}:{alias_of(entry['md5'])}"
+                refusals.append(f"W&B refuses the {what}: {one_line(error)}")
+                failed.add(entry["do"])
+                check_server(url, timeout=KNOCK)
+            else:
+                run.outbox.note("delivered", number)
+                yield f"{entry['do']} {entry['name']}"
+        if not run.outbox.pending():
+            run.outbox.discard()
+    raise_refusals(refusals)
 
-    def deliver(self, run: WaitingRun, number: int, entry: Mapping[str, Any]) -> None:
-        entity = run.about["entity"] or self.api.default_entity
-        place = f"{entity}/{run.about['project']}"
-        artifact = self._artifact(place, run, entry)
-        if entry["do"] == "use":
-            self._use(f"{place}/{run.about['id']}", artifact)
-        elif entry["do"] == "link":
-            tried = run.outbox.begun(number)
-            run.outbox.note("begun", number)
-            if not (tried and self._linked(artifact, entry["target"])):
-                artifact.link(entry["target"], aliases=[entry["alias"]])
-        else:
-            raise TrackingError(f"{run.outbox.folder}: {entry['do']!r} is nothing that W&B does")
 
-    def _artifact(self, place: str, run: WaitingRun, entry: Mapping[str, Any]) -> Any:
-        """The artifact that an entry names; recorded now if no tracked stage ever did."""
-        alias = alias_of(entry["md5"])
-        name = f"{place}/{entry['name']}:{alias}"
-        if not self.api.artifact_exists(name):
-            if entry["do"] == "link":
-                raise TrackingError("it is not there")
-            self._record(place, run, entry)
-        return self.api.artifact(name)
+def _deliver(api: wandb.Api, run: WaitingRun, number: int, entry: Mapping[str, Any]) -> None:
+    """Deliver one line of an outbox, if it has not arrived yet."""
+    entity = str(run.about["entity"] or api.default_entity)
+    project = run.about["project"]
+    name = f"{entity}/{project}/{entry['name']}:{alias_of(entry['md5'])}"
+    if not api.artifact_exists(name):
+        if entry["do"] == "link":
+            raise TrackingError("it is not there")
+        _record(run, entry, entity, project)
+    artifact: Any = api.artifact(name)
+    if entry["do"] == "use":
+        reader = api.run(f"{entity}/{project}/{run.about['id']}")
+        if artifact.id not in {known.id for known in reader.used_artifacts()}:
+            reader.use_artifact(artifact)
+    elif entry["do"] == "link":
+        tried = run.outbox.begun(number)
+        run.outbox.note("begun", number)
+        if not (tried and _linked(artifact, entry["target"])):
+            artifact.link(entry["target"], aliases=[entry["alias"]])
+    else:
+        raise TrackingError(f"{run.outbox.folder}: {entry['do']!r} is nothing that W&B does")
 
-    def _record(self, place: str, run: WaitingRun, entry: Mapping[str, Any]) -> None:
-        """Record an artifact that no tracked stage has, as the run would have done it online.
 
-        Its files are sent if they still lie where the run found them; else the list of them.
-        """
-        entity, project = place.split("/")
-        output = Output(entry["name"], entry["type"], entry["bulky"])
-        path, root = Path(entry["path"]), run.outbox.folder.parents[2]
-        content = read_content(root / path) if (root / path).exists() else None
-        if content and content.md5 == entry["md5"]:
-            upload: Upload = entry["upload"]
-            objects = remote_objects(root) if upload == "reference" else None
-            artifact = described(
-                output, root / path, content, {}, upload=upload, objects=objects, settled=True
-            )
-        else:
-            artifact = listed(output, entry["md5"], run.outbox.listing(entry))
-        record(artifact, entry["md5"], entity=entity, project=project, root=root)
+def _record(run: WaitingRun, entry: Mapping[str, Any], entity: str, project: str) -> None:
+    """Record an artifact that no tracked stage has, as the run would have done it online.
 
-    def _use(self, path: str, artifact: Any) -> None:
-        run = self.api.run(path)
-        used = self._used.setdefault(path, {known.id for known in run.used_artifacts()})
-        if artifact.id not in used:
-            run.use_artifact(artifact)
-            used.add(artifact.id)
+    Its files are sent if they still lie where the run found them; else the list of them.
+    """
+    output = Output(entry["path"], entry["name"], entry["type"], entry["bulky"])
+    root = run.outbox.folder.parents[2]
+    path = root / output.path
+    content = read_content(path) if path.exists() else None
+    if content and content.md5 == entry["md5"]:
+        artifact = described(output, path, content, {}, upload=entry["upload"], root=root)
+    else:
+        artifact = listed(output, entry["md5"], run.outbox.listing(entry))
+    record(artifact, entry["md5"], entity=entity, project=project, root=root)
 
-    @staticmethod
-    def _linked(artifact: Any, target: str) -> bool:
-        """Whether it is linked: another may have the alias since, and must not lose it."""
-        links = artifact.linked_artifacts
-        return target in {f"{known.project}/{known.collection.name}" for known in links}
+
+def _linked(artifact: Any, target: str) -> bool:
+    """Whether it is linked: another may have the alias since, and must not lose it."""
+    links = artifact.linked_artifacts
+    return target in {f"{known.project}/{known.collection.name}" for known in links}
