@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
     command = [
         *(sys.executable, "-m", "distributed.cli.dask_worker", arguments.address),
         *("--nthreads", "1", "--nworkers", str(workers), "--no-dashboard"),
-        *("--death-timeout", "60", "--preload", "grocery.cluster.preload"),
+        *("--death-timeout", "60", "--preload", "grocery.cluster.sameness"),
         *("--memory-limit", arguments.memory),
     ]
     sys.stdout.flush()
