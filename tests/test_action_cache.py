@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -338,7 +339,7 @@ class TestRawFiles:
 
         with remembering(memory):
             (found,) = image_ids_of([Image("image.jpg", file=file)])
-        assert found == build.hashlib.sha256(file.read_bytes()).hexdigest()
+        assert found == hashlib.sha256(file.read_bytes()).hexdigest()
         return bool(read)
 
     def longer(self, path: Path) -> None:

@@ -92,7 +92,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
         @wraps(function)
         def call(*arguments: Any, **options: object) -> object:
-            done[name] += len(arguments[0]) if name == "hashed" else 1
+            match name:
+                case "hashed":
+                    done[name] += len(arguments[0])
+                case "decoded":
+                    done[name] += isinstance(arguments[1], bytes)  # not a picture that was drawn
+                case _:
+                    done[name] += 1
             return function(*arguments, **options)
 
         return call

@@ -28,6 +28,9 @@ from wandb_server import WandbServer
 STANDALONE = ".dvc/tmp/exps/standalone"  # where DVC keeps the folders of running experiments
 COMMAND = yaml.safe_load((ROOT / "sweep.yaml").read_text())["command"]
 
+# Affinity and gamma of trials. The first is the workspace's own, and the last has no graph.
+OWN, OTHERS, BAD = ("cosine", 5.0), [("rbf", 5.0), ("cosine", 1000.0)], ("rbf", 1000.0)
+
 # Training that goes on for much longer than anybody waits.
 ENDLESS = {
     "train.algorithm": {"value": "label_propagation"},
@@ -122,10 +125,9 @@ class World:
 @pytest.fixture(scope="module")
 def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     project = built.copy(tmp_path_factory.mktemp("sweep") / "project")
-    own = yaml.safe_load((project.path / "params.yaml").read_text())["train"]["n_neighbors"]
     parameters = {
-        # The third has more neighbours than there are images; the last is the workspace's own.
-        "train.n_neighbors": {"values": [4, 6, 1000, own]},
+        "train.affinity": {"values": [OWN[0], "rbf"]},
+        "train.gamma": {"values": [OWN[1], 1000.0]},
         "train.algorithm": {"value": "label_spreading"},
     }
     with WandbServer() as server:
@@ -140,13 +142,14 @@ def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert server.errors == []
 
 
-def by_neighbors(world: World) -> dict[int, tuple[str, Any]]:
-    """Of each trial by its number of neighbours: the experiment's name, and its train run."""
+def by_parameters(world: World) -> dict[tuple[str, float], tuple[str, Any]]:
+    """Of each trial by its affinity and gamma: the experiment's name, and its train run."""
     sweep = world.sweep.rsplit("/", 1)[1]
-    return {
-        run.config_values["train.n_neighbors"]["value"]: (f"{sweep}-{run.name}", run)
-        for run in runs_of(world.server, world.sweep)
-    }
+    found = {}
+    for run in runs_of(world.server, world.sweep):
+        config = {key: item["value"] for key, item in run.config_values.items()}
+        found[config["train.affinity"], config["train.gamma"]] = (f"{sweep}-{run.name}", run)
+    return found
 
 
 def shown(world: World, experiment: str, path: str) -> Any:
@@ -155,17 +158,18 @@ def shown(world: World, experiment: str, path: str) -> Any:
     return yaml.safe_load(text.stdout)
 
 
-@pytest.mark.parametrize("neighbors", [4, 6])
+@pytest.mark.parametrize("chosen", OTHERS)
 def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
-    world: World, neighbors: int
+    world: World, chosen: tuple[str, float]
 ) -> None:
-    name, run = by_neighbors(world)[neighbors]
+    name, run = by_parameters(world)[chosen]
     assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
     assert (run.group, run.display_name) == (name, f"train {name}")
     params = shown(world, name, "params.yaml")["train"]
-    assert params["n_neighbors"] == neighbors
+    assert (params["affinity"], params["gamma"]) == chosen
     config = {key: item["value"] for key, item in run.config_values.items()}
-    assert config["train.n_neighbors"] == config["train"]["n_neighbors"] == neighbors
+    for key, value in zip(("affinity", "gamma"), chosen, strict=True):
+        assert config[f"train.{key}"] == config["train"][key] == value
     assert config["train"] == params
 
     metrics = shown(world, name, "metrics/train.json")
@@ -176,7 +180,7 @@ def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
 
 
 def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: World) -> None:
-    name, _ = by_neighbors(world)[4]
+    name, _ = by_parameters(world)[OTHERS[0]]
     start = f"team/grocery/{name}/"
     stages = {key: value for key, value in world.state["runs"].items() if key.startswith(start)}
     assert stages.keys() == {f"{start}train {name}", f"{start}evaluate"}
@@ -192,16 +196,15 @@ def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: Worl
 
 
 def test_a_failing_trial_is_failed_and_the_agent_goes_on(world: World) -> None:
-    name, run = by_neighbors(world)[1000]
+    name, run = by_parameters(world)[BAD]
     assert (run.state, run.exit_code) == ("failed", 1)
     assert name not in experiments(world.project)
     (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
-    assert "train.n_neighbors is 1000, but there are only" in said
+    assert "training images have similar features, so there is no graph" in said
 
 
 def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) -> None:
-    (own,) = by_neighbors(world).keys() - {4, 6, 1000}
-    name, run = by_neighbors(world)[own]
+    name, run = by_parameters(world)[OWN]
     assert (run.state, run.group, run.job_type) == ("finished", name, "train")
     metrics = shown(world, name, "metrics/train.json")
     assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
@@ -209,7 +212,7 @@ def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) ->
 
 
 def test_the_agents_have_taken_turns_and_left_nothing(world: World) -> None:
-    assert len(by_neighbors(world)) == 4
+    assert len(by_parameters(world)) == 4
     assert len(experiments(world.project)) == 3
     assert processes(world.project.path) == []
     assert [path.name for path in (world.project.path / STANDALONE).iterdir()] == ["run"]

@@ -1,7 +1,8 @@
-"""Standard output that may go away."""
+"""What the commands share: numbers they take, and standard output, which may go away."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -11,6 +12,13 @@ from contextlib import contextmanager
 from grocery.core.errors import printable
 
 _SIGPIPE = 13
+
+
+def count(text: str) -> int:
+    """A number of things, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 @contextmanager

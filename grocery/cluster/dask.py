@@ -7,16 +7,18 @@ with one sentence.
 from __future__ import annotations
 
 import logging
+import operator
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 from distributed import CancelledError, Client, KilledWorker, wait
 
-from grocery.cluster.task import Job, Place, call, this_place
+from grocery.cluster.task import Place, call, this_place
 from grocery.core.errors import GroceryError, public
 
 Item = TypeVar("Item")
@@ -74,12 +76,7 @@ class DaskCluster:
                 raise GroceryError(answer)
 
     def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        workers: int,
-        title: str,
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
     ) -> Iterator[Result]:
         """See `grocery.parallel.Mapper`."""
         rest = enumerate(items)
@@ -119,12 +116,12 @@ class DaskCluster:
         """Send a job to every worker, once: a fitted encoder is far larger than a shard's name."""
         self._await_workers()
         with self._reached():
-            job = Job(function, self._place)
+            job = partial(call, function, self._place)
             return self._client.scatter(job, broadcast=True, hash=False, timeout=PATIENCE)
 
     def _submit(self, job: Any, item: Any) -> Any:
         with self._reached():
-            return self._client.submit(call, job, item, pure=False)
+            return self._client.submit(operator.call, job, item, pure=False)
 
     def _ended(self, futures: Collection[Any]) -> Iterable[tuple[Any, Any]]:
         """Wait until some of the futures have ended, and fetch their results."""

@@ -37,17 +37,6 @@ class Place:
     mark: str
     traits: tuple[tuple[str, str], ...]
 
-    def check(self) -> None:
-        """Refuse to work where the bytes might be others, or would go elsewhere.
-
-        Raises
-        ------
-        GroceryError
-            Names this host and what is wrong.
-        """
-        if problem := self.problem():
-            raise GroceryError(problem)
-
     def problem(self) -> str:
         """What is wrong with this process, in a sentence that names the host; empty if nothing."""
         wrong = self._wrong()
@@ -66,14 +55,6 @@ class Place:
         return f"would compute other bytes: {'; '.join(found)}; {advice}"
 
 
-@dataclass(frozen=True)
-class Job:
-    """What is done to every item, and where. Sent once to a worker, not once a task."""
-
-    function: Callable[[Any], Any]
-    place: Place
-
-
 @contextmanager
 def this_place() -> Iterator[Place]:
     """This process's working directory and traits, as workers shall have them."""
@@ -83,14 +64,21 @@ def this_place() -> Iterator[Place]:
         yield Place(os.getcwd(), name, tuple(traits().items()))
 
 
-def call(job: Job, item: Any) -> Any:
-    """Do a job to an item, in the job's folder."""
-    _checked(job.place)
-    os.chdir(job.place.folder)
-    return job.function(item)
+def call(function: Callable[[Any], Any], place: Place, item: Any) -> Any:
+    """Do a piece of work in a place.
+
+    Raises
+    ------
+    GroceryError
+        Where the bytes might be others, or would go elsewhere.
+    """
+    _check(place)
+    os.chdir(place.folder)
+    return function(item)
 
 
 @cache
-def _checked(place: Place) -> None:
+def _check(place: Place) -> None:
     """Check once a process; a failure is not remembered, so it is said by every task."""
-    place.check()
+    if problem := place.problem():
+        raise GroceryError(problem)

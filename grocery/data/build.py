@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +85,16 @@ def image_ids_of(images: Sequence[RawImage]) -> list[str]:
     lay is not read again: their sizes, times of modification and change, and inodes are as before.
     Git's index and DVC go by the same signs.
     """
-    chunks: dict[int, list[int]] = {}
+    chunks: dict[int, list[RawImage]] = {}
     count = 1 << max(0, (len(images) // _CHUNK).bit_length())
-    for number, image in enumerate(images):
-        place = int(hashlib.sha256(image.path.encode()).hexdigest()[:8], 16)
-        chunks.setdefault(place % count, []).append(number)
-    parts = [[images[number] for number in numbers] for numbers in chunks.values()]
-    actions = [Action(part, _signs(part)) for part in parts]
-    found = [""] * len(images)
+    for image in images:
+        place = shard_of(hashlib.sha256(image.path.encode()).hexdigest(), count)
+        chunks.setdefault(place, []).append(image)
+    actions = [Action(chunk, _signs(chunk)) for chunk in chunks.values()]
     hashed = action_cache.do(hash_files, actions, title="hash")
-    for numbers, hashes in zip(chunks.values(), hashed, strict=True):
-        for number, sha256 in zip(numbers, hashes, strict=True):
-            found[number] = sha256
-    return found
+    pairs = zip(chain(*chunks.values()), chain(*hashed), strict=True)
+    found = {image.path: sha256 for image, sha256 in pairs}
+    return [found[image.path] for image in images]
 
 
 def hash_files(images: Sequence[RawImage]) -> list[str]:
@@ -148,13 +146,12 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
         When there is not enough memory: that is no fact about an image.
     """
     shard, preprocessing, file = task
-    hashes, reasons, rows = {}, {}, []
-    for group in shard.copies:
-        image = group.kept
+    found, rows = Decoded(), []
+    for image_id, image in ((group.image_id, group.kept) for group in shard.copies):
         try:
             jpeg = preprocessing.prepare(image.read())
         except UnreadableImage as error:
-            reasons[group.image_id] = str(error)
+            found.reasons[image_id] = str(error)
             continue
         except MemoryError:
             raise DataError(
@@ -162,19 +159,11 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
             ) from None
         # Of the canonical image, so that whoever has the shard can compute it again.
         with Image.open(io.BytesIO(jpeg)) as prepared:
-            hashes[group.image_id] = perceptual_hash(prepared)
-        rows.append(
-            {
-                "image_id": group.image_id,
-                "path": image.path,
-                "label": image.label,
-                "coarse": image.coarse,
-                "phash": hashes[group.image_id],
-                "image": jpeg,
-            }
-        )
+            found.hashes[image_id] = perceptual_hash(prepared)
+        row = (image_id, image.path, image.label, image.coarse, found.hashes[image_id], jpeg)
+        rows.append(dict(zip(_DECODED_SCHEMA.names, row, strict=True)))
     write_table(file, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
-    return {"hashes": hashes, "reasons": reasons}
+    return asdict(found)
 
 
 def preprocessing_of(params: PrepareParams) -> Preprocessing:

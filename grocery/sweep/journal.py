@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -79,15 +79,16 @@ class Journal:
         DataError
             When this is no journal.
         """
-        lines = list(self._lines())
+        lines: list[Any] = []
+        for text in self.file.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a kill may have cut it off
+                lines.append(json.loads(text))
         if not lines or "sweep" not in lines[0]:
             raise DataError(f"{self.file} is not the journal of a sweep")
-        trials: dict[int, Trial] = {}
-        for line in lines[1:]:
-            try:
-                trials[line["number"]] = Trial(**line)
-            except (TypeError, KeyError):
-                raise DataError(f"{self.file} holds a line that is no trial") from None
+        try:
+            trials = {line["number"]: Trial(**line) for line in lines[1:]}
+        except (TypeError, KeyError):
+            raise DataError(f"{self.file} holds a line that is no trial") from None
         return lines[0]["sweep"], [trials[number] for number in sorted(trials)]
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -96,12 +97,3 @@ class Journal:
             stream.write(("" if whole else "\n") + json.dumps(entry, sort_keys=True) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        """The lines that were written whole; a kill may have cut one off."""
-        text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
-        for line in text.splitlines():
-            with suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
-                    yield value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import re
 import subprocess
@@ -97,25 +97,16 @@ class Experiment:
 
 def as_override(value: Any) -> str:
     """A value in the grammar of `dvc exp run --set-param`, which is Hydra's."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(as_override(item) for item in value)}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
     # In quotes only a quote has a meaning of its own, and the backslashes before it.
-    text = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    text = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
     return f"'{text}'"
 
 
 def _reason(said: list[str]) -> str:
     """The stage's own sentence, or else DVC's first."""
-    for start in ("error: ", "ERROR: "):
-        for line in said:
-            if line.startswith(start):
-                return printable(line.removeprefix(start))
-    return ""
+    sentences = (line[7:] for start in ("error: ", "ERROR: ") for line in said if line[:7] == start)
+    return printable(next(sentences, ""))

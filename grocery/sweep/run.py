@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from statistics import median
+from statistics import mean, median
 from threading import Event, Lock
 from typing import Any
 
@@ -20,16 +20,10 @@ from grocery.registry.revisions import experiments
 from grocery.sweep.journal import Journal, Trial
 from grocery.sweep.process import Experiment
 from grocery.sweep.search import Search
-from grocery.sweep.steer import listening
-from grocery.sweep.steering import ADDRESS, TRIAL
+from grocery.sweep.steering import ADDRESS, TRIAL, listening
 
-# How the search engine calls our states.
-_ENGINE_STATES = {
-    "running": "running",
-    "finished": "finished",
-    "stopped": "finished",
-    "failed": "failed",
-}
+# How the search engine calls our states, where it does otherwise.
+_ENGINE_STATES = {"stopped": "finished"}
 
 
 class Sweep:
@@ -56,10 +50,10 @@ class Sweep:
         journal: Journal,
         *,
         seed: int,
-        trials: list[Trial] | None = None,
+        trials: Sequence[Trial] = (),
     ) -> None:
         self.search, self.root, self.journal, self.seed = search, root, journal, seed
-        self.trials: list[Trial] = list(trials or [])
+        self.trials = list(trials)
         self._again = [trial for trial in self.trials if trial.state == "running"]
         self._lock = Lock()
         self._processes: dict[str, Experiment] = {}
@@ -99,15 +93,10 @@ class Sweep:
                     else:
                         yield found
             finally:
-                self._end()
-
-    def _end(self) -> None:
-        """Begin nothing more, and end what runs."""
-        self._over.set()
-        with self._lock:
-            running = list(self._processes.values())
-        for process in running:
-            process.terminate()
+                with self._lock:  # nothing more begins, and what runs is ended
+                    self._over.set()
+                    for process in self._processes.values():
+                        process.terminate()
 
     def _next(self, count: int) -> Trial | None:
         with self._lock:
@@ -126,12 +115,10 @@ class Sweep:
             self.journal.write(trial)
             return trial
 
-    def _runs(self) -> list[Any]:
-        """The trials with all their steps, as early termination looks at them."""
-        return [
-            self.search.run(t.name, t.assignments, _ENGINE_STATES[t.state], t.steps, t.summary)
-            for t in self.trials
-        ]
+    def _run(self, trial: Trial, steps: Sequence[Any], summary: Mapping[str, Any]) -> Any:
+        """A trial in the engine's terms."""
+        state = _ENGINE_STATES.get(trial.state, trial.state)
+        return self.search.run(trial.name, trial.assignments, state, steps, summary)
 
     def _results_so_far(self) -> list[Any]:
         """The trials with one value each, as the search looks at them.
@@ -143,14 +130,13 @@ class Sweep:
         """
         name, sign = self.search.metric, self.search.sign
         finals = [sign * t.summary[name] for t in self.trials if name in t.summary]
+        most = [median(finals)] if finals else []
         found = []
         for t in self.trials:
             summary = t.summary
             if t.state == "stopped" and t.steps and name in t.steps[-1]:
-                value = min([sign * t.steps[-1][name], *([median(finals)] if finals else [])])
-                summary = {name: sign * value}
-            state = _ENGINE_STATES[t.state]
-            found.append(self.search.run(t.name, t.assignments, state, [], summary))
+                summary = {name: sign * min([sign * t.steps[-1][name], *most])}
+            found.append(self._run(t, [], summary))
         return found
 
     def _try(self, trial: Trial, address: str) -> None:
@@ -193,7 +179,8 @@ class Sweep:
             if trial is None:
                 return False
             trial.steps.append(values)
-            stop = name in self.search.to_stop(self._runs())
+            runs = [self._run(t, t.steps, t.summary) for t in self.trials]
+            stop = name in self.search.to_stop(runs)
             if stop:
                 self._stopped.add(name)
             return stop
@@ -205,46 +192,37 @@ class Sweep:
         if found is None:
             return None
         try:
-            trained = json_at(git, found.commit, "metrics/train.json")
-            measured = json_at(git, found.commit, "metrics/evaluate.json")
+            return _summary(lambda path: json_at(git, found.commit, path))
         except RegistryError as error:
             raise GroceryError(f"experiment {name} cannot be read: {error}") from None
-        return _summary(trained, measured)
 
 
-def best(trials: list[Trial], search: Search) -> Trial | None:
+def best(trials: Sequence[Trial], search: Search) -> Trial | None:
     """The finished trial with the best metric; of equal ones the first."""
     finished = [t for t in trials if t.state == "finished" and search.metric in t.summary]
-    if not finished:
-        return None
-    return max(finished, key=lambda t: (search.sign * t.summary[search.metric], -t.number))
+    return max(finished, key=lambda t: search.sign * t.summary[search.metric], default=None)
 
 
-def saved_seconds(trials: list[Trial]) -> float:
+def saved_seconds(trials: Sequence[Trial]) -> float:
     """Estimate of the time that stopping early has saved: a stopped trial would have taken as long
     as the finished ones did on average."""
     finished = [t.seconds for t in trials if t.state == "finished"]
-    if not finished:
-        return 0.0
-    usual = sum(finished) / len(finished)
+    usual = mean(finished) if finished else 0.0
     return sum(max(0.0, usual - t.seconds) for t in trials if t.state == "stopped")
 
 
 def workspace_summary(root: Path) -> dict[str, float]:
     """Metrics of what is in the workspace, as in `Trial.summary`; empty before a first run."""
     try:
-        trained, measured = (
-            json.loads((root / "metrics" / name).read_bytes())
-            for name in ("train.json", "evaluate.json")
-        )
+        return _summary(lambda path: json.loads((root / path).read_bytes()))
     except (OSError, ValueError):
         return {}
-    return _summary(trained, measured)
 
 
-def _summary(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, float]:
-    return _numbers(trained) | {f"test_{k}": v for k, v in _numbers(measured).items()}
-
-
-def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
-    return {k: v for k, v in document.items() if isinstance(v, int | float)}
+def _summary(read: Callable[[str], Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        f"{start}{name}": value
+        for stage, start in (("train", ""), ("evaluate", "test_"))
+        for name, value in read(f"metrics/{stage}.json").items()
+        if isinstance(value, int | float)
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
@@ -35,15 +36,12 @@ def engine() -> ModuleType:
         When it is not installed.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it has a word of pydantic 1 in it
-            import sweeps
+        with warnings.catch_warnings(action="ignore"):  # it has a word of pydantic 1 in it
+            return importlib.import_module("sweeps")
     except ImportError as error:
         raise ParamsError(
             f"W&B's search engine is not installed ({error}); `make extras` installs it"
         ) from None
-    module: ModuleType = sweeps
-    return module
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,14 @@ class Search:
         engine = self._engine
         random.seed(seed)
         np.random.seed(seed % 2**32)  # what the engine draws from
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of scikit-learn's Gaussian process, for a person
+        # Of scikit-learn's Gaussian process, for a person.
+        with warnings.catch_warnings(action="ignore"):
             found = engine.next_run(dict(self.config), list(runs))
         if found is None:
             return None
-        return {name: _plain(item["value"]) for name, item in found.config.items()}
+        values = {name: item["value"] for name, item in found.config.items()}
+        # The engine also gives numpy's numbers.
+        return {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
 
     def run(
         self,
@@ -228,31 +228,20 @@ def with_values(params: Params, assignments: Mapping[str, Any]) -> Params:
 
 def _extremes(where: str, space: Mapping[str, Any]) -> Iterator[Any]:
     """Values of a parameter that show whether all of its values are allowed."""
-    if "value" in space:
-        yield space["value"]
-        return
-    if "values" in space:
-        yield from space["values"]
+    if "value" in space or "values" in space:
+        yield from [space["value"]] if "value" in space else space["values"]
         return
     if "min" not in space or "max" not in space:
         raise ParamsError(f"{where} has no bounds; give values, or min and max")
     low, high = space["min"], space["max"]
-    distribution = space.get("distribution")
-    if distribution is None:
-        whole = isinstance(low, int) and isinstance(high, int)
-        distribution = "int_uniform" if whole else "uniform"
+    whole = isinstance(low, int) and isinstance(high, int)
+    distribution = space.get("distribution") or ("int_uniform" if whole else "uniform")
     if distribution.removeprefix("q_") in ("log_uniform", "inv_log_uniform"):
         low, high = math.exp(low), math.exp(high)
+    q = space.get("q", 1) if distribution.startswith("q_") else None
     if distribution == "int_uniform":
         yield from (low, high)
-        return
-    q = space.get("q", 1) if distribution.startswith("q_") else None
-    if isinstance(q, int):  # rounded to whole numbers, which W&B gives as such
+    elif isinstance(q, int):  # rounded to whole numbers, which W&B gives as such
         yield from (round(low / q) * q, round(high / q) * q)
-        return
-    yield from (float(low), float(high), (float(low) + float(high)) / 2)
-
-
-def _plain(value: Any) -> Any:
-    """A value as Python has it: the engine also gives numpy's numbers."""
-    return value.item() if isinstance(value, np.generic) else value
+    else:
+        yield from (float(low), float(high), (float(low) + float(high)) / 2)
