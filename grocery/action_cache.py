@@ -31,14 +31,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
 from grocery.core.files import digest, same_file, write_bytes
 from grocery.core.libraries import installed
 from grocery.core.pin import KERNELS
-from grocery.parallel import parallel_map
-
-Item = TypeVar("Item")
+from grocery.parallel import Item, parallel_map
 
 # Bytes that are remembered; what was used longest ago is forgotten first.
 MOST_BYTES = 8 * 2**30
@@ -49,17 +47,10 @@ _SOURCE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Action(Generic[Item]):
-    """One piece of work, such as a shard.
+    """One piece of work, such as a shard, that writes `files`.
 
-    Attributes
-    ----------
-    item
-        What the function gets.
-    inputs
-        What decides, with the code, what comes out: contents and parameters as text. None for what
-        is not to be remembered.
-    files
-        The files that the function writes.
+    The texts of `inputs` decide, with the code, what comes out: digests of contents, and
+    parameters. None is for what is not to be remembered.
     """
 
     item: Item
@@ -100,8 +91,6 @@ def do(
     function
         A module-level function, or a `functools.partial` of one: an item to a value (JSON). It
         writes the files of its action. What a partial adds belongs to the actions' inputs.
-    actions
-        What to do.
     title, prefer
         See `grocery.parallel.parallel_map`.
     link
@@ -111,15 +100,16 @@ def do(
     """
     tasks = _tasks(function, actions)
     values = _recalled(tasks, title=title, link=link)
-    fresh = [task for n, task in enumerate(tasks) if n not in values]
+    fresh = [n for n in range(len(tasks)) if n not in values]
     made = parallel_map(
         partial(_make, function=function, folder=_FOLDER.get(), begun=_BEGUN),
-        fresh,
+        [tasks[n] for n in fresh],
         title=title,
         prefer=prefer,
         workers=1 if len(fresh) <= few else None,
     )
-    return [values[n] if n in values else next(made) for n in range(len(tasks))]
+    values.update(zip(fresh, made, strict=True))
+    return [values[n] for n in range(len(tasks))]
 
 
 def recall(
@@ -256,7 +246,7 @@ def _maker(function: Callable[..., Any], begun: int) -> str | None:
     if code is None:
         return None
     wished = (f"{name} {os.environ.get(name)}" for name in sorted(KERNELS))
-    return digest_of([*code, sys.version, repr(machine()), *wished])
+    return digest_of([*code, repr(machine()), *wished])
 
 
 def _code(function: Callable[..., Any], begun: int) -> list[str] | None:
@@ -326,14 +316,14 @@ def machine() -> dict[str, str]:
     simd = np.show_config(mode="dicts")["SIMD Extensions"]  # those in use, not those at its build
     # numpy's and scipy's; FAISS brings one too, which no work that is shared out uses.
     blas = {
-        f"{pool['architecture']} in {pool['num_threads']} thread(s)"
+        f"{pool.get('architecture')} in {pool['num_threads']} thread(s)"
         for pool in threadpool_info()
         if pool["user_api"] == "blas" and "faiss" not in pool["filepath"]
     }
     return {
         "Python": platform.python_version(),
         **installed(),
-        "numpy's kernels": " ".join(simd["baseline"] + simd.get("found", [])),
+        "numpy's kernels": " ".join(simd.get("baseline", []) + simd.get("found", [])),
         "the BLAS": ", ".join(sorted(blas)),
         "Arrow's kernels": pa.runtime_info().simd_level,
         "the C library": " ".join(platform.libc_ver()),

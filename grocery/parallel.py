@@ -117,5 +117,4 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal, and in silence anywhere else."""
-    quiet = not sys.stderr.isatty()
-    yield from tqdm(items, desc=title, total=total, disable=quiet, leave=False)
+    yield from tqdm(items, title, total, leave=False, disable=not sys.stderr.isatty())

@@ -14,15 +14,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from distributed import CancelledError, Client, KilledWorker, wait
 
 from grocery.cluster.task import Place, call, this_place
 from grocery.core.errors import GroceryError, public
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from grocery.parallel import Item, Result
 
 # All in seconds.
 PATIENCE = 15.0  # without any worker; one that was killed is started again within about two
@@ -187,8 +185,8 @@ def dask_cluster(address: str) -> Iterator[DaskCluster]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with this_place() as place:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # other versions: the check says so, or is content
+            # Of other versions the check says something, or is content with them.
+            with warnings.catch_warnings(action="ignore"):
                 client: Any = Client(  # type: ignore[no-untyped-call]
                     address, timeout=CONNECT, set_as_default=False
                 )

@@ -5,13 +5,14 @@ Two processes whose traits are equal compute the same bytes, as far as is known.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from grocery.action_cache import machine
+from grocery.action_cache import digest_of, machine
+from grocery.core.files import digest
 
 CODE = "this project's code"
 
@@ -44,10 +45,6 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 def digest_of_code(source: Path) -> str:
     """The first digits of the SHA-256 of the modules that tasks may come from."""
-    total = hashlib.sha256()
-    for file in sorted(
-        file for room in ("grocery", "stages") for file in (source / room).rglob("*.py")
-    ):
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        total.update(f"{file.relative_to(source).as_posix()}\0{content}\n".encode())
-    return total.hexdigest()[:12]
+    files = sorted(f for room in ("grocery", "stages") for f in (source / room).rglob("*.py"))
+    parts = ((file.relative_to(source).as_posix(), digest(file)) for file in files)
+    return digest_of(chain(*parts))[:12]

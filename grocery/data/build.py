@@ -40,15 +40,7 @@ SETTLED = 2_000_000_000
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding found, by image id.
-
-    Attributes
-    ----------
-    hashes
-        Perceptual hashes of the readable images.
-    reasons
-        Why the others cannot be read.
-    """
+    """What decoding found, by image id: perceptual hashes, and why the others cannot be read."""
 
     hashes: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -56,15 +48,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is to be made.
-
-    Attributes
-    ----------
-    name
-        Its file name.
-    copies
-        Its images, by id.
-    """
+    """A shard that is to be made: its file's name, and its images by id."""
 
     name: str
     copies: tuple[Copies, ...]
@@ -104,19 +88,18 @@ def hash_files(images: Sequence[RawImage]) -> list[str]:
 
 def _signs(images: Sequence[RawImage]) -> list[str] | None:
     """By what files are known; None if they are no files, or one was written moments ago."""
-    signs = []
-    for image in images:
-        try:
-            if image.file is None:
-                return None
-            found = os.stat(image.file)
-        except OSError:
-            return None  # whoever reads it says so
-        times = (found.st_mtime_ns, found.st_ctime_ns)
-        if max(times) > time.time_ns() - SETTLED:
-            return None
-        signs.append(f"{image.file.absolute()} {found.st_size} {times} {found.st_ino}")
-    return signs
+    settled = time.time_ns() - SETTLED
+    try:
+        found = [(image.file.absolute(), os.stat(image.file)) for image in images if image.file]
+    except OSError:
+        return None  # whoever reads it says so
+    times = [(stat.st_mtime_ns, stat.st_ctime_ns) for _, stat in found]
+    if len(found) < len(images) or max(chain(*times), default=0) > settled:
+        return None
+    return [
+        f"{file} {stat.st_size} {then} {stat.st_ino}"
+        for (file, stat), then in zip(found, times, strict=True)
+    ]
 
 
 def shards_of(copies: Sequence[Copies], shards: int) -> list[Shard]:

@@ -59,9 +59,12 @@ class Guard:
         """Run the command to its end, or end it."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.end)  # not ignored, so that the command does not ignore it
-        while not self.has_turn():
+        while True:
             if self.ending:
                 return 128 + signal.SIGTERM
+            with suppress(BlockingIOError):
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             self.look([], 0.05)
         self.process = subprocess.Popen(
             self.command,
@@ -84,14 +87,6 @@ class Guard:
             self.clean_up()
         code = self.process.returncode
         return code if code >= 0 else 128 - code
-
-    def has_turn(self) -> bool:
-        """Take the lock, if nobody has it and there is no end yet."""
-        with suppress(BlockingIOError):
-            if not self.ending:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-        return False
 
     def end(self, *_: object) -> None:
         """Begin to end."""

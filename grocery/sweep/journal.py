@@ -17,46 +17,20 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass
 class Trial:
-    """One set of parameters, and what came of it.
+    """One set of parameters, and what came of it."""
 
-    Attributes
-    ----------
-    number
-        Its place in the sweep, from 1.
-    name
-        Name of the DVC experiment.
-    assignments
-        Value of each parameter that is searched, by its dotted name.
-    state
-        ``stopped`` is early, by the sweep; ``failed`` is by an error.
-    steps
-        What training reported at each step.
-    summary
-        Metrics of the experiment, by name; those of evaluate begin with ``test_``.
-    seconds
-        Wall time.
-    reason
-        Why it failed.
-    """
-
-    number: int
-    name: str
-    assignments: dict[str, Any]
-    state: State = "running"
-    steps: list[dict[str, float]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    reason: str = ""
+    number: int  # in the sweep, from 1
+    name: str  # of the DVC experiment
+    assignments: dict[str, Any]  # of the parameters that are searched, by dotted name
+    state: State = "running"  # stopped: early, by the sweep; failed: by an error
+    steps: list[dict[str, float]] = field(default_factory=list)  # what training reported at each
+    summary: dict[str, Any] = field(default_factory=dict)  # metrics; of evaluate with test_ before
+    seconds: float = 0.0  # wall time
+    reason: str = ""  # why it failed
 
 
 class Journal:
-    """Remembers trials in a file of JSON lines, one at the beginning of each and one at its end.
-
-    Parameters
-    ----------
-    file
-        The file; it need not be there yet.
-    """
+    """Remembers trials in a file of JSON lines, one at the beginning of each and one at its end."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

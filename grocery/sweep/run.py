@@ -6,11 +6,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from statistics import mean, median
-from threading import Event, Lock
+from threading import Lock
 from typing import Any
 
 from grocery.core.errors import GroceryError, RegistryError
@@ -22,43 +22,27 @@ from grocery.sweep.process import Experiment
 from grocery.sweep.search import Search
 from grocery.sweep.steering import ADDRESS, TRIAL, listening
 
-# How the search engine calls our states, where it does otherwise.
-_ENGINE_STATES = {"stopped": "finished"}
 
-
+@dataclass
 class Sweep:
     """A search for good parameters.
 
-    Parameters
-    ----------
-    search
-        What is searched, and how.
-    root
-        The project.
-    journal
-        Where trials are noted.
-    seed
-        Of the search.
-    trials
-        Those of an interrupted sweep; one that was running is begun anew.
+    `seed` is of the search. `trials` are those of an interrupted sweep; one that was running is
+    begun again.
     """
 
-    def __init__(
-        self,
-        search: Search,
-        root: Path,
-        journal: Journal,
-        *,
-        seed: int,
-        trials: Sequence[Trial] = (),
-    ) -> None:
-        self.search, self.root, self.journal, self.seed = search, root, journal, seed
-        self.trials = list(trials)
+    search: Search
+    root: Path
+    journal: Journal
+    seed: int
+    trials: list[Trial]
+
+    def __post_init__(self) -> None:
         self._again = [trial for trial in self.trials if trial.state == "running"]
         self._lock = Lock()
         self._processes: dict[str, Experiment] = {}
         self._stopped: set[str] = set()
-        self._over = Event()
+        self._over = False
 
     def run(self, count: int, *, jobs: int) -> Iterator[Trial]:
         """Run trials until there are `count`, `jobs` at a time; yields each as it ends.
@@ -66,35 +50,19 @@ class Sweep:
         When the iteration is ended early, as by an interrupt, no process is left behind, and the
         journal holds what has been found.
         """
-        ended: SimpleQueue[Trial | BaseException | None] = SimpleQueue()
-
-        def work(address: str) -> None:
-            try:
-                while not self._over.is_set() and (trial := self._next(count)):
-                    self._try(trial, address)
-                    if not self._over.is_set():
-                        ended.put(trial)
-            except BaseException as error:
-                ended.put(error)
-            finally:
-                ended.put(None)
-
         with listening(self._on_step) as address, ThreadPoolExecutor(jobs) as pool:
+            running: set[Future[Trial]] = set()
             try:
-                for _ in range(jobs):
-                    pool.submit(work, address)
-                working = jobs
-                while working:
-                    found = ended.get()
-                    if found is None:
-                        working -= 1
-                    elif isinstance(found, BaseException):
-                        raise found
-                    else:
-                        yield found
+                while True:
+                    while len(running) < jobs and (trial := self._next(count)):
+                        running.add(pool.submit(self._try, trial, address))
+                    if not running:
+                        return
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in ended)
             finally:
                 with self._lock:  # nothing more begins, and what runs is ended
-                    self._over.set()
+                    self._over = True
                     for process in self._processes.values():
                         process.terminate()
 
@@ -115,11 +83,6 @@ class Sweep:
             self.journal.write(trial)
             return trial
 
-    def _run(self, trial: Trial, steps: Sequence[Any], summary: Mapping[str, Any]) -> Any:
-        """A trial in the engine's terms."""
-        state = _ENGINE_STATES.get(trial.state, trial.state)
-        return self.search.run(trial.name, trial.assignments, state, steps, summary)
-
     def _results_so_far(self) -> list[Any]:
         """The trials with one value each, as the search looks at them.
 
@@ -136,10 +99,10 @@ class Sweep:
             summary = t.summary
             if t.state == "stopped" and t.steps and name in t.steps[-1]:
                 summary = {name: sign * min([sign * t.steps[-1][name], *most])}
-            found.append(self._run(t, [], summary))
+            found.append(self.search.run(t.name, t.assignments, t.state, [], summary))
         return found
 
-    def _try(self, trial: Trial, address: str) -> None:
+    def _try(self, trial: Trial, address: str) -> Trial:
         begun = time.monotonic()
         if (done := self._results(trial.name)) is not None:  # killed before it was noted
             trial.state, trial.summary = "finished", done
@@ -147,19 +110,15 @@ class Sweep:
             self._experiment(trial, address)
         trial.seconds = round(time.monotonic() - begun, 3)
         with self._lock:
-            if not self._over.is_set():
+            if not self._over:
                 self.journal.write(trial)
+        return trial
 
     def _experiment(self, trial: Trial, address: str) -> None:
-        environment = {
-            **os.environ,
-            ADDRESS: address,
-            TRIAL: trial.name,
-            "WANDB_RUN_GROUP": self.search.name,
-        }
-        process = Experiment(self.root, trial.name, trial.assignments, environment)
+        own = {ADDRESS: address, TRIAL: trial.name, "WANDB_RUN_GROUP": self.search.name}
+        process = Experiment(self.root, trial.name, trial.assignments, os.environ | own)
         with self._lock:
-            if self._over.is_set():
+            if self._over:
                 process.terminate()
             self._processes[trial.name] = process
         code = process.wait()
@@ -175,11 +134,10 @@ class Sweep:
     def _on_step(self, name: str, values: dict[str, float]) -> bool:
         """Note a step of a trial, and say whether it is to stop."""
         with self._lock:
-            trial = next((t for t in self.trials if t.name == name), None)
-            if trial is None:
-                return False
-            trial.steps.append(values)
-            runs = [self._run(t, t.steps, t.summary) for t in self.trials]
+            for trial in (t for t in self.trials if t.name == name):
+                trial.steps.append(values)
+            run = self.search.run
+            runs = [run(t.name, t.assignments, t.state, t.steps, t.summary) for t in self.trials]
             stop = name in self.search.to_stop(runs)
             if stop:
                 self._stopped.add(name)

@@ -22,9 +22,6 @@ from grocery.core.stage import Stopped
 ADDRESS = "GROCERY_STEERING"
 TRIAL = "GROCERY_TRIAL"
 
-# Name of the trial and the values of its step; the answer says whether it is to stop.
-OnStep = Callable[[str, dict[str, float]], bool]
-
 _PATIENCE = 10.0  # longest wait for an answer, in seconds
 
 
@@ -64,10 +61,11 @@ class Steering(ExitStack):
 
 
 @contextmanager
-def listening(on_step: OnStep) -> Iterator[str]:
+def listening(on_step: Callable[[str, dict[str, float]], bool]) -> Iterator[str]:
     """Hear all trials' steps at a Unix socket, whose path is given, until the block ends.
 
-    `on_step` is called from the threads of the connections.
+    `on_step` gets a trial's name and the values of its step, and says whether it is to stop. It is
+    called from the threads of the connections.
     """
 
     class Handler(socketserver.StreamRequestHandler):
