@@ -28,9 +28,6 @@ from wandb_server import WandbServer
 STANDALONE = ".dvc/tmp/exps/standalone"  # where DVC keeps the folders of running experiments
 COMMAND = yaml.safe_load((ROOT / "sweep.yaml").read_text())["command"]
 
-# Affinity and gamma of trials. The first is the workspace's own, and the last has no graph.
-OWN, OTHERS, BAD = ("cosine", 5.0), [("rbf", 5.0), ("cosine", 1000.0)], ("rbf", 1000.0)
-
 # Training that goes on for much longer than anybody waits.
 ENDLESS = {
     "train.algorithm": {"value": "label_propagation"},
@@ -125,31 +122,35 @@ class World:
 @pytest.fixture(scope="module")
 def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     project = built.copy(tmp_path_factory.mktemp("sweep") / "project")
+    # As if FAISS was not installed, which the approximate search needs.
+    (project.path / "faiss.py").write_text('raise ImportError("not here")')
+    project.commit("Do without FAISS")
+    own = yaml.safe_load((project.path / "params.yaml").read_text())["train"]["n_neighbors"]
     parameters = {
-        "train.affinity": {"values": [OWN[0], "rbf"]},
-        "train.gamma": {"values": [OWN[1], 1000.0]},
+        "train.n_neighbors": {"values": [4, 6, own]},
+        "train.neighbor_search": {"values": ["auto", "approximate"]},  # the first is its own
         "train.algorithm": {"value": "label_spreading"},
     }
     with WandbServer() as server:
         sweep = create_sweep(server, project, parameters)
         with (
-            agent(server, project, sweep, "--count", "2") as one,
-            agent(server, project, sweep, "--count", "2") as two,
+            agent(server, project, sweep, "--count", "3") as one,
+            agent(server, project, sweep, "--count", "3") as two,
         ):
-            said = [process.communicate(timeout=240)[0] for process in (one, two)]
+            said = [process.communicate(timeout=360)[0] for process in (one, two)]
         assert (one.returncode, two.returncode) == (0, 0), said
         yield World(server, project, sweep, "".join(said), server.state())
         assert server.errors == []
 
 
-def by_parameters(world: World) -> dict[tuple[str, float], tuple[str, Any]]:
-    """Of each trial by its affinity and gamma: the experiment's name, and its train run."""
+def by_neighbors(world: World, search: str = "auto") -> dict[int, tuple[str, Any]]:
+    """Of each trial by its number of neighbours: the experiment's name, and its train run."""
     sweep = world.sweep.rsplit("/", 1)[1]
-    found = {}
-    for run in runs_of(world.server, world.sweep):
-        config = {key: item["value"] for key, item in run.config_values.items()}
-        found[config["train.affinity"], config["train.gamma"]] = (f"{sweep}-{run.name}", run)
-    return found
+    return {
+        run.config_values["train.n_neighbors"]["value"]: (f"{sweep}-{run.name}", run)
+        for run in runs_of(world.server, world.sweep)
+        if run.config_values["train.neighbor_search"]["value"] == search
+    }
 
 
 def shown(world: World, experiment: str, path: str) -> Any:
@@ -158,18 +159,17 @@ def shown(world: World, experiment: str, path: str) -> Any:
     return yaml.safe_load(text.stdout)
 
 
-@pytest.mark.parametrize("chosen", OTHERS)
+@pytest.mark.parametrize("neighbors", [4, 6])
 def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
-    world: World, chosen: tuple[str, float]
+    world: World, neighbors: int
 ) -> None:
-    name, run = by_parameters(world)[chosen]
+    name, run = by_neighbors(world)[neighbors]
     assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
     assert (run.group, run.display_name) == (name, f"train {name}")
     params = shown(world, name, "params.yaml")["train"]
-    assert (params["affinity"], params["gamma"]) == chosen
+    assert params["n_neighbors"] == neighbors
     config = {key: item["value"] for key, item in run.config_values.items()}
-    for key, value in zip(("affinity", "gamma"), chosen, strict=True):
-        assert config[f"train.{key}"] == config["train"][key] == value
+    assert config["train.n_neighbors"] == config["train"]["n_neighbors"] == neighbors
     assert config["train"] == params
 
     metrics = shown(world, name, "metrics/train.json")
@@ -180,7 +180,7 @@ def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
 
 
 def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: World) -> None:
-    name, _ = by_parameters(world)[OTHERS[0]]
+    name, _ = by_neighbors(world)[4]
     start = f"team/grocery/{name}/"
     stages = {key: value for key, value in world.state["runs"].items() if key.startswith(start)}
     assert stages.keys() == {f"{start}train {name}", f"{start}evaluate"}
@@ -196,15 +196,16 @@ def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: Worl
 
 
 def test_a_failing_trial_is_failed_and_the_agent_goes_on(world: World) -> None:
-    name, run = by_parameters(world)[BAD]
-    assert (run.state, run.exit_code) == ("failed", 1)
-    assert name not in experiments(world.project)
-    (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
-    assert "training images have similar features, so there is no graph" in said
+    for name, run in by_neighbors(world, "approximate").values():
+        assert (run.state, run.exit_code) == ("failed", 1)
+        assert name not in experiments(world.project)
+        (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
+        assert "searched approximately, which needs the package faiss-cpu" in said
 
 
 def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) -> None:
-    name, run = by_parameters(world)[OWN]
+    (own,) = by_neighbors(world).keys() - {4, 6}
+    name, run = by_neighbors(world)[own]
     assert (run.state, run.group, run.job_type) == ("finished", name, "train")
     metrics = shown(world, name, "metrics/train.json")
     assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
@@ -212,7 +213,7 @@ def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) ->
 
 
 def test_the_agents_have_taken_turns_and_left_nothing(world: World) -> None:
-    assert len(by_parameters(world)) == 4
+    assert len(by_neighbors(world)) == len(by_neighbors(world, "approximate")) == 3
     assert len(experiments(world.project)) == 3
     assert processes(world.project.path) == []
     assert [path.name for path in (world.project.path / STANDALONE).iterdir()] == ["run"]
