@@ -262,6 +262,12 @@ def test_what_nobody_can_use_does_not_pile_up(
     assert len(list(memory.glob("files/*/*"))) == 1
 
 
+def test_somebody_else_tidies_up_at_the_same_time(memory: Path, tmp_path: Path) -> None:
+    (memory / "files/00").mkdir(parents=True)
+    (memory / "files/00/gone").symlink_to("nowhere")  # listed, and not there
+    assert do(memory, tmp_path / "one", "a") == ["a"]
+
+
 class TestWhatDecides:
     """A key changes with all that could change the bytes."""
 
