@@ -27,12 +27,7 @@ class Mapper(Protocol):
     """Workers that are not processes of this machine's own."""
 
     def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        workers: int,
-        title: str,
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
     ) -> Iterator[Result]:
         """As `parallel_map`, with at most so many workers; 0 means all that there are."""
 
@@ -94,20 +89,17 @@ def parallel_map(
     """
     shared, mapper = _SHARING.get()
     workers = shared if workers is None else workers
-    if not mapper:
-        workers = workers or len(os.sched_getaffinity(0))
     total = len(items) if isinstance(items, Sized) else None
-    if total is not None:
-        workers = min(workers, total) if total > 1 else 1
+    if not mapper:
+        workers = min(workers or len(os.sched_getaffinity(0)), total or sys.maxsize)
     alone = partial(_alone, function)
-    if workers == 1:
+    if workers == 1 or total in (0, 1):
         results: Iterable[Result] = map(function, items)
     elif mapper:
         results = mapper.map(alone, items, workers=workers, title=title)
     else:
-        results = Parallel(
-            n_jobs=workers, prefer=prefer, return_as="generator", pre_dispatch="2*n_jobs"
-        )(delayed(alone)(item) for item in items)
+        pool = Parallel(workers, prefer=prefer, return_as="generator", pre_dispatch="2*n_jobs")
+        results = pool(delayed(alone)(item) for item in items)
     try:
         yield from progress(results, title=title, total=total)
     except BrokenProcessPool:
@@ -125,5 +117,4 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal, and in silence anywhere else."""
-    quiet = not sys.stderr.isatty()
-    yield from tqdm(items, desc=title, total=total, disable=quiet, leave=False)
+    yield from tqdm(items, title, total, leave=False, disable=not sys.stderr.isatty())

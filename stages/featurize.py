@@ -71,7 +71,7 @@ def run(params: FeaturizeParams, paths: Paths, report: Report) -> dict[str, Any]
     actions = [
         Action(
             (shard, file),
-            [settings, identity, *(f"{i} {sha256}" for i, sha256 in found.items())],
+            [settings, backbone, identity, *(f"{i} {sha256}" for i, sha256 in found.items())],
             (file,),
         )
         for shard, file, found in zip(shards, encoded, images, strict=True)

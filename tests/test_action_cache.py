@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -33,6 +35,14 @@ def work(task: tuple[str, Path]) -> dict[str, str]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     return {"made": text}
+
+
+def work_in_pairs(task: tuple[str, Path]) -> tuple[str, ...]:
+    """Write a text to a file and to another one beside it."""
+    text, file = task
+    work((text, file))
+    work((text, file.with_name("second")))
+    return (text,)
 
 
 def fail(task: tuple[str, Path]) -> None:
@@ -118,6 +128,76 @@ def test_a_memory_that_is_damaged_costs_time_only(
     assert do(memory, tmp_path / "three", "a", "b") == []
 
 
+def test_half_a_recall_leaves_somebodys_files_alone(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(folder: Path) -> Path:
+        action = Action(("a", folder / "first"), ["a"], (folder / "first", folder / "second"))
+        with remembering(memory):
+            values = action_cache.do(work_in_pairs, [action], title="work")
+        assert values == [["a"]], "what is made differs from what is recalled"
+        return folder / "first"
+
+    first, links = once(tmp_path / "one"), []
+    inode, link = first.stat().st_ino, action_cache._link
+
+    def forgotten(path: Path, target: Path) -> None:
+        links.append(path)
+        if len(links) == 2:
+            raise FileNotFoundError
+        link(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(action_cache, "_link", forgotten)
+        second = once(tmp_path / "two")
+    assert len(links) == 2
+    assert second.stat().st_ino != inode, "the file of an earlier output was written to"
+    assert os.path.samefile(first, once(tmp_path / "three"))
+
+
+@pytest.mark.parametrize("change", [("made", "wrong"), ('"a"', '"b"')])
+def test_a_value_that_was_changed_is_made_again(
+    change: tuple[str, str], memory: Path, tmp_path: Path
+) -> None:
+    do(memory, tmp_path / "one", "a")
+    (place,) = (memory / "actions").glob("*/*")
+    place.write_text(place.read_text().replace(*change))
+    assert do(memory, tmp_path / "two", "a") == ["a"]
+
+
+def test_an_action_that_lies_in_anothers_place_is_not_believed(
+    memory: Path, tmp_path: Path
+) -> None:
+    do(memory, tmp_path / "one", "a", "b")
+    one, other = (memory / "actions").glob("*/*")
+    shutil.copyfile(one, other)
+    assert len(do(memory, tmp_path / "two", "a", "b")) == 1
+
+
+def test_code_that_was_changed_while_it_is_in_memory_is_not_believed(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(action_cache, "_BEGUN", 0)  # all code has been changed since
+        for _ in range(2):
+            assert do(memory, tmp_path / "one", "a") == ["a"]
+    key, action = "0" * 64, Action(("a", tmp_path / "a"), ["a"], (tmp_path / "a",))
+    for begun in (0, time.time_ns()):  # in a worker, after the key was made
+        action_cache._make((key, action), function=work, folder=memory, begun=begun)
+        assert memory.exists() == (begun > 0)
+
+
+def test_a_memory_of_somebody_elses_is_used(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    do(memory, tmp_path / "one", "a")
+    monkeypatch.setattr(os, "utime", refuse)
+    assert do(memory, tmp_path / "two", "a") == []
+
+
 def test_where_a_file_can_have_one_name_only_it_is_copied(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,21 +233,46 @@ def test_experiments_at_once_see_whole_files(memory: Path) -> None:
 def test_the_oldest_is_forgotten_first(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(action_cache, "MOST_BYTES", 20)
+    monkeypatch.setattr(action_cache, "MOST_BYTES", 450)
     do(memory, tmp_path / "one", "a" * 8)
     for place in (memory / "actions").glob("*/*"):
         os.utime(place, ns=(0, 0))  # a file system may count time in steps
     do(memory, tmp_path / "one", "b" * 8, "c" * 8)
     assert do(memory, tmp_path / "two", "b" * 8, "c" * 8) == []
     assert do(memory, tmp_path / "two", "a" * 8) == ["a" * 8]
-    assert sum(path.stat().st_size for path in memory.glob("files/*/*")) <= 20
+    assert sum(path.stat().st_size for path in memory.glob("*/*/*")) <= 450
+
+
+def test_what_nobody_can_use_does_not_pile_up(
+    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(action_cache, "MOST_BYTES", 300)
+    do(memory, tmp_path / "one", "a")
+    for kind in ("actions", "files"):
+        left = memory / kind / "00/.0.partial"  # a process was killed
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text("[" + " " * 200 + "]")
+    assert do(memory, tmp_path / "two", "a") == []
+    assert not list(memory.rglob("*.partial"))
+    for text in "bcdef":  # the same file under other keys
+        action = Action(("a", tmp_path / "a"), [text], (tmp_path / "a",))
+        with remembering(memory):
+            action_cache.do(work, [action], title="work")
+    assert sum(path.stat().st_size for path in memory.glob("*/*/*")) <= 300
+    assert len(list(memory.glob("files/*/*"))) == 1
+
+
+def test_somebody_else_tidies_up_at_the_same_time(memory: Path, tmp_path: Path) -> None:
+    (memory / "files/00").mkdir(parents=True)
+    (memory / "files/00/gone").symlink_to("nowhere")  # listed, and not there
+    assert do(memory, tmp_path / "one", "a") == ["a"]
 
 
 class TestWhatDecides:
     """A key changes with all that could change the bytes."""
 
-    def key(self) -> str:
-        return action_cache._maker(decode_shard)
+    def key(self) -> str | None:
+        return action_cache._maker(decode_shard, time.time_ns())
 
     def test_kernels_and_libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
         first = self.key()
@@ -182,10 +287,10 @@ class TestWhatDecides:
                 assert self.key() != first, library
 
     def test_the_code_that_makes_the_bytes_and_no_other(self) -> None:
-        of_shards = {name for name, _ in action_cache.sources(decode_shard.__module__)}
+        of_shards = action_cache.sources(decode_shard.__module__).keys()
         assert {"grocery.data.build", "grocery.images.decoding", "grocery.shards"} <= of_shards
         assert not any(name.startswith(("grocery.features", "grocery.card")) for name in of_shards)
-        of_suspects = {name for name, _ in action_cache.sources(find_suspects.__module__)}
+        of_suspects = action_cache.sources(find_suspects.__module__).keys()
         assert {"grocery.card.suspects", "grocery.features.colour"} <= of_suspects
         assert not any(name.startswith("grocery.synthetic") for name in of_suspects)
 
@@ -194,9 +299,25 @@ class TestWhatDecides:
         changed = tmp_path / "decoding.py"
         changed.write_text((ROOT / "grocery/images/decoding.py").read_text() + "# A comment.\n")
         monkeypatch.setattr(sys.modules["grocery.images.decoding"], "__file__", str(changed))
-        action_cache._source.cache_clear()
+        assert self.key() not in (first, None)
+
+    def test_kernels_that_nobody_wished_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = self.key()
+        monkeypatch.setattr(action_cache, "machine", lambda: {"the BLAS": "of another processor"})
         assert self.key() != first
-        action_cache._source.cache_clear()
+
+    def test_code_that_cannot_be_read_decides_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        module = sys.modules["grocery.images.decoding"]
+        for name, text in (("none.py", None), ("broken.py", b"def ("), ("other.py", b"# \xff")):
+            if text is not None:
+                (tmp_path / name).write_bytes(text)
+            monkeypatch.setattr(module, "__file__", str(tmp_path / name))
+            assert self.key() is None
+
+    def test_a_path_that_is_not_utf_8_can_be_a_part(self) -> None:
+        assert digest_of(["caf\udce9"]) != digest_of(["caf\udcea"])
 
     def test_parts_do_not_run_together(self) -> None:
         assert len({digest_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"])}) == 3
@@ -224,7 +345,7 @@ class TestRawFiles:
 
         with remembering(memory):
             (found,) = image_ids_of([Image("image.jpg", file=file)])
-        assert found == build.hashlib.sha256(file.read_bytes()).hexdigest()
+        assert found == hashlib.sha256(file.read_bytes()).hexdigest()
         return bool(read)
 
     def longer(self, path: Path) -> None:

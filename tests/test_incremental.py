@@ -22,6 +22,7 @@ from grocery.contents import read_content
 from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
 from grocery.data import build
+from grocery.images.preprocessing import Preprocessing
 from grocery.settings import load
 from grocery.shards import read_table, shard_name, shard_of
 from stages import featurize
@@ -91,13 +92,19 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
         @wraps(function)
         def call(*arguments: Any, **options: object) -> object:
-            done[name] += len(arguments[0]) if name == "hashed" else 1
+            match name:
+                case "hashed":
+                    done[name] += len(arguments[0])
+                case "decoded":
+                    done[name] += isinstance(arguments[1], bytes)  # not a picture that was drawn
+                case _:
+                    done[name] += 1
             return function(*arguments, **options)
 
         return call
 
     monkeypatch.setattr(build, "hash_files", counted("hashed", build.hash_files))
-    monkeypatch.setattr(build, "canonical_image", counted("decoded", build.canonical_image))
+    monkeypatch.setattr(Preprocessing, "prepare", counted("decoded", Preprocessing.prepare))
     monkeypatch.setattr(featurize, "encode_shard", counted("encoded", featurize.encode_shard))
     monkeypatch.setattr(featurize, "fit_encoder", counted("fitted", featurize.fit_encoder))
     return done

@@ -23,8 +23,7 @@ from grocery.sweep.journal import Journal, Trial
 from grocery.sweep.report import page, rows, sentences
 from grocery.sweep.run import Sweep, best, saved_seconds
 from grocery.sweep.search import Search, read_search
-from grocery.sweep.steer import listening
-from grocery.sweep.steering import ADDRESS, TRIAL, Steering, Stopped
+from grocery.sweep.steering import ADDRESS, TRIAL, Steering, Stopped, listening
 from grocery.tracking.outbox import all_outboxes
 from running import processes, wait_for
 

@@ -122,30 +122,34 @@ class World:
 @pytest.fixture(scope="module")
 def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     project = built.copy(tmp_path_factory.mktemp("sweep") / "project")
+    # As if FAISS was not installed, which the approximate search needs.
+    (project.path / "faiss.py").write_text('raise ImportError("not here")')
+    project.commit("Do without FAISS")
     own = yaml.safe_load((project.path / "params.yaml").read_text())["train"]["n_neighbors"]
     parameters = {
-        # The third has more neighbours than there are images; the last is the workspace's own.
-        "train.n_neighbors": {"values": [4, 6, 1000, own]},
+        "train.n_neighbors": {"values": [4, 6, own]},
+        "train.neighbor_search": {"values": ["auto", "approximate"]},  # the first is its own
         "train.algorithm": {"value": "label_spreading"},
     }
     with WandbServer() as server:
         sweep = create_sweep(server, project, parameters)
         with (
-            agent(server, project, sweep, "--count", "2") as one,
-            agent(server, project, sweep, "--count", "2") as two,
+            agent(server, project, sweep, "--count", "3") as one,
+            agent(server, project, sweep, "--count", "3") as two,
         ):
-            said = [process.communicate(timeout=240)[0] for process in (one, two)]
+            said = [process.communicate(timeout=360)[0] for process in (one, two)]
         assert (one.returncode, two.returncode) == (0, 0), said
         yield World(server, project, sweep, "".join(said), server.state())
         assert server.errors == []
 
 
-def by_neighbors(world: World) -> dict[int, tuple[str, Any]]:
+def by_neighbors(world: World, search: str = "auto") -> dict[int, tuple[str, Any]]:
     """Of each trial by its number of neighbours: the experiment's name, and its train run."""
     sweep = world.sweep.rsplit("/", 1)[1]
     return {
         run.config_values["train.n_neighbors"]["value"]: (f"{sweep}-{run.name}", run)
         for run in runs_of(world.server, world.sweep)
+        if run.config_values["train.neighbor_search"]["value"] == search
     }
 
 
@@ -192,15 +196,15 @@ def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: Worl
 
 
 def test_a_failing_trial_is_failed_and_the_agent_goes_on(world: World) -> None:
-    name, run = by_neighbors(world)[1000]
-    assert (run.state, run.exit_code) == ("failed", 1)
-    assert name not in experiments(world.project)
-    (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
-    assert "train.n_neighbors is 1000, but there are only" in said
+    for name, run in by_neighbors(world, "approximate").values():
+        assert (run.state, run.exit_code) == ("failed", 1)
+        assert name not in experiments(world.project)
+        (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
+        assert "searched approximately, which needs the package faiss-cpu" in said
 
 
 def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) -> None:
-    (own,) = by_neighbors(world).keys() - {4, 6, 1000}
+    (own,) = by_neighbors(world).keys() - {4, 6}
     name, run = by_neighbors(world)[own]
     assert (run.state, run.group, run.job_type) == ("finished", name, "train")
     metrics = shown(world, name, "metrics/train.json")
@@ -209,7 +213,7 @@ def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) ->
 
 
 def test_the_agents_have_taken_turns_and_left_nothing(world: World) -> None:
-    assert len(by_neighbors(world)) == 4
+    assert len(by_neighbors(world)) == len(by_neighbors(world, "approximate")) == 3
     assert len(experiments(world.project)) == 3
     assert processes(world.project.path) == []
     assert [path.name for path in (world.project.path / STANDALONE).iterdir()] == ["run"]

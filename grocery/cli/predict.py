@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from grocery.cli.terminal import count
 from grocery.core.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -65,22 +67,16 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
     parser.add_argument(
-        "--top", type=_count, metavar="K", help="the K most probable classes (default: 1)"
+        "--top", type=count, metavar="K", help="the K most probable classes (default: 1)"
     )
     parser.set_defaults(run=_run, command="predict")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from grocery.registry.serving import load_model
 
     model = load_model(arguments.model)
-    form: _Form = _JsonLines(arguments.top) if arguments.json else _Table(model)
+    text = partial(_json_line, top=arguments.top) if arguments.json else _table(model)
     bar = _progress_bar(arguments.images)
     failed = False
     for result in _results(model, image_files(arguments.images), arguments.top or 1):
@@ -89,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> None:
             say = bar.write if bar else print
             say(printable(f"error: predict: {result}"), file=sys.stderr)
         else:
-            print(form.text(*result), flush=True)
+            print(text(*result), flush=True)
         if bar:
             bar.update()
     if bar:
@@ -105,15 +101,13 @@ def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
     followed. A folder that cannot be read or holds no image gives an error in its place.
     """
     for name in names:
-        if os.path.isdir(name):
-            found = False
-            for path in _below(name):
-                found = True
-                yield path
-            if not found:
-                yield DataError(f"{name} holds no images (files ending in {', '.join(SUFFIXES)})")
-        else:
+        if not os.path.isdir(name):
             yield name
+            continue
+        found = _below(name)
+        none = DataError(f"{name} holds no images (files ending in {', '.join(SUFFIXES)})")
+        yield next(found, none)
+        yield from found
 
 
 def _below(folder: str) -> Iterator[str | DataError]:
@@ -161,59 +155,35 @@ def _progress_bar(names: Sequence[str]) -> tqdm[Any] | None:
     return tqdm(total=total, desc="predict", unit="image", leave=False)
 
 
-class _Form(Protocol):
-    """How the result of an image is printed."""
-
-    def text(self, path: str, ranking: Sequence[Prediction]) -> str:
-        """The lines of one image; the best class comes first."""
-
-
-class _JsonLines:
-    """An object a line, in ASCII whatever the names hold."""
-
-    def __init__(self, top: int | None) -> None:
-        self.top = top
-
-    def text(self, path: str, ranking: Sequence[Prediction]) -> str:
-        """One line."""
-        classes = [
-            {"class": p.label, "coarse": p.coarse, "confidence": round(p.confidence, 6)}
-            for p in ranking
-        ]
-        document: dict[str, Any] = {"path": path, **classes[0]}
-        if self.top:
-            document["top"] = classes
-        return json.dumps(document)
+def _json_line(path: str, ranking: Sequence[Prediction], *, top: int | None) -> str:
+    """An object for one image, best class first, in ASCII whatever the names hold."""
+    classes = [
+        {"class": p.label, "coarse": p.coarse, "confidence": round(p.confidence, 6)}
+        for p in ranking
+    ]
+    return json.dumps({"path": path, **classes[0]} | ({"top": classes} if top else {}))
 
 
-class _Table:
-    """Aligned columns. The path is the last, since the widths of the others are known beforehand.
+def _table(model: Model) -> Callable[[str, Sequence[Prediction]], str]:
+    """Gives the lines of one image after the other, one per class, below a header.
 
-    Parameters
-    ----------
-    model
-        Gives the names of the classes, and whether there are coarse ones.
+    The path is the last column, since the widths of the others are known beforehand.
     """
+    columns = [["class", *model.classes]]
+    if model.coarse:
+        columns.append(["coarse", *model.coarse.values()])
+    widths = [max(map(len, names)) for names in columns]
+    header = [("class", "coarse", "confidence", "path")]
 
-    def __init__(self, model: Model) -> None:
-        self.widths = [_width(["class", *model.classes])]
-        if model.coarse:
-            self.widths.append(_width(["coarse", *model.coarse.values()]))
-        self.headed = False
+    def text(path: str, ranking: Sequence[Prediction]) -> str:
+        rows = [*header, *((p.label, p.coarse or "", f"{p.confidence:.3f}", path) for p in ranking)]
+        header.clear()
+        return "\n".join(map(line, rows))
 
-    def text(self, path: str, ranking: Sequence[Prediction]) -> str:
-        """One line a class, with the header above the very first."""
-        lines = [self._line(p.label, p.coarse or "", f"{p.confidence:.3f}", path) for p in ranking]
-        if not self.headed:
-            self.headed = True
-            lines.insert(0, self._line("class", "coarse", "confidence", "path"))
-        return "\n".join(lines)
+    def line(row: tuple[str, str, str, str]) -> str:
+        *names, confidence, path = map(printable, row)
+        # Without coarse classes there is one width.
+        cells = [name.ljust(width) for name, width in zip(names, widths, strict=False)]
+        return "  ".join([*cells, confidence.rjust(len("confidence")), path])
 
-    def _line(self, label: str, coarse: str, confidence: str, path: str) -> str:
-        names = zip((label, coarse), self.widths, strict=False)  # one width: no coarse classes
-        cells = [printable(name).ljust(width) for name, width in names]
-        return "  ".join([*cells, confidence.rjust(len("confidence")), printable(path)])
-
-
-def _width(names: Iterable[str]) -> int:
-    return max(len(name) for name in names)
+    return text

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from grocery.cli.terminal import table
-
-if TYPE_CHECKING:
-    from grocery.sweep.journal import Trial
-    from grocery.sweep.search import Search
+from grocery.cli.terminal import count, table
 
 
 def add_parser(parsers: Any) -> None:
@@ -39,10 +37,10 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the sweep file")
     parser.add_argument(
-        "--count", type=_count, default=20, metavar="N", help="trials in all (default: %(default)s)"
+        "--count", type=count, default=20, metavar="N", help="trials in all (default: %(default)s)"
     )
     parser.add_argument(
-        "--jobs", type=_count, default=2, metavar="N", help="trials at a time (default: 2)"
+        "--jobs", type=count, default=2, metavar="N", help="trials at a time (default: 2)"
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the search (default: %(default)s)"
@@ -52,89 +50,54 @@ def add_parser(parsers: Any) -> None:
     parser.set_defaults(run=_run, command="sweep")
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def _run(arguments: argparse.Namespace) -> None:
+    from grocery.core.errors import DataError, ParamsError
     from grocery.core.files import write_bytes
     from grocery.parallel import progress
+    from grocery.sweep.journal import Journal, Trial
     from grocery.sweep.report import page, rows, sentences
     from grocery.sweep.run import Sweep, workspace_summary
+    from grocery.sweep.search import read_search
     from grocery.tracking.provenance import dvc_root
 
     root = dvc_root()
-    search = _search(arguments, root)
-    folder = root / "sweeps" / search.name
-    journal, trials = _journal(arguments, search, folder)
+    search = read_search(arguments.file, root)
+    name = arguments.name or search.name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ParamsError(
+            f"a sweep cannot be called {name!r}; use letters, digits, dashes and underscores"
+        )
+    search = replace(search, name=name)
+    folder = root / "sweeps" / name
+    journal = Journal(folder / "trials.jsonl")
+    about = {"config": dict(search.config), "seed": arguments.seed}
+    trials: list[Trial] = []
+    if not journal.file.is_file():
+        journal.begin(about)
+    elif not arguments.resume:
+        raise DataError(
+            f"the sweep {name} was begun before; go on with --resume, or give another --name"
+        )
+    else:
+        known, trials = journal.read()
+        if known != about:
+            raise DataError(
+                f"the sweep {name} was begun with another file or seed; give another --name"
+            )
     sweep = Sweep(search, root, journal, seed=arguments.seed, trials=trials)
     begun = time.monotonic()
-    done = [trial for trial in trials if trial.state != "running"]
+    done = sum(trial.state != "running" for trial in trials)
     try:
         ended = sweep.run(arguments.count, jobs=arguments.jobs)
-        left = max(0, arguments.count - len(done))
-        for trial in progress(ended, title=f"sweep {search.name}", total=left):
+        for trial in progress(ended, title=f"sweep {name}", total=max(0, arguments.count - done)):
             if trial.state == "failed":
                 print(f"{trial.name} failed: {trial.reason}", file=sys.stderr)
     except KeyboardInterrupt:
         print("what has been found is noted; go on with --resume", file=sys.stderr)
         raise
     finally:
-        account = sentences(
-            sweep.trials,
-            search,
-            time.monotonic() - begun,
-            before=len(done),
-            workspace=workspace_summary(root),
-        )
+        seconds, workspace = time.monotonic() - begun, workspace_summary(root)
+        account = sentences(sweep.trials, search, seconds, before=done, workspace=workspace)
         write_bytes(folder / "index.html", page(sweep.trials, search, account).encode())
-    for line in table(rows(sweep.trials, search)):
-        print(line)
-    print()
-    for sentence in account:
-        print(sentence)
+    print(*table(rows(sweep.trials, search)), "", *account, sep="\n")
     print(f"plots: {(folder / 'index.html').relative_to(root)}")
-
-
-def _search(arguments: argparse.Namespace, root: Path) -> Search:
-    """The sweep file, checked."""
-    import re
-    from dataclasses import replace
-
-    from grocery.core.errors import ParamsError
-    from grocery.sweep.search import read_search
-
-    search = read_search(arguments.file, root)
-    if arguments.name:
-        search = replace(search, name=arguments.name)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", search.name):
-        raise ParamsError(
-            f"a sweep cannot be called {search.name!r}; use letters, digits, dashes and underscores"
-        )
-    return search
-
-
-def _journal(
-    arguments: argparse.Namespace, search: Search, folder: Path
-) -> tuple[Any, list[Trial]]:
-    """The journal, and the trials in it."""
-    from grocery.core.errors import DataError
-    from grocery.sweep.journal import Journal
-
-    journal = Journal(folder / "trials.jsonl")
-    about = {"config": dict(search.config), "seed": arguments.seed}
-    if not journal.file.is_file():
-        journal.begin(about)
-        return journal, []
-    if not arguments.resume:
-        raise DataError(
-            f"the sweep {search.name} was begun before; go on with --resume, or give another --name"
-        )
-    known, trials = journal.read()
-    if known != about:
-        raise DataError(
-            f"the sweep {search.name} was begun with another file or seed; give another --name"
-        )
-    return journal, trials

@@ -1,7 +1,8 @@
-"""Standard output that may go away."""
+"""What the commands share: numbers they take, and standard output, which may go away."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import signal
@@ -10,6 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from grocery.core.errors import printable
+
+
+def count(text: str) -> int:
+    """A number of things, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 @contextmanager

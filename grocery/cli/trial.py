@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,30 +90,25 @@ def _run(arguments: argparse.Namespace) -> None:
 def parse_assignments(words: Sequence[str]) -> dict[str, Any]:
     """Values of parameters by name, as W&B's agent writes them: ``--NAME=VALUE`` with Python's str.
 
+    Numbers, truth values and lists as Python writes them are YAML, too.
+
     Raises
     ------
     ParamsError
         When a word is no assignment.
     """
-    found = {}
+    from grocery.core.documents import parse_yaml
+
+    found: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.removeprefix("--").partition("=")
         if not name or not equals:
             raise ParamsError(f"{word!r} is no assignment; write --PARAMETER=VALUE")
-        found[name] = _value(text)
+        found[name] = None if text == "None" else text
+        if text not in ("", "None"):
+            with suppress(ParamsError):
+                found[name] = parse_yaml(text.encode(), name, ParamsError)
     return found
-
-
-def _value(text: str) -> Any:
-    """A value that Python has written; numbers, truth values and lists are YAML, too."""
-    from grocery.core.documents import parse_yaml
-
-    if text in ("", "None"):
-        return text if not text else None
-    try:
-        return parse_yaml(text.encode(), "it", ParamsError)
-    except ParamsError:
-        return text
 
 
 @contextmanager
@@ -142,8 +139,6 @@ def _report_if_unchanged(root: Path, name: str, params: Params, run: SweepRun) -
 
     Then DVC has skipped the stage, and the workspace holds its results.
     """
-    import json
-
     from grocery.tracking.provenance import project_root
     from grocery.tracking.run import stage_run
     from grocery.tracking.sweep_run import STAGE
@@ -151,24 +146,17 @@ def _report_if_unchanged(root: Path, name: str, params: Params, run: SweepRun) -
     if any((project_root() / "wandb").glob(f"*run-*-{run.id}")):
         return
     os.environ["DVC_EXP_NAME"] = name  # the group that the other stages are in
+    curves: dict[int, dict[str, float]] = {}
+    for file in sorted((root / "metrics/curves/plots/metrics").glob("*.tsv")):
+        with file.open(newline="") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                curves.setdefault(int(row["step"]), {})[file.stem] = float(row[file.stem])
     with stage_run(
         STAGE,
         settings=params.tracking,
         config={STAGE: params.train.model_dump()},
         tags=[params.data.source, params.train.algorithm],
     ) as tracked:
-        for step, values in sorted(_history(root / "metrics/curves/plots/metrics").items()):
+        for step, values in sorted(curves.items()):
             tracked.log(values, step=step)
         tracked.summary(json.loads((root / "metrics/train.json").read_bytes()))
-
-
-def _history(folder: Path) -> Mapping[int, dict[str, float]]:
-    """The curves of a training run, by step."""
-    import csv
-
-    steps: dict[int, dict[str, float]] = {}
-    for file in sorted(folder.glob("*.tsv")):
-        with file.open(newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                steps.setdefault(int(row["step"]), {})[file.stem] = float(row[file.stem])
-    return steps

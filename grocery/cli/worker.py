@@ -66,14 +66,13 @@ def _run(arguments: argparse.Namespace) -> None:
     if not re.fullmatch(allowed, arguments.address):
         raise GroceryError(f"the scheduler's address should be {example}")
     # Workers import this very code, wherever they are started.
-    source = str(Path(grocery.__file__).parent.parent)
-    paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    paths = [str(Path(grocery.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     workers = arguments.workers or len(os.sched_getaffinity(0))
     command = [
         *(sys.executable, "-m", "distributed.cli.dask_worker", arguments.address),
         *("--nthreads", "1", "--nworkers", str(workers), "--no-dashboard"),
-        *("--death-timeout", "60", "--preload", "grocery.cluster.preload"),
+        *("--death-timeout", "60", "--preload", "grocery.cluster.sameness"),
         *("--memory-limit", arguments.memory),
     ]
     sys.stdout.flush()

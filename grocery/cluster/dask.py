@@ -7,20 +7,20 @@ with one sentence.
 from __future__ import annotations
 
 import logging
+import operator
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from distributed import CancelledError, Client, KilledWorker, wait
 
-from grocery.cluster.task import Job, Place, call, this_place
+from grocery.cluster.task import Place, call, this_place
 from grocery.core.errors import GroceryError, public
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from grocery.parallel import Item, Result
 
 # All in seconds.
 PATIENCE = 15.0  # without any worker; one that was killed is started again within about two
@@ -74,12 +74,7 @@ class DaskCluster:
                 raise GroceryError(answer)
 
     def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        workers: int,
-        title: str,
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
     ) -> Iterator[Result]:
         """See `grocery.parallel.Mapper`."""
         rest = enumerate(items)
@@ -119,12 +114,12 @@ class DaskCluster:
         """Send a job to every worker, once: a fitted encoder is far larger than a shard's name."""
         self._await_workers()
         with self._reached():
-            job = Job(function, self._place)
+            job = partial(call, function, self._place)
             return self._client.scatter(job, broadcast=True, hash=False, timeout=PATIENCE)
 
     def _submit(self, job: Any, item: Any) -> Any:
         with self._reached():
-            return self._client.submit(call, job, item, pure=False)
+            return self._client.submit(operator.call, job, item, pure=False)
 
     def _ended(self, futures: Collection[Any]) -> Iterable[tuple[Any, Any]]:
         """Wait until some of the futures have ended, and fetch their results."""
@@ -190,8 +185,8 @@ def dask_cluster(address: str) -> Iterator[DaskCluster]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with this_place() as place:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # other versions: the check says so, or is content
+            # Of other versions the check says something, or is content with them.
+            with warnings.catch_warnings(action="ignore"):
                 client: Any = Client(  # type: ignore[no-untyped-call]
                     address, timeout=CONNECT, set_as_default=False
                 )

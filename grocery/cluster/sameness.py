@@ -1,19 +1,18 @@
 """What decides the bytes that a process computes, beside its inputs: libraries, kernels and code.
 
-Two processes whose traits are equal compute the same bytes, as far as is known. The kernels are
-asked of the libraries themselves: the environment says what somebody wished for, and a library that
-was loaded before the wish was made does not know of it.
+Two processes whose traits are equal compute the same bytes, as far as is known.
 """
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from grocery.core.libraries import installed
+from grocery.action_cache import digest_of, machine
+from grocery.core.files import digest
 
 CODE = "this project's code"
 
@@ -25,29 +24,14 @@ def traits() -> Mapping[str, str]:
     The code is that of the first call: a worker that has been up since before a change of the code
     has old modules in memory, and says so.
     """
-    import numpy as np
-    import pyarrow as pa
     import scipy.linalg  # noqa: F401  (loads scipy's own BLAS)
-    from PIL import features
-    from threadpoolctl import threadpool_info
 
-    simd = np.show_config(mode="dicts")["SIMD Extensions"]  # those in use, not those at its build
-    # numpy's and scipy's; FAISS brings one too, which no work that is shared out uses.
-    blas = {
-        f"{pool['architecture']} in {pool['num_threads']} thread(s)"
-        for pool in threadpool_info()
-        if pool["user_api"] == "blas" and "faiss" not in pool["filepath"]
-    }
-    return {
-        "Python": platform.python_version(),
-        **installed(),
-        "numpy's kernels": " ".join(simd["baseline"] + simd.get("found", [])),
-        "the BLAS": ", ".join(sorted(blas)),
-        "Arrow's kernels": pa.runtime_info().simd_level,
-        "the C library": " ".join(platform.libc_ver()),
-        "Pillow's JPEG library": features.version("libjpeg_turbo") or features.version("jpg") or "",
-        CODE: digest_of_code(Path(__file__).parents[2]),
-    }
+    return machine() | {CODE: digest_of_code(Path(__file__).parents[2])}
+
+
+def dask_setup(_: Any) -> None:
+    """Note which code there is when `grocery worker` starts; a hook of Dask's preloads."""
+    traits()
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
@@ -61,10 +45,6 @@ def differences(here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
 
 def digest_of_code(source: Path) -> str:
     """The first digits of the SHA-256 of the modules that tasks may come from."""
-    total = hashlib.sha256()
-    for file in sorted(
-        file for room in ("grocery", "stages") for file in (source / room).rglob("*.py")
-    ):
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        total.update(f"{file.relative_to(source).as_posix()}\0{content}\n".encode())
-    return total.hexdigest()[:12]
+    files = sorted(f for room in ("grocery", "stages") for f in (source / room).rglob("*.py"))
+    parts = ((file.relative_to(source).as_posix(), digest(file)) for file in files)
+    return digest_of(chain(*parts))[:12]

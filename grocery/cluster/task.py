@@ -21,57 +21,23 @@ _SCRATCH = Path(".dvc/tmp/grocery")
 
 @dataclass(frozen=True)
 class Place:
-    """Where, and by what, the work is to be done.
+    """Where, and by what, the work is to be done."""
 
-    Attributes
-    ----------
-    folder
-        The project's folder; the paths in the work are relative to it.
-    mark
-        A file in it that only the driver's own folder has.
-    traits
-        The driver's, see `grocery.cluster.sameness`.
-    """
-
-    folder: str
-    mark: str
-    traits: tuple[tuple[str, str], ...]
-
-    def check(self) -> None:
-        """Refuse to work where the bytes might be others, or would go elsewhere.
-
-        Raises
-        ------
-        GroceryError
-            Names this host and what is wrong.
-        """
-        if problem := self.problem():
-            raise GroceryError(problem)
+    folder: str  # the project's; the paths in the work are relative to it
+    mark: str  # a file in it that only the driver's own folder has
+    traits: tuple[tuple[str, str], ...]  # the driver's, see `grocery.cluster.sameness`
 
     def problem(self) -> str:
         """What is wrong with this process, in a sentence that names the host; empty if nothing."""
-        wrong = self._wrong()
-        return f"the worker on {socket.gethostname()} {wrong}" if wrong else ""
-
-    def _wrong(self) -> str:
+        worker = f"the worker on {socket.gethostname()}"
         if not Path(self.folder).is_dir():
-            return f"has no folder {self.folder}; it must be shared, under this path"
+            return f"{worker} has no folder {self.folder}; it must be shared, under this path"
         if not Path(self.folder, self.mark).is_file():
-            return f"has another folder {self.folder}; it must be shared, not copied"
+            return f"{worker} has another folder {self.folder}; it must be shared, not copied"
         found = differences(dict(self.traits), traits())
-        if not found:
-            return ""
         stale = len(found) == 1 and found[0].startswith(CODE)
         advice = "restart it" if stale else "start it in the same environment by `grocery worker`"
-        return f"would compute other bytes: {'; '.join(found)}; {advice}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is done to every item, and where. Sent once to a worker, not once a task."""
-
-    function: Callable[[Any], Any]
-    place: Place
+        return f"{worker} would compute other bytes: {'; '.join(found)}; {advice}" if found else ""
 
 
 @contextmanager
@@ -83,14 +49,21 @@ def this_place() -> Iterator[Place]:
         yield Place(os.getcwd(), name, tuple(traits().items()))
 
 
-def call(job: Job, item: Any) -> Any:
-    """Do a job to an item, in the job's folder."""
-    _checked(job.place)
-    os.chdir(job.place.folder)
-    return job.function(item)
+def call(function: Callable[[Any], Any], place: Place, item: Any) -> Any:
+    """Do a piece of work in a place.
+
+    Raises
+    ------
+    GroceryError
+        Where the bytes might be others, or would go elsewhere.
+    """
+    _check(place)
+    os.chdir(place.folder)
+    return function(item)
 
 
 @cache
-def _checked(place: Place) -> None:
+def _check(place: Place) -> None:
     """Check once a process; a failure is not remembered, so it is said by every task."""
-    place.check()
+    if problem := place.problem():
+        raise GroceryError(problem)

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,7 @@ SETTLED = 2_000_000_000
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding found, by image id.
-
-    Attributes
-    ----------
-    hashes
-        Perceptual hashes of the readable images.
-    reasons
-        Why the others cannot be read.
-    """
+    """What decoding found, by image id: perceptual hashes, and why the others cannot be read."""
 
     hashes: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -55,15 +48,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is to be made.
-
-    Attributes
-    ----------
-    name
-        Its file name.
-    copies
-        Its images, by id.
-    """
+    """A shard that is to be made: its file's name, and its images by id."""
 
     name: str
     copies: tuple[Copies, ...]
@@ -84,19 +69,16 @@ def image_ids_of(images: Sequence[RawImage]) -> list[str]:
     lay is not read again: their sizes, times of modification and change, and inodes are as before.
     Git's index and DVC go by the same signs.
     """
-    chunks: dict[int, list[int]] = {}
+    chunks: dict[int, list[RawImage]] = {}
     count = 1 << max(0, (len(images) // _CHUNK).bit_length())
-    for number, image in enumerate(images):
-        place = int(hashlib.sha256(image.path.encode()).hexdigest()[:8], 16)
-        chunks.setdefault(place % count, []).append(number)
-    parts = [[images[number] for number in numbers] for numbers in chunks.values()]
-    actions = [Action(part, _signs(part)) for part in parts]
-    found = [""] * len(images)
+    for image in images:
+        place = shard_of(hashlib.sha256(image.path.encode()).hexdigest(), count)
+        chunks.setdefault(place, []).append(image)
+    actions = [Action(chunk, _signs(chunk)) for chunk in chunks.values()]
     hashed = action_cache.do(hash_files, actions, title="hash")
-    for numbers, hashes in zip(chunks.values(), hashed, strict=True):
-        for number, sha256 in zip(numbers, hashes, strict=True):
-            found[number] = sha256
-    return found
+    pairs = zip(chain(*chunks.values()), chain(*hashed), strict=True)
+    found = {image.path: sha256 for image, sha256 in pairs}
+    return [found[image.path] for image in images]
 
 
 def hash_files(images: Sequence[RawImage]) -> list[str]:
@@ -106,19 +88,18 @@ def hash_files(images: Sequence[RawImage]) -> list[str]:
 
 def _signs(images: Sequence[RawImage]) -> list[str] | None:
     """By what files are known; None if they are no files, or one was written moments ago."""
-    signs = []
-    for image in images:
-        try:
-            if image.file is None:
-                return None
-            found = os.stat(image.file)
-        except OSError:
-            return None  # whoever reads it says so
-        times = (found.st_mtime_ns, found.st_ctime_ns)
-        if max(times) > time.time_ns() - SETTLED:
-            return None
-        signs.append(f"{image.file.absolute()} {found.st_size} {times} {found.st_ino}")
-    return signs
+    settled = time.time_ns() - SETTLED
+    try:
+        found = [(image.file.absolute(), os.stat(image.file)) for image in images if image.file]
+    except OSError:
+        return None  # whoever reads it says so
+    times = [(stat.st_mtime_ns, stat.st_ctime_ns) for _, stat in found]
+    if len(found) < len(images) or max(chain(*times), default=0) > settled:
+        return None
+    return [
+        f"{file} {stat.st_size} {then} {stat.st_ino}"
+        for (file, stat), then in zip(found, times, strict=True)
+    ]
 
 
 def shards_of(copies: Sequence[Copies], shards: int) -> list[Shard]:
@@ -148,30 +129,21 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
         Names the image: a lack of memory is no fact about it.
     """
     shard, preprocessing, file = task
-    hashes, reasons, rows = {}, {}, []
-    for group in shard.copies:
-        image = group.kept
+    found, rows = Decoded(), []
+    for image_id, image in ((group.image_id, group.kept) for group in shard.copies):
         try:
             with memory_for(image.path):
                 jpeg = preprocessing.prepare(image.read())
         except UnreadableImage as error:
-            reasons[group.image_id] = str(error)
+            found.reasons[image_id] = str(error)
             continue
         # Of the canonical image, so that whoever has the shard can compute it again.
         with Image.open(io.BytesIO(jpeg)) as prepared:
-            hashes[group.image_id] = perceptual_hash(prepared)
-        rows.append(
-            {
-                "image_id": group.image_id,
-                "path": image.path,
-                "label": image.label,
-                "coarse": image.coarse,
-                "phash": hashes[group.image_id],
-                "image": jpeg,
-            }
-        )
+            found.hashes[image_id] = perceptual_hash(prepared)
+        row = (image_id, image.path, image.label, image.coarse, found.hashes[image_id], jpeg)
+        rows.append(dict(zip(_DECODED_SCHEMA.names, row, strict=True)))
     write_table(file, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
-    return {"hashes": hashes, "reasons": reasons}
+    return asdict(found)
 
 
 def preprocessing_of(params: PrepareParams) -> Preprocessing:

@@ -51,7 +51,7 @@ class Guard:
         self.begun = False
         self.lock = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         self.ending = 0.0  # when it was told to end, by the monotonic clock
-        self.told = [sys.stdin.fileno()]
+        self.listening = [sys.stdin.fileno()]
         self.sent: list[signal.Signals] = []
         self.line = b""
 
@@ -59,8 +59,13 @@ class Guard:
         """Run the command to its end, or end it."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self.end)  # not ignored, so that the command does not ignore it
-        if not self.wait_for_turn():
-            return 128 + signal.SIGTERM
+        while True:
+            if self.ending:
+                return 128 + signal.SIGTERM
+            with suppress(BlockingIOError):
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            self.look([], 0.05)
         self.process = subprocess.Popen(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -83,24 +88,15 @@ class Guard:
         code = self.process.returncode
         return code if code >= 0 else 128 - code
 
-    def wait_for_turn(self) -> bool:
-        """Take the lock; false when it is all over before."""
-        while not self.ending:
-            with suppress(BlockingIOError):
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            self.look([], 0.05)
-        return False
-
     def end(self, *_: object) -> None:
         """Begin to end."""
         self.ending = self.ending or time.monotonic()
 
     def look(self, more: list[int], timeout: float) -> list[int]:
         """Wait for one of the files, or for our input to be closed."""
-        ready, _, _ = select.select([*self.told, *more], [], [], timeout)
+        ready, _, _ = select.select([*self.listening, *more], [], [], timeout)
         if sys.stdin.fileno() in ready and not os.read(sys.stdin.fileno(), 1024):
-            self.told.clear()
+            self.listening.clear()
             self.end()
         return ready
 
@@ -108,32 +104,25 @@ class Guard:
         """Pass on what the command says; false when it has closed its output."""
         with suppress(BlockingIOError):
             while data := os.read(output, 65536):
-                with suppress(OSError):  # there may be nobody left to hear it
-                    os.write(sys.stdout.fileno(), data)
+                _say(data)
                 if not self.begun:
-                    self.heed(data)
+                    *lines, self.line = (self.line + data).split(b"\n")
+                    for line in lines:
+                        self.heed(line.decode(errors="replace").strip())
             return False
         return True
 
-    def heed(self, data: bytes) -> None:
-        """See whether the experiment has begun, and whether it is ours."""
-        *lines, self.line = (self.line + data).split(b"\n")
-        for line in lines:
-            text = line.decode(errors="replace").strip()
-            if text.startswith(_BEGUN):
-                self.begun = True
-                os.close(self.lock)  # the next one may begin
-                if text != f"{_BEGUN}{self.name}'":
-                    other = text.removeprefix(_BEGUN).rstrip("'")
-                    self.say(f"DVC has mixed up {self.name} with {other}, which began meanwhile")
-                    self.end()
-                return
-
-    @staticmethod
-    def say(sentence: str) -> None:
-        """Add a line of our own to the output."""
-        with suppress(OSError):
-            os.write(sys.stdout.fileno(), f"error: {sentence}\n".encode())
+    def heed(self, line: str) -> None:
+        """See whether the experiment begins, and whether it is ours."""
+        if self.begun or not line.startswith(_BEGUN):
+            return
+        self.begun = True
+        os.close(self.lock)  # the next one may begin
+        other = line.removeprefix(_BEGUN).rstrip("'")
+        if other != self.name:
+            sentence = f"DVC has mixed up {self.name} with {other}, which began meanwhile"
+            _say(f"error: {sentence}\n".encode())
+            self.end()
 
     def press(self) -> None:
         """Interrupt, insist, kill, as time goes by."""
@@ -166,18 +155,18 @@ class Guard:
                     shutil.rmtree(about["root_dir"])
 
 
+def _say(data: bytes) -> None:
+    with suppress(OSError):  # there may be nobody left to hear it
+        os.write(sys.stdout.fileno(), data)
+
+
 def _children() -> list[int]:
     with suppress(OSError):
         return [int(n) for n in Path("/proc/thread-self/children").read_text().split()]
     return []
 
 
-def _adopt() -> None:
-    """Become the parent of descendants whose parent has ended; on Linux."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
 if __name__ == "__main__":
-    _adopt()
+    with suppress(OSError, AttributeError):  # become the parent of orphaned descendants; on Linux
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     raise SystemExit(Guard(sys.argv[1], sys.argv[2], sys.argv[3:]).run())

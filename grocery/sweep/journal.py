@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,46 +17,20 @@ State = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass
 class Trial:
-    """One set of parameters, and what came of it.
+    """One set of parameters, and what came of it."""
 
-    Attributes
-    ----------
-    number
-        Its place in the sweep, from 1.
-    name
-        Name of the DVC experiment.
-    assignments
-        Value of each parameter that is searched, by its dotted name.
-    state
-        ``stopped`` is early, by the sweep; ``failed`` is by an error.
-    steps
-        What training reported at each step.
-    summary
-        Metrics of the experiment, by name; those of evaluate begin with ``test_``.
-    seconds
-        Wall time.
-    reason
-        Why it failed.
-    """
-
-    number: int
-    name: str
-    assignments: dict[str, Any]
-    state: State = "running"
-    steps: list[dict[str, float]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    reason: str = ""
+    number: int  # in the sweep, from 1
+    name: str  # of the DVC experiment
+    assignments: dict[str, Any]  # of the parameters that are searched, by dotted name
+    state: State = "running"  # stopped: early, by the sweep; failed: by an error
+    steps: list[dict[str, float]] = field(default_factory=list)  # what training reported at each
+    summary: dict[str, Any] = field(default_factory=dict)  # metrics; of evaluate with test_ before
+    seconds: float = 0.0  # wall time
+    reason: str = ""  # why it failed
 
 
 class Journal:
-    """Remembers trials in a file of JSON lines, one at the beginning of each and one at its end.
-
-    Parameters
-    ----------
-    file
-        The file; it need not be there yet.
-    """
+    """Remembers trials in a file of JSON lines, one at the beginning of each and one at its end."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -79,15 +53,16 @@ class Journal:
         DataError
             When this is no journal.
         """
-        lines = list(self._lines())
+        lines: list[Any] = []
+        for text in self.file.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a kill may have cut it off
+                lines.append(json.loads(text))
         if not lines or "sweep" not in lines[0]:
             raise DataError(f"{self.file} is not the journal of a sweep")
-        trials: dict[int, Trial] = {}
-        for line in lines[1:]:
-            try:
-                trials[line["number"]] = Trial(**line)
-            except (TypeError, KeyError):
-                raise DataError(f"{self.file} holds a line that is no trial") from None
+        try:
+            trials = {line["number"]: Trial(**line) for line in lines[1:]}
+        except (TypeError, KeyError):
+            raise DataError(f"{self.file} holds a line that is no trial") from None
         return lines[0]["sweep"], [trials[number] for number in sorted(trials)]
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -96,12 +71,3 @@ class Journal:
             stream.write(("" if whole else "\n") + json.dumps(entry, sort_keys=True) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        """The lines that were written whole; a kill may have cut one off."""
-        text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
-        for line in text.splitlines():
-            with suppress(ValueError):
-                value = json.loads(line)
-                if isinstance(value, dict):
-                    yield value

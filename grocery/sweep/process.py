@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import os
 import re
 import subprocess
@@ -26,14 +26,10 @@ class Experiment:
 
     Parameters
     ----------
-    root
-        The project.
     name
-        Name of the experiment; it must be new.
+        It must be new.
     assignments
         Values of parameters, by dotted name: numbers, truth values, strings, None, lists of them.
-    environment
-        Its environment; ours by default.
     show
         Whether what DVC and the stages say is printed as it comes.
 
@@ -48,7 +44,7 @@ class Experiment:
         root: Path,
         name: str,
         assignments: Mapping[str, Any],
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] = os.environ,
         *,
         show: bool = False,
     ) -> None:
@@ -58,15 +54,14 @@ class Experiment:
         sets = [f"--set-param={key}={as_override(value)}" for key, value in assignments.items()]
         lock = root / ".dvc" / "tmp" / "experiments.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        inherited = dict(os.environ if environment is None else environment)
-        path = [str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]
+        path = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         # -I and -S: the guard needs nothing that is installed, and starts in no time.
         watcher = [sys.executable, "-I", "-S", guard.__file__, str(lock), name]
         dvc = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
         self._process = subprocess.Popen(
             [*watcher, *dvc, f"--name={name}", TARGET, *sets],
             cwd=root,
-            env=inherited | {"PATH": os.pathsep.join(path)},
+            env={**environment, "PATH": os.pathsep.join(path)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -97,25 +92,16 @@ class Experiment:
 
 def as_override(value: Any) -> str:
     """A value in the grammar of `dvc exp run --set-param`, which is Hydra's."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(as_override(item) for item in value)}]"
+    if not isinstance(value, str):
+        return json.dumps(value)
     # In quotes only a quote has a meaning of its own, and the backslashes before it.
-    text = re.sub(r"(\\+)(?='|$)", r"\1\1", str(value)).replace("'", "\\'")
+    text = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
     return f"'{text}'"
 
 
 def _reason(said: list[str]) -> str:
     """The stage's own sentence, or else DVC's first."""
-    for start in ("error: ", "ERROR: "):
-        for line in said:
-            if line.startswith(start):
-                return printable(line.removeprefix(start))
-    return ""
+    sentences = (line[7:] for start in ("error: ", "ERROR: ") for line in said if line[:7] == start)
+    return printable(next(sentences, ""))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from statistics import median
-from threading import Event, Lock
+from statistics import mean, median
+from threading import Lock
 from typing import Any
 
 from grocery.core.errors import GroceryError, RegistryError
@@ -20,51 +20,29 @@ from grocery.registry.revisions import experiments
 from grocery.sweep.journal import Journal, Trial
 from grocery.sweep.process import Experiment
 from grocery.sweep.search import Search
-from grocery.sweep.steer import listening
-from grocery.sweep.steering import ADDRESS, TRIAL
-
-# How the search engine calls our states.
-_ENGINE_STATES = {
-    "running": "running",
-    "finished": "finished",
-    "stopped": "finished",
-    "failed": "failed",
-}
+from grocery.sweep.steering import ADDRESS, TRIAL, listening
 
 
+@dataclass
 class Sweep:
     """A search for good parameters.
 
-    Parameters
-    ----------
-    search
-        What is searched, and how.
-    root
-        The project.
-    journal
-        Where trials are noted.
-    seed
-        Of the search.
-    trials
-        Those of an interrupted sweep; one that was running is begun anew.
+    `seed` is of the search. `trials` are those of an interrupted sweep; one that was running is
+    begun again.
     """
 
-    def __init__(
-        self,
-        search: Search,
-        root: Path,
-        journal: Journal,
-        *,
-        seed: int,
-        trials: list[Trial] | None = None,
-    ) -> None:
-        self.search, self.root, self.journal, self.seed = search, root, journal, seed
-        self.trials: list[Trial] = list(trials or [])
+    search: Search
+    root: Path
+    journal: Journal
+    seed: int
+    trials: list[Trial]
+
+    def __post_init__(self) -> None:
         self._again = [trial for trial in self.trials if trial.state == "running"]
         self._lock = Lock()
         self._processes: dict[str, Experiment] = {}
         self._stopped: set[str] = set()
-        self._over = Event()
+        self._over = False
 
     def run(self, count: int, *, jobs: int) -> Iterator[Trial]:
         """Run trials until there are `count`, `jobs` at a time; yields each as it ends.
@@ -72,42 +50,21 @@ class Sweep:
         When the iteration is ended early, as by an interrupt, no process is left behind, and the
         journal holds what has been found.
         """
-        ended: SimpleQueue[Trial | BaseException | None] = SimpleQueue()
-
-        def work(address: str) -> None:
-            try:
-                while not self._over.is_set() and (trial := self._next(count)):
-                    self._try(trial, address)
-                    if not self._over.is_set():
-                        ended.put(trial)
-            except BaseException as error:
-                ended.put(error)
-            finally:
-                ended.put(None)
-
         with listening(self._on_step) as address, ThreadPoolExecutor(jobs) as pool:
+            running: set[Future[Trial]] = set()
             try:
-                for _ in range(jobs):
-                    pool.submit(work, address)
-                working = jobs
-                while working:
-                    found = ended.get()
-                    if found is None:
-                        working -= 1
-                    elif isinstance(found, BaseException):
-                        raise found
-                    else:
-                        yield found
+                while True:
+                    while len(running) < jobs and (trial := self._next(count)):
+                        running.add(pool.submit(self._try, trial, address))
+                    if not running:
+                        return
+                    ended, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in ended)
             finally:
-                self._end()
-
-    def _end(self) -> None:
-        """Begin nothing more, and end what runs."""
-        self._over.set()
-        with self._lock:
-            running = list(self._processes.values())
-        for process in running:
-            process.terminate()
+                with self._lock:  # nothing more begins, and what runs is ended
+                    self._over = True
+                    for process in self._processes.values():
+                        process.terminate()
 
     def _next(self, count: int) -> Trial | None:
         with self._lock:
@@ -126,13 +83,6 @@ class Sweep:
             self.journal.write(trial)
             return trial
 
-    def _runs(self) -> list[Any]:
-        """The trials with all their steps, as early termination looks at them."""
-        return [
-            self.search.run(t.name, t.assignments, _ENGINE_STATES[t.state], t.steps, t.summary)
-            for t in self.trials
-        ]
-
     def _results_so_far(self) -> list[Any]:
         """The trials with one value each, as the search looks at them.
 
@@ -143,17 +93,16 @@ class Sweep:
         """
         name, sign = self.search.metric, self.search.sign
         finals = [sign * t.summary[name] for t in self.trials if name in t.summary]
+        most = [median(finals)] if finals else []
         found = []
         for t in self.trials:
             summary = t.summary
             if t.state == "stopped" and t.steps and name in t.steps[-1]:
-                value = min([sign * t.steps[-1][name], *([median(finals)] if finals else [])])
-                summary = {name: sign * value}
-            state = _ENGINE_STATES[t.state]
-            found.append(self.search.run(t.name, t.assignments, state, [], summary))
+                summary = {name: sign * min([sign * t.steps[-1][name], *most])}
+            found.append(self.search.run(t.name, t.assignments, t.state, [], summary))
         return found
 
-    def _try(self, trial: Trial, address: str) -> None:
+    def _try(self, trial: Trial, address: str) -> Trial:
         begun = time.monotonic()
         if (done := self._results(trial.name)) is not None:  # killed before it was noted
             trial.state, trial.summary = "finished", done
@@ -161,19 +110,15 @@ class Sweep:
             self._experiment(trial, address)
         trial.seconds = round(time.monotonic() - begun, 3)
         with self._lock:
-            if not self._over.is_set():
+            if not self._over:
                 self.journal.write(trial)
+        return trial
 
     def _experiment(self, trial: Trial, address: str) -> None:
-        environment = {
-            **os.environ,
-            ADDRESS: address,
-            TRIAL: trial.name,
-            "WANDB_RUN_GROUP": self.search.name,
-        }
-        process = Experiment(self.root, trial.name, trial.assignments, environment)
+        own = {ADDRESS: address, TRIAL: trial.name, "WANDB_RUN_GROUP": self.search.name}
+        process = Experiment(self.root, trial.name, trial.assignments, os.environ | own)
         with self._lock:
-            if self._over.is_set():
+            if self._over:
                 process.terminate()
             self._processes[trial.name] = process
         code = process.wait()
@@ -189,11 +134,11 @@ class Sweep:
     def _on_step(self, name: str, values: dict[str, float]) -> bool:
         """Note a step of a trial, and say whether it is to stop."""
         with self._lock:
-            trial = next((t for t in self.trials if t.name == name), None)
-            if trial is None:
-                return False
-            trial.steps.append(values)
-            stop = name in self.search.to_stop(self._runs())
+            for trial in (t for t in self.trials if t.name == name):
+                trial.steps.append(values)
+            run = self.search.run
+            runs = [run(t.name, t.assignments, t.state, t.steps, t.summary) for t in self.trials]
+            stop = name in self.search.to_stop(runs)
             if stop:
                 self._stopped.add(name)
             return stop
@@ -205,46 +150,37 @@ class Sweep:
         if found is None:
             return None
         try:
-            trained = json_at(git, found.commit, "metrics/train.json")
-            measured = json_at(git, found.commit, "metrics/evaluate.json")
+            return _summary(lambda path: json_at(git, found.commit, path))
         except RegistryError as error:
             raise GroceryError(f"experiment {name} cannot be read: {error}") from None
-        return _summary(trained, measured)
 
 
-def best(trials: list[Trial], search: Search) -> Trial | None:
+def best(trials: Sequence[Trial], search: Search) -> Trial | None:
     """The finished trial with the best metric; of equal ones the first."""
     finished = [t for t in trials if t.state == "finished" and search.metric in t.summary]
-    if not finished:
-        return None
-    return max(finished, key=lambda t: (search.sign * t.summary[search.metric], -t.number))
+    return max(finished, key=lambda t: search.sign * t.summary[search.metric], default=None)
 
 
-def saved_seconds(trials: list[Trial]) -> float:
+def saved_seconds(trials: Sequence[Trial]) -> float:
     """Estimate of the time that stopping early has saved: a stopped trial would have taken as long
     as the finished ones did on average."""
     finished = [t.seconds for t in trials if t.state == "finished"]
-    if not finished:
-        return 0.0
-    usual = sum(finished) / len(finished)
+    usual = mean(finished) if finished else 0.0
     return sum(max(0.0, usual - t.seconds) for t in trials if t.state == "stopped")
 
 
 def workspace_summary(root: Path) -> dict[str, float]:
     """Metrics of what is in the workspace, as in `Trial.summary`; empty before a first run."""
     try:
-        trained, measured = (
-            json.loads((root / "metrics" / name).read_bytes())
-            for name in ("train.json", "evaluate.json")
-        )
+        return _summary(lambda path: json.loads((root / path).read_bytes()))
     except (OSError, ValueError):
         return {}
-    return _summary(trained, measured)
 
 
-def _summary(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, float]:
-    return _numbers(trained) | {f"test_{k}": v for k, v in _numbers(measured).items()}
-
-
-def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
-    return {k: v for k, v in document.items() if isinstance(v, int | float)}
+def _summary(read: Callable[[str], Mapping[str, Any]]) -> dict[str, float]:
+    return {
+        f"{start}{name}": value
+        for stage, start in (("train", ""), ("evaluate", "test_"))
+        for name, value in read(f"metrics/{stage}.json").items()
+        if isinstance(value, int | float)
+    }

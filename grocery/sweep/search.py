@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import ParamsError
@@ -35,28 +37,17 @@ def engine() -> ModuleType:
         When it is not installed.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it has a word of pydantic 1 in it
-            import sweeps
+        with warnings.catch_warnings(action="ignore"):  # it has a word of pydantic 1 in it
+            return importlib.import_module("sweeps")
     except ImportError as error:
         raise ParamsError(
             f"W&B's search engine is not installed ({error}); `make extras` installs it"
         ) from None
-    module: ModuleType = sweeps
-    return module
 
 
 @dataclass(frozen=True)
 class Search:
-    """A checked sweep file.
-
-    Attributes
-    ----------
-    name
-        Name of the sweep.
-    config
-        The file, as W&B reads it.
-    """
+    """A checked sweep file; `config` is what W&B reads."""
 
     name: str
     config: Mapping[str, Any]
@@ -96,12 +87,14 @@ class Search:
         engine = self._engine
         random.seed(seed)
         np.random.seed(seed % 2**32)  # what the engine draws from
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of scikit-learn's Gaussian process, for a person
+        # Of scikit-learn's Gaussian process, for a person.
+        with warnings.catch_warnings(action="ignore"):
             found = engine.next_run(dict(self.config), list(runs))
         if found is None:
             return None
-        return {name: _plain(item["value"]) for name, item in found.config.items()}
+        values = {name: item["value"] for name, item in found.config.items()}
+        # The engine also gives numpy's numbers.
+        return {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
 
     def run(
         self,
@@ -111,10 +104,10 @@ class Search:
         history: Sequence[Mapping[str, float]],
         summary: Mapping[str, Any],
     ) -> Any:
-        """A trial in the engine's terms; `state` is one of its run states."""
+        """A trial in the engine's terms; for it one that was stopped has finished."""
         return self._engine.SweepRun(
             name=name,
-            state=state,
+            state="finished" if state == "stopped" else state,
             config={key: {"value": value} for key, value in assignments.items()},
             history=[dict(step) for step in history],
             summary_metrics=dict(summary),
@@ -130,12 +123,7 @@ class Search:
 def read_search(path: Path, root: Path) -> Search:
     """Read a sweep file and check all of it, so that no trial fails for what could be known.
 
-    Parameters
-    ----------
-    path
-        The file.
-    root
-        The project, whose params.yaml says what is allowed.
+    The params.yaml of the project in `root` says what is allowed.
 
     Raises
     ------
@@ -148,25 +136,25 @@ def read_search(path: Path, root: Path) -> Search:
         raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
     if not isinstance(config, dict):
         raise ParamsError(f"{path} holds no sweep: it should be a mapping with method, metric ...")
-    method = config.get("method")
-    if method not in METHODS:
-        raise ParamsError(f"{path}: method is {method!r}, but it should be {', '.join(METHODS)}")
-    if violation := _violation(config):
-        raise ParamsError(f"{path}: {violation}")
-    metric, metrics = config.get("metric", {}).get("name"), _metrics(root)
-    if metric not in metrics:
-        raise ParamsError(
-            f"{path}: metric.name is {metric!r}, which no stage writes; there are "
-            f"{', '.join(sorted(metrics))}"
-        )
     params = load(root / "params.yaml")
-    for name, space in config["parameters"].items():
-        for value in _extremes(f"{path}: {name}", space):
-            try:
-                with_values(params, {name: value})
-            except ParamsError as error:
-                raise ParamsError(f"{path}: {error}") from None
+    try:
+        _check(config, _metrics(root), params)
+    except ParamsError as error:
+        raise ParamsError(f"{path}: {error}") from None
     return Search(str(config.get("name") or path.stem), config)
+
+
+def _check(config: Mapping[str, Any], metrics: Collection[str], params: Params) -> None:
+    if (method := config.get("method")) not in METHODS:
+        raise ParamsError(f"method is {method!r}, but it should be {', '.join(METHODS)}")
+    if violation := _violation(config):
+        raise ParamsError(violation)
+    if (metric := config.get("metric", {}).get("name")) not in metrics:
+        known = ", ".join(sorted(metrics))
+        raise ParamsError(f"metric.name is {metric!r}, which no stage writes; there are {known}")
+    for name, space in config["parameters"].items():
+        for value in _extremes(name, space):
+            with_values(params, {name: value})
 
 
 def _violation(config: Mapping[str, Any]) -> str | None:
@@ -203,8 +191,6 @@ def with_values(params: Params, assignments: Mapping[str, Any]) -> Params:
     ParamsError
         When a name is unknown, belongs to nothing that makes a model, or a value is not allowed.
     """
-    from pydantic import ValidationError
-
     document = params.model_dump(by_alias=True)
     for name, value in assignments.items():
         *sections, key = name.split(".")
@@ -226,33 +212,22 @@ def with_values(params: Params, assignments: Mapping[str, Any]) -> Params:
         raise ParamsError(f"{key} may be {detail['input']!r:.80}, but {reason}") from None
 
 
-def _extremes(where: str, space: Mapping[str, Any]) -> Iterator[Any]:
+def _extremes(name: str, space: Mapping[str, Any]) -> Iterator[Any]:
     """Values of a parameter that show whether all of its values are allowed."""
-    if "value" in space:
-        yield space["value"]
-        return
-    if "values" in space:
-        yield from space["values"]
+    if "value" in space or "values" in space:
+        yield from [space["value"]] if "value" in space else space["values"]
         return
     if "min" not in space or "max" not in space:
-        raise ParamsError(f"{where} has no bounds; give values, or min and max")
+        raise ParamsError(f"{name} has no bounds; give values, or min and max")
     low, high = space["min"], space["max"]
-    distribution = space.get("distribution")
-    if distribution is None:
-        whole = isinstance(low, int) and isinstance(high, int)
-        distribution = "int_uniform" if whole else "uniform"
+    whole = isinstance(low, int) and isinstance(high, int)
+    distribution = space.get("distribution") or ("int_uniform" if whole else "uniform")
     if distribution.removeprefix("q_") in ("log_uniform", "inv_log_uniform"):
         low, high = math.exp(low), math.exp(high)
+    q = space.get("q", 1) if distribution.startswith("q_") else None
     if distribution == "int_uniform":
         yield from (low, high)
-        return
-    q = space.get("q", 1) if distribution.startswith("q_") else None
-    if isinstance(q, int):  # rounded to whole numbers, which W&B gives as such
+    elif isinstance(q, int):  # rounded to whole numbers, which W&B gives as such
         yield from (round(low / q) * q, round(high / q) * q)
-        return
-    yield from (float(low), float(high), (float(low) + float(high)) / 2)
-
-
-def _plain(value: Any) -> Any:
-    """A value as Python has it: the engine also gives numpy's numbers."""
-    return value.item() if isinstance(value, np.generic) else value
+    else:
+        yield from (float(low), float(high), (float(low) + float(high)) / 2)

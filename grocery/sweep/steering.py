@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
-from types import TracebackType
-from typing import Self
+import socketserver
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Thread
 
 from grocery.core.stage import Stopped
 
@@ -23,16 +25,16 @@ TRIAL = "GROCERY_TRIAL"
 _PATIENCE = 10.0  # longest wait for an answer, in seconds
 
 
-class Steering:
-    """The line to the one who steers; a context manager."""
+class Steering(ExitStack):
+    """The stage's end of the line; a context manager."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._line: socket.socket | None = None
-        address = os.environ.get(ADDRESS)
-        if address:
+        if address := os.environ.get(ADDRESS):
+            line = self.enter_context(socket.socket(socket.AF_UNIX))
+            line.settimeout(_PATIENCE)
             with suppress(OSError):
-                line = socket.socket(socket.AF_UNIX)
-                line.settimeout(_PATIENCE)
                 line.connect(address)
                 self._line = line
 
@@ -51,24 +53,40 @@ class Steering:
             self._line.sendall(json.dumps(report).encode() + b"\n")
             answer = self._line.recv(16)
         except OSError:
+            self._line = None
             self.close()
             return
         if answer.startswith(b"stop"):
             raise Stopped("stopped early by the sweep; earlier outputs are as they were")
 
-    def close(self) -> None:
-        """Hang up."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
 
-    def __enter__(self) -> Self:
-        return self
+@contextmanager
+def listening(on_step: Callable[[str, dict[str, float]], bool]) -> Iterator[str]:
+    """Hear all trials' steps at a Unix socket, whose path is given, until the block ends.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    `on_step` gets a trial's name and the values of its step, and says whether it is to stop. It is
+    called from the threads of the connections.
+    """
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for line in self.rfile:
+                try:
+                    report = json.loads(line)
+                    stop = on_step(str(report["trial"]), dict(report["values"]))
+                except (ValueError, KeyError, TypeError):
+                    return
+                self.wfile.write(b"stop\n" if stop else b"go\n")
+
+    # Not below the project: the path of a Unix socket has at most 107 characters.
+    with tempfile.TemporaryDirectory(prefix="grocery-sweep-") as folder:
+        address = str(Path(folder) / "steering")
+        with socketserver.ThreadingUnixStreamServer(address, Handler) as server:
+            server.daemon_threads = True
+            thread = Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+            thread.start()
+            try:
+                yield address
+            finally:
+                server.shutdown()
+                thread.join()
