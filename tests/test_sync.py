@@ -243,7 +243,7 @@ def test_a_stage_that_was_killed_leaves_what_it_had_said(
 ) -> None:
     code = (
         "import os, time\n"
-        "from grocery.core.params import TrackingParams\n"
+        "from grocery.settings import TrackingParams\n"
         "from grocery.tracking.run import stage_run\n"
         "settings = TrackingParams(\n"
         "    project='grocery', entity='', timeout=5, upload='metadata', registry='')\n"
