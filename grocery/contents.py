@@ -11,20 +11,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Content:
-    """The content of a file or a folder.
+    """The content of a file or a folder."""
 
-    Attributes
-    ----------
-    md5
-        DVC's hash (hex). A folder's ends in ``.dir`` and is the MD5 of `listing`.
-    files
-        MD5 (hex) of every file by its relative POSIX path, sorted; of a file, by its name.
-    sizes
-        Bytes of every file, under the same names.
-    """
-
+    # DVC's hash (hex). A folder's ends in ``.dir`` and is the MD5 of `listing`.
     md5: str
+    # MD5 (hex) of every file by its relative POSIX path, sorted; of a file, by its name.
     files: Mapping[str, str]
+    # Bytes of every file, under the same names.
     sizes: Mapping[str, int]
 
     @property

@@ -25,38 +25,26 @@ _CHANGED = {"relabelled": "label", "regrouped": "coarse", "moved": "split", "ren
 
 @dataclass(frozen=True)
 class Change:
-    """One image that changed.
+    """One image that changed."""
 
-    Attributes
-    ----------
-    image_id, path
-        The image; its new path if it is still there.
-    old, new
-        What it was and what it is; None for no label, and where there is no image.
-    """
-
+    # The image; its new path if it is still there.
     image_id: str
     path: str
+    # What it was and what it is; None for no label, and where there is no image.
     old: str | None
     new: str | None
 
 
 @dataclass(frozen=True)
 class DatasetDiff:
-    """All that changed.
+    """All that changed."""
 
-    Attributes
-    ----------
-    old_images, new_images
-        Number of images.
-    changes
-        By kind, each list sorted by path: images ``added`` and ``removed``, with their labels, and
-        those ``relabelled``, ``regrouped``, ``moved`` and ``renamed``, whose label, coarse class,
-        split or path changed. One image may be in several.
-    """
-
+    # Number of images.
     old_images: int
     new_images: int
+    # By kind, each list sorted by path: images ``added`` and ``removed``, with their labels, and
+    # those ``relabelled``, ``regrouped``, ``moved`` and ``renamed``, whose label, coarse class,
+    # split or path changed. One image may be in several.
     changes: dict[str, list[Change]]
 
     def counts(self) -> dict[str, int]:

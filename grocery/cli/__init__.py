@@ -31,9 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.run(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser, and those below it, that leave the lines of a description as they are."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="grocery", description="Use a grocery project's models, and ask about its data."
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -33,7 +33,6 @@ def add_parser(parsers: Any) -> None:
             "\n"
             "A revision's data must lie in the DVC cache or in the default remote."
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "old",

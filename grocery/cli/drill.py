@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grocery.cli.monitor.judging import read_thresholds
-from grocery.cli.terminal import standard_output
+from grocery.cli.terminal import count, standard_output
 from grocery.core.errors import DataError, one_sentence
 from grocery.core.files import rounded
 from grocery.drill import report
@@ -52,7 +52,7 @@ def main(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument(
         "--batches",
-        type=_positive,
+        type=count,
         default=100,
         metavar="N",
         help=(
@@ -62,7 +62,7 @@ def main(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument(
         "--sizes",
-        type=_positive,
+        type=count,
         nargs="+",
         default=[25, 50, 100, 200],
         metavar="N",
@@ -79,7 +79,7 @@ def main(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument(
         "--images",
-        type=_positive,
+        type=count,
         default=800,
         metavar="N",
         help="held-out images that are shifted, at most (default: %(default)s)",
@@ -136,10 +136,3 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         print(report.markdown(rows))
         print(report.estimates(rows), end="")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

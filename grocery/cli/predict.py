@@ -50,7 +50,6 @@ def add_parser(parsers: Any) -> None:
             "  grocery predict shelf/ --top 3       all images below the folder, by name\n"
             "  grocery predict shelf/ --json | jq 'select(.confidence < 0.5) | .path'\n"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "images",

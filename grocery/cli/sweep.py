@@ -33,7 +33,6 @@ def add_parser(parsers: Any) -> None:
             "  grocery sweep sweep.yaml --count 40 --resume     twenty more\n"
             "  dvc exp apply learner-007                        take the best one\n"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the sweep file")
     parser.add_argument(

@@ -33,7 +33,6 @@ def add_parser(parsers: Any) -> None:
             "\n"
             "`wandb clean` removes the local copies of runs that were sent."
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
     parser.add_argument(

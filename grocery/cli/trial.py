@@ -41,7 +41,6 @@ def add_parser(parsers: Any) -> None:
             "example:\n"
             "  grocery trial --train.algorithm=self_training --train.alpha=0.9\n"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         prefix_chars="\0",  # what begins with a dash is a parameter
         add_help=False,
     )

@@ -31,7 +31,6 @@ def add_parser(parsers: Any) -> None:
             "Dask's own settings are taken from its files and from the environment, such as\n"
             "DASK_TEMPORARY_DIRECTORY=/scratch or DASK_DISTRIBUTED__COMM__TLS__CA_FILE=ca.pem."
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("address", help="the scheduler: tcp://HOST:PORT or tls://HOST:PORT")
     parser.add_argument(

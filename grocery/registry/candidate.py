@@ -32,25 +32,17 @@ SECTIONS = ("data", "prepare", "version", "featurize", "train", "evaluate", "reg
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The pipeline of a commit.
+    """The pipeline of a commit."""
 
-    Attributes
-    ----------
-    stages
-        DVC's hash of each output by path, by the name of the stage, in the order they run.
-    stored
-        Paths by the hashes that the DVC remote must hold so that everything can be pulled and built
-        again: outputs, and inputs that DVC tracks. What git holds, and what `dvc import` gets from
-        elsewhere, is not among them.
-    inputs
-        The ``.dvc`` files of inputs that DVC tracks or imports.
-    problems
-        What `dvc.lock` says and the commit does not hold, a phrase each.
-    """
-
+    # DVC's hash of each output by path, by the name of the stage, in the order they run.
     stages: Mapping[str, Mapping[str, str]]
+    # Paths by the hashes that the DVC remote must hold so that everything can be pulled and built
+    # again: outputs, and inputs that DVC tracks. What git holds, and what `dvc import` gets from
+    # elsewhere, is not among them.
     stored: Mapping[str, str]
+    # The ``.dvc`` files of inputs that DVC tracks or imports.
     inputs: list[str]
+    # What `dvc.lock` says and the commit does not hold, a phrase each.
     problems: list[str]
 
     @property

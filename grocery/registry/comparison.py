@@ -40,38 +40,28 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Difference:
-    """How a new model differs from an old one on the same test images.
+    """How a new model differs from an old one on the same test images."""
 
-    Attributes
-    ----------
-    images
-        Number of test images.
-    old, new, difference
-        Accuracies, and new - old.
-    interval
-        95 % paired bootstrap percentile interval of the difference (Efron & Tibshirani 1993, "An
-        introduction to the bootstrap", chapter 13): the test images are drawn anew with
-        replacement, the same draw for both models.
-    p_value
-        McNemar's test in its exact two-sided form: the chance of an `only_old` and an `only_new` at
-        least as unequal if each image of theirs were a fair coin's toss; 1 where there is none
-        (McNemar 1947, "Note on the sampling error of the difference between correlated proportions
-        or percentages").
-    only_old, only_new
-        Numbers of images that only this model is right on.
-    macro_f1_old, macro_f1_new, macro_f1_difference, macro_f1_interval
-        The same of the mean F1 over the classes that have test images, as
-        `grocery.evaluation.metrics.summary` computes it; in a draw, over the classes drawn.
-    """
-
+    # Number of test images.
     images: int
+    # Accuracies, and new - old.
     old: float
     new: float
     difference: float
+    # 95 % paired bootstrap percentile interval of the difference (Efron & Tibshirani 1993, "An
+    # introduction to the bootstrap", chapter 13): the test images are drawn anew with replacement,
+    # the same draw for both models.
     interval: Interval
+    # McNemar's test in its exact two-sided form: the chance of an `only_old` and an `only_new` at
+    # least as unequal if each image of theirs were a fair coin's toss; 1 where there is none
+    # (McNemar 1947, "Note on the sampling error of the difference between correlated proportions or
+    # percentages").
     p_value: float
+    # Numbers of images that only this model is right on.
     only_old: int
     only_new: int
+    # The same of the mean F1 over the classes that have test images, as
+    # `grocery.evaluation.metrics.summary` computes it; in a draw, over the classes drawn.
     macro_f1_old: float
     macro_f1_new: float
     macro_f1_difference: float

@@ -138,19 +138,13 @@ def _shards(store: Store, version: Version, scratch: Path) -> Path:
 
 
 class Anew(NamedTuple):
-    """What models say of the same test images.
+    """What models say of the same test images."""
 
-    Attributes
-    ----------
-    tables
-        A table of predictions per model (`grocery.registry.comparison.PREDICTIONS`), all of the
-        same images, in the order of the shards: by id. Images of a class that a model does not know
-        count as its mistakes, as they would in production.
-    left_out
-        Number of test images that are not in the tables, since some model learned from them.
-    """
-
+    # A table of predictions per model (`grocery.registry.comparison.PREDICTIONS`), all of the same
+    # images, in the order of the shards: by id. Images of a class that a model does not know count
+    # as its mistakes, as they would in production.
     tables: list[pa.Table]
+    # Number of test images that are not in the tables, since some model learned from them.
     left_out: int
 
 

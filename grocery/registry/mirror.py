@@ -36,21 +36,14 @@ _ROUNDS = 5
 
 @dataclass
 class Mirror:
-    """The mirror of one clone.
+    """The mirror of one clone."""
 
-    Attributes
-    ----------
-    root
-        Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
-    settings
-        The section ``tracking`` of params.yaml; an empty `registry` means that there is no mirror.
-    remote
-        Git remote whose tags count; None for those of this clone alone.
-    """
-
+    # Folder that W&B's own folder lies in, see `grocery.tracking.provenance.project_root`.
     root: Path
     git: Git
+    # The section ``tracking`` of params.yaml; an empty `registry` means that there is no mirror.
     settings: TrackingParams
+    # Git remote whose tags count; None for those of this clone alone.
     remote: str | None = None
 
     @cached_property

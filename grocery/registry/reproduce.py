@@ -30,24 +30,17 @@ _SHOWN = 5  # files or values that the account of a difference names
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came of building a version again.
-
-    Attributes
-    ----------
-    outputs
-        Number of outputs that were compared.
-    stage, differences
-        The first stage that gave other bytes, if one did, and what it gave: a phrase an output.
-    packages
-        Installed packages of another version than the commit's requirements.lock asks for: (here,
-        there).
-    """
+    """What came of building a version again."""
 
     version: str
+    # Number of outputs that were compared.
     outputs: int
     identical: bool
+    # The first stage that gave other bytes, if one did, and what it gave: a phrase an output.
     stage: str | None = None
     differences: Sequence[str] = ()
+    # Installed packages of another version than the commit's requirements.lock asks for: (here,
+    # there).
     packages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 

@@ -42,23 +42,15 @@ class Version:
 
 @dataclass(frozen=True)
 class State:
-    """The registry as the tags of one repository tell it.
+    """The registry as the tags of one repository tell it."""
 
-    Attributes
-    ----------
-    versions
-        Those that are not withdrawn, by name, the lowest first.
-    events
-        Assignments and their ends, oldest first.
-    problems
-        One sentence for each tag that makes no sense.
-    withdrawn
-        Tags that took versions out of use, by the versions' names.
-    """
-
+    # Those that are not withdrawn, by name, the lowest first.
     versions: dict[str, Version]
+    # Assignments and their ends, oldest first.
     events: Sequence[Tag]
+    # One sentence for each tag that makes no sense.
     problems: Sequence[str]
+    # Tags that took versions out of use, by the versions' names.
     withdrawn: Mapping[str, Tag]
 
     def at(self, commit: str) -> Version | None:

@@ -44,13 +44,8 @@ def command(
     def parser_of(run: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
         def add_parser(parsers: Any) -> None:
             description, _, examples = inspect.cleandoc(run.__doc__ or "").rpartition("\n\n")
-            parser = parsers.add_parser(
-                name,
-                help=help,
-                description=f"{description}\n\n{more}".strip(),
-                epilog=examples,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+            text = f"{description}\n\n{more}".strip()
+            parser = parsers.add_parser(name, help=help, description=text, epilog=examples)
             parser.add_argument("--json", action="store_true", help="print JSON, for programs")
             for item in arguments:
                 one_of = isinstance(item, list)
