@@ -172,9 +172,16 @@ def prepare(folder: Path, params: Params) -> None:
         write_shards(folder, jpegs, size)
     settings = params.featurize.model_copy(update={"encoder": "fisher", "fit_images": FITTED_ON})
     shards = shard_paths(folder / str(MEDIUM))
-    fitted = fit_encoder(
-        shards, settings, sample=fit_sample(shards, settings), scratch=folder / "sample", workers=2
+    fit_encoder(
+        shards,
+        params=settings,
+        backbone=Path(settings.onnx.path),
+        sample=fit_sample(shards, settings),
+        scratch=folder / "sample",
+        folder=folder,
     )
+    arrays, description = load_arrays(folder, KIND)
+    fitted = Encoder.from_arrays(arrays, description["settings"], folder)
     shape = len(fitted.projection.mean), settings.dimensions
     drawn = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     projection = Projection(fitted.projection.mean, drawn, np.ones(shape[1], np.float32))
@@ -208,6 +215,9 @@ def images(quality: int) -> list[bytes]:
     return [canonical(image, size=SIZE, quality=quality) for image in drawn]
 
 
+PREPARED = {"image_size": 224, "jpeg_quality": 92, "max_pixels": 50_000_000}
+
+
 def write_shards(folder: Path, jpegs: Sequence[bytes], size: int) -> None:
     """Write shards of `size` images, and that none of their raw vectors is known."""
     facts = {"path": "", "split": "train", "phash": ""}
@@ -219,7 +229,7 @@ def write_shards(folder: Path, jpegs: Sequence[bytes], size: int) -> None:
     for index in range(count):
         name = shard_name(index, count)
         some = rows[index * size : (index + 1) * size]
-        write_table(shards / name, pa.Table.from_pylist(some, schema=IMAGE_SCHEMA))
+        write_table(shards / name, pa.Table.from_pylist(some, schema=IMAGE_SCHEMA), PREPARED)
         np.save(known / name.replace("parquet", "ids"), np.empty(0, "S64"))
         np.save(known / name.replace("parquet", "raw"), np.empty((0, 1), np.float32))
 
@@ -265,13 +275,18 @@ def task_of(side: str, folder: Path) -> Task:
     """What a side does with a shard."""
     if side == WHOLE_STEP:
         encoder = our_encoder(folder, "whole")
-        return partial(encode_shard, encoder=encoder, scratch=folder / "known", output=folder)
+        return partial(encode, encoder=encoder, folder=folder)
     descriptors: dict[str, Callable[[Path], Descriptor]] = {
         SKIMAGE: scikit_image,
         PROTOTYPE: prototype,
         GROCERY: our_descriptor,
     }
     return partial(describe, descriptor=descriptors[side](folder))
+
+
+def encode(shard: Path, *, encoder: Encoder, folder: Path) -> None:
+    """Write a shard's features."""
+    encode_shard((shard, folder / shard.name), encoder=encoder, scratch=folder / "known")
 
 
 def describe(shard: Path, *, descriptor: Descriptor) -> None:
