@@ -37,7 +37,7 @@ def read_content(path: Path) -> Content:
     found = {path.name: path}
     if path.is_dir():
         found = {f.relative_to(path).as_posix(): f for f in path.rglob("*") if f.is_file()}
-    files = {name: _md5(found[name]) for name in sorted(found)}
+    files = {name: md5_of_file(found[name]) for name in sorted(found)}
     sizes = {name: found[name].stat().st_size for name in files}
     return Content(folder_md5(files) if path.is_dir() else files[path.name], files, sizes)
 
@@ -57,6 +57,7 @@ def _listing(files: Mapping[str, str]) -> bytes:
     return json.dumps(rows, sort_keys=True).encode()
 
 
-def _md5(file: Path) -> str:
+def md5_of_file(file: Path) -> str:
+    """MD5 (hex) of its content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -70,17 +70,10 @@ def diff_rows(old: pa.Table, new: pa.Table) -> DatasetDiff:
         {row["image_id"]: row for row in rows.select(list(COLUMNS)).to_pylist()}
         for rows in (old, new)
     )
+    came, went = after.keys() - before, before.keys() - after
     changes = {
-        "added": [
-            Change(i, row["path"], None, row["label"])
-            for i, row in after.items()
-            if i not in before
-        ],
-        "removed": [
-            Change(i, row["path"], row["label"], None)
-            for i, row in before.items()
-            if i not in after
-        ],
+        "added": [Change(i, after[i]["path"], None, after[i]["label"]) for i in came],
+        "removed": [Change(i, before[i]["path"], before[i]["label"], None) for i in went],
     }
     both = [(before[i], row) for i, row in after.items() if i in before]
     for name, column in _CHANGED.items():

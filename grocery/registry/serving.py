@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -172,18 +172,15 @@ def _scratch(parent: Path) -> Iterator[Path]:
     Whoever writes in one holds a lock on it, which the system lets go of when the process ends.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    with _lock(parent, fcntl.LOCK_EX):
-        for left in parent.glob(".fetch-*"):
-            with suppress(OSError), _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                shutil.rmtree(left, ignore_errors=True)
-        scratch = Path(tempfile.mkdtemp(dir=parent, prefix=".fetch-"))
-        mine = os.open(scratch, os.O_RDONLY)
-        fcntl.flock(mine, fcntl.LOCK_SH)
-    try:
+    with ExitStack() as mine:
+        with _lock(parent, fcntl.LOCK_EX):
+            for left in parent.glob(".fetch-*"):
+                with suppress(OSError), _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(dir=parent, prefix=".fetch-"))
+            mine.enter_context(_lock(scratch, fcntl.LOCK_SH))
+            mine.callback(shutil.rmtree, scratch, ignore_errors=True)
         yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(mine)
 
 
 @contextmanager

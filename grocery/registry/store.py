@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from grocery.contents import md5_of
+from grocery.contents import md5_of_file
 from grocery.core.errors import RegistryError, printable, public
 from grocery.core.files import leads_out
 from grocery.registry.git import Git
@@ -145,24 +146,30 @@ class Store:
 
         check_hash(md5)
         if not md5.endswith(".dir"):
-            target.write_bytes(self._read(md5))
+            self._copy(md5, target)
             return
         files = self.folder(md5)
         target.mkdir(parents=True, exist_ok=True)
         for name, file in progress(sorted(files.items()), title="fetch", total=len(files)):
             place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(self._read(file))
+            self._copy(file, place)
 
     def _read(self, md5: str) -> bytes:
-        """Content of an object, from the cache if it is there and whole, else from the remote."""
+        with tempfile.TemporaryDirectory(prefix="grocery-") as scratch:
+            self._copy(md5, Path(scratch) / "object")
+            return (Path(scratch) / "object").read_bytes()
+
+    def _copy(self, md5: str, target: Path) -> None:
+        """Write an object, from the cache if it is there and whole, else from the remote."""
         check_hash(md5)
         expected = md5.removesuffix(".dir")
         cache = Path(self.repo.cache.local.oid_to_path(md5))
         if cache.is_file():
-            data = cache.read_bytes()
-            if md5_of(data) == expected:
-                return data
+            shutil.copyfile(cache, target)
+            if md5_of_file(target) == expected:
+                return
+            target.unlink()
         with dvc_errors("the DVC remote cannot be read"):
             path = self._remote.oid_to_path(md5)
             if not self._remote.fs.exists(path):
@@ -170,13 +177,13 @@ class Store:
                     f"object {md5} is neither in the cache nor in the remote {self.address}; "
                     "push it from where it was made, with: dvc push"
                 )
-            data = bytes(self._remote.fs.cat_file(path))
-        if md5_of(data) != expected:
+            self._remote.fs.get_file(path, str(target))
+        if md5_of_file(target) != expected:
+            target.unlink()
             raise RegistryError(
                 f"object {md5} in {self.address} is damaged: its content has another hash; "
                 "push it again from where it was made, with: dvc push"
             )
-        return data
 
 
 @contextmanager

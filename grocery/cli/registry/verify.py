@@ -48,25 +48,23 @@ def fetch(arguments: argparse.Namespace) -> None:
         found = serving.fetch_from_wandb(arguments.name)
     else:
         found = serving.fetch(arguments.name, arguments.source)
-    folder = found.folder
-    if arguments.out:
-        folder = Path(arguments.out)
-        _copy(found, folder)
+    folder = _copied(found, Path(arguments.out)) if arguments.out else found.folder
     document = {"version": found.version, "md5": found.md5, "folder": str(folder)}
     answer(arguments, document, [str(folder)])
 
 
-def _copy(found: Fetched, target: Path) -> None:
+def _copied(found: Fetched, target: Path) -> Path:
     """Copy a release, unless it is there already."""
     from grocery.contents import read_content
     from grocery.core.files import replacing
 
     if target.exists():
         if target.is_dir() and read_content(target).md5 == found.md5:
-            return
+            return target
         raise RegistryError(f"{target} is there already, and is not this release; remove it first")
     with replacing(target) as (folder,):
         shutil.copytree(found.folder, folder, dirs_exist_ok=True)
+    return target
 
 
 @command("reproduce", "build a version again from its commit, and compare every output", NAME)
