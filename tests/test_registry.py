@@ -41,7 +41,7 @@ def unregistered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Wo
     world = create_world(built, tmp_path_factory.mktemp("unregistered"))
     run = ("dvc", "exp", "run", "--name")
     world.project.run(*run, "middle", "-S", "train.algorithm=supervised")
-    world.project.run(*run, "rejected", "-S", "register.min_accuracy=0.95")
+    world.project.run(*run, "rejected", "-S", "register.min_accuracy=0.99")
     restore(world.project)
     return world
 
@@ -196,7 +196,7 @@ class TestRegister:
     def test_a_rejected_candidate(self, world: World) -> None:
         sentence = world.refused("register", "rejected", "--push")
         assert "the candidate of rejected (" in sentence
-        assert "was rejected: test accuracy is 0.933, but should be at least 0.95" in sentence
+        assert "was rejected: test accuracy is 0.967, but should be at least 0.99" in sentence
 
     def test_a_dirty_working_tree(self, world: World) -> None:
         with (world.project.path / "README.md").open("a") as stream:
@@ -263,7 +263,7 @@ class TestRegisterAll:
         middle, rejected = world.done("register-all", "--push")
         assert (middle["revision"], middle["version"], middle["new"]) == ("middle", "v1.0.0", True)
         assert rejected["revision"] == "rejected"
-        assert "accuracy is 0.933, but should be at least 0.95" in rejected["refused"]
+        assert "accuracy is 0.967, but should be at least 0.99" in rejected["refused"]
         before = tags(world.project)
         said = world.registry("register-all")
         assert said.code == 0
