@@ -37,6 +37,7 @@ from typing import Any, Generic, Literal
 from grocery.core.files import digest, write_bytes
 from grocery.core.libraries import installed
 from grocery.core.pin import KERNELS
+from grocery.core.threads import thread_map
 from grocery.parallel import Item, parallel_map
 
 # Bytes that are remembered; what was used longest ago is forgotten first.
@@ -84,6 +85,7 @@ def do(
     link: bool = True,
     prefer: Literal["processes", "threads"] = "processes",
     few: int = 0,
+    before: Callable[[Sequence[Item]], None] = lambda items: None,
 ) -> list[Any]:
     """Do the actions, but for those whose outcome is remembered, and give their values in order.
 
@@ -98,10 +100,13 @@ def do(
         False where the values alone are wanted: the files of what is remembered are not put there.
     few
         So few actions are done in this process, before others would have been started.
+    before
+        Is called with the items of the actions that are not remembered, before they are done.
     """
     tasks = _tasks(function, actions)
-    values = _recalled(tasks, title=title, link=link)
+    values = _recalled(tasks, link=link)
     fresh = [n for n in range(len(tasks)) if n not in values]
+    before([actions[n].item for n in fresh])
     made = parallel_map(
         partial(_make, function=function, folder=_FOLDER.get(), begun=_BEGUN),
         [tasks[n] for n in fresh],
@@ -113,34 +118,27 @@ def do(
     return [values[n] for n in range(len(tasks))]
 
 
-def recall(
-    function: Callable[[Item], Any], actions: Sequence[Action[Item]], *, title: str
-) -> list[bool]:
-    """Put in place what is remembered of some actions; say of each whether it was."""
-    known = _recalled(_tasks(function, actions), title=title, link=True)
-    return [n in known for n in range(len(actions))]
-
-
 def _tasks(function: Callable[[Item], Any], actions: Sequence[Action[Item]]) -> list[_Task]:
     """The actions, each with its key, or None where nothing is to be remembered."""
     maker = _maker(function, _BEGUN) if _FOLDER.get() else None
     return [
-        (None if maker is None or a.inputs is None else digest_of([maker, *a.inputs]), a)
+        (None if maker is None or a.inputs is None else digest_of_texts([maker, *a.inputs]), a)
         for a in actions
     ]
 
 
-def _recalled(tasks: Sequence[_Task], *, title: str, link: bool) -> dict[int, Any]:
+def _recalled(tasks: Sequence[_Task], *, link: bool) -> dict[int, Any]:
     """Value of each action that is remembered, by number."""
     folder = _FOLDER.get()
     if folder is None:
         return {}
     look = partial(_recall, folder, link=link)
-    found = parallel_map(look, tasks, title=title, prefer="threads")
+    with thread_map() as in_threads:  # here: the files lie here, whoever works
+        found = in_threads(look, tasks)
     return {n: known[0] for n, known in enumerate(found) if known}
 
 
-def digest_of(parts: Iterable[str]) -> str:
+def digest_of_texts(parts: Iterable[str]) -> str:
     """SHA-256 (hex) of some texts in order; no two lists of texts are alike."""
     found = hashlib.sha256()
     for part in parts:
@@ -198,7 +196,7 @@ def _recall(folder: Path, task: _Task, *, link: bool) -> tuple[Any] | None:
 
 
 def _seal(key: str, value: Any, hashes: Sequence[str]) -> str:
-    return digest_of([key, json.dumps(value), *hashes])
+    return digest_of_texts([key, json.dumps(value), *hashes])
 
 
 def _place(folder: Path, kind: str, name: str) -> Path:
@@ -250,7 +248,7 @@ def _maker(function: Callable[..., Any], begun: int) -> str | None:
     if code is None:
         return None
     wished = (f"{name} {os.environ.get(name)}" for name in sorted(KERNELS))
-    return digest_of([*code, repr(machine()), *wished])
+    return digest_of_texts([*code, repr(machine()), *wished])
 
 
 def _code(function: Callable[..., Any], begun: int) -> list[str] | None:

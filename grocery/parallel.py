@@ -5,7 +5,6 @@ How many there are, and on which machines, is for who runs the work to say, by `
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from grocery.core.errors import GroceryError
+from grocery.core.threads import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,7 +91,7 @@ def parallel_map(
     workers = shared if workers is None else workers
     total = len(items) if isinstance(items, Sized) else None
     if not mapper:
-        workers = min(workers or len(os.sched_getaffinity(0)), total or sys.maxsize)
+        workers = min(workers or cores(), total or sys.maxsize)
     alone = partial(_alone, function)
     if workers == 1 or total in (0, 1):
         results: Iterable[Result] = map(function, items)

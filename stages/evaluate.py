@@ -131,7 +131,7 @@ def predictions(
 
 
 def per_class(scores: list[ClassScore], baseline: list[ClassScore]) -> list[dict[str, Any]]:
-    """One row a class: the classifier's scores, and the labelled-only baseline's beside them."""
+    """One row per class: the classifier's scores, and the labelled-only baseline's beside them."""
     compared = ("precision", "recall", "f1")
     return [
         asdict(score) | {f"baseline_{name}": getattr(other, name) for name in compared}

@@ -16,6 +16,7 @@ from grocery.core.params import PrepareParams
 from grocery.core.stage import Report, reads, writes
 from grocery.data.build import (
     Decoded,
+    Finish,
     Shard,
     decode_shard,
     finish_shard,
@@ -104,15 +105,16 @@ def _finish(
     actions = []
     for shard in shards:
         own = {g.image_id: splits[g.image_id] for g in shard.copies if g.image_id in splits}
-        file = output / shard.name
+        task = (decoded / shard.name, own, preprocessing, output / shard.name)
         inputs = [*shard.facts(preprocessing), *(f"{i} {split}" for i, split in own.items())]
-        actions.append(Action((decoded / shard.name, own, preprocessing, file), inputs, (file,)))
-    known = action_cache.recall(finish_shard, actions, title="keep")
-    wanted = [shard for shard, there in zip(shards, known, strict=True) if not there]
-    absent = [shard for shard in wanted if not (decoded / shard.name).is_file()]
-    _decode(absent, preprocessing, decoded, link=True)
-    fresh = [action for action, there in zip(actions, known, strict=True) if not there]
-    action_cache.do(finish_shard, fresh, title="write", prefer="threads")
+        actions.append(Action(task, inputs, task[-1:]))
+
+    def decode(tasks: Sequence[Finish]) -> None:
+        absent = {file.name for file, *_ in tasks if not file.is_file()}
+        wanted = [shard for shard in shards if shard.name in absent]
+        _decode(wanted, preprocessing, decoded, link=True)
+
+    action_cache.do(finish_shard, actions, title="write", prefer="threads", before=decode)
 
 
 def _write_incoming(

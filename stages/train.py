@@ -13,7 +13,7 @@ from grocery.classifier.curves import curves_in
 from grocery.classifier.dataset import UNLABELED, Split, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import KIND
-from grocery.classifier.labels import choose_labeled, labels_used
+from grocery.classifier.labels import choose_labeled
 from grocery.core.arrays import save_arrays
 from grocery.core.files import write_json
 from grocery.core.params import TrainParams
@@ -76,7 +76,7 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
-        "labels_used": labels_used(chosen, val.labels),
+        "labels_used": int(chosen.sum()) + len(val.labels),  # validation chooses and calibrates
         "iterations": estimator.n_iter_,
         "converged": estimator.converged_,
         "residual": step.residual,

@@ -8,7 +8,7 @@ from typing import Any
 
 from grocery.card.contact_sheet import choose, contact_sheet, thumbnails
 from grocery.card.numbers import dataset_card, read_report, read_rows
-from grocery.card.page import MOST_SUSPECTS, note, pictures_a_class, render
+from grocery.card.page import MOST_SUSPECTS, note, pictures_per_class, render
 from grocery.card.suspects import find_suspects
 from grocery.core.files import write_bytes, write_json
 from grocery.core.params import VersionParams
@@ -42,7 +42,7 @@ def run(params: VersionParams, paths: Paths, report: Report) -> dict[str, Any]:
     )
     document = dataset_card(rows, prepared, suspects)
     classes = document["classes"]
-    shown = choose(rows, pictures_a_class(len(classes), params.contact_sheet_images))
+    shown = choose(rows, pictures_per_class(len(classes), params.contact_sheet_images))
     doubtful = {i for s in suspects[:MOST_SUSPECTS] for i in (s.image_id, *s.witnesses)}
     pictures = thumbnails(shards, doubtful.union(*shown.values()))
     notes = {name: note(row) for name, row in classes.items()}

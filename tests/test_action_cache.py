@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 
 from conftest import ROOT
 from grocery import action_cache
-from grocery.action_cache import Action, digest_of, remembering
+from grocery.action_cache import Action, digest_of_texts, remembering
 from grocery.card.suspects import find_suspects
 from grocery.core.libraries import installed
 from grocery.data import build
@@ -92,8 +92,20 @@ def test_a_value_may_be_wanted_without_its_files(memory: Path, tmp_path: Path) -
     with remembering(memory):
         assert action_cache.do(work, [action], title="work", link=False) == [{"made": "a"}]
         assert not (tmp_path / "two").exists()
-        assert action_cache.recall(work, [action], title="keep") == [True]
-    assert (tmp_path / "two").read_text() == "a"
+
+
+def test_who_must_be_done_is_said_before(memory: Path, tmp_path: Path) -> None:
+    do(memory, tmp_path / "one", "a")
+    fresh: list[str] = []
+
+    def before(items: Sequence[tuple[str, Path]]) -> None:
+        MADE.clear()
+        fresh.extend(text for text, _ in items)
+
+    actions = [Action((t, tmp_path / t), [t], (tmp_path / t,)) for t in ("b", "a", "c")]
+    with remembering(memory):
+        action_cache.do(work, actions, title="work", before=before)
+    assert fresh == sorted(MADE) == ["b", "c"]
 
 
 def test_a_failure_is_no_fact(memory: Path, tmp_path: Path) -> None:
@@ -317,10 +329,10 @@ class TestWhatDecides:
             assert self.key() is None
 
     def test_a_path_that_is_not_utf_8_can_be_a_part(self) -> None:
-        assert digest_of(["caf\udce9"]) != digest_of(["caf\udcea"])
+        assert digest_of_texts(["caf\udce9"]) != digest_of_texts(["caf\udcea"])
 
     def test_parts_do_not_run_together(self) -> None:
-        assert len({digest_of(parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"])}) == 3
+        assert len({digest_of_texts(parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"])}) == 3
 
 
 class TestRawFiles:

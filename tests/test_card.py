@@ -18,7 +18,7 @@ from PIL import Image
 from conftest import ROOT, call_stage
 from grocery.card.contact_sheet import SIDE, choose, contact_sheet, thumbnails
 from grocery.card.numbers import Suspect, content_digest, dataset_card, read_report, read_rows
-from grocery.card.page import pictures_a_class, render
+from grocery.card.page import pictures_per_class, render
 from grocery.card.suspects import find_suspects, suspects
 from grocery.core.errors import DataError
 from grocery.core.params import VersionParams
@@ -340,9 +340,9 @@ class TestPage:
         assert Checker(page).text.count(HOSTILE) >= 12
 
     def test_it_stays_small_with_many_classes(self) -> None:
-        assert pictures_a_class(12, 12) == 12
-        assert 81 * pictures_a_class(81, 50) <= 900
-        assert pictures_a_class(5000, 12) == 1
+        assert pictures_per_class(12, 12) == 12
+        assert 81 * pictures_per_class(81, 50) <= 900
+        assert pictures_per_class(5000, 12) == 1
 
 
 class TestStage:

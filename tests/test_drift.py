@@ -198,7 +198,7 @@ def test_unreadable_files_alone_are_an_alert() -> None:
     judgement = judged(90, unreadable=30)
     assert judgement.verdict == "alert"
     assert found(judgement, "unreadable").sentence == (
-        "30 of 120 files cannot be read; up to 5 % is put up with."
+        "30 of 120 files cannot be read; up to 5 % is tolerated."
     )
     assert found(judged(114, unreadable=6), "unreadable").verdict == "ok"
 

@@ -265,12 +265,14 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
         assert re.fullmatch(rb"1+0+", codes)
 
 
-# Writes a batch, or reads a file of one, and says in a sentence what it lacks.
+# Writes a batch or a shard, or reads a file of a batch, and says in a sentence what it lacks.
 LIMITED = """
 import resource, sys
 from pathlib import Path
 from grocery.cli.monitor.incoming import _content
 from grocery.core.errors import one_sentence
+from grocery.data.build import Shard, decode_shard, image_ids_of, preprocessing_of
+from grocery.data.duplicates import Copies
 from grocery.data.incoming import write_batch
 from grocery.images.raw import RawImage
 from grocery.images.decoding import decode
@@ -279,15 +281,19 @@ from grocery.settings import load
 folder, limit, extra = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 params = load().prepare
 decode((folder / "small.png").read_bytes(), max_pixels=10_000)
-if limit == "memory":
+image = RawImage("monday/large.png", file=folder / "large.png")
+shard = Shard("shard", (Copies(image_ids_of([image])[0], image),))
+if limit != "open files":
     pages = int(open("/proc/self/statm").read().split()[0])
     extra += pages * resource.getpagesize()
-kind = resource.RLIMIT_AS if limit == "memory" else resource.RLIMIT_NOFILE
+kind = resource.RLIMIT_NOFILE if limit == "open files" else resource.RLIMIT_AS
 resource.setrlimit(kind, (extra, extra))
 with one_sentence("prepare"):
     if limit == "memory":
-        images = [RawImage("monday/large.png", file=folder / "large.png")]
-        print(write_batch(("monday", images), params=params, folder=folder))
+        print(write_batch(("monday", [image]), params=params, folder=folder))
+    elif limit == "memory for a shard":
+        found = decode_shard((shard, preprocessing_of(params), folder / "shard"))
+        print([*found["reasons"]])
     else:
         print(_content(folder / "large.png")[1], _content(folder / "gone.png")[1])
 """
@@ -297,6 +303,11 @@ with one_sentence("prepare"):
     ("limit", "little", "said"),
     [
         ("memory", 20_000_000, "not enough memory for monday/large.png; fewer compute.workers"),
+        (
+            "memory for a shard",
+            20_000_000,
+            "not enough memory for monday/large.png; fewer compute.workers",
+        ),
         ("open files", 3, "Too many open files"),
     ],
 )
@@ -313,14 +324,14 @@ def test_what_a_run_lacks_fails_it_and_is_not_remembered(
             check=False,
             cwd=ROOT,
         )
-        for extra in (little, 2_000_000_000 if limit == "memory" else 200)
+        for extra in (little, 200 if limit == "open files" else 2_000_000_000)
     )
     assert failed.returncode == 1
     assert failed.stderr.startswith(f"error: prepare: {said}")
     assert failed.stdout == ""
     assert done.returncode == 0, done.stderr
     gone = f"None {tmp_path}/gone.png cannot be read: No such file or directory"
-    assert done.stdout.strip() == ("[]" if limit == "memory" else gone)
+    assert done.stdout.strip() == (gone if limit == "open files" else "[]")
 
 
 def test_an_error_of_the_disk_is_no_fact_about_a_file() -> None:

@@ -19,13 +19,14 @@ import pytest
 
 from conftest import ROOT, Project, call_stage, environment
 from grocery.contents import read_content
+from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
 from grocery.data import build
 from grocery.images.preprocessing import Preprocessing
 from grocery.settings import load
 from grocery.shards import read_table, shard_name, shard_of
-from stages import featurize
+from stages import featurize, prepare
 from test_prepare import PARAMS, dataset, jpeg, picture, put
 
 SHARDS = 8
@@ -203,6 +204,25 @@ def test_a_new_image_rarely_changes_the_encoder(world: World, work: dict[str, in
         put(world.raw, f"a/new{number}.jpg", jpeg(picture(10**7 + number)))
         world.rebuilt()
     assert 1 <= since(work, before)["fitted"] <= 9
+    assert world.rebuilt() == world.from_scratch()
+
+
+def test_a_file_that_changes_in_between_fails_the_stage_and_is_not_remembered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was hashed as one image, and would be decoded as another."""
+    file = world.raw / "a/03.jpg"
+    before, exact_copies = file.read_bytes(), prepare.exact_copies
+
+    def and_then(*arguments: Any) -> Any:
+        file.write_bytes(jpeg(picture(10**7)))
+        return exact_copies(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "exact_copies", and_then)
+        with pytest.raises(DataError, match=r"a/03\.jpg was changed while it was read; run again"):
+            world.rebuilt()
+    file.write_bytes(before)
     assert world.rebuilt() == world.from_scratch()
 
 

@@ -19,7 +19,7 @@ from conftest import ROOT
 from grocery.classifier.dataset import UNLABELED, load_splits
 from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
 from grocery.classifier.head import Head
-from grocery.classifier.labels import choose_labeled, labels_used
+from grocery.classifier.labels import choose_labeled
 from grocery.core.errors import DataError
 from grocery.core.params import TrainParams
 from grocery.evaluation.metrics import calibration_error, reliability, summary
@@ -97,11 +97,6 @@ class TestLabels:
         assert len(sample) == chosen.sum() == 100
         # Hypergeometric: 50, with a standard deviation of 3.5.
         assert 36 <= len(sample & {IDS[i] for i in np.flatnonzero(chosen)}) <= 64
-
-    def test_all_that_were_used(self) -> None:
-        """Validation labels are used too; what has no label costs none."""
-        validation = np.array([0, 1, UNLABELED, 1])
-        assert labels_used(np.array([True, False, True, True]), validation) == 6
 
     def test_another_seed_is_another_draw(self) -> None:
         first, second = (choose_labeled(IDS, LABELS, ratio=0.2, seed=s) for s in (0, 1))

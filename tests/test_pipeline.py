@@ -108,6 +108,7 @@ class TestPrecision:
             ("grocery/evaluation/metrics.py", ["evaluate"]),
             ("grocery/semi_supervised/algorithms.py", ["train"]),
             ("grocery/monitoring/report.py", ["monitor"]),
+            ("grocery/pages/pictures.py", ["version", "evaluate", "monitor"]),
             ("README.md", []),
         ],
     )

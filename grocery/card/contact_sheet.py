@@ -45,7 +45,7 @@ def thumbnails(shards: Sequence[Path], image_ids: Collection[str]) -> dict[str, 
 def contact_sheet(
     classes: Mapping[str, Sequence[str]], notes: Mapping[str, str], pictures: Mapping[str, bytes]
 ) -> bytes:
-    """One JPEG picture with a row a class: its name, a note below it, and its images.
+    """One JPEG picture with a row per class: its name, a note below it, and its images.
 
     See `choose` for `classes`, and `thumbnails` for `pictures`.
     """

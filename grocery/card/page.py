@@ -83,8 +83,8 @@ ul.lines { padding-left: 1.1rem; margin: .5rem 0 0; font-size: .95rem; }
 """
 
 
-def pictures_a_class(classes: int, wanted: int) -> int:
-    """How many pictures a class the page has room for; at least one."""
+def pictures_per_class(classes: int, wanted: int) -> int:
+    """How many pictures per class the page has room for; at least one."""
     return max(1, min(wanted, MOST_PICTURES // max(classes, 1)))
 
 

@@ -64,7 +64,9 @@ def load_splits(shards: Path, features: Path) -> tuple[dict[str, Split], list[st
     by_split = {name: table.filter(pc.equal(table.column("split"), name)) for name in SPLITS}
     classes = sorted({name for name in by_split["train"].column("label").to_pylist() if name})
     for name in ("val", "test"):
-        unseen = {x for x in by_split[name].column("label").to_pylist() if x} - set(classes)
+        unseen = set(by_split[name].column("label").to_pylist()) - set(classes)
+        if None in unseen:
+            raise DataError(f"{shards}: {name} holds an image without a label")
         if unseen:
             raise DataError(
                 f"{shards}: {name} holds {sorted(unseen)[0]!r}, a class with no training image"

@@ -66,7 +66,7 @@ def fit_head(
     fitted_on /= scale
     estimator = LogisticRegression(C=C, max_iter=_MAX_ITERATIONS)
     with warnings.catch_warnings():
-        # One label a class is few, and not a regression.
+        # One label per class is few, and not a regression.
         warnings.filterwarnings("ignore", message="The number of unique classes")
         estimator.fit(
             fitted_on,

@@ -1,4 +1,4 @@
-"""Which training labels the learner may see, and how many labels a model took in all."""
+"""Which training labels the learner may see."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from grocery.classifier.dataset import UNLABELED
 from grocery.core.draws import draw
 
 
@@ -24,8 +23,8 @@ def choose_labeled(
     """Choose the share of images whose label is kept.
 
     An image's place in its queue is drawn from the seed and its id. So the choice at 0.1 is part of
-    the choice at 0.2, another seed is another draw, and a new image moves at most one other image a
-    queue.
+    the choice at 0.2, another seed is another draw, and a new image moves at most one other image
+    per queue.
 
     Parameters
     ----------
@@ -53,18 +52,3 @@ def choose_labeled(
         keep = max(1, math.floor(ratio * len(queue) + 0.5))
         chosen[[index for _, index in sorted(queue)[:keep]]] = True
     return chosen
-
-
-def labels_used(chosen: NDArray[np.bool_], validation: NDArray[np.int64]) -> int:
-    """How many labels a model took: those kept for training, and all of validation.
-
-    Validation labels fit no weights, but calibrate the model and choose how it scales its features.
-
-    Parameters
-    ----------
-    chosen
-        Mask of the training images, see `choose_labeled`.
-    validation
-        Class numbers of the validation images; `UNLABELED` where there is no label.
-    """
-    return int(chosen.sum() + (validation != UNLABELED).sum())

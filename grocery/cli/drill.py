@@ -30,7 +30,7 @@ def main(argv: Sequence[str], prog: str) -> None:
             "how far the estimated accuracy is off."
         ),
         epilog=(
-            "For each batch the held-out images are divided anew: the reference is made of one\n"
+            "For each batch the held-out images are divided again: the reference is made of one\n"
             "half, the batch is drawn from the other. The unknown product is a class that the\n"
             "head was not fitted on: for it heads are fitted on the training images here.\n"
         ),

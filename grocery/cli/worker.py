@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grocery.core.errors import GroceryError
+from grocery.core.threads import cores
 
 
 def add_parser(parsers: Any) -> None:
@@ -67,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> None:
     # Workers import this very code, wherever they are started.
     paths = [str(Path(grocery.__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    workers = arguments.workers or len(os.sched_getaffinity(0))
+    workers = arguments.workers or cores()
     command = [
         *(sys.executable, "-m", "distributed.cli.dask_worker", arguments.address),
         *("--nthreads", "1", "--nworkers", str(workers), "--no-dashboard"),

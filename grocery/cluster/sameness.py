@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from grocery.action_cache import digest_of, machine
+from grocery.action_cache import digest_of_texts, machine
 from grocery.core.files import digest
 
 CODE = "this project's code"
@@ -47,4 +47,4 @@ def digest_of_code(source: Path) -> str:
     """The first digits of the SHA-256 of the modules that tasks may come from."""
     files = sorted(f for room in ("grocery", "stages") for f in (source / room).rglob("*.py"))
     parts = ((file.relative_to(source).as_posix(), digest(file)) for file in files)
-    return digest_of(chain(*parts))[:12]
+    return digest_of_texts(chain(*parts))[:12]

@@ -19,9 +19,10 @@ def replacing(*paths: Path, files: Collection[Path] = ()) -> Iterator[tuple[Path
     """Give a sibling of each path to write to, and put all of them in place at the end.
 
     When the block raises, and when they cannot all be put in place, `paths` are left as they were.
-    When the process is killed, a later call removes what was left behind. The siblings have other
-    names each time: what a process of a killed run still writes, here or on another machine, ends
-    up in no output.
+    When the process is killed, a later call removes what was left behind; killed while it puts them
+    in place, it may leave some new and some old, and the stage counts as changed. The siblings have
+    other names each time: what a process of a killed run still writes, here or on another machine,
+    ends up in no output.
 
     Nothing need exist at `paths`. Those of them that are `files` the block must write; the others
     are folders, whose siblings are there and empty.

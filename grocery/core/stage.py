@@ -4,7 +4,8 @@ A stage is a module of `stages` that is named as in dvc.yaml and has
 
 - ``Paths``: a frozen dataclass of what it `reads` and `writes`, the same as in dvc.yaml;
 - ``run(params, paths, report)``: reads and writes these paths and no others, depends on its own
-  section of params.yaml and no other, and returns what it found as JSON.
+  section of params.yaml and no other, and returns what it found as JSON. (`stages.source` alone
+  looks at more, see there.)
 
 Who runs it (`grocery.runner`) sees to it that all that it writes takes the place of what was there
 before, together, when all went well.

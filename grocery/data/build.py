@@ -21,7 +21,7 @@ from PIL import Image
 
 from grocery import action_cache
 from grocery.action_cache import Action, values_of
-from grocery.core.errors import memory_for
+from grocery.core.errors import DataError, memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
 from grocery.images.decoding import UnreadableImage
@@ -125,15 +125,19 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
 
     Raises
     ------
-    OutOfMemory
-        Names the image: a lack of memory is no fact about it.
+    DataError, OutOfMemory
+        Names an image that has changed, or for which memory does not suffice: neither is a fact
+        about it.
     """
     shard, preprocessing, file = task
     found, rows = Decoded(), []
     for image_id, image in ((group.image_id, group.kept) for group in shard.copies):
+        data = image.read()
+        if hashlib.sha256(data).hexdigest() != image_id:
+            raise DataError(f"{image.path} was changed while it was read; run again")
         try:
             with memory_for(image.path):
-                jpeg = preprocessing.prepare(image.read())
+                jpeg = preprocessing.prepare(data)
         except UnreadableImage as error:
             found.reasons[image_id] = str(error)
             continue
@@ -151,15 +155,12 @@ def preprocessing_of(params: PrepareParams) -> Preprocessing:
     return Preprocessing(params.image_size, params.jpeg_quality, params.max_pixels)
 
 
-def finish_shard(task: tuple[Path, Mapping[str, str], Preprocessing, Path]) -> None:
-    """Write a shard with the splits of its images, without those that have none.
+# The decoded shard, splits by image id, how its images were prepared, and the file to write.
+Finish = tuple[Path, Mapping[str, str], Preprocessing, Path]
 
-    Parameters
-    ----------
-    task
-        The decoded shard, the splits by image id, how its images were prepared, and the file to
-        write.
-    """
+
+def finish_shard(task: Finish) -> None:
+    """Write a shard with the splits of its images, without those that have none."""
     decoded, splits, preprocessing, file = task
     table = read_table(decoded, _DECODED_SCHEMA.names)
     column: list[Any] = [splits.get(i) for i in table.column("image_id").to_pylist()]

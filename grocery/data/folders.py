@@ -1,4 +1,4 @@
-"""Reader of a dataset of one folder a class, and the safe listing that other readers share.
+"""Reader of a dataset of one folder per class, and the safe listing that other readers share.
 
 Symbolic links in a raw dataset, and one to it, are refused, since they may lead anywhere. So a DVC
 cache of type ``symlink``, which makes every file of a dataset one, is not supported for raw data;
@@ -56,7 +56,7 @@ class RawFolder:
 
 
 class FolderSource(RawFolder):
-    """One folder a class, at any depth below it, with optional splits and unlabelled images.
+    """One folder per class, at any depth below it, with optional splits and unlabelled images.
 
     ``CLASS/...``, or ``train/CLASS/...``, ``val/CLASS/...`` (optional) and ``test/CLASS/...``;
     beside them ``unlabeled/...`` for images without a label, and ``incoming/BATCH/...`` for

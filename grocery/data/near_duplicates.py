@@ -3,10 +3,11 @@
 Two images are near duplicates when few of the 128 bits of their perceptual hashes differ *and* no
 mean colour differs by more than `COLOUR_TOLERANCE`, see `grocery.data.duplicates`.
 
-That does not carry on: of three images the first may be a near duplicate of the second, and the
-second of the third, and the ends have little in common. Photographs of products on plain ground are
-chains of this kind that hold nearly all of a dataset. So what stays together is a group in which
-every two images are near duplicates; and of near duplicates that end in two splits, one is dropped.
+Being near is not transitive: of three images the first may be a near duplicate of the second, and
+the second of the third, and the ends have little in common. Photographs of products on plain
+ground are chains of this kind that hold nearly all of a dataset. So what stays together is a group
+in which every two images are near duplicates; and of near duplicates that end in two splits, one is
+dropped.
 """
 
 from __future__ import annotations

@@ -60,8 +60,7 @@ def assign(
         classes[labels[decides]].append((_uniform(image_ids[decides]), group))
     for label in sorted(classes, key=str):
         units = sorted(classes[label])
-        draws = [draw for draw, _ in units]
-        tests, vals = _sizes(draws, val_ratio, test_ratio)
+        tests, vals = _sizes([place for place, _ in units], val_ratio, test_ratio)
         for rank, (_, group) in enumerate(units):
             split = "test" if rank < tests else "val" if rank < tests + vals else "train"
             for i in group:
@@ -174,15 +173,15 @@ def _uniform(image_id: str) -> float:
     return int.from_bytes(draw("split", image_id)[:6], "big") / 2**48
 
 
-def _sizes(draws: Sequence[float], val_ratio: float, test_ratio: float) -> tuple[int, int]:
-    """How many of a class's units, by ascending draw, test and validate.
+def _sizes(places: Sequence[float], val_ratio: float, test_ratio: float) -> tuple[int, int]:
+    """How many of a class's units, by ascending place, test and validate.
 
-    The draws below a share are its units, unless that leaves another split of the class empty.
+    The places below a share are its units, unless that leaves another split of the class empty.
     """
-    n = len(draws)
+    n = len(places)
     vals_at_least = int(n >= 3 and val_ratio > 0)
-    tests = sum(draw < test_ratio for draw in draws)
-    vals = sum(draw < test_ratio + val_ratio for draw in draws) - tests
+    tests = sum(place < test_ratio for place in places)
+    vals = sum(place < test_ratio + val_ratio for place in places) - tests
     if test_ratio > 0:
         tests = min(max(tests, 1), max(n - 1 - vals_at_least, 0))
     vals = min(max(vals, vals_at_least), max(n - tests - 1, 0))

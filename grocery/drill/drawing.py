@@ -1,6 +1,6 @@
 """Drawing the batches of a drill from held-out images.
 
-For every batch the held-out images are divided anew, near duplicates together: the reference is
+For every batch the held-out images are divided again, near duplicates together: the reference is
 made of one half, the batch is drawn from the other without replacement. So no image is in both, and
 the rates are not those of one lucky division. A batch larger than half takes what it needs, and the
 reference is made of the rest.

@@ -193,7 +193,7 @@ class Backbone:
             what = f"{output.dtype} of shape {shape}" if shape else "no array"
             raise ModelError(
                 f"output {self.preparation.output} of {self.path} is {what}; a description is "
-                "two or more floating-point numbers an image, of shape (n, d), (n, tokens, d), "
+                "two or more floating-point numbers per image, of shape (n, d), (n, tokens, d), "
                 "(n, d, h, w), or (n, h, w, d) where the input has its channels last"
             )
         first = np.moveaxis(np.asarray(output[0], np.float32), channels - 1, -1)
@@ -227,7 +227,7 @@ def _read(path: Path, sha256: str | None = None) -> bytes:
 
 @lru_cache(maxsize=1)
 def _session(path: Path, sha256: str) -> Any:
-    """A worker's session: each task brings a `Backbone` anew, and opening a file takes long."""
+    """A worker's session: each task brings its own `Backbone`, and opening a file takes long."""
     return open_session(path, _read(path, sha256))
 
 

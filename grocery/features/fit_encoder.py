@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.arrays import save_arrays
-from grocery.core.draws import draw
+from grocery.core.draws import draw, generator_of
 from grocery.core.errors import DataError
 from grocery.core.params import FeaturizeParams
 from grocery.features.backbone import Backbone, Preparation
@@ -66,13 +66,13 @@ def fit_encoder(
         grid = Grid(how.cell, list(how.scales), how.chroma, how.align)
         settings["grid"] = asdict(grid)
         per_image = max(1, min(_SAMPLED_PER_IMAGE, _SAMPLED_DESCRIPTORS // len(sample)))
-        draw = partial(_sample_shard, sample=sample, per_image=per_image, grid=grid, seed=seed)
+        some = partial(_sample_shard, sample=sample, per_image=per_image, grid=grid, seed=seed)
         describe = fit_fisher(
-            np.concatenate(list(parallel_map(draw, shards, title="sample"))),
+            np.concatenate(list(parallel_map(some, shards, title="sample"))),
             grid,
             dimensions=how.descriptor_dimensions,
             components=how.components,
-            rng=np.random.default_rng(seed),
+            rng=generator_of("vocabulary", seed),
         )
     elif params.encoder == "onnx":
         onnx = params.onnx
@@ -160,7 +160,7 @@ def _sample_shard(
     drawn = [np.empty((0, LOCAL_DIMENSIONS), np.float32)]
     for image_id, image in _sampled_images(shard, sample):
         found = local_descriptors(image, grid)
-        rng = np.random.default_rng([seed, int(image_id[:16], 16)])
+        rng = generator_of("descriptors", seed, image_id)
         drawn.append(found[rng.choice(len(found), min(per_image, len(found)), replace=False)])
     return np.concatenate(drawn)
 

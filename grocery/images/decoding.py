@@ -1,7 +1,7 @@
 """Safe decoding of raw images, and the canonical image that every later step sees.
 
-A raw file passes `decode` and then `canonical`. Training and prediction both use exactly these two,
-so that predicting on a raw file gives what the pipeline computed for it.
+A raw file passes `decode` and then `canonical`, both by way of `grocery.images.preprocessing`, in
+training and in prediction, so that predicting on a raw file gives what the pipeline computed.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _unreadable(memory: int) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's, not the decoder's
         if not isinstance(error, (UnidentifiedImageError, Image.DecompressionBombError)):
-            bytearray(memory)  # a MemoryError where there are not as many
+            np.empty(memory, np.uint8)  # a MemoryError where there are not as many; touches none
         raise UnreadableImage(_reason(error)) from error
 
 

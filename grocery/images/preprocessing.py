@@ -36,7 +36,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, settings: Any, whose: str) -> Self:
-        """Take over the settings that `whose` carries, a mapping with other keys or without.
+        """Take over the settings that `whose` carries, a mapping that may have other keys too.
 
         Raises
         ------

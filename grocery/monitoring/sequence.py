@@ -21,7 +21,7 @@ with the correlation that a common reference of m images gives batches of n, n /
 1985, "Combining and comparing significance levels from nonindependent hypothesis tests"). That is
 exact for a difference of means and an approximation for other statistics.
 
-After an alert, of a batch or of a sequence, windows begin anew: what has been said is not said
+After an alert, of a batch or of a sequence, windows begin again: what has been said is not said
 again with every batch that follows. It only ever leaves windows out, so the guarantee holds.
 """
 

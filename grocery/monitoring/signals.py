@@ -214,7 +214,7 @@ def labels_signal(
 
 
 def unreadable_signal(files: int, unreadable: int, params: MonitorParams) -> Signal:
-    """Test whether more files are unreadable than the share that is put up with.
+    """Test whether more files are unreadable than the share that is tolerated.
 
     The exact binomial test, one-sided. The effect is the share itself.
     """
@@ -222,6 +222,6 @@ def unreadable_signal(files: int, unreadable: int, params: MonitorParams) -> Sig
     share = unreadable / files
     sentence = f"All {files} files can be read."
     if unreadable:
-        limit = f"up to {params.max_unreadable * 100:g} % is put up with"
+        limit = f"up to {params.max_unreadable * 100:g} % is tolerated"
         sentence = f"{unreadable} of {files} files cannot be read; {limit}."
     return Signal("unreadable", unreadable, p_value, share, params.max_unreadable, sentence)

@@ -1,8 +1,8 @@
 """The deployable model: images in, calibrated class probabilities out.
 
 A model is arrays and JSON (see `grocery.core.arrays`): loading one executes nothing. Prediction
-needs numpy, Pillow and safetensors only. A model with an ONNX backbone also holds the ONNX file,
-which is data too, and needs onnxruntime.
+needs numpy, Pillow, safetensors and threadpoolctl only. A model with an ONNX backbone also holds
+the ONNX file, which is data too, and needs onnxruntime.
 """
 
 from __future__ import annotations

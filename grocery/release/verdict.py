@@ -23,8 +23,8 @@ def decide(
     dataset
         Contents of the dataset card.
     per_class
-        CSV with ``name``, ``recall`` and ``images`` a class; some class has images. Where none has
-        as many as the limit on recall asks for, it holds for all of them.
+        CSV with ``name``, ``recall`` and ``images`` per class; some class has images. Where none
+        has as many as the limit on recall asks for, it holds for all of them.
 
     Returns
     -------
