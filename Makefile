@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: repro extras test lint lock clean help
+.PHONY: repro extras test test-long lint lock clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -16,6 +16,9 @@ extras: $(VENV)/.extras            ## set up, then install what is optional: S3,
 test: $(VENV)/.dev            ## set up, then lint, check types and run every test
 	$(MAKE) lint
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+
+test-long: $(VENV)/.dev            ## run the tests that take minutes and are not part of `make test`
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
 
 lint: $(VENV)/.dev            ## ruff, mypy and the layers
 	$(BIN)/ruff check .

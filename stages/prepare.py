@@ -23,6 +23,7 @@ from grocery.data.build import (
     image_ids_of,
     preprocessing_of,
     shards_of,
+    written_down,
 )
 from grocery.data.cleaning import clean, refuse_bad, summarise
 from grocery.data.duplicates import exact_copies
@@ -53,13 +54,14 @@ def run(params: PrepareParams, paths: Paths, report: Report) -> dict[str, Any]:
     Gives the counts of images, classes, and what was left out.
     """
     source = open_source(paths.raw)
-    files = source.images()
-    check_labels([file.label for file in files], [file.split for file in files])
+    images = source.images()
+    check_labels([image.label for image in images], [image.split for image in images])
+    scratch = paths.shards / "scratch"
+    scratch.mkdir()
+    files = written_down(images, scratch / "drawn")
     copies = exact_copies(files, image_ids_of(files))
     shards = shards_of(copies, params.shards)
 
-    scratch = paths.shards / "decoded"
-    scratch.mkdir()
     preprocessing = preprocessing_of(params)
     found = _decode(shards, preprocessing, scratch, link=False)
     refuse_bad(copies, found, params.max_bad_ratio)

@@ -15,13 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from grocery import action_cache, runner
 from grocery.parallel import sharing
@@ -176,17 +177,34 @@ def checkout(target: Path) -> Project:
     return project
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A tiny pipeline that has been built once and committed. Copy it; do not change it."""
-    project = checkout(tmp_path_factory.mktemp("built") / "project")
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the test processes makes, for all of them. Copy it; do not change it."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, complete = shared / name, shared / f"{name}.complete"
+    with FileLock(shared / f"{name}.lock"):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            complete.touch()
+    return folder
+
+
+def build_tiny(folder: Path) -> None:
+    """Build the pipeline on the tiny dataset, and commit it."""
+    project = checkout(folder)
     recipe = project.path / "data/raw/synthetic/recipe.yaml"
     shutil.copy2(ROOT / "tests/tiny_recipe.yaml", recipe)
     project.edit_params(TINY_PARAMS)
     (project.path / "dvc.lock").unlink(missing_ok=True)
     project.run("dvc", "repro")
     project.commit("A first build")
-    return project
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A tiny pipeline that has been built once and committed. Copy it; do not change it."""
+    return Project(once(tmp_path_factory, "built", build_tiny))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
 
 from conftest import Project, call_stage
 from grocery.classifier.dataset import Split
@@ -20,7 +21,7 @@ from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import RegisterParams
 from grocery.core.stage import written_by
-from grocery.evaluation.metrics import ClassScore
+from grocery.evaluation.metrics import ClassScore, class_scores
 from grocery.images.decoding import canonical
 from grocery.release.verdict import decide
 from grocery.runner import resolved
@@ -173,3 +174,17 @@ class TestImagesOf:
         assert list(images_of(shards, ["10"])) == ["10"]
         with pytest.raises(DataError, match="shard-00002"):
             images_of(shards, ["20"])
+
+
+def test_scores_of_classes_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 60)  # of the six classes, the last is never right
+    probabilities = rng.dirichlet(np.ones(6), 60).astype(np.float32)
+    probabilities[:, 4] = 0  # never predicted
+    expected = precision_recall_fscore_support(
+        labels, probabilities.argmax(axis=1), labels=np.arange(6), zero_division=0
+    )
+    scores = class_scores(probabilities, labels, names="abcdef")
+    found = [(s.precision, s.recall, s.f1, s.images) for s in scores]
+    np.testing.assert_allclose(np.array(found).T, expected)
+    assert [score.name for score in scores] == list("abcdef")

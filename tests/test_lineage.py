@@ -17,8 +17,6 @@ from conftest import ROOT, Project
 from grocery.tracking import artifacts
 from wandb_server import WandbServer
 
-pytestmark = pytest.mark.slow
-
 # Which output of dvc.yaml each artifact is.
 OUTPUTS = {
     "data/prepared/shards": artifacts.DATASET,

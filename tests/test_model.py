@@ -24,16 +24,12 @@ from grocery.features.projection import Projection
 from grocery.images.decoding import canonical
 from grocery.images.preprocessing import Preprocessing
 from grocery.release.model import KIND, Model, Prediction
+from samples import picture
 
 # What only the pipeline, or an encoder that is not the default, needs.
 HEAVY = {"dvc", "joblib", "onnxruntime", "pyarrow", "pydantic", "scipy", "sklearn", "wandb"}
 
 PREPARED = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
-
-
-def picture(seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((300, 200))
 
 
 def small_model() -> Model:
@@ -128,7 +124,7 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
     good = picture()
     stream = io.BytesIO()
     good.save(stream, "JPEG")
-    truncated = stream.getvalue()[:2000]
+    truncated = stream.getvalue()[:900]
     reason = "cannot be read as an image"
     for image, sentence in [
         (bad, f"{bad} {reason}: not an image of a known format"),

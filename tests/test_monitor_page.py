@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from grocery.inbox.history import Entry, SequenceFinding
 from grocery.inbox.timeline import SHOWN, over_time, realised
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render
+from samples import jpeg, picture
 from test_report import BATCHES, HOSTILE, PARAMS, REFERENCE, VOID, Page
 
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis-" * 4
@@ -72,19 +72,13 @@ ENTRIES = [
 ]
 
 
-def picture() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (160, 90), "teal").save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def crowded() -> BatchReport:
     """A batch whose every name is long, with signals that the page has never heard of."""
     judgement = replace(
         BATCHES[0].judgement, verdict="alert", signals=tuple(SIGNALS), estimated_accuracy=0.8
     )
     object.__setattr__(judgement, "estimate_interval", (0.7412, 0.8571))
-    samples = [Sample(UNCERTAIN, LONG, LONG, 0.5, LONG, picture())] * 4
+    samples = [Sample(UNCERTAIN, LONG, LONG, 0.5, LONG, jpeg(picture(0, (160, 90))))] * 4
     return replace(BATCHES[0], name=LONG, judgement=judgement, samples=samples)
 
 

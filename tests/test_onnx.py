@@ -518,7 +518,6 @@ EXPERIMENT = [
 OUTPUTS = ["models/encoder", "data/features", "models/release", "metrics/monitor"]
 
 
-@pytest.mark.slow
 def test_the_pipeline_with_a_backbone(project: Project) -> None:
     """Brought as docs/onnx.md says: `dvc add`, and two parameters."""
     data = network(*FLAT)

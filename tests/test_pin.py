@@ -13,7 +13,8 @@ import pytest
 
 from conftest import ROOT
 from grocery.core.pin import KERNELS
-from test_model import picture, small_model
+from samples import picture
+from test_model import small_model
 
 # Loads a model, gives it Fisher vectors of their full size, and describes pictures in threads.
 PREDICT = """

@@ -72,7 +72,6 @@ class TestPurity:
         project.run("dvc", "repro", "--force", "--single-item", "featurize", env=old)
         assert outputs(project.lock()) == before
 
-    @pytest.mark.slow
     @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
     def test_an_emulated_processor_without_avx512(self, project: Project) -> None:
         """The stages that compute with floats on a Haswell, the oldest processor that is promised
@@ -88,7 +87,6 @@ class TestPurity:
         assert "up to date" in project.run("dvc", "status").stdout
 
 
-@pytest.mark.slow
 def test_the_committed_lock_is_what_this_machine_builds(tmp_path: Path) -> None:
     project = checkout(tmp_path / "project")
     recorded = project.lock()

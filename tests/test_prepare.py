@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -23,6 +22,7 @@ from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, decode, pixels
 from grocery.parallel import sharing
 from grocery.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
+from samples import dataset, jpeg, picture, put
 
 PARAMS = PrepareParams(
     image_size=48,
@@ -34,29 +34,6 @@ PARAMS = PrepareParams(
     max_bad_ratio=0.2,
     max_pixels=1_000_000,
 )
-
-
-def picture(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-
-
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality)
-    return stream.getvalue()
-
-
-def put(folder: Path, path: str, data: bytes) -> None:
-    (folder / path).parent.mkdir(parents=True, exist_ok=True)
-    (folder / path).write_bytes(data)
-
-
-def dataset(folder: Path, classes: str = "abc", images: int = 14) -> Path:
-    for number, label in enumerate(classes):
-        for i in range(images):
-            put(folder, f"{label}/{i:02}.jpg", jpeg(picture(1000 * number + i)))
-    return folder
 
 
 def prepare(source: Path, output: Path, **changes: Any) -> dict[str, int]:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Project
 from registry_forged import RELEASE, VERSION, Forge, head_of, limited, md5_of, message_of
 from registry_project import ARTIFACT, Said, World, create_world, git, grocery, output_at, tags
-from test_predict import picture
+from samples import picture
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from grocery.contents import read_content
 from grocery.core.errors import RegistryError
 from registry_forged import RELEASE, VERSION, Forge, limited, listing, md5_of
 from registry_project import ARTIFACT, World, create_world, git, grocery, inside, output_at, tags
-from test_predict import picture
+from samples import picture
 
 
 @pytest.fixture(scope="module")

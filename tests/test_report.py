@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import (
@@ -20,6 +18,7 @@ from grocery.monitoring.report import (
     render,
 )
 from grocery.reference.reference import Reference
+from samples import jpeg, picture
 from thresholds import thresholds
 
 PARAMS = thresholds(sample_images=8)
@@ -59,12 +58,6 @@ class Page(HTMLParser):
             self.text += data
 
 
-def jpeg() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def predictions(n: int, strength: float, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet([strength, 1, 1], n).astype(np.float32)
 
@@ -81,7 +74,7 @@ def batch(name: str, n: int = 60, strength: float = 1, unreadable: int = 0) -> B
         confidences=probabilities.max(axis=1),
         predicted_counts=np.bincount(probabilities.argmax(axis=1), minlength=3),
         samples=[
-            Sample(reason, f"{HOSTILE}/1.jpg", HOSTILE, 0.5, label, jpeg())
+            Sample(reason, f"{HOSTILE}/1.jpg", HOSTILE, 0.5, label, jpeg(picture(0)))
             for reason in (UNCERTAIN, TYPICAL, ANY)
             for label in (None, HOSTILE, "pear")
         ][: 9 if n else 0],

@@ -61,7 +61,6 @@ def second_python() -> Path:
     return commands
 
 
-@pytest.mark.slow
 def test_another_python_gives_the_same_bytes(
     built: Project, second_python: Path, tmp_path: Path
 ) -> None:

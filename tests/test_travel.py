@@ -13,7 +13,7 @@ from grocery.contents import read_content
 from grocery.data.sources import open_source
 from grocery.shards import read_columns
 from s3_endpoint import S3Endpoint, listing, recorded
-from test_prepare import jpeg, picture, put
+from samples import jpeg, picture, put
 from wandb_server import WandbServer
 
 SHARDS = 16

@@ -27,6 +27,7 @@ from grocery.data.duplicates import Copies, perceptual_hash
 from grocery.images.decoding import UnreadableImage
 from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
+from grocery.parallel import parallel_map
 from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_of, write_table
 
 # A decoded shard lacks the splits only.
@@ -79,6 +80,23 @@ def image_ids_of(images: Sequence[RawImage]) -> list[str]:
     pairs = zip(chain(*chunks.values()), chain(*hashed), strict=True)
     found = {image.path: sha256 for image, sha256 in pairs}
     return [found[image.path] for image in images]
+
+
+def written_down(images: Sequence[RawImage], folder: Path) -> list[RawImage]:
+    """The same images, those without a file written to the folder: read twice, made once."""
+    made = [
+        (image, folder / str(number)) for number, image in enumerate(images) if image.file is None
+    ]
+    if made:
+        folder.mkdir()
+        list(parallel_map(_write_down, made, title="draw"))
+    files = dict(zip((image.path for image, _ in made), (file for _, file in made), strict=True))
+    return [RawImage(i.path, i.label, i.coarse, i.split, files.get(i.path, i.file)) for i in images]
+
+
+def _write_down(task: tuple[RawImage, Path]) -> None:
+    image, file = task
+    file.write_bytes(image.read())
 
 
 def hash_files(images: Sequence[RawImage]) -> list[str]:

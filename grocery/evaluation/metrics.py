@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -64,13 +64,17 @@ def class_scores(
     probabilities: Floats, labels: Integers, *, names: Sequence[str]
 ) -> list[ClassScore]:
     """Scores of each class, in the order of `names`; what is not defined counts as 0."""
-    precision, recall, f1, images = precision_recall_fscore_support(
-        labels, probabilities.argmax(axis=1), labels=np.arange(len(names)), zero_division=0
-    )
+    predicted = probabilities.argmax(axis=1)
+    count = partial(np.bincount, minlength=len(names))
+    right, said, images = count(labels[predicted == labels]), count(predicted), count(labels)
     return [
-        ClassScore(name, float(p), float(r), float(f), int(n))
-        for name, p, r, f, n in zip(names, precision, recall, f1, images, strict=True)
+        ClassScore(name, _share(tp, p), _share(tp, n), _share(2 * tp, p + n), int(n))
+        for name, tp, p, n in zip(names, right, said, images, strict=True)
     ]
+
+
+def _share(part: int, whole: int) -> float:
+    return float(part / whole) if whole else 0.0
 
 
 def reliability(probabilities: Floats, labels: Integers, *, bins: int) -> list[ReliabilityBin]:
