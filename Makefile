@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: repro extras test test-long lint lock clean help
+.PHONY: repro extras test test-long lint debian lock clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -13,7 +13,8 @@ repro: $(VENV)/.run            ## set up, then run the pipeline on the embedded 
 
 extras: $(VENV)/.extras            ## set up, then install what is optional: S3, ONNX, FAISS, Dask, sweeps
 
-test: $(VENV)/.dev            ## set up, then lint, check types and run every test
+test:            ## set up, then lint, check types and run every test but the long ones
+	$(MAKE) --jobs 2 $(VENV)/.dev debian
 	$(MAKE) lint
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
@@ -32,20 +33,35 @@ export PATH := $(abspath $(BIN)):$(PATH)
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Each lock is whole. What pip installs is compiled when it is first imported, if it ever is.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --require-hashes
+ITSELF := $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+
 $(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(INSTALL) -r requirements.lock
+	$(ITSELF)
 	@touch $@
 
-# The last line installs its packages and no others: sweeps asks for a numpy that it does not need.
-$(VENV)/.extras: requirements-extras.lock requirements-sweep.lock $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-extras.lock
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements-sweep.lock
-	@touch $@
+# The second line installs its packages and no others: sweeps asks for a numpy that it does not need.
+$(VENV)/.extras: requirements-extras.lock requirements-sweep.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) -r requirements-extras.lock
+	$(INSTALL) --no-deps -r requirements-sweep.lock
+	$(ITSELF)
+	@touch $@ $(VENV)/.run
 
-$(VENV)/.dev: requirements-dev.lock $(VENV)/.extras
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
-	@touch $@
+$(VENV)/.dev: requirements-dev.lock requirements-sweep.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) -r requirements-dev.lock
+	$(INSTALL) --no-deps -r requirements-sweep.lock
+	$(ITSELF)
+	@touch $@ $(VENV)/.run $(VENV)/.extras
+
+# A browser that renders the pages, and an emulator of another processor.
+debian:
+	@if command -v chromium >/dev/null && command -v qemu-x86_64 >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium qemu-user >/dev/null; \
+	else echo "Tests of pages and of another processor are skipped: they need Debian's chromium and qemu-user."; fi
 
 # The locks hold versions and hashes, and name no package index. Versions stay as they are, except
 # where pyproject.toml wants others; `make lock UPGRADE="scipy numpy"` takes the newest of these.
@@ -55,8 +71,8 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 $(UPGRADE:%=--up
 NUMERIC := numpy|scipy|scikit-learn|pillow|pyarrow|onnxruntime|faiss-cpu
 lock:            ## resolve pyproject.toml again (needs uv), and note what computes bytes
 	$(LOCK) pyproject.toml --group build -o requirements.lock
-	$(LOCK) pyproject.toml --extra s3 --extra onnx --extra faiss --extra dask -c requirements.lock -o requirements-extras.lock
-	$(LOCK) --group dev -c requirements-extras.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml --all-extras --group build -c requirements.lock -o requirements-extras.lock
+	$(LOCK) pyproject.toml --all-extras --group dev -c requirements-extras.lock -o requirements-dev.lock
 	$(LOCK) --group sweep -c requirements-extras.lock -o requirements-sweep.lock
 	@echo '# Written by `make lock`: the libraries that compute what the stages write.' > libraries.yaml
 	sed -nE 's/^($(NUMERIC))==([^ ]+).*/\1: "\2"/p' requirements-extras.lock >> libraries.yaml
