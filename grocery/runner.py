@@ -27,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from grocery import action_cache
+from grocery import action_cache, said
 from grocery.cluster import opened
 from grocery.core.errors import one_sentence, printable
 from grocery.core.files import replacing
@@ -75,6 +75,9 @@ def run(stage: str, params: Params) -> dict[str, Any]:
         result = call(module, section, paths, Speaker(stage, tracked, steering))
         if stage in shown.SHOWN:
             shown.show(stage, tracked, paths, section, result)
+    print(said.line(stage, paths, result))
+    if stage == STAGES[-1]:
+        print(f"\n{said.summary()}")
     return result
 
 

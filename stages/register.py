@@ -22,6 +22,7 @@ from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
 from grocery.images.preprocessing import Preprocessing
 from grocery.reference.reference import Reference
+from grocery.release.advice import advice
 from grocery.release.card import model_card
 from grocery.release.model import Model
 from grocery.release.verdict import decide
@@ -32,6 +33,7 @@ class Paths:
     """What the stage reads and writes; of the two metrics, `headline` is what is compared."""
 
     card: Path = reads("data/card")
+    trained: Path = reads("metrics/train.json")
     measured: Path = reads("metrics/evaluate.json")
     evaluation: Path = reads("metrics/evaluation")
     encoder: Path = reads("models/encoder")
@@ -48,8 +50,9 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     Everything that the release says of itself comes from what it was made of. Gives the metrics.
     """
     dataset = json.loads((paths.card / "card.json").read_bytes())
-    measured = json.loads(paths.measured.read_bytes())
+    trained, measured = (json.loads(p.read_bytes()) for p in (paths.trained, paths.measured))
     verdict = decide(params, measured, dataset, paths.evaluation / "per_class.csv")
+    verdict["advice"] = advice(trained, measured, dataset, verdict["checks"], paths.evaluation)
 
     encoder_arrays, encoder = load_arrays(paths.encoder, ENCODER_KIND)
     head_arrays, classifier = load_arrays(paths.classifier, CLASSIFIER_KIND)

@@ -13,8 +13,10 @@ HOSTILE = "<script>alert(1)</script> | `x` ![y](http://z)\n# Heading"
 
 def card(name: str) -> str:
     measured = {"images": 10, "accuracy": 0.5, "baseline": {"accuracy": 0.4}}
+    measured["accuracy_interval"] = [0.24, 0.76]
     check = {"name": f"recall of the worst class ({name})", "value": 0.5, "side": "at least"}
     verdict = {"accepted": True, "checks": [check | {"limit": 0.1, "passed": True}]}
+    verdict["advice"] = [f"Few labels: {name}."]
     dataset = {"source": name, "digest": "d" * 64, "classes": {"Apple_Red": {}, name: {}}}
     params = {"train": load(ROOT / "params.yaml").train.model_dump()}
     return model_card(params, dataset, measured, verdict, "e" * 64)

@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grocery.cli import data_diff, monitor, predict, registry, sweep, sync, trial, worker
+from grocery.cli import data_diff, monitor, predict, registry, report, sweep, sync, trial, worker
 from grocery.cli.terminal import standard_output
 from grocery.core.errors import one_sentence
 from grocery.core.pin import pin
 
-_COMMANDS = (predict, monitor, sweep, sync, trial, worker)
+_COMMANDS = (report, predict, monitor, sweep, sync, trial, worker)
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "registry": ("versions of the model and what runs in production", registry.COMMANDS),
     "data": ("ask about the dataset", [data_diff.add_parser]),

@@ -27,7 +27,8 @@ def model_card(
     params
         The sections of params.yaml that made the model, `train` among them.
     dataset, measured, verdict
-        The dataset card, the test metrics, and what `grocery.release.verdict.decide` said.
+        The dataset card, the test metrics, and what `grocery.release.verdict.decide` said, with
+        the ``advice`` of `grocery.release.advice.advice`.
     digest
         The model's.
     """
@@ -43,6 +44,11 @@ def model_card(
         f"| {'passed' if check['passed'] else '**failed**'} |"
         for check in verdict["checks"]
     )
+    low, high = measured["accuracy_interval"]
+    advised = (
+        "\n".join(f"- {_plain(sentence)}" for sentence in verdict["advice"])
+        or "Nothing stands out."
+    )
     shown = yaml.safe_dump(dict(params), sort_keys=False)
     train = params["train"]
     classes = ", ".join(_plain(name) for name in sorted(dataset["classes"]))
@@ -56,7 +62,8 @@ def model_card(
 
 ## Test metrics
 
-{measured["images"]} images that were used for nothing else. The baseline is the same classifier
+{measured["images"]} images that were used for nothing else: accuracy lies between {low:.3f} and
+{high:.3f} (95 % confidence). The baseline is the same classifier
 fitted on the labelled images only.
 
 | metric | model | labelled only |
@@ -68,6 +75,10 @@ fitted on the labelled images only.
 | check | value | limit | |
 |---|---|---|---|
 {checks}
+
+## What to do next
+
+{advised}
 
 ## Intended use
 

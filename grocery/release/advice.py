@@ -1,0 +1,132 @@
+"""What to do about poor numbers, from what the pipeline knows; the gravest first."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# What calls for advice.
+WIDE = 0.2  # an interval of the test accuracy
+FEW_VALIDATION = 30  # images that choose the scaling and calibrate
+FEW_LABELS, POOR_RECALL = 5, 0.6  # of a class
+CONFUSED, CONFUSED_IMAGES = 0.1, 3  # share and number of a class's images taken for one other class
+_MOST_NAMED = 5
+
+
+def advice(
+    trained: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    checks: Sequence[Mapping[str, Any]],
+    evaluation: Path,
+) -> list[str]:
+    """Say what to do next, in sentences.
+
+    Parameters
+    ----------
+    trained, measured
+        Contents of ``metrics/train.json`` and ``metrics/evaluate.json``.
+    dataset
+        The dataset card.
+    checks
+        See `grocery.release.verdict.decide`.
+    evaluation
+        The folder with ``per_class.csv`` and ``confusion.csv``.
+    """
+    classes, actual_and_predicted = (
+        _rows(evaluation / name) for name in ("per_class.csv", "confusion.csv")
+    )
+    return [
+        *_of_the_test(measured, classes=len(classes)),
+        *_of_checks(checks),
+        *_of_training(trained, measured),
+        *_of_classes(classes, trained["labels_per_class"]),
+        *_of_confusions(actual_and_predicted, classes),
+        *_of_labels(dataset),
+    ]
+
+
+def _of_the_test(measured: Mapping[str, Any], *, classes: int) -> Iterator[str]:
+    low, high = measured["accuracy_interval"]
+    if high - low > WIDE:
+        yield (
+            f"Too few test images to judge: {measured['accuracy']:.3f} of {measured['images']} "
+            f"images may be anything from {low:.2f} to {high:.2f}. Add images, or raise "
+            "prepare.test_ratio."
+        )
+    if low <= 1 / classes:
+        yield (
+            f"This may be no better than guessing one of {classes} classes. Look at "
+            "data/card/index.html: are the labels right, and do the images show the products?"
+        )
+
+
+def _of_checks(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for check in checks:
+        if not check["passed"]:
+            yield (
+                f"Rejected for its {check['name']}: {check['value']:.3f}, where {check['side']} "
+                f"{check['limit']:g} is asked (params.yaml, register)."
+            )
+
+
+def _of_training(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[str]:
+    if not trained["converged"]:
+        yield (
+            f"Training stopped after {trained['iterations']} iterations, before it had converged. "
+            "Raise train.max_iter."
+        )
+    if trained["validation"] < FEW_VALIDATION:
+        yield (
+            f"Only {trained['validation']} validation images scale the features and the "
+            "confidences. Raise prepare.val_ratio."
+        )
+    if measured["gain"] < 0:
+        yield (
+            f"The unlabelled images cost {-measured['gain']:.3f} of accuracy. Try another "
+            "train.algorithm, or supervised, which leaves them out."
+        )
+
+
+def _of_classes(classes: list[dict[str, str]], labels: Mapping[str, int]) -> Iterator[str]:
+    poor = [
+        (labels.get(row["name"], 0), row["name"])
+        for row in classes
+        if int(row["images"]) and float(row["recall"]) < POOR_RECALL
+    ]
+    if few := sorted(pair for pair in poor if pair[0] < FEW_LABELS):
+        names = _listed([f"{name} ({count})" for count, name in few])
+        yield f"Few labels, and often not recognised: {names}. Label more of these."
+
+
+def _of_confusions(rows: list[dict[str, str]], classes: list[dict[str, str]]) -> Iterator[str]:
+    images = {row["name"]: int(row["images"]) for row in classes}
+    pairs = Counter((row["actual"], row["predicted"]) for row in rows)
+    confused = [
+        (count, actual, predicted)
+        for (actual, predicted), count in pairs.items()
+        if actual != predicted and count >= CONFUSED_IMAGES and count >= CONFUSED * images[actual]
+    ]
+    confused.sort(key=lambda each: (-each[0], *each[1:]))
+    if confused:
+        said = [f"{a} for {b} ({n} of {images[a]} images)" for n, a, b in confused]
+        yield f"Taken for another: {_listed(said)}. Label more of both, or merge them."
+
+
+def _of_labels(dataset: Mapping[str, Any]) -> Iterator[str]:
+    if suspects := len(dataset["suspected_labels"]):
+        yield f"{suspects} labels look wrong: see data/card/index.html."
+
+
+def _listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))

@@ -1,0 +1,138 @@
+"""What a person at the terminal is told: a line after each stage, and what all of them found."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from grocery.core.errors import DataError, printable
+
+RELEASE, MEASURED = Path("models/release"), Path("metrics/evaluate.json")
+PAGES = {
+    "data/card/index.html": "the dataset, and labels to check",
+    "models/release/README.md": "the model's card",
+    "metrics/monitor/index.html": "the monitor, on the incoming batches",
+}
+NEXT = {
+    "source .venv/bin/activate": "the commands below are there",
+    "dvc plots show --open": "confusions, calibration, and how training went",
+    "dvc exp run --name more -S train.labeled_ratio=0.4": "the same with twice the labels",
+    "dvc exp show --only-changed --drop '.*/'": "side by side",
+}
+
+
+def line(stage: str, paths: Any, found: Mapping[str, Any]) -> str:
+    """What a stage has found, in one line.
+
+    `paths` are the stage's own, and `found` is what its `run` gave.
+    """
+    return printable(f"{stage}: {_LINES[stage](paths, found)}")
+
+
+def summary(root: Path = Path()) -> str:
+    """What the pipeline has found and what to do now, in lines.
+
+    Raises
+    ------
+    DataError
+        When the pipeline has not been built.
+    """
+    try:
+        measured = json.loads((root / MEASURED).read_bytes())
+        verdict = json.loads((root / RELEASE / "verdict.json").read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} is not there yet; run: dvc repro") from None
+    lines = [f"{_accuracy(measured)}.", f"{_verdict(verdict)}."]
+    if verdict["advice"]:
+        lines += ["", "To do:", *(f"  {sentence}" for sentence in verdict["advice"])]
+    lines += _listed("Look at:", PAGES) + _listed("Next:", NEXT)
+    return "\n".join(map(printable, lines))
+
+
+def _listed(title: str, items: Mapping[str, str]) -> list[str]:
+    width = max(map(len, items))
+    return ["", title, *(f"  {what:{width}}  {why}" for what, why in items.items())]
+
+
+def _source(paths: Any, found: Mapping[str, Any]) -> str:
+    return f"data/raw/{found['source']} is here"
+
+
+def _prepare(paths: Any, found: Mapping[str, Any]) -> str:
+    said = (
+        f"{found['images']:,} images of {found['classes']} classes ({found['train']:,} to train, "
+        f"{found['val']:,} to validate, {found['test']:,} to test)"
+    )
+    bad = json.loads(paths.report.read_bytes())["quarantined"]
+    left_out = {
+        "exact copies": found["duplicates"],
+        "near duplicates across splits": found["leaked"],
+        **Counter(entry["reason"].partition(":")[0] for entry in bad),
+    }
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    return f"{said}; left out: {reasons} ({paths.report})" if reasons else said
+
+
+def _version(paths: Any, found: Mapping[str, Any]) -> str:
+    suspects = found["suspected_labels"]
+    doubts = f"{suspects} labels to check" if suspects else "no label looks wrong"
+    return f"dataset {found['digest'][:12]}, {doubts} ({paths.card}/index.html)"
+
+
+def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
+    return f"{found['dimensions']:,} numbers per image"
+
+
+def _train(paths: Any, found: Mapping[str, Any]) -> str:
+    said = f"{found['labeled']:,} labelled and {found['unlabeled']:,} unlabelled images"
+    if "val_accuracy" in found:
+        said += (
+            f"; right on {found['val_accuracy']:.3f} of validation, "
+            f"{found['baseline_val_accuracy']:.3f} with the labelled ones alone"
+        )
+    return said
+
+
+def _accuracy(measured: Mapping[str, Any]) -> str:
+    low, high = measured["accuracy_interval"]
+    gain = measured["gain"]
+    return (
+        f"Test accuracy {measured['accuracy']:.3f} on {measured['images']:,} images (95 % interval "
+        f"{low:.3f} to {high:.3f}), {abs(gain):.3f} {'more' if gain >= 0 else 'less'} than with "
+        "the labelled images alone"
+    )
+
+
+def _evaluate(paths: Any, found: Mapping[str, Any]) -> str:
+    said = _accuracy(found)
+    return said[0].lower() + said[1:]
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    failed = [check for check in verdict["checks"] if not check["passed"]]
+    if not failed:
+        return f"The release is accepted: it passed all {len(verdict['checks'])} checks"
+    why = ", ".join(
+        f"{check['name']} {check['value']:.3f} ({check['side']} {check['limit']:g} is asked)"
+        for check in failed
+    )
+    return f"The release is REJECTED: {why}"
+
+
+def _register(paths: Any, found: Mapping[str, Any]) -> str:
+    said = _verdict(json.loads((paths.release / "verdict.json").read_bytes()))
+    return said[0].lower() + said[1:]
+
+
+def _monitor(paths: Any, found: Mapping[str, Any]) -> str:
+    said = ", ".join(f"{name} {each['verdict']}" for name, each in found["batches"].items())
+    return f"{said or 'no incoming batch'} ({paths.monitor}/index.html)"
+
+
+_LINES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
+    each.__name__[1:]: each
+    for each in (_source, _prepare, _version, _featurize, _train, _evaluate, _register, _monitor)
+}

@@ -1,0 +1,149 @@
+"""What the pipeline tells a person: a line per stage, the summary, advice about poor numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from conftest import Project
+from grocery import said
+from grocery.core.errors import DataError
+from grocery.evaluation.metrics import wilson_interval
+from grocery.release.advice import advice
+
+TRAINED: dict[str, Any] = {
+    "converged": True,
+    "iterations": 47,
+    "validation": 100,
+    "labels_per_class": {"apple": 30, "leek": 2, "pear": 40},
+}
+MEASURED: dict[str, Any] = {
+    "accuracy": 0.9,
+    "accuracy_interval": [0.86, 0.93],
+    "gain": 0.02,
+    "images": 300,
+}
+RECALLS = {"apple": 0.9, "leek": 0.8, "pear": 0.95}
+
+
+def advised(
+    folder: Path,
+    *,
+    recalls: dict[str, float] = RECALLS,
+    confused: int = 0,
+    suspects: int = 0,
+    checks: tuple[dict[str, Any], ...] = (),
+    **changes: Any,
+) -> list[str]:
+    """Advice where all is well but for this; `confused` of 20 apples are taken for pears."""
+    with (folder / "per_class.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["name", "recall", "images"])
+        rows.writerows([name, recall, 20] for name, recall in recalls.items())
+    pairs = ["apple,pear"] * confused + ["apple,apple"] * (20 - confused) + ["pear,apple"] * 2
+    (folder / "confusion.csv").write_text("\n".join(["actual,predicted", *pairs]))
+    trained = TRAINED | {k: v for k, v in changes.items() if k in TRAINED}
+    measured = MEASURED | {k: v for k, v in changes.items() if k in MEASURED}
+    return advice(trained, measured, {"suspected_labels": [{}] * suspects}, checks, folder)
+
+
+def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
+    assert advised(tmp_path) == []
+    assert advised(tmp_path, confused=2) == []
+
+
+LIMIT = {"name": "test accuracy", "value": 0.246, "side": "at least", "limit": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("changes", "start", "end"),
+    [
+        (
+            {"accuracy": 0.5, "images": 4, "accuracy_interval": [0.35, 0.85]},
+            "Too few test images to judge: 0.500 of 4 images may be anything from 0.35 to 0.85.",
+            "raise prepare.test_ratio.",
+        ),
+        ({"converged": False}, "Training stopped after 47 iterations", "Raise train.max_iter."),
+        ({"validation": 8}, "Only 8 validation images", "Raise prepare.val_ratio."),
+        ({"gain": -0.01}, "The unlabelled images cost 0.010 of accuracy.", "leaves them out."),
+        ({"recalls": RECALLS | {"leek": 0.5}}, "Few labels, and often not", "more of these."),
+        ({"confused": 3}, "Taken for another: apple for pear (3 of 20 images).", "merge them."),
+        ({"suspects": 7}, "7 labels look wrong", "data/card/index.html."),
+        (
+            {"checks": (LIMIT | {"passed": False}, LIMIT | {"passed": True})},
+            "Rejected for its test accuracy: 0.246, where at least 0.6 is asked",
+            "(params.yaml, register).",
+        ),
+    ],
+)
+def test_what_is_poor_is_said_with_what_to_do(
+    tmp_path: Path, changes: dict[str, Any], start: str, end: str
+) -> None:
+    (sentence,) = advised(tmp_path, **changes)
+    assert sentence.startswith(start)
+    assert sentence.endswith(end)
+
+
+def test_a_guess_is_called_a_guess(tmp_path: Path) -> None:
+    wide, guess = advised(tmp_path, accuracy=0.4, accuracy_interval=[0.3, 0.55])
+    assert wide.startswith("Too few test images")
+    assert guess.startswith("This may be no better than guessing one of 3 classes.")
+
+
+def test_a_poor_class_with_many_labels_needs_no_more_of_them(tmp_path: Path) -> None:
+    assert advised(tmp_path, recalls=RECALLS | {"apple": 0.4}) == []
+
+
+def test_many_classes_are_cut_short(tmp_path: Path) -> None:
+    (sentence,) = advised(tmp_path, recalls={f"c{n}": 0.1 for n in range(8)})
+    assert "c0 (0), c1 (0), c2 (0), c3 (0), c4 (0) and 3 more" in sentence
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 5), (2, 4), (357, 371), (7, 7)])
+def test_the_interval_is_wilsons(right: int, images: int) -> None:
+    expected = binomtest(right, images).proportion_ci(0.95, "wilson")
+    np.testing.assert_allclose(wilson_interval(right, images), expected, atol=1e-6)
+
+
+def test_every_stage_says_a_line_and_the_last_one_says_it_all(project: Project) -> None:
+    project.edit_params({"evaluate": {"calibration_bins": 7}, "register": {"min_accuracy": 0.999}})
+    said_by_dvc = project.run("dvc", "repro").stdout
+    lines = {line.partition(":")[0]: line for line in said_by_dvc.splitlines()}
+    assert lines["evaluate"].startswith("evaluate: test accuracy 0.")
+    assert lines["register"].startswith("register: the release is REJECTED: test accuracy 0.")
+    assert "monitor: clean " in lines["monitor"]
+    assert "Rejected for its test accuracy" in said_by_dvc
+    summary = project.run("grocery", "report").stdout
+    assert summary.strip() in said_by_dvc
+    card = (project.path / "models/release/README.md").read_text()
+    verdict = json.loads((project.path / "models/release/verdict.json").read_bytes())
+    for sentence in verdict["advice"]:
+        assert f"  {sentence}" in summary
+        assert f"- {sentence}".replace("[", "\\[") in card
+    for page in said.PAGES:
+        assert page in summary
+        assert (project.path / page).is_file()
+
+
+def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
+    class Paths:
+        report = built.path / "data/prepared/report.json"
+
+    counts = json.loads(Paths.report.read_bytes())["counts"]
+    sentence = said.line("prepare", Paths, counts)
+    bad = json.loads(Paths.report.read_bytes())["quarantined"]
+    assert f"{counts['images']} images of {counts['classes']} classes" in sentence
+    assert "exact copies" in sentence
+    for entry in bad:
+        assert entry["reason"].partition(":")[0] in sentence
+
+
+def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not there yet; run: dvc repro"):
+        said.summary(tmp_path)
