@@ -80,8 +80,8 @@ def copies(number: int) -> Iterator[SimpleQueue[Path]]:
         yield free
 
 
-def passes(copy: Path, tests: tuple[str, ...]) -> bool:
-    """Whether these test files pass in a copy."""
+def failure(copy: Path, tests: tuple[str, ...]) -> str:
+    """Why one of these test files fails in a copy; "" where they all pass."""
     command = [sys.executable, "-m", "pytest", "--exitfirst", "--quiet", "-p", "no:cacheprovider"]
     code = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -91,12 +91,13 @@ def passes(copy: Path, tests: tuple[str, ...]) -> bool:
             env=os.environ | code,
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            text=True,
             timeout=LIMIT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        return f"no end within {LIMIT} seconds"
+    return done.stdout[-2000:] if done.returncode else ""
 
 
 def survives(mutant: Mutant, free: SimpleQueue[Path]) -> bool:
@@ -106,7 +107,7 @@ def survives(mutant: Mutant, free: SimpleQueue[Path]) -> bool:
     text = file.read_text()
     try:
         file.write_text(mutant.applied(text))
-        return passes(copy, mutant.tests)
+        return not failure(copy, mutant.tests)
     finally:
         file.write_text(text)
         free.put(copy)
@@ -128,8 +129,8 @@ def main() -> None:
         sets = sorted({mutant.tests for mutant in mutants})
         for tests in sets:
             copy = free.get()
-            if not passes(copy, tests):
-                sys.exit(f"error: {', '.join(tests)} fail without any change")
+            if why := failure(copy, tests):
+                sys.exit(f"error: {', '.join(tests)} fail without any change:\n{why}")
             free.put(copy)
         outcomes = pool.map(lambda mutant: survives(mutant, free), mutants)
         survived = [

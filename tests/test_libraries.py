@@ -82,7 +82,7 @@ class TestCheckInstalled:
         file.write_text(file.read_text().replace(VERSIONS["scipy"], "1.0.0"))
         stale = json.loads(project.run("dvc", "status", "--json").stdout)
         assert {s for s, why in stale.items() if "libraries.yaml" in str(why)} == {
-            *("prepare", "version", "train", "evaluate", "monitor")
+            *("prepare", "version", "train", "monitor")
         }
         done = project.run("dvc", "repro", "train", check=False)
         assert done.returncode
