@@ -190,7 +190,7 @@ def test_code_that_was_changed_while_it_is_in_memory_is_not_believed(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(action_cache, "_BEGUN", 0)  # all code has been changed since
+        patch.setattr(action_cache, "BEGUN", 0)  # all code has been changed since
         for _ in range(2):
             assert do(memory, tmp_path / "one", "a") == ["a"]
     key, action = "0" * 64, Action(("a", tmp_path / "a"), ["a"], (tmp_path / "a",))

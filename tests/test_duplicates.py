@@ -125,7 +125,7 @@ class TestAgainstAllPairs:
 
     @pytest.fixture(autouse=True)
     def few(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-        monkeypatch.setattr(near_duplicates, "_STEPS", steps)
+        monkeypatch.setattr(near_duplicates, "STEPS", steps)
 
     def test_groups(self, max_bits: int, flat: bool) -> None:
         table = crowd(max_bits, flat)
