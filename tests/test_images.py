@@ -305,7 +305,7 @@ def test_what_a_run_lacks_fails_it_and_is_not_remembered(tmp_path: Path) -> None
     assert done.stdout.splitlines() == [
         f"error: batch: {little}",
         f"error: one_shard: {little}",
-        f"error: look: Too many open files '{tmp_path}/monday/large.png'",
+        f"error: look: Too many open files '{tmp_path}/monday/gone.png'",
         *("[]", "[]", "None"),
     ]
 
