@@ -35,6 +35,10 @@ def work(task: tuple[str, Path]) -> dict[str, str]:
     return {"made": text}
 
 
+def work_again(task: tuple[str, Path]) -> dict[str, str]:
+    return work(task)
+
+
 def work_in_pairs(task: tuple[str, Path]) -> tuple[str, ...]:
     """Write a text to a file and to another one beside it."""
     text, file = task
@@ -71,7 +75,7 @@ def test_what_was_done_is_not_done_again(memory: Path, tmp_path: Path) -> None:
     assert do(memory, tmp_path / "two", "a", "c", "b") == ["c"]
     assert os.path.samefile(tmp_path / "one/a", tmp_path / "two/a")
     # Another function, of the same module and with the same inputs, is another action.
-    assert do(memory, tmp_path / "two", "a", function=lambda task: work(task)) == ["a"]
+    assert do(memory, tmp_path / "two", "a", function=work_again) == ["a"]
 
 
 def test_without_a_place_or_inputs_nothing_is_remembered(memory: Path, tmp_path: Path) -> None:
