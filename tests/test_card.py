@@ -21,11 +21,12 @@ from grocery.card.numbers import Suspect, content_digest, dataset_card, read_rep
 from grocery.card.page import pictures_per_class, render
 from grocery.card.suspects import find_suspects, suspects
 from grocery.core.errors import DataError
+from grocery.core.files import digest
 from grocery.core.params import VersionParams
 from grocery.data.duplicates import perceptual_hash
 from grocery.images.decoding import UnreadableImage, canonical, decode
 from grocery.images.raw import RawImage
-from grocery.parallel import parallel_map, sharing
+from grocery.parallel import sharing
 from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
 from grocery.synthetic.source import SyntheticSource
 
@@ -119,8 +120,6 @@ class TestDigest:
         ("column", "value", "same"),
         [
             ("label", "Pear", False),
-            ("label", None, False),
-            ("label", "null", False),
             ("coarse", "Other", False),
             ("split", "other", False),
             ("image_id", "0" * 64, False),
@@ -161,10 +160,8 @@ class TestCard:
         assert sum(lemons[split] for split in ("train", "val", "test")) == 12
         assert card["sizes"]["bytes"] == sum(len(row["image"]) for row in rows)
         assert set(card["sizes"]["width"].values()) == {128}
-
-    def test_it_is_json(self, shards: Path) -> None:
-        card = card_of(shards, (Suspect("a", "p", "x", "y", 0.9, ("b",)),))
-        assert json.loads(json.dumps(card))["suspected_labels"][0]["witnesses"] == ["b"]
+        told = card_of(shards, (Suspect("a", "p", "x", "y", 0.9, ("b",)),))
+        assert json.loads(json.dumps(told))["suspected_labels"][0]["witnesses"] == ["b"]
 
     def test_near_duplicates_across_splits_are_counted_and_not_believed(
         self, tmp_path: Path, rows: list[dict[str, Any]]
@@ -187,10 +184,8 @@ class TestCard:
         with pytest.raises(DataError, match="run prepare again"):
             read_report(tmp_path / "report.json")
 
-    def test_a_damaged_image(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
-        folder = write_shards(tmp_path / "s", [{**rows[0], "image": b"nothing"}])
-        with pytest.raises(DataError, match="shard-0000"):
-            read_rows(shard_paths(folder))
+
+GROUPS = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
 
 
 class TestSuspects:
@@ -204,8 +199,7 @@ class TestSuspects:
         return (np.repeat(np.eye(3), 8, axis=0) + rng.normal(0, 0.02, (24, 3))).astype(np.float32)
 
     def test_a_label_that_all_neighbours_contradict(self) -> None:
-        labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
-        labels[3] = "c"
+        labels = [*GROUPS[:3], "c", *GROUPS[4:]]
         (found,) = suspects(self.table(labels), self.points(), neighbors=5, agreement=0.8)
         assert (found.label, found.suggested) == ("c", "a")
         assert int(found.image_id, 16) == 3
@@ -214,36 +208,39 @@ class TestSuspects:
         assert len(found.witnesses) == 3
 
     def test_right_labels_are_left_alone(self) -> None:
-        labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
-        assert suspects(self.table(labels), self.points(), neighbors=5, agreement=0.5) == []
+        assert suspects(self.table(GROUPS), self.points(), neighbors=5, agreement=0.5) == []
 
     def test_a_wrong_label_does_not_drag_its_neighbours_along(self) -> None:
         """Its vote, from very near, would convict a right one; but it is convicted itself."""
         points = self.points()
         points[4] = points[3] + np.float32(1e-4)
-        labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 8
-        labels[3] = "c"
+        labels = [*GROUPS[:3], "c", *GROUPS[4:]]
         found = suspects(self.table(labels), points, neighbors=5, agreement=0.8)
         assert [int(suspect.image_id, 16) for suspect in found] == [3]
 
-    @pytest.mark.parametrize("count", [0, 1, 2, 4])
-    def test_few_images(self, count: int) -> None:
-        labels = ["a", "b", "c", "d"][:count]
-        found = suspects(self.table(labels), self.points()[:count], neighbors=10, agreement=1.0)
-        assert len(found) <= count
+    def test_few_images(self) -> None:
+        for count in (0, 1, 2, 4):
+            table = self.table(["a", "b", "c", "d"][:count])
+            found = suspects(table, self.points()[:count], neighbors=10, agreement=1.0)
+            assert len(found) <= count
 
+    @pytest.mark.parametrize(
+        "among",
+        [{"Apple-Juice", "Carrot", "Orange-Juice"}, pytest.param(None, marks=pytest.mark.long)],
+    )
     def test_planted_wrong_labels_are_found(
-        self, tmp_path: Path, embedded: SyntheticSource
+        self, among: set[str] | None, tmp_path: Path, embedded: SyntheticSource
     ) -> None:
-        """On the embedded dataset: most are found, and most of what is found is wrong."""
-        images = [image for image in embedded.images() if image.label]
-        drawn = parallel_map(prepared, images, workers=2, title="draw")
-        by_id = {row["image_id"]: row for row in drawn if row}
+        """Of some classes, or all: most are found, and most of what is found is wrong."""
+        wrong, classes = embedded.planted()["wrong_labels"], among or embedded.recipe.classes.keys()
+        shown = {i: {i.label, wrong.get(i.path, i.label)} for i in embedded.images() if i.label}
+        images = [image for image, names in shown.items() if names <= classes]
+        by_id = {row["image_id"]: row for row in map(prepared, images) if row}
         folder = write_shards(tmp_path / "s", list(by_id.values()))
         found = find_suspects(shard_paths(folder), labelled=len(by_id), neighbors=10, agreement=0.8)
-        wrong = embedded.planted()["wrong_labels"]
+        planted = [image for image in images if image.path in wrong]
         right = [suspect for suspect in found if suspect.path in wrong]
-        assert len(right) >= 0.8 * len(wrong)
+        assert len(right) >= 0.8 * len(planted) > 2
         assert len(right) >= 0.7 * len(found)
         assert sum(s.suggested == wrong[s.path] for s in right) >= 0.8 * len(right)
 
@@ -269,7 +266,7 @@ class TestContactSheet:
             assert image.format == "JPEG"
             assert image.height == 3 * (SIDE + 2)
 
-    @pytest.mark.parametrize("classes", [0, 1, 81, 2000])
+    @pytest.mark.parametrize("classes", [0, 81, pytest.param(2000, marks=pytest.mark.long)])
     def test_any_number_of_classes(self, classes: int) -> None:
         stream = io.BytesIO()
         Image.new("RGB", (SIDE, SIDE)).save(stream, "JPEG")
@@ -362,11 +359,8 @@ class TestStage:
         result = self.run(shards, tmp_path / "out")
         card = json.loads((tmp_path / "out/card/card.json").read_bytes())
         figures = json.loads((tmp_path / "out/data.json").read_bytes())
-        assert {path.name for path in (tmp_path / "out/card").iterdir()} == {
-            "card.json",
-            "contact-sheet.jpg",
-            "index.html",
-        }
+        names = sorted(path.name for path in (tmp_path / "out/card").iterdir())
+        assert names == ["card.json", "contact-sheet.jpg", "index.html"]
         assert result == figures | {"digest": card["digest"]}
         assert (figures["images"], figures["classes"]) == (len(rows), 3)
         assert (figures["quarantined"], figures["duplicates"]) == (1, 2)
@@ -376,19 +370,17 @@ class TestStage:
         self.run(shards, tmp_path / "a")
         with sharing(2):
             self.run(shards, tmp_path / "b")
-        for name in ("card.json", "index.html", "contact-sheet.jpg"):
-            one, two = ((tmp_path / out / "card" / name).read_bytes() for out in ("a", "b"))
-            assert one == two, name
+        assert digest(tmp_path / "a/card") == digest(tmp_path / "b/card")
 
-    def test_a_failure_leaves_the_card_as_it_was(
+    def test_a_damaged_image_leaves_the_card_as_it_was(
         self, shards: Path, tmp_path: Path, rows: list[dict[str, Any]]
     ) -> None:
         self.run(shards, tmp_path / "out")
-        before = (tmp_path / "out/card/card.json").read_bytes()
+        before = digest(tmp_path / "out/card")
         bad = write_shards(tmp_path / "bad", [{**rows[0], "image": rows[0]["image"][:400]}])
-        with pytest.raises(DataError):
+        with pytest.raises(DataError, match="shard-0000"):
             self.run(bad, tmp_path / "out")
-        assert (tmp_path / "out/card/card.json").read_bytes() == before
+        assert digest(tmp_path / "out/card") == before
 
     def test_unlabelled_images_only(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
         unlabelled = [{**row, "label": None, "coarse": None} for row in rows]

@@ -88,10 +88,6 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 class TestDrawing:
-    def test_reading_twice_gives_the_same_bytes(self, tiny: SyntheticSource) -> None:
-        image = tiny.images()[0]
-        assert image.read() == image.read()
-
     def test_order_and_process_do_not_matter(self, tiny: SyntheticSource, tmp_path: Path) -> None:
         there = pickle.dumps(tiny.images()[5::-1])
         (tmp_path / "images").write_bytes(there)
@@ -108,22 +104,22 @@ class TestDrawing:
             cwd=ROOT,
             env={"PYTHONHASHSEED": "5"},
         )
-        here = [image.read().hex() for image in tiny.images()[:6]]
-        assert said.stdout.split() == here
+        for _ in range(2):
+            assert said.stdout.split() == [image.read().hex() for image in tiny.images()[:6]]
 
-    def test_another_image_changes_no_image(self, tmp_path: Path) -> None:
+    def test_another_image_changes_no_image_and_another_seed_all(self, tmp_path: Path) -> None:
         recipe = {**TINY, "planted": {}}
         more = copy.deepcopy(recipe)
         more["classes"]["Lemon"]["images"] += 2
         more["unlabelled"] += 1
-        before = {i.path: i.read() for i in source(tmp_path / "a", recipe).images()}
-        after = {i.path: i.read() for i in source(tmp_path / "b", more).images()}
-        assert {path: after[path] for path in before} == before
+        before = {i.path: i for i in source(tmp_path / "a", recipe).images()}
+        after = {i.path: i for i in source(tmp_path / "b", more).images()}
         assert len(after) == len(before) + 3
-
-    def test_another_seed_is_another_dataset(self, tmp_path: Path, tiny: SyntheticSource) -> None:
-        other = source(tmp_path / "other", {**TINY, "seed": 4})
-        assert tiny.images()[0].read() != other.images()[0].read()
+        assert before.keys() < after.keys()
+        for path in list(before)[::8]:
+            assert after[path].read() == before[path].read()
+        other = source(tmp_path / "other", {**recipe, "seed": 4}).images()[0]
+        assert other.read() != before[other.path].read()
 
     def test_all_shapes_prints_and_backgrounds_are_drawn(self, embedded: SyntheticSource) -> None:
         """One image a class of the real recipe: square, not plain, unlike each other."""
@@ -147,12 +143,8 @@ class TestDataset:
             folder = image.path.split("/", maxsplit=1)[0]
             assert (image.label or "unlabelled") == folder
             assert (image.coarse is None) == (image.label is None)
-            assert image.split is None
-            assert image.file is None
-
-    def test_images_are_cheap_to_send(self, embedded: SyntheticSource) -> None:
-        images = embedded.images()
-        assert len(pickle.dumps(images)) < 200 * len(images)
+            assert (image.split, image.file) == (None, None)
+        assert len(pickle.dumps(images)) < 200 * len(images)  # cheap to send to a worker
 
     def test_copies_and_originals(self, tiny: SyntheticSource) -> None:
         files = {image.path: image for image in tiny.images()}
@@ -203,7 +195,7 @@ class TestDataset:
         planted = embedded.planted()["near_duplicates"]
         wanted = {*planted, *planted.values()}
         bits = load(ROOT / "params.yaml").prepare.near_duplicate_bits
-        names = [*wanted, *(f"Lemon/{number:04d}.jpg" for number in range(80))]
+        names = [*wanted, *(f"Lemon/{number:04d}.jpg" for number in range(60))]
         files = {image.path: image for image in embedded.images()}
         names = sorted(set(names) - set(embedded.planted()["corrupt"]))
         hashes = [perceptual_hash(Image.open(io.BytesIO(files[n].read()))) for n in names]
@@ -240,13 +232,13 @@ class TestIncoming:
         assert shares["Milk"] > 2 * clean["Milk"]
 
     def test_unreadable_files(self, tiny: SyntheticSource) -> None:
-        bad = 0
+        bad = []
         for image in tiny.incoming()["shares"]:
             try:
                 decode(image.read(), max_pixels=10**6)
             except UnreadableImage:
-                bad += 1
-        assert bad == 2
+                bad.append(image)
+        assert len(bad) == 2
 
 
 def changed(*path: str, value: Any) -> dict[str, Any]:
@@ -267,13 +259,10 @@ class TestRecipe:
         ("recipe", "said"),
         [
             (changed("sise", value=64), "sise is not a known key"),
-            (changed("camera", "fog", value=1), "camera.fog is not a known key"),
             (changed("camera", value=None), "camera is missing"),
             (changed("size", value="64"), "size is '64', but it should be a valid integer"),
             (changed("size", value=8), "greater than or equal to 32"),
             (changed("camera", "zoom", value=[2.0, 1.0]), "the least and the most, in this order"),
-            (changed("camera", "zoom", value=[0.0, 1.0]), "camera.zoom"),
-            (changed("camera", "zoom", value=[1.0]), "at least 2 items"),
             (changed("classes", "Lemon", "shape", value="cube"), "classes.Lemon.shape is 'cube'"),
             (changed("classes", "Milk", "print", value=None), "cartons and cups have a print"),
             (changed("classes", "Lemon", "print", value="fruit"), "and other shapes have none"),
@@ -294,15 +283,10 @@ class TestRecipe:
         assert "recipe.yaml" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("content", "said"),
-        [(b"a: [", "not valid YAML"), (b"\xff", "not valid YAML"), (b"", "should be a mapping")],
-    )
-    def test_damaged_files(self, tmp_path: Path, content: bytes, said: str) -> None:
-        (tmp_path / "recipe.yaml").write_bytes(content)
-        with pytest.raises(DataError, match=said):
-            load_recipe(tmp_path / "recipe.yaml")
-
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_damaged_and_missing_files(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"recipe\.yaml is missing"):
             SyntheticSource(tmp_path)
+        for content, said in ((b"a: [", "not valid YAML"), (b"\xff", "YAML"), (b"", "a mapping")):
+            (tmp_path / "recipe.yaml").write_bytes(content)
+            with pytest.raises(DataError, match=said):
+                load_recipe(tmp_path / "recipe.yaml")
