@@ -27,8 +27,11 @@ from grocery.data.duplicates import perceptual_hash
 from grocery.images.decoding import UnreadableImage, canonical, decode
 from grocery.images.raw import RawImage
 from grocery.parallel import sharing
-from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
+from grocery.shards import IMAGE_SCHEMA, shard_paths
 from grocery.synthetic.source import SyntheticSource
+from samples import shard_files
+
+Rows = list[dict[str, Any]]
 
 PARAMS = VersionParams(suspect_neighbors=5, suspect_agreement=0.8, contact_sheet_images=3)
 REPORT: dict[str, Any] = {
@@ -67,12 +70,8 @@ def prepared(image: RawImage) -> dict[str, Any] | None:
     }
 
 
-def write_shards(folder: Path, rows: list[dict[str, Any]], shards: int = 4) -> Path:
-    folder.mkdir(parents=True)
-    for index in range(shards):
-        members = [r for r in rows if shard_of(r["image_id"], shards) == index]
-        table = pa.Table.from_pylist(sorted(members, key=lambda r: r["image_id"]), IMAGE_SCHEMA)
-        write_table(folder / shard_name(index, shards), table)
+def write(folder: Path, rows: Rows, shards: int = 4) -> Path:
+    shard_files(folder, rows, shards)
     return folder
 
 
@@ -82,7 +81,7 @@ def embedded() -> SyntheticSource:
 
 
 @pytest.fixture(scope="module")
-def rows(embedded: SyntheticSource) -> list[dict[str, Any]]:
+def rows(embedded: SyntheticSource) -> Rows:
     """Images of three classes of the embedded dataset, and some that have no label."""
     wrong = embedded.planted()["wrong_labels"]
     copies = embedded.planted()["conflicting_duplicates"]
@@ -97,8 +96,8 @@ def rows(embedded: SyntheticSource) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def shards(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
-    return write_shards(tmp_path / "shards", rows)
+def shards(tmp_path: Path, rows: Rows) -> Path:
+    return write(tmp_path / "shards", rows)
 
 
 def card_of(folder: Path, found: tuple[Suspect, ...] = ()) -> dict[str, Any]:
@@ -107,12 +106,9 @@ def card_of(folder: Path, found: tuple[Suspect, ...] = ()) -> dict[str, Any]:
 
 
 class TestDigest:
-    def test_the_number_of_shards_does_not_matter(
-        self, tmp_path: Path, rows: list[dict[str, Any]]
-    ) -> None:
+    def test_the_number_of_shards_does_not_matter(self, tmp_path: Path, rows: Rows) -> None:
         few, many = (
-            card_of(write_shards(tmp_path / str(n), rows[::step], n))
-            for n, step in ((1, 1), (16, -1))
+            card_of(write(tmp_path / str(n), rows[::step], n)) for n, step in ((1, 1), (16, -1))
         )
         assert few == many
 
@@ -127,14 +123,14 @@ class TestDigest:
         ],
     )
     def test_it_is_of_the_content(
-        self, rows: list[dict[str, Any]], column: str, value: str | None, same: bool
+        self, rows: Rows, column: str, value: str | None, same: bool
     ) -> None:
         before = content_digest(pa.Table.from_pylist(rows, IMAGE_SCHEMA))
         changed = [*rows[1:], {**rows[0], column: value}]
         after = content_digest(pa.Table.from_pylist(changed, IMAGE_SCHEMA))
         assert (before == after) == same
 
-    def test_a_missing_label_is_not_the_label_null(self, rows: list[dict[str, Any]]) -> None:
+    def test_a_missing_label_is_not_the_label_null(self, rows: Rows) -> None:
         digests = {
             content_digest(pa.Table.from_pylist([{**rows[0], "label": label}], IMAGE_SCHEMA))
             for label in (None, "null", "None", "")
@@ -143,7 +139,7 @@ class TestDigest:
 
 
 class TestCard:
-    def test_counts(self, shards: Path, rows: list[dict[str, Any]]) -> None:
+    def test_counts(self, shards: Path, rows: Rows) -> None:
         card = card_of(shards)
         assert card["images"] == len(rows)
         assert card["unlabeled"] == 12
@@ -164,13 +160,13 @@ class TestCard:
         assert json.loads(json.dumps(told))["suspected_labels"][0]["witnesses"] == ["b"]
 
     def test_near_duplicates_across_splits_are_counted_and_not_believed(
-        self, tmp_path: Path, rows: list[dict[str, Any]]
+        self, tmp_path: Path, rows: Rows
     ) -> None:
         twin = {**rows[0], "image_id": "f" * 64, "path": "Lemon/twin.jpg"}
-        together = card_of(write_shards(tmp_path / "a", [*rows, twin]))["near_duplicates"]
+        together = card_of(write(tmp_path / "a", [*rows, twin]))["near_duplicates"]
         assert together == {"groups": 1, "images": 2, "across_splits": 0, "across": []}
         other = "val" if rows[0]["split"] != "val" else "test"
-        apart = card_of(write_shards(tmp_path / "b", [*rows, {**twin, "split": other}]))
+        apart = card_of(write(tmp_path / "b", [*rows, {**twin, "split": other}]))
         assert apart["near_duplicates"] == {
             "groups": 1,
             "images": 2,
@@ -236,7 +232,7 @@ class TestSuspects:
         shown = {i: {i.label, wrong.get(i.path, i.label)} for i in embedded.images() if i.label}
         images = [image for image, names in shown.items() if names <= classes]
         by_id = {row["image_id"]: row for row in map(prepared, images) if row}
-        folder = write_shards(tmp_path / "s", list(by_id.values()))
+        folder = write(tmp_path / "s", list(by_id.values()))
         found = find_suspects(shard_paths(folder), labelled=len(by_id), neighbors=10, agreement=0.8)
         planted = [image for image in images if image.path in wrong]
         right = [suspect for suspect in found if suspect.path in wrong]
@@ -246,7 +242,7 @@ class TestSuspects:
 
 
 class TestContactSheet:
-    def test_images_are_chosen_by_content(self, rows: list[dict[str, Any]]) -> None:
+    def test_images_are_chosen_by_content(self, rows: Rows) -> None:
         table = pa.Table.from_pylist(rows, IMAGE_SCHEMA)
         chosen = choose(table, 4)
         assert chosen == choose(pa.Table.from_pylist(rows[::-1], IMAGE_SCHEMA), 4)
@@ -254,7 +250,7 @@ class TestContactSheet:
         lemons = sorted(row["image_id"] for row in rows if row["label"] == "Lemon")
         assert chosen["Lemon"] == lemons[:4]
 
-    def test_the_picture(self, shards: Path, rows: list[dict[str, Any]]) -> None:
+    def test_the_picture(self, shards: Path, rows: Rows) -> None:
         chosen = choose(pa.Table.from_pylist(rows, IMAGE_SCHEMA), 3)
         ids = [image_id for members in chosen.values() for image_id in members]
         pictures = thumbnails(shard_paths(shards), ids)
@@ -318,11 +314,9 @@ class TestPage:
         for name in ("Lemon", "Milk", "Carrot", "Vegetables", "truncated", "labels disagree"):
             assert name in page.text
 
-    def test_everything_from_the_data_is_escaped(
-        self, tmp_path: Path, rows: list[dict[str, Any]]
-    ) -> None:
+    def test_everything_from_the_data_is_escaped(self, tmp_path: Path, rows: Rows) -> None:
         evil = {**rows[0], "label": HOSTILE, "coarse": HOSTILE, "path": HOSTILE}
-        folder = write_shards(tmp_path / "s", [*rows[1:], evil])
+        folder = write(tmp_path / "s", [*rows[1:], evil])
         suspect = Suspect(evil["image_id"], HOSTILE, HOSTILE, HOSTILE, 0.9, (evil["image_id"],))
         card = card_of(folder, (suspect,))
         page = self.page(
@@ -355,7 +349,7 @@ class TestStage:
             metrics=out / "data.json",
         )
 
-    def test_what_it_writes(self, shards: Path, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    def test_what_it_writes(self, shards: Path, tmp_path: Path, rows: Rows) -> None:
         result = self.run(shards, tmp_path / "out")
         card = json.loads((tmp_path / "out/card/card.json").read_bytes())
         figures = json.loads((tmp_path / "out/data.json").read_bytes())
@@ -373,16 +367,16 @@ class TestStage:
         assert digest(tmp_path / "a/card") == digest(tmp_path / "b/card")
 
     def test_a_damaged_image_leaves_the_card_as_it_was(
-        self, shards: Path, tmp_path: Path, rows: list[dict[str, Any]]
+        self, shards: Path, tmp_path: Path, rows: Rows
     ) -> None:
         self.run(shards, tmp_path / "out")
         before = digest(tmp_path / "out/card")
-        bad = write_shards(tmp_path / "bad", [{**rows[0], "image": rows[0]["image"][:400]}])
+        bad = write(tmp_path / "bad", [{**rows[0], "image": rows[0]["image"][:400]}])
         with pytest.raises(DataError, match="shard-0000"):
             self.run(bad, tmp_path / "out")
         assert digest(tmp_path / "out/card") == before
 
-    def test_unlabelled_images_only(self, tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    def test_unlabelled_images_only(self, tmp_path: Path, rows: Rows) -> None:
         unlabelled = [{**row, "label": None, "coarse": None} for row in rows]
-        result = self.run(write_shards(tmp_path / "s", unlabelled), tmp_path / "out")
+        result = self.run(write(tmp_path / "s", unlabelled), tmp_path / "out")
         assert (result["labeled"], result["classes"], result["suspected_labels"]) == (0, 0, 0)

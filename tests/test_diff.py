@@ -16,8 +16,9 @@ from conftest import environment
 from grocery.cli import main
 from grocery.core.errors import DataError
 from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
-from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
+from grocery.shards import IMAGE_SCHEMA
 from grocery.tracking.shown import changes_since
+from samples import shard_files
 
 
 def image(name: str, **changes: Any) -> dict[str, Any]:
@@ -103,12 +104,7 @@ def save(folder: Path, rows: list[dict[str, Any]], tag: str) -> None:
 
 
 def write(folder: Path, rows: list[dict[str, Any]], shards: int = 2) -> None:
-    shutil.rmtree(folder / SHARDS, ignore_errors=True)
-    (folder / SHARDS).mkdir(parents=True)
-    for index in range(shards):
-        members = [row for row in rows if shard_of(row["image_id"], shards) == index]
-        path = folder / SHARDS / shard_name(index, shards)
-        write_table(path, pa.Table.from_pylist(members, IMAGE_SCHEMA))
+    shard_files(folder / SHARDS, rows, shards)
 
 
 @pytest.fixture(scope="module")

@@ -208,8 +208,6 @@ class TestNearDuplicates:
             found = NearDuplicates(hashes, max_bits=4)
             assert found.groups() == []
             assert found.leaks(["test"] * len(hashes)) == {}
-
-    def test_a_hash_of_another_kind_is_refused(self) -> None:
         with pytest.raises(DataError, match="not 128 hex digits"):
             NearDuplicates(["abcd"], max_bits=4)
 

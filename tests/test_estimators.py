@@ -41,24 +41,14 @@ def expected_failures(estimator: SemiSupervisedClassifier) -> dict[str, str]:
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 # The checks fit as few as ten points, so ten neighbours would be too many.
 @parametrize_with_checks(
-    [LabelPropagation(n_neighbors=5), LabelSpreading(n_neighbors=5), SelfTraining()],
+    [
+        LabelPropagation(n_neighbors=5, affinity="rbf"),
+        LabelSpreading(n_neighbors=5),
+        SelfTraining(),
+    ],
     expected_failed_checks=expected_failures,
 )
 def test_conventions(
-    estimator: SemiSupervisedClassifier, check: Callable[[SemiSupervisedClassifier], None]
-) -> None:
-    check(estimator)
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@parametrize_with_checks(
-    [
-        LabelSpreading(n_neighbors=5, affinity="rbf"),
-        LabelSpreading(n_neighbors=5, affinity="uniform", class_balance=False),
-    ]
-)
-def test_conventions_with_other_graphs(
     estimator: SemiSupervisedClassifier, check: Callable[[SemiSupervisedClassifier], None]
 ) -> None:
     check(estimator)
@@ -108,20 +98,19 @@ class TestAsScikitLearn:
         theirs = semi_supervised.LabelPropagation(kernel="rbf", **options)
         self.compare(ours.fit(points, known), theirs.fit(points, known))
 
-    def test_spreading_on_mutual_neighbours(self) -> None:
+    def test_on_mutual_neighbours(self) -> None:
         """Scikit-learn counts a point among its own neighbours, so it gets one more."""
         points, known = ring()
-        options = {"alpha": 0.8, "max_iter": 1000, "tol": 1e-10}
-        ours = LabelSpreading(affinity="uniform", n_neighbors=4, class_balance=False, **options)
-        theirs = semi_supervised.LabelSpreading(kernel="knn", n_neighbors=5, **options)
-        self.compare(ours.fit(points, known), theirs.fit(points, known))
-
-    def test_propagation_on_mutual_neighbours(self) -> None:
-        points, known = ring()
-        options = {"max_iter": 10_000, "tol": 1e-12}
-        ours = LabelPropagation(affinity="uniform", n_neighbors=4, **options)
-        theirs = semi_supervised.LabelPropagation(kernel="knn", n_neighbors=5, **options)
-        self.compare(ours.fit(points, known), theirs.fit(points, known))
+        ours = {"affinity": "uniform", "n_neighbors": 4, "max_iter": 10_000, "tol": 1e-12}
+        theirs = {"kernel": "knn", "n_neighbors": 5, "max_iter": 10_000, "tol": 1e-12}
+        self.compare(
+            LabelSpreading(alpha=0.8, class_balance=False, **ours).fit(points, known),
+            semi_supervised.LabelSpreading(alpha=0.8, **theirs).fit(points, known),
+        )
+        self.compare(
+            LabelPropagation(**ours).fit(points, known),
+            semi_supervised.LabelPropagation(**theirs).fit(points, known),
+        )
 
     @staticmethod
     def compare(ours: Any, theirs: Any) -> None:
@@ -248,17 +237,10 @@ class TestGraph:
 
 
 class TestConvergence:
-    @pytest.mark.parametrize(
-        "estimator",
-        [
-            LabelSpreading(max_iter=2),
-            LabelPropagation(max_iter=2),
-            SelfTraining(threshold=0.9, max_iter=2),
-        ],
-        ids=str,
-    )
-    def test_cut_off(self, estimator: SemiSupervisedClassifier) -> None:
+    @pytest.mark.parametrize("kind", [LabelSpreading, LabelPropagation, SelfTraining])
+    def test_cut_off(self, kind: type[SemiSupervisedClassifier]) -> None:
         points, _, known = digits()
+        estimator = kind(max_iter=2)
         with pytest.warns(ConvergenceWarning, match="max_iter=2 was reached without convergence"):
             estimator.fit(points, known)
         assert not estimator.converged_
@@ -270,13 +252,12 @@ class TestConvergence:
         [
             LabelSpreading(tol=2.0, max_iter=1),
             LabelPropagation(),
-            SelfTraining(threshold=0.0, max_iter=1),
-            SelfTraining(max_iter=0),
+            SelfTraining(threshold=0.0, max_iter=1),  # has no point left to label
+            SelfTraining(max_iter=0),  # was asked for no iteration
         ],
         ids=str,
     )
     def test_to_the_end(self, estimator: SemiSupervisedClassifier) -> None:
-        """The last but one has no point left to label, the last one was asked for no iteration."""
         points, _, known = digits()
         assert estimator.fit(points, known).converged_
 

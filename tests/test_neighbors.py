@@ -144,8 +144,8 @@ def digest() -> str:
 
 
 SCRIPT = """
-import os, sys
-os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[: int(sys.argv[1])]))
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import grocery
 from test_neighbors import digest
 print(digest())
@@ -153,14 +153,10 @@ print(digest())
 
 
 def test_the_same_bytes_whatever_the_number_of_threads() -> None:
-    digests = set()
-    for cores in ("1", "2"):
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-        command = [sys.executable, "-c", SCRIPT, cores]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        digests.add(done.stdout.strip())
-    (found,) = digests
-    assert len(found) == 64
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest()
 
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:

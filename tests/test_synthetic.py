@@ -213,11 +213,8 @@ class TestIncoming:
             assert all(image.path.startswith(f"incoming/{name}/") for image in images)
             assert all(image.label in tiny.recipe.classes for image in images)
             assert [image.path for image in images] == sorted(image.path for image in images)
-
-    def test_dim_is_dim(self, tiny: SyntheticSource) -> None:
-        batches = tiny.incoming()
         clean, dim = (
-            np.mean([pixels(image.read()).mean() for image in batches[name]])
+            np.mean([pixels(image.read()).mean() for image in batches[name][::3]])
             for name in ("clean", "dim")
         )
         assert dim < 0.5 * clean
