@@ -11,13 +11,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from dvc.cli import main as dvc_main
 
-from conftest import environment
+from conftest import Project
 from grocery.cli import main
 from grocery.core.errors import DataError
 from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
 from grocery.shards import IMAGE_SCHEMA
 from grocery.tracking.shown import changes_since
+from registry_project import inside
 from samples import shard_files
 
 
@@ -78,29 +80,22 @@ class TestRows:
         assert diff.changes["added"][0].image_id == image("new")["image_id"]
 
 
-def call(folder: Path, *command: str) -> None:
-    subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(DVC_NO_ANALYTICS="1"),
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-
-
-def dvc(folder: Path, *arguments: str) -> None:
-    call(folder, sys.executable, "-m", "dvc", *arguments)
-
-
 def save(folder: Path, rows: list[dict[str, Any]], tag: str) -> None:
     """Write shards, record and push them with DVC, commit and tag."""
     write(folder, rows)
     dvc(folder, "add", "--quiet", SHARDS.as_posix())
     dvc(folder, "push", "--quiet")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "commit", "--quiet", "-m", tag)
-    call(folder, "git", "tag", tag)
+    commit(folder, tag)
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    with inside(folder, DVC_NO_ANALYTICS="1"):
+        assert dvc_main(arguments) == 0
+
+
+def commit(folder: Path, tag: str) -> None:
+    Project(folder).commit(tag)
+    Project(folder).run("git", "tag", tag)
 
 
 def write(folder: Path, rows: list[dict[str, Any]], shards: int = 2) -> None:
@@ -112,13 +107,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the tags `empty`, `v1` and `v2`, all data pushed to a remote."""
     folder = tmp_path_factory.mktemp("repository") / "checkout"
     folder.mkdir()
-    call(folder, "git", "init", "--quiet", "--initial-branch=main")
+    Project(folder).run("git", "init", "--quiet", "--initial-branch=main")
     dvc(folder, "init", "--quiet")
     # Beside the checkout wherever that is, as in this project: a copy of it finds nothing there.
     dvc(folder, "remote", "add", "--quiet", "--default", "storage", "../storage")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "commit", "--quiet", "-m", "empty")
-    call(folder, "git", "tag", "empty")
+    commit(folder, "empty")
     save(folder, OLD, "v1")
     save(folder, NEW, "v2")
     return folder
