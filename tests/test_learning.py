@@ -34,24 +34,8 @@ from grocery.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
 LABELS: list[str | None] = [["apple", "pear", None][i % 3] for i in range(200)]
 
-TRAIN = TrainParams(
-    algorithm="label_spreading",
-    labeled_ratio=0.2,
-    label_draw="stratified",
-    label_seed=0,
-    n_neighbors=5,
-    neighbor_search="auto",
-    affinity="cosine",
-    weight_power=3.0,
-    gamma=5.0,
-    alpha=0.95,
-    class_balance=True,
-    threshold=0.7,
-    max_iter=50,
-    tol=0.001,
-    C=10.0,
-    calibration_level=0.95,
-)
+FEW = {"n_neighbors": 5, "max_iter": 50, "threshold": 0.7}
+TRAIN = load(ROOT / "params.yaml").train.model_copy(update=FEW)
 
 
 class TestLabels:

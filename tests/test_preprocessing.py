@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from conftest import ROOT
 from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.build import Shard, decode_shard
@@ -22,18 +23,12 @@ from grocery.data.incoming import write_batch
 from grocery.images.decoding import UnreadableImage, pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
+from grocery.settings import load
 from grocery.shards import BATCH_SCHEMA, how_prepared, read_preprocessing, read_table, write_table
 from test_model import small_model
 
 HOW = Preprocessing(image_size=48, jpeg_quality=90, max_pixels=10_000)
-PARAMS = PrepareParams(
-    **asdict(HOW),
-    shards=1,
-    val_ratio=0.2,
-    test_ratio=0.2,
-    near_duplicate_bits=8,
-    max_bad_ratio=0.1,
-)
+PARAMS = load(ROOT / "params.yaml").prepare.model_copy(update=asdict(HOW))
 
 
 def raw_file(format: str, size: tuple[int, int] = (90, 60), **options: Any) -> bytes:

@@ -26,45 +26,11 @@ from grocery.settings import load
 from grocery.synthetic.recipe import load_recipe
 from grocery.synthetic.source import DrawnImage, SyntheticSource
 
-TINY = yaml.safe_load("""
-seed: 3
-size: 64
-jpeg_quality: 90
-unlabelled: 12
-classes:
-  Red-Apple: &apple
-    coarse: Fruit
-    shape: apple
-    images: 24
-    varieties: [{body: "#a81c28", accent: "#e6b45a"}, {body: "#c23a2c", accent: "#e8d070"}]
-  Lemon: {<<: *apple, shape: lemon, varieties: [{body: "#ecd02e", accent: "#b8c040"}]}
-  Cucumber: {<<: *apple, coarse: Vegetables, shape: cucumber}
-  Milk: {<<: *apple, coarse: Dairy, shape: carton, print: waves}
-scenes:
-  per_class: 3
-  items: [1, 4]
-  clutter: [0, 2]
-  stir: 0.06
-  backgrounds: {shelf: ["#8c8478"], tray: ["#54406c", "#b4b0a4"]}
-camera:
-  zoom: [1.0, 1.5]
-  shift: 0.1
-  turn: 14
-  light: [0.8, 1.15]
-  cast: 0.1
-  blur: [0.0, 0.6]
-  noise: [2, 8]
-planted:
-  corrupt: {truncated: 1, empty: 1}
-  duplicates: 1
-  conflicting_duplicates: 1
-  near_duplicates: 2
-  wrong_labels: 1
-incoming:
-  clean: {images: 24}
-  dim: {images: 24, light: 0.35}
-  shares: {images: 24, shares: {Milk: 8, Lemon: 0}, unreadable: 2}
-""")
+TINY = yaml.safe_load((ROOT / "tests/tiny_recipe.yaml").read_text())
+TINY["planted"] |= {"corrupt": {"truncated": 1, "empty": 1}, "conflicting_duplicates": 1}
+TINY["planted"] |= {"near_duplicates": 2}
+TINY["scenes"]["backgrounds"]["tray"] = ["#54406c", "#b4b0a4"]
+TINY["incoming"]["shares"] = {"images": 24, "shares": {"Milk": 8, "Lemon": 0}, "unreadable": 2}
 
 
 def source(folder: Path, recipe: dict[str, Any]) -> SyntheticSource:
@@ -137,7 +103,7 @@ class TestDataset:
         planted = tiny.planted()
         copies = ("duplicates", "conflicting_duplicates", "near_duplicates", "corrupt")
         extra = sum(len(planted[kind]) for kind in copies)
-        assert len(images) == 4 * 24 + 12 + extra
+        assert len(images) == 4 * 30 + 8 + extra
         assert [image.path for image in images] == sorted({image.path for image in images})
         for image in images:
             folder = image.path.split("/", maxsplit=1)[0]
@@ -266,7 +232,7 @@ class TestRecipe:
             (changed("classes", "../up", value=TINY["classes"]["Lemon"]), "should match pattern"),
             (changed("classes", value={}), "classes: "),
             (changed("classes", "unlabelled", value=TINY["classes"]["Lemon"]), "called unlabelled"),
-            (changed("planted", "wrong_labels", value=500), "but there are 96"),
+            (changed("planted", "wrong_labels", value=500), "but there are 120"),
             (changed("incoming", "dim", "shares", value={"Pear": 1}), "'Pear', which is no class"),
             (changed("scenes", "backgrounds", "tray", value=["blue"]), "should match pattern"),
         ],
