@@ -159,6 +159,12 @@ class TestBadFiles:
         with pytest.raises(DataError, match=r"4 of 4 files cannot be read: a/1\.jpg"):
             prepare(tmp_path / "raw", tmp_path, max_bad_ratio=1.0)
 
+    def test_too_little_to_learn_from(self, tmp_path: Path) -> None:
+        for number, path in enumerate(["a/1.jpg", "a/2.jpg", "b/1.jpg"]):
+            put(tmp_path / "raw", path, jpeg(picture(number)))
+        with pytest.raises(DataError, match="class 'b' has one image only"):
+            prepare(tmp_path / "raw", tmp_path)
+
     def test_a_class_of_bad_ones_is_an_error_and_earlier_outputs_stay(self, tmp_path: Path) -> None:
         source = dataset(tmp_path / "raw")
         output = tmp_path / "prepared"
