@@ -43,6 +43,10 @@ class TestHash:
         assert perceptual_hash(image) == "00" * 16 + ("0a141e" * 2 + "c8d2dc" * 2) * 4
         mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert perceptual_hash(mirrored)[:32] == "18" * 8 + "00" * 8
+        for step, bits in ((2, "00"), (4, "18")):  # in two steps, and one of 1 is noise
+            faint = Image.new("RGB", (80, 80), (100, 100, 100))
+            faint.paste((100 + step,) * 3, (0, 0, 40, 80))
+            assert perceptual_hash(faint)[:32] == bits * 8 + "00" * 8
 
     @pytest.mark.parametrize(
         "change",

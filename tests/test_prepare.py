@@ -226,11 +226,13 @@ class TestDuplicates:
                 for i in range(8):
                     image = picture(start + 100 * number + i)
                     put(source, f"{split}/{label}/{i}.jpg", jpeg(image))
+        for i in range(8):  # a class that the dataset's own test images do not show
+            put(source, f"train/c/{i}.jpg", jpeg(picture(900 + i)))
         shutil.copy(source / "test/a/0.jpg", source / "train/a/exact.jpg")
         put(source, "train/b/near.jpg", jpeg(picture(701), 70))
         put(source, "val/a/near.jpg", jpeg(picture(602), 70))
         counts = prepare(source, tmp_path)
-        assert (counts["train"], counts["val"], counts["test"]) == (16, 16, 16)
+        assert (counts["train"], counts["val"], counts["test"]) == (24, 16, 16)
         assert report(tmp_path)["duplicates"] == [
             {"kept": "test/a/0.jpg", "dropped": ["train/a/exact.jpg"]}
         ]
