@@ -73,7 +73,9 @@ class TestLabels:
         shard = pa.table({"image_id": IDS[:200], "split": ["train"] * 200})
         write_table(tmp_path / "shards" / shard_name(0, 1), shard)
         params = load(ROOT / "params.yaml").featurize.model_copy(update={"fit_images": 100})
-        sample = fit_sample([tmp_path / "shards" / shard_name(0, 1)], params)
+        shards = [tmp_path / "shards" / shard_name(0, 1)]
+        sample = fit_sample(shards, params)
+        assert sample != fit_sample(shards, params.model_copy(update={"seed": 1}))
         chosen = choose_labeled(IDS, ["apple"] * 200, ratio=0.5, seed=0, stratified=stratified)
         assert params.seed == 0
         assert len(sample) == chosen.sum() == 100
@@ -284,11 +286,14 @@ class TestSplits:
         with pytest.raises(DataError, match="features holds a feature that is not a finite number"):
             load_splits(*self.written(tmp_path, features=features))
 
-    @pytest.mark.parametrize("row", [3, 6])
-    def test_a_class_that_training_does_not_have(self, tmp_path: Path, row: int) -> None:
+    @pytest.mark.parametrize(("row", "name"), [(3, "d"), (6, "d"), (3, None)])
+    def test_a_class_that_training_does_not_have(
+        self, tmp_path: Path, row: int, name: str | None
+    ) -> None:
         names = [*self.names]
-        names[row] = "d"
-        said = f"{self.splits[row]} holds 'd', a class with no training image"
+        names[row] = name
+        what = f"{name!r}, a class with no training image" if name else "an image without a label"
+        said = f"{self.splits[row]} holds {what}"
         with pytest.raises(DataError, match=said):
             load_splits(*self.written(tmp_path, label=names))
 
@@ -303,10 +308,27 @@ class TestHead:
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == truth[two]).mean() > 0.9
 
-    @pytest.mark.filterwarnings("error")
+    @pytest.mark.filterwarnings("error:The number of unique classes")
     def test_one_label_a_class(self) -> None:
         """scikit-learn would take it for a regression, and warn."""
         assert fit_head(np.eye(30, dtype=np.float32), np.arange(30), classes=30, C=10.0)
+
+    @pytest.mark.parametrize("scaled", [False, True])
+    def test_what_weighs_nothing_does_not_exist_and_what_weighs_two_is_two(
+        self, scaled: bool
+    ) -> None:
+        points, truth = blobs()
+        how: dict[str, Any] = {"classes": 3, "C": 10.0, "standardize": scaled}
+        third = np.arange(300) // 100
+        found = fit_head(points, truth, weights=np.where(third == 0, 0.0, 2.0), **how)
+        twice = [np.concatenate([a[100:]] * 2) for a in (points, truth)]
+        np.testing.assert_allclose(
+            found.predict_proba(points), fit_head(*twice, **how).predict_proba(points), atol=1e-2
+        )
+        once = fit_head(points[100:], truth[100:], **how)
+        assert np.abs(found.predict_proba(points) - once.predict_proba(points)).max() > 0.02
+        with pytest.raises(DataError, match="fewer than two classes"):
+            fit_head(points, truth, weights=(truth == 1).astype(float), **how)
 
     def test_a_constant_feature_is_left_alone(self) -> None:
         """0.1 in double precision has a deviation that is all rounding."""

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import grocery
-from conftest import ROOT, Project
+from conftest import ROOT, Project, call_stage
 from grocery import runner
 from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError, ParamsError
@@ -33,6 +33,7 @@ from grocery.features.encoder import KIND, Encoder
 from grocery.features.onnx_file import NESTED, NotOnnx, has_external_data
 from grocery.features.projection import Projection
 from grocery.images.decoding import pixels
+from grocery.parallel import sharing
 from grocery.settings import load
 from grocery.shards import read_table, shard_paths
 from registry_project import inside
@@ -482,9 +483,8 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
 
     # The same bytes with two workers and without a memory; other ones from another file.
     before = {name: digest(project.path / name) for name in OUTPUTS}
-    with inside(project.path, GROCERY_REUSE="no"):
-        two = params.compute.model_copy(update={"workers": 2})
-        runner.run("featurize", params.model_copy(update={"compute": two}))
+    with sharing(2):
+        call_stage("featurize", params.featurize, root=project.path, backbone=Path(MINE))
     assert {name: digest(project.path / name) for name in OUTPUTS} == before
     (project.path / MINE).write_bytes(network(*FLAT, seed=1))
     with inside(project.path):
