@@ -43,7 +43,7 @@ from grocery.parallel import Item, parallel_map
 # Bytes that are remembered; what was used longest ago is forgotten first.
 MOST_BYTES = 8 * 2**30
 
-_BEGUN = time.time_ns()  # the code in memory is no newer
+BEGUN = time.time_ns()  # the code in memory is no newer
 _SOURCE = Path(__file__).parents[1]
 
 
@@ -108,7 +108,7 @@ def do(
     fresh = [n for n in range(len(tasks)) if n not in values]
     before([actions[n].item for n in fresh])
     made = parallel_map(
-        partial(_make, function=function, folder=_FOLDER.get(), begun=_BEGUN),
+        partial(_make, function=function, folder=_FOLDER.get(), begun=BEGUN),
         [tasks[n] for n in fresh],
         title=title,
         prefer=prefer,
@@ -120,7 +120,7 @@ def do(
 
 def _tasks(function: Callable[[Item], Any], actions: Sequence[Action[Item]]) -> list[_Task]:
     """The actions, each with its key, or None where nothing is to be remembered."""
-    maker = _maker(function, _BEGUN) if _FOLDER.get() else None
+    maker = _maker(function, BEGUN) if _FOLDER.get() else None
     return [
         (None if maker is None or a.inputs is None else digest_of_texts([maker, *a.inputs]), a)
         for a in actions

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
+
+from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, shard_paths, write_table
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (64, 48)) -> Image.Image:
@@ -23,6 +29,18 @@ def jpeg(image: Image.Image, quality: int = 90) -> bytes:
 def put(folder: Path, path: str, data: bytes) -> None:
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     (folder / path).write_bytes(data)
+
+
+def shard_files(folder: Path, rows: Sequence[dict[str, Any]], shards: int) -> list[Path]:
+    """Prepared images in so many shards, whatever lay there before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for index in range(shards):
+        members = [row for row in rows if shard_of(row["image_id"], shards) == index]
+        members.sort(key=lambda row: str(row["image_id"]))
+        table = pa.Table.from_pylist(members, IMAGE_SCHEMA)
+        write_table(folder / shard_name(index, shards), table)
+    return shard_paths(folder)
 
 
 def dataset(folder: Path, classes: str = "abc", images: int = 14) -> Path:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -35,6 +33,10 @@ def work(task: tuple[str, Path]) -> dict[str, str]:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     return {"made": text}
+
+
+def work_again(task: tuple[str, Path]) -> dict[str, str]:
+    return work(task)
 
 
 def work_in_pairs(task: tuple[str, Path]) -> tuple[str, ...]:
@@ -72,14 +74,13 @@ def test_what_was_done_is_not_done_again(memory: Path, tmp_path: Path) -> None:
     assert do(memory, tmp_path / "one", "a", "b") == ["a", "b"]
     assert do(memory, tmp_path / "two", "a", "c", "b") == ["c"]
     assert os.path.samefile(tmp_path / "one/a", tmp_path / "two/a")
+    # Another function, of the same module and with the same inputs, is another action.
+    assert do(memory, tmp_path / "two", "a", function=work_again) == ["a"]
 
 
-def test_without_a_place_nothing_is_remembered(tmp_path: Path) -> None:
-    assert do(None, tmp_path / "one", "a") == ["a"]
-    assert do(None, tmp_path / "two", "a") == ["a"]
-
-
-def test_what_has_no_inputs_is_always_done(memory: Path, tmp_path: Path) -> None:
+def test_without_a_place_or_inputs_nothing_is_remembered(memory: Path, tmp_path: Path) -> None:
+    for output in ("one", "two"):
+        assert do(None, tmp_path / output, "a") == ["a"]
     for _ in range(2):
         with remembering(memory):
             action_cache.do(work, [Action(("x", tmp_path / "x"), None)], title="work")
@@ -126,8 +127,13 @@ def test_a_file_that_was_changed_in_an_output_is_made_again(
     assert do(memory, tmp_path / "three", "a") == []
 
 
-@pytest.mark.parametrize("kind", ["actions", "files"])
-@pytest.mark.parametrize("text", [None, "", "[]", "{", '{"value": 1}'])
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        *(("actions", text) for text in (None, "", "[]", "{", '{"value": 1}')),
+        *(("files", text) for text in (None, "", "[]")),
+    ],
+)
 def test_a_memory_that_is_damaged_costs_time_only(
     kind: str, text: str | None, memory: Path, tmp_path: Path
 ) -> None:
@@ -150,19 +156,19 @@ def test_half_a_recall_leaves_somebodys_files_alone(
         assert values == [["a"]], "what is made differs from what is recalled"
         return folder / "first"
 
-    first, links = once(tmp_path / "one"), []
-    inode, link = first.stat().st_ino, action_cache._link
+    first, placed = once(tmp_path / "one"), []
+    inode, replace = first.stat().st_ino, os.replace
 
     def forgotten(path: Path, target: Path) -> None:
-        links.append(path)
-        if len(links) == 2:
+        placed.append(target)
+        if len(placed) == 2:
             raise FileNotFoundError
-        link(path, target)
+        replace(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(action_cache, "_link", forgotten)
+        patch.setattr(os, "replace", forgotten)
         second = once(tmp_path / "two")
-    assert len(links) == 2
+    assert placed[:2] == [tmp_path / "two/first", tmp_path / "two/second"]
     assert second.stat().st_ino != inode, "the file of an earlier output was written to"
     assert os.path.samefile(first, once(tmp_path / "three"))
 
@@ -189,37 +195,30 @@ def test_an_action_that_lies_in_anothers_place_is_not_believed(
 def test_code_that_was_changed_while_it_is_in_memory_is_not_believed(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(action_cache, "_BEGUN", 0)  # all code has been changed since
-        for _ in range(2):
-            assert do(memory, tmp_path / "one", "a") == ["a"]
-    key, action = "0" * 64, Action(("a", tmp_path / "a"), ["a"], (tmp_path / "a",))
-    for begun in (0, time.time_ns()):  # in a worker, after the key was made
-        action_cache._make((key, action), function=work, folder=memory, begun=begun)
-        assert memory.exists() == (begun > 0)
+    def work_while_somebody_edits(task: tuple[str, Path]) -> dict[str, str]:
+        (tmp_path / "raw.py").write_text("# changed\n")
+        monkeypatch.setattr(sys.modules[RawImage.__module__], "__file__", tmp_path / "raw.py")
+        return work(task)
+
+    assert do(memory, tmp_path / "one", "a", function=work_while_somebody_edits) == ["a"]
+    assert not memory.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(action_cache, "BEGUN", 0)  # all code has been changed since
+    for _ in range(2):
+        assert do(memory, tmp_path / "one", "a") == ["a"]
 
 
-def test_a_memory_of_somebody_elses_is_used(
-    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("call", "error"), [("utime", PermissionError), ("link", OSError)])
+def test_somebody_elses_memory_and_a_disk_without_hard_links_will_do(
+    call: str, error: type[OSError], memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError
+        raise error
 
-    do(memory, tmp_path / "one", "a")
-    monkeypatch.setattr(os, "utime", refuse)
-    assert do(memory, tmp_path / "two", "a") == []
-
-
-def test_where_a_file_can_have_one_name_only_it_is_copied(
-    memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError("no hard links here")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, call, refuse)
     assert do(memory, tmp_path / "one", "a") == ["a"]
     assert do(memory, tmp_path / "two", "a") == []
-    assert not os.path.samefile(tmp_path / "one/a", tmp_path / "two/a")
+    assert os.path.samefile(tmp_path / "one/a", tmp_path / "two/a") == (call == "utime")
 
 
 def _at_once(number: int, memory: Path) -> list[str]:
@@ -281,22 +280,31 @@ def test_somebody_else_tidies_up_at_the_same_time(memory: Path, tmp_path: Path) 
 
 
 class TestWhatDecides:
-    """A key changes with all that could change the bytes."""
+    """What was remembered is made again after all that could change the bytes, and then known."""
 
-    def key(self) -> str | None:
-        return action_cache._maker(decode_shard, time.time_ns())
+    def of_these(self, memory: Path, output: Path) -> list[str]:
+        """What is made, of code that counts as unchanged since it was loaded."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(action_cache, "BEGUN", sys.maxsize)
+            return do(memory, output, "a")
 
-    def test_kernels_and_libraries(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        first = self.key()
-        assert self.key() == first
-        with monkeypatch.context() as patch:
-            patch.setenv("OPENBLAS_CORETYPE", "Prescott")
-            assert self.key() != first
-        there = installed()
-        for library in there:
+    def test_kernels_libraries_and_the_machine(
+        self, memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there, machine = installed(), action_cache.machine()
+        assert there.keys() < machine.keys()
+        assert self.of_these(memory, tmp_path / "one") == ["a"]
+        for name in (*machine, "OPENBLAS_CORETYPE"):
             with monkeypatch.context() as patch:
-                patch.setattr(action_cache, "installed", lambda: there | {library: "0"})  # noqa: B023
-                assert self.key() != first, library
+                if name in there:
+                    patch.setattr(action_cache, "installed", lambda: there | {name: "0"})  # noqa: B023
+                elif name in machine:
+                    patch.setattr(action_cache, "machine", lambda: machine | {name: "0"})  # noqa: B023
+                else:
+                    patch.setenv(name, "Prescott")
+                for made in (["a"], []):
+                    assert self.of_these(memory, tmp_path / "two") == made, name
+        assert self.of_these(memory, tmp_path / "three") == []
 
     def test_the_code_that_makes_the_bytes_and_no_other(self) -> None:
         of_shards = action_cache.sources(decode_shard.__module__).keys()
@@ -306,33 +314,27 @@ class TestWhatDecides:
         assert {"grocery.card.suspects", "grocery.features.colour"} <= of_suspects
         assert not any(name.startswith("grocery.synthetic") for name in of_suspects)
 
-    def test_a_comment_counts(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        first = self.key()
-        changed = tmp_path / "decoding.py"
-        changed.write_text((ROOT / "grocery/images/decoding.py").read_text() + "# A comment.\n")
-        monkeypatch.setattr(sys.modules["grocery.images.decoding"], "__file__", str(changed))
-        assert self.key() not in (first, None)
-
-    def test_kernels_that_nobody_wished_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        first = self.key()
-        monkeypatch.setattr(action_cache, "machine", lambda: {"the BLAS": "of another processor"})
-        assert self.key() != first
-
-    def test_code_that_cannot_be_read_decides_nothing(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    def test_a_comment_counts_and_code_that_cannot_be_read_is_never_known(
+        self, memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        module = sys.modules["grocery.images.decoding"]
-        for name, text in (("none.py", None), ("broken.py", b"def ("), ("other.py", b"# \xff")):
-            if text is not None:
-                (tmp_path / name).write_bytes(text)
-            monkeypatch.setattr(module, "__file__", str(tmp_path / name))
-            assert self.key() is None
+        assert self.of_these(memory, tmp_path / "one") == ["a"]
+        text = (ROOT / "grocery/images/raw.py").read_bytes() + b"# A comment.\n"
+        for name, code, again in (
+            ("comment.py", text, []),
+            ("none.py", None, ["a"]),
+            ("broken.py", b"def (", ["a"]),
+            ("other.py", b"# \xff", ["a"]),
+        ):
+            if code is not None:
+                (tmp_path / name).write_bytes(code)
+            monkeypatch.setattr(sys.modules[RawImage.__module__], "__file__", str(tmp_path / name))
+            assert self.of_these(memory, tmp_path / "two") == ["a"]
+            assert self.of_these(memory, tmp_path / "two") == again
 
-    def test_a_path_that_is_not_utf_8_can_be_a_part(self) -> None:
-        assert digest_of_texts(["caf\udce9"]) != digest_of_texts(["caf\udcea"])
-
-    def test_parts_do_not_run_together(self) -> None:
+    def test_texts_are_told_apart(self) -> None:
         assert len({digest_of_texts(parts) for parts in (["ab", "c"], ["a", "bc"], ["abc"])}) == 3
+        # A path need not be UTF-8.
+        assert digest_of_texts(["caf\udce9"]) != digest_of_texts(["caf\udcea"])
 
 
 class TestRawFiles:
@@ -360,35 +362,20 @@ class TestRawFiles:
         assert found == hashlib.sha256(file.read_bytes()).hexdigest()
         return bool(read)
 
-    def longer(self, path: Path) -> None:
-        path.write_bytes(b"image, longer")
-
-    def as_long(self, path: Path) -> None:
-        path.write_bytes(b"other")
-
-    def time_restored(self, path: Path) -> None:
-        before = path.stat()
-        path.write_bytes(b"other")
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-    def another_in_its_place(self, path: Path) -> None:
-        before, other = path.stat(), path.with_name("other")
-        other.write_bytes(b"other")
-        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
-        other.replace(path)
-
-    @pytest.mark.parametrize(
-        "change", ["longer", "as_long", "time_restored", "another_in_its_place"]
-    )
+    @pytest.mark.parametrize("change", ["longer", "as long", "time restored", "another file"])
     def test_a_file_that_has_changed_is_read(self, change: str, memory: Path, file: Path) -> None:
         assert self.read(memory, file)
         assert not self.read(memory, file)
-        before = file.stat().st_ctime_ns
-        while file.with_name("tick").write_bytes(b"") or (
-            file.with_name("tick").stat().st_ctime_ns == before
-        ):
-            pass  # a tick of the file system's clock
-        getattr(self, change)(file)
+        before, tick = file.stat(), file.with_name("tick")
+        for _ in range(10**6):  # until the file system's clock has moved on
+            tick.touch()
+            if tick.stat().st_ctime_ns > before.st_ctime_ns:
+                break
+        written = file.with_name("other") if change == "another file" else file
+        written.write_bytes(b"image, longer" if change == "longer" else b"other")
+        if change not in ("longer", "as long"):
+            os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))
+        written.replace(file)
         assert self.read(memory, file)
 
     def test_a_file_that_was_just_written_says_nothing(
@@ -409,10 +396,9 @@ class TestRawFiles:
         assert not memory.exists()
 
     def test_a_changed_file_costs_its_chunk(self, memory: Path, tmp_path: Path) -> None:
-        files = [tmp_path / f"{number}.jpg" for number in range(2000)]
+        files = [tmp_path / f"{number}.jpg" for number in range(600)]
         for number, file in enumerate(files):
             file.write_bytes(str(number).encode())
-            os.utime(file, ns=(0, 0))
         images = [RawImage(file.name, file=file) for file in files]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(build, "SETTLED", 0)
@@ -421,15 +407,6 @@ class TestRawFiles:
                 before = len(list(memory.glob("actions/*/*")))
                 files[0].write_bytes(b"another")
                 after = image_ids_of(images)
-        assert [n for n in range(2000) if first[n] != after[n]] == [0]
-        assert before >= 8
+        assert [n for n in range(600) if first[n] != after[n]] == [0]
+        assert before == 4
         assert len(list(memory.glob("actions/*/*"))) == before + 1
-
-
-def test_what_is_remembered_is_readable(memory: Path, tmp_path: Path) -> None:
-    do(memory, tmp_path / "one", "a")
-    (place,) = (memory / "actions").glob("*/*")
-    document = json.loads(place.read_bytes())
-    assert document["value"] == {"made": "a"}
-    (sha256,) = document["files"]
-    assert (memory / "files" / sha256[:2] / sha256).read_text() == "a"

@@ -11,13 +11,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from dvc.cli import main as dvc_main
 
-from conftest import environment
+from conftest import Project
 from grocery.cli import main
 from grocery.core.errors import DataError
 from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
-from grocery.shards import IMAGE_SCHEMA, shard_name, shard_of, write_table
+from grocery.shards import IMAGE_SCHEMA
 from grocery.tracking.shown import changes_since
+from registry_project import inside
+from samples import shard_files
 
 
 def image(name: str, **changes: Any) -> dict[str, Any]:
@@ -50,10 +53,12 @@ NEW = [
 
 
 class TestRows:
-    def test_nothing_changed(self) -> None:
+    def test_nothing_changed_or_from_and_to_nothing(self) -> None:
         diff = diff_rows(table(*OLD), table(*OLD[::-1]))
         assert not any(diff.counts().values())
         assert (diff.old_images, diff.new_images) == (6, 6)
+        assert diff_rows(table(), table(*OLD)).counts()["added"] == 6
+        assert diff_rows(table(*OLD), table()).counts()["removed"] == 6
 
     def test_every_kind_of_change(self) -> None:
         diff = diff_rows(table(*OLD), table(*NEW))
@@ -74,49 +79,27 @@ class TestRows:
         }
         assert diff.changes["added"][0].image_id == image("new")["image_id"]
 
-    def test_backwards_it_is_the_opposite(self) -> None:
-        there = diff_rows(table(*OLD), table(*NEW)).changes
-        back = diff_rows(table(*NEW), table(*OLD)).changes
-        assert [c.path for c in there["added"]] == [c.path for c in back["removed"]]
-        assert {(c.old, c.new) for c in there["moved"]} == {(c.new, c.old) for c in back["moved"]}
-
-    def test_from_and_to_nothing(self) -> None:
-        assert diff_rows(table(), table(*OLD)).counts()["added"] == 6
-        assert diff_rows(table(*OLD), table()).counts()["removed"] == 6
-
-
-def call(folder: Path, *command: str) -> None:
-    subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(DVC_NO_ANALYTICS="1"),
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-
-
-def dvc(folder: Path, *arguments: str) -> None:
-    call(folder, sys.executable, "-m", "dvc", *arguments)
-
 
 def save(folder: Path, rows: list[dict[str, Any]], tag: str) -> None:
     """Write shards, record and push them with DVC, commit and tag."""
     write(folder, rows)
     dvc(folder, "add", "--quiet", SHARDS.as_posix())
     dvc(folder, "push", "--quiet")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "commit", "--quiet", "-m", tag)
-    call(folder, "git", "tag", tag)
+    commit(folder, tag)
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    with inside(folder, DVC_NO_ANALYTICS="1"):
+        assert dvc_main(arguments) == 0
+
+
+def commit(folder: Path, tag: str) -> None:
+    Project(folder).commit(tag)
+    Project(folder).run("git", "tag", tag)
 
 
 def write(folder: Path, rows: list[dict[str, Any]], shards: int = 2) -> None:
-    shutil.rmtree(folder / SHARDS, ignore_errors=True)
-    (folder / SHARDS).mkdir(parents=True)
-    for index in range(shards):
-        members = [row for row in rows if shard_of(row["image_id"], shards) == index]
-        path = folder / SHARDS / shard_name(index, shards)
-        write_table(path, pa.Table.from_pylist(members, IMAGE_SCHEMA))
+    shard_files(folder / SHARDS, rows, shards)
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +107,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the tags `empty`, `v1` and `v2`, all data pushed to a remote."""
     folder = tmp_path_factory.mktemp("repository") / "checkout"
     folder.mkdir()
-    call(folder, "git", "init", "--quiet", "--initial-branch=main")
+    Project(folder).run("git", "init", "--quiet", "--initial-branch=main")
     dvc(folder, "init", "--quiet")
     # Beside the checkout wherever that is, as in this project: a copy of it finds nothing there.
     dvc(folder, "remote", "add", "--quiet", "--default", "storage", "../storage")
-    call(folder, "git", "add", "--all")
-    call(folder, "git", "commit", "--quiet", "-m", "empty")
-    call(folder, "git", "tag", "empty")
+    commit(folder, "empty")
     save(folder, OLD, "v1")
     save(folder, NEW, "v2")
     return folder
@@ -155,37 +136,34 @@ class TestRevisions:
         added = diff_rows(new, rows_at(None)).changes["added"]
         assert [change.path for change in added] == ["Lemon/again.jpg"]
 
-    def test_without_a_cache_the_remote_is_read(self, repository: Path) -> None:
-        shutil.rmtree(repository / ".dvc/cache")
-        shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)
-        assert rows_at("v1").num_rows == 6
+    def test_without_a_cache_the_remote_is_read_and_it_is_said_if_there_is_none(
+        self, repository: Path
+    ) -> None:
+        for there in (True, False):
+            shutil.rmtree(repository / ".dvc/cache")
+            shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)
+            if there:
+                assert rows_at("v1").num_rows == 6
+                (repository / ".dvc/cache").mkdir(exist_ok=True)
+            else:
+                shutil.rmtree(repository.parent / "storage")
+                with pytest.raises(DataError, match="'v1' is in neither the cache nor the remote"):
+                    rows_at("v1")
 
-    def test_in_neither(self, repository: Path) -> None:
-        shutil.rmtree(repository / ".dvc/cache")
-        shutil.rmtree(repository / ".dvc/tmp", ignore_errors=True)
-        shutil.rmtree(repository.parent / "storage")
-        with pytest.raises(DataError, match=r"'v1' is in neither the cache nor the remote"):
-            rows_at("v1")
-
-    def test_an_unknown_revision(self) -> None:
+    def test_what_is_not_there(self, repository: Path) -> None:
         with pytest.raises(DataError, match="no revision 'v9'"):
             rows_at("v9")
-
-    def test_a_revision_without_data(self) -> None:
         with pytest.raises(DataError, match="'empty' has no prepared shards"):
             rows_at("empty")
-
-    def test_a_workspace_without_data(self, repository: Path) -> None:
         shutil.rmtree(repository / SHARDS)
         with pytest.raises(DataError, match="holds no shards"):
             rows_at(None)
 
 
-class TestOutsideARepository:
-    def test_it_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(DataError, match="not a git repository"):
-            rows_at("HEAD")
+def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="not a git repository"):
+        rows_at("HEAD")
 
 
 @pytest.mark.usefixtures("repository")

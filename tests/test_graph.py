@@ -66,8 +66,9 @@ class TestAffinity:
 
 
 class TestGraph:
-    @pytest.mark.parametrize("search", ["exact", "approximate"])
-    @pytest.mark.parametrize("kind", ["cosine", "rbf", "uniform"])
+    @pytest.mark.parametrize(
+        ("kind", "search"), [("cosine", "approximate"), ("rbf", "exact"), ("uniform", "exact")]
+    )
     def test_symmetric_without_loops(self, kind: str, search: str) -> None:
         graph = SimilarityGraph(n_neighbors=5, affinity=kind, neighbor_search=search).graph(POINTS)
         assert abs(graph - graph.T).max() == 0
@@ -81,7 +82,7 @@ class TestGraph:
         joined[np.arange(600)[:, None], nearest] = True
         graph = SimilarityGraph(n_neighbors=5, affinity="uniform").graph(POINTS)
         cosine = SimilarityGraph(n_neighbors=5).graph(POINTS)
-        assert ((dense(graph) > 0) == (joined | joined.T)).all()
+        assert (dense(graph) == (joined | joined.T)).all()
         assert ((dense(cosine) > 0) == (joined | joined.T)).all()
 
     def test_normalised(self) -> None:
@@ -94,10 +95,8 @@ class TestGraph:
         expected = matrix / np.sqrt(degrees[:, None] * degrees)
         np.testing.assert_allclose(dense(both), expected, atol=1e-6)
         assert (graph.data == before).all()
-
-    def test_an_empty_row_stays_empty(self) -> None:
-        graph = sparse.csr_matrix(np.array([[0, 2.0, 0], [2.0, 0, 0], [0, 0, 0]]))
-        for normalised in (row_normalised(graph), symmetrically_normalised(graph)):
+        alone = sparse.csr_matrix(np.array([[0, 2.0, 0], [2.0, 0, 0], [0, 0, 0]]))
+        for normalised in (row_normalised(alone), symmetrically_normalised(alone)):
             expected = [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
             np.testing.assert_allclose(normalised.toarray(), expected, rtol=1e-12)
 
@@ -149,14 +148,10 @@ class TestWalk:
 
     def test_stops_when_the_labels_settle(self) -> None:
         steps = list(spreading(alpha=0.5, tol=1e-6).walk(self.graph, self.seeds))
+        walk = spreading(alpha=0.5, tol=1e-6).walk(self.graph, self.seeds)
+        assert all((kept == now).all() for (_, kept), (_, now) in zip(steps, walk, strict=True))
         assert 5 < len(steps) < 100
         assert steps[-1][0] < 1e-6 <= steps[-2][0]
-
-    def test_steps_that_are_kept_do_not_change(self) -> None:
-        estimator = spreading(max_iter=4)
-        kept = list(estimator.walk(self.graph, self.seeds))
-        for (_, step), (_, again) in zip(kept, estimator.walk(self.graph, self.seeds), strict=True):
-            assert (step == again).all()
 
     def test_single_precision_reaches_points_far_away(self) -> None:
         """Eighty steps on a chain leave less mass than single precision has numbers for."""

@@ -34,24 +34,8 @@ from grocery.shards import IMAGE_SCHEMA, feature_table, shard_name, write_table
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
 LABELS: list[str | None] = [["apple", "pear", None][i % 3] for i in range(200)]
 
-TRAIN = TrainParams(
-    algorithm="label_spreading",
-    labeled_ratio=0.2,
-    label_draw="stratified",
-    label_seed=0,
-    n_neighbors=5,
-    neighbor_search="auto",
-    affinity="cosine",
-    weight_power=3.0,
-    gamma=5.0,
-    alpha=0.95,
-    class_balance=True,
-    threshold=0.7,
-    max_iter=50,
-    tol=0.001,
-    C=10.0,
-    calibration_level=0.95,
-)
+FEW = {"n_neighbors": 5, "max_iter": 50, "threshold": 0.7}
+TRAIN = load(ROOT / "params.yaml").train.model_copy(update=FEW)
 
 
 class TestLabels:
@@ -66,10 +50,8 @@ class TestLabels:
             of_class = np.array([label == name for label in LABELS])
             assert chosen[of_class].sum() == round(0.3 * of_class.sum())
 
-    def test_at_least_one_a_class(self) -> None:
+    def test_at_least_one_a_class_and_never_an_image_without_a_label(self) -> None:
         assert choose_labeled(IDS, LABELS, ratio=1e-6, seed=0).sum() == 2
-
-    def test_images_without_a_label_are_never_chosen(self) -> None:
         chosen = choose_labeled(IDS, LABELS, ratio=1.0, seed=0)
         assert [label is not None for label in LABELS] == chosen.tolist()
 
@@ -91,23 +73,21 @@ class TestLabels:
         shard = pa.table({"image_id": IDS[:200], "split": ["train"] * 200})
         write_table(tmp_path / "shards" / shard_name(0, 1), shard)
         params = load(ROOT / "params.yaml").featurize.model_copy(update={"fit_images": 100})
-        sample = fit_sample([tmp_path / "shards" / shard_name(0, 1)], params)
+        shards = [tmp_path / "shards" / shard_name(0, 1)]
+        sample = fit_sample(shards, params)
+        assert sample != fit_sample(shards, params.model_copy(update={"seed": 1}))
         chosen = choose_labeled(IDS, ["apple"] * 200, ratio=0.5, seed=0, stratified=stratified)
         assert params.seed == 0
         assert len(sample) == chosen.sum() == 100
         # Hypergeometric: 50, with a standard deviation of 3.5.
         assert 36 <= len(sample & {IDS[i] for i in np.flatnonzero(chosen)}) <= 64
 
-    def test_another_seed_is_another_draw(self) -> None:
+    def test_the_seed_matters_and_the_order_of_the_images_does_not(self) -> None:
         first, second = (choose_labeled(IDS, LABELS, ratio=0.2, seed=s) for s in (0, 1))
         assert (first != second).any()
-
-    def test_the_order_of_the_images_does_not_matter(self) -> None:
         order = np.random.default_rng(0).permutation(len(IDS))
-        shuffled = choose_labeled(
-            [IDS[i] for i in order], [LABELS[i] for i in order], ratio=0.2, seed=0
-        )
-        assert (shuffled == choose_labeled(IDS, LABELS, ratio=0.2, seed=0)[order]).all()
+        ids, labels = [IDS[i] for i in order], [LABELS[i] for i in order]
+        assert (choose_labeled(ids, labels, ratio=0.2, seed=0) == first[order]).all()
 
 
 def blobs(n: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -177,84 +157,52 @@ class TestAlgorithms:
         without = make_estimator(params, points=300, standardize=False, warn=print)
         *_, other = without.iter_fit(points, known, points[250:])
         assert (estimator.transduction_ == without.transduction_).all()
-        assert (
-            (estimator.classes_[last.validation.argmax(axis=1)]).tolist()
-            == (without.classes_[other.validation.argmax(axis=1)]).tolist()
-        )
+        of_all, of_taught = last.validation.argmax(axis=1), other.validation.argmax(axis=1)
+        assert (estimator.classes_[of_all] == without.classes_[of_taught]).all()
 
-    def test_a_label_that_is_no_class(self) -> None:
+    def test_a_label_that_is_no_class_and_a_head_of_one_class(self) -> None:
         points, truth = blobs()
         with pytest.raises(ValueError, match="not among `classes`"):
-            make_estimator(TRAIN, points=300, standardize=False, warn=print).iter_fit(
-                points, truth, classes=[0, 1]
-            )
-
-    def test_a_head_of_one_class(self) -> None:
-        points, truth = blobs()
+            made(TRAIN, points=300).iter_fit(points, truth, classes=[0, 1])
         with pytest.raises(DataError, match="fewer than two classes"):
             fit_head(points[truth == 1], truth[truth == 1], classes=3, C=1.0)
 
+    @pytest.mark.parametrize("scaled", [False, True])
     @pytest.mark.parametrize(
-        ("algorithm", "changes", "expected"),
+        ("algorithm", "kind"),
         [
-            ("supervised", {"C": 2.0}, SelfTraining(threshold=0.7, max_iter=0, C=2.0)),
-            (
-                "self_training",
-                {"threshold": 0.6},
-                SelfTraining(threshold=0.6, max_iter=50, C=10.0),
-            ),
-            (
-                "label_propagation",
-                {"affinity": "rbf", "gamma": 2.0, "neighbor_search": "exact", "tol": 0.1},
-                LabelPropagation(
-                    affinity="rbf",
-                    gamma=2.0,
-                    n_neighbors=5,
-                    neighbor_search="exact",
-                    max_iter=50,
-                    tol=0.1,
-                ),
-            ),
-            (
-                "label_spreading",
-                {"alpha": 0.5, "class_balance": False, "weight_power": 1.0},
-                LabelSpreading(
-                    n_neighbors=5, alpha=0.5, class_balance=False, weight_power=1.0, max_iter=50
-                ),
-            ),
+            ("supervised", SelfTraining),
+            ("self_training", SelfTraining),
+            ("label_propagation", LabelPropagation),
+            ("label_spreading", LabelSpreading),
         ],
     )
-    def test_params_name_an_estimator(
-        self, algorithm: str, changes: dict[str, Any], expected: SemiSupervisedClassifier
+    def test_params_name_an_estimator_and_give_it_all_that_it_knows(
+        self, algorithm: str, kind: type[SemiSupervisedClassifier], scaled: bool
     ) -> None:
-        params = TRAIN.model_copy(update={"algorithm": algorithm, **changes})
-        found = made(params, points=6)
-        assert type(found) is type(expected)
-        assert found.get_params() == expected.get_params()
+        """To scale or not is the choice of a head that sees few."""
+        other = {"C": 2.0, "threshold": 0.6, "affinity": "rbf", "gamma": 2.0, "max_iter": 7}
+        other |= {"neighbor_search": "exact", "tol": 0.1, "alpha": 0.5, "class_balance": False}
+        params = TRAIN.model_copy(update={**other, "weight_power": 1.0, "algorithm": algorithm})
+        found = made(params, points=6, standardize=scaled)
+        assert type(found) is kind
+        given = params.model_dump() | {"standardize": scaled if kind is SelfTraining else True}
+        given |= {"max_iter": 0} if algorithm == "supervised" else {}
+        assert found.get_params() == {name: given[name] for name in found.get_params()}
 
-    @pytest.mark.parametrize(
-        ("algorithm", "default"),
-        [
+    def test_the_defaults_are_those_of_params_yaml(self) -> None:
+        section = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
+        for algorithm, default in (
             ("self_training", SelfTraining()),
             ("label_propagation", LabelPropagation()),
             ("label_spreading", LabelSpreading()),
-        ],
+        ):
+            params = TrainParams(**section | {"algorithm": algorithm})
+            assert made(params, points=100).get_params() == default.get_params()
+
+    @pytest.mark.parametrize(
+        ("algorithm", "wanted"), [("label_propagation", 8), ("label_spreading", 10)]
     )
-    def test_the_defaults_are_those_of_params_yaml(
-        self, algorithm: str, default: SemiSupervisedClassifier
-    ) -> None:
-        section = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
-        params = TrainParams(**section | {"algorithm": algorithm})
-        assert made(params, points=100).get_params() == default.get_params()
-
-    @pytest.mark.parametrize("algorithm", ["supervised", "self_training"])
-    def test_scaling_is_the_choice_of_a_head_that_sees_few(self, algorithm: str) -> None:
-        params = TRAIN.model_copy(update={"algorithm": algorithm})
-        for scaled in (False, True):
-            assert made(params, points=9, standardize=scaled).standardize is scaled
-
-    @pytest.mark.parametrize("algorithm", ["label_propagation", "label_spreading"])
-    @pytest.mark.parametrize("wanted", [8, 10])
     def test_a_graph_of_few_images_has_fewer_neighbours(self, algorithm: str, wanted: int) -> None:
         params = TRAIN.model_copy(update={"algorithm": algorithm, "n_neighbors": wanted})
         points, truth = blobs(8)
@@ -267,28 +215,21 @@ class TestAlgorithms:
         known = np.where(np.arange(8) < 5, truth, UNLABELED)
         *_, last = estimator.iter_fit(points, known, points[:1])
         assert (last.labels != UNLABELED).all()
-
-    def test_heads_alone_have_no_neighbours(self) -> None:
-        params = TRAIN.model_copy(update={"algorithm": "supervised", "n_neighbors": 10})
-        assert made(params, points=8)
+        heads_alone = TRAIN.model_copy(update={"algorithm": "supervised", "n_neighbors": 10})
+        assert made(heads_alone, points=8)
 
 
-class TestTrainingSet:
-    """What cannot be learned from."""
-
-    @pytest.mark.parametrize(
-        ("known", "sentence"),
-        [
-            ([-1] * 60, "none of the 60 training images has a label; label some of each class"),
-            ([0] * 3 + [-1], "the labelled training images have one class only"),
-        ],
-    )
-    def test_refused(self, known: list[int], sentence: str) -> None:
-        with pytest.raises(DataError, match=sentence):
-            check_training_set(np.array(known))
-
-    def test_two_classes_are_enough(self) -> None:
-        check_training_set(np.array([-1, 1, -1, 0]))
+@pytest.mark.parametrize(
+    ("known", "sentence"),
+    [
+        ([-1] * 60, "none of the 60 training images has a label; label some of each class"),
+        ([0] * 3 + [-1], "the labelled training images have one class only"),
+    ],
+)
+def test_what_cannot_be_learned_from(known: list[int], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        check_training_set(np.array(known))
+    check_training_set(np.array([-1, 1, -1, 0]))  # two classes are enough
 
 
 class TestSplits:
@@ -345,11 +286,14 @@ class TestSplits:
         with pytest.raises(DataError, match="features holds a feature that is not a finite number"):
             load_splits(*self.written(tmp_path, features=features))
 
-    @pytest.mark.parametrize("row", [3, 6])
-    def test_a_class_that_training_does_not_have(self, tmp_path: Path, row: int) -> None:
+    @pytest.mark.parametrize(("row", "name"), [(3, "d"), (6, "d"), (3, None)])
+    def test_a_class_that_training_does_not_have(
+        self, tmp_path: Path, row: int, name: str | None
+    ) -> None:
         names = [*self.names]
-        names[row] = "d"
-        said = f"{self.splits[row]} holds 'd', a class with no training image"
+        names[row] = name
+        what = f"{name!r}, a class with no training image" if name else "an image without a label"
+        said = f"{self.splits[row]} holds {what}"
         with pytest.raises(DataError, match=said):
             load_splits(*self.written(tmp_path, label=names))
 
@@ -364,10 +308,27 @@ class TestHead:
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == truth[two]).mean() > 0.9
 
-    @pytest.mark.filterwarnings("error")
+    @pytest.mark.filterwarnings("error:The number of unique classes")
     def test_one_label_a_class(self) -> None:
         """scikit-learn would take it for a regression, and warn."""
         assert fit_head(np.eye(30, dtype=np.float32), np.arange(30), classes=30, C=10.0)
+
+    @pytest.mark.parametrize("scaled", [False, True])
+    def test_what_weighs_nothing_does_not_exist_and_what_weighs_two_is_two(
+        self, scaled: bool
+    ) -> None:
+        points, truth = blobs()
+        how: dict[str, Any] = {"classes": 3, "C": 10.0, "standardize": scaled}
+        third = np.arange(300) // 100
+        found = fit_head(points, truth, weights=np.where(third == 0, 0.0, 2.0), **how)
+        twice = [np.concatenate([a[100:]] * 2) for a in (points, truth)]
+        np.testing.assert_allclose(
+            found.predict_proba(points), fit_head(*twice, **how).predict_proba(points), atol=1e-2
+        )
+        once = fit_head(points[100:], truth[100:], **how)
+        assert np.abs(found.predict_proba(points) - once.predict_proba(points)).max() > 0.02
+        with pytest.raises(DataError, match="fewer than two classes"):
+            fit_head(points, truth, weights=(truth == 1).astype(float), **how)
 
     def test_a_constant_feature_is_left_alone(self) -> None:
         """0.1 in double precision has a deviation that is all rounding."""
@@ -421,9 +382,8 @@ class TestHead:
         blind = rng.random(4000) < 0.1
         labels[blind] = rng.integers(0, 3, blind.sum())
         head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-        assert calibrate(head, features, labels, level=0.5).smoothing == pytest.approx(
-            0.1, abs=0.02
-        )
+        mended = calibrate(head, features, labels, level=0.5)
+        assert mended.smoothing == pytest.approx(0.1, abs=0.02)
 
     @pytest.mark.parametrize("images", [40, 400, 4000])
     def test_confidence_is_what_the_images_prove(self, images: int) -> None:
@@ -446,18 +406,12 @@ class TestHead:
         labels = np.arange(30) % 3
         features = 20 * np.eye(3, dtype=np.float32)[labels]
         head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-        probabilities = calibrate(head, features, (labels + shift) % 3, level=0.95).predict_proba(
-            features
-        )
+        mended = calibrate(head, features, (labels + shift) % 3, level=0.95)
+        probabilities = mended.predict_proba(features)
         assert np.isfinite(probabilities).all()
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         assert (probabilities.argmax(axis=1) == labels).all()
-
-    def test_nothing_to_calibrate_on(self) -> None:
-        head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-        assert (
-            calibrate(head, np.empty((0, 3), np.float32), np.empty(0, np.int64), level=0.95) == head
-        )
+        assert calibrate(head, features[:0], labels[:0], level=0.95) == head
 
 
 class TestMetrics:

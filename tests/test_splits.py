@@ -62,12 +62,11 @@ class TestByHash:
         for salt in range(40):
             assert set(split(ids(count, str(salt)), ["a"] * count)) == set(expected.split())
 
-    def test_even_at_the_largest_and_smallest_ratios(self) -> None:
+    @pytest.mark.parametrize(("val", "test"), [(0.02, 0.02), (0.3, 0.5)])
+    def test_even_at_the_largest_and_smallest_ratios(self, val: float, test: float) -> None:
         for salt in range(40):
-            for ratios in ((0.02, 0.02), (0.3, 0.5)):
-                image_ids = ids(6, str(salt))
-                splits = split(image_ids, ["a"] * 6, val_ratio=ratios[0], test_ratio=ratios[1])
-                assert set(splits) == {"train", "val", "test"}
+            splits = split(ids(6, str(salt)), ["a"] * 6, val_ratio=val, test_ratio=test)
+            assert set(splits) == {"train", "val", "test"}
 
     def test_unlabelled_images_train(self) -> None:
         splits = split(ids(100), [None if i % 2 else "a" for i in range(100)])
@@ -76,15 +75,12 @@ class TestByHash:
 
 class TestNearDuplicates:
     def test_stay_together(self) -> None:
+        """Also those of two classes."""
         groups = [[i, i + 1, i + 2] for i in range(0, 300, 3)]
-        splits = split(ids(300), ["a"] * 300, groups)
-        assert all(len({splits[i] for i in group}) == 1 for group in groups)
-        assert set(splits) == {"train", "val", "test"}
-
-    def test_of_two_classes_stay_together(self) -> None:
-        groups = [[i, i + 100] for i in range(100)]
-        splits = split(ids(200), ["a"] * 100 + ["b"] * 100, groups)
-        assert all(splits[i] == splits[i + 100] for i in range(100))
+        for labels in (["a"] * 300, ["a", "b", "b"] * 50 + ["a", "b"] * 75):
+            splits = split(ids(300), labels, groups)
+            assert all(len({splits[i] for i in group}) == 1 for group in groups)
+            assert set(splits) == {"train", "val", "test"}
 
     def test_a_class_of_one_group_cannot_be_split(self) -> None:
         splits = split(ids(12), ["a"] * 4 + ["b"] * 8, [[0, 1, 2, 3]])
@@ -145,12 +141,8 @@ class TestChecks:
     def test_labels(
         self, labels: list[str | None], given: list[str | None] | None, sentence: str | None
     ) -> None:
-        given = given or [None] * len(labels)
-        if sentence is None:
-            check_labels(labels, given)
-            return
-        with pytest.raises(DataError, match=sentence):
-            check_labels(labels, given)
+        with pytest.raises(DataError, match=sentence) if sentence else nullcontext():
+            check_labels(labels, given or [None] * len(labels))
 
     def test_names_ten_classes_at_most(self) -> None:
         classes = [f"c{i:02}" for i in range(13)]

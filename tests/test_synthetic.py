@@ -26,45 +26,11 @@ from grocery.settings import load
 from grocery.synthetic.recipe import load_recipe
 from grocery.synthetic.source import DrawnImage, SyntheticSource
 
-TINY = yaml.safe_load("""
-seed: 3
-size: 64
-jpeg_quality: 90
-unlabelled: 12
-classes:
-  Red-Apple: &apple
-    coarse: Fruit
-    shape: apple
-    images: 24
-    varieties: [{body: "#a81c28", accent: "#e6b45a"}, {body: "#c23a2c", accent: "#e8d070"}]
-  Lemon: {<<: *apple, shape: lemon, varieties: [{body: "#ecd02e", accent: "#b8c040"}]}
-  Cucumber: {<<: *apple, coarse: Vegetables, shape: cucumber}
-  Milk: {<<: *apple, coarse: Dairy, shape: carton, print: waves}
-scenes:
-  per_class: 3
-  items: [1, 4]
-  clutter: [0, 2]
-  stir: 0.06
-  backgrounds: {shelf: ["#8c8478"], tray: ["#54406c", "#b4b0a4"]}
-camera:
-  zoom: [1.0, 1.5]
-  shift: 0.1
-  turn: 14
-  light: [0.8, 1.15]
-  cast: 0.1
-  blur: [0.0, 0.6]
-  noise: [2, 8]
-planted:
-  corrupt: {truncated: 1, empty: 1}
-  duplicates: 1
-  conflicting_duplicates: 1
-  near_duplicates: 2
-  wrong_labels: 1
-incoming:
-  clean: {images: 24}
-  dim: {images: 24, light: 0.35}
-  shares: {images: 24, shares: {Milk: 8, Lemon: 0}, unreadable: 2}
-""")
+TINY = yaml.safe_load((ROOT / "tests/tiny_recipe.yaml").read_text())
+TINY["planted"] |= {"corrupt": {"truncated": 1, "empty": 1}, "conflicting_duplicates": 1}
+TINY["planted"] |= {"near_duplicates": 2}
+TINY["scenes"]["backgrounds"]["tray"] = ["#54406c", "#b4b0a4"]
+TINY["incoming"]["shares"] = {"images": 24, "shares": {"Milk": 8, "Lemon": 0}, "unreadable": 2}
 
 
 def source(folder: Path, recipe: dict[str, Any]) -> SyntheticSource:
@@ -88,10 +54,6 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 class TestDrawing:
-    def test_reading_twice_gives_the_same_bytes(self, tiny: SyntheticSource) -> None:
-        image = tiny.images()[0]
-        assert image.read() == image.read()
-
     def test_order_and_process_do_not_matter(self, tiny: SyntheticSource, tmp_path: Path) -> None:
         there = pickle.dumps(tiny.images()[5::-1])
         (tmp_path / "images").write_bytes(there)
@@ -108,22 +70,22 @@ class TestDrawing:
             cwd=ROOT,
             env={"PYTHONHASHSEED": "5"},
         )
-        here = [image.read().hex() for image in tiny.images()[:6]]
-        assert said.stdout.split() == here
+        for _ in range(2):
+            assert said.stdout.split() == [image.read().hex() for image in tiny.images()[:6]]
 
-    def test_another_image_changes_no_image(self, tmp_path: Path) -> None:
+    def test_another_image_changes_no_image_and_another_seed_all(self, tmp_path: Path) -> None:
         recipe = {**TINY, "planted": {}}
         more = copy.deepcopy(recipe)
         more["classes"]["Lemon"]["images"] += 2
         more["unlabelled"] += 1
-        before = {i.path: i.read() for i in source(tmp_path / "a", recipe).images()}
-        after = {i.path: i.read() for i in source(tmp_path / "b", more).images()}
-        assert {path: after[path] for path in before} == before
+        before = {i.path: i for i in source(tmp_path / "a", recipe).images()}
+        after = {i.path: i for i in source(tmp_path / "b", more).images()}
         assert len(after) == len(before) + 3
-
-    def test_another_seed_is_another_dataset(self, tmp_path: Path, tiny: SyntheticSource) -> None:
-        other = source(tmp_path / "other", {**TINY, "seed": 4})
-        assert tiny.images()[0].read() != other.images()[0].read()
+        assert before.keys() < after.keys()
+        for path in list(before)[::8]:
+            assert after[path].read() == before[path].read()
+        other = source(tmp_path / "other", {**recipe, "seed": 4}).images()[0]
+        assert other.read() != before[other.path].read()
 
     def test_all_shapes_prints_and_backgrounds_are_drawn(self, embedded: SyntheticSource) -> None:
         """One image a class of the real recipe: square, not plain, unlike each other."""
@@ -141,18 +103,14 @@ class TestDataset:
         planted = tiny.planted()
         copies = ("duplicates", "conflicting_duplicates", "near_duplicates", "corrupt")
         extra = sum(len(planted[kind]) for kind in copies)
-        assert len(images) == 4 * 24 + 12 + extra
+        assert len(images) == 4 * 30 + 8 + extra
         assert [image.path for image in images] == sorted({image.path for image in images})
         for image in images:
             folder = image.path.split("/", maxsplit=1)[0]
             assert (image.label or "unlabelled") == folder
             assert (image.coarse is None) == (image.label is None)
-            assert image.split is None
-            assert image.file is None
-
-    def test_images_are_cheap_to_send(self, embedded: SyntheticSource) -> None:
-        images = embedded.images()
-        assert len(pickle.dumps(images)) < 200 * len(images)
+            assert (image.split, image.file) == (None, None)
+        assert len(pickle.dumps(images)) < 200 * len(images)  # cheap to send to a worker
 
     def test_copies_and_originals(self, tiny: SyntheticSource) -> None:
         files = {image.path: image for image in tiny.images()}
@@ -203,7 +161,7 @@ class TestDataset:
         planted = embedded.planted()["near_duplicates"]
         wanted = {*planted, *planted.values()}
         bits = load(ROOT / "params.yaml").prepare.near_duplicate_bits
-        names = [*wanted, *(f"Lemon/{number:04d}.jpg" for number in range(80))]
+        names = [*wanted, *(f"Lemon/{number:04d}.jpg" for number in range(60))]
         files = {image.path: image for image in embedded.images()}
         names = sorted(set(names) - set(embedded.planted()["corrupt"]))
         hashes = [perceptual_hash(Image.open(io.BytesIO(files[n].read()))) for n in names]
@@ -221,11 +179,8 @@ class TestIncoming:
             assert all(image.path.startswith(f"incoming/{name}/") for image in images)
             assert all(image.label in tiny.recipe.classes for image in images)
             assert [image.path for image in images] == sorted(image.path for image in images)
-
-    def test_dim_is_dim(self, tiny: SyntheticSource) -> None:
-        batches = tiny.incoming()
         clean, dim = (
-            np.mean([pixels(image.read()).mean() for image in batches[name]])
+            np.mean([pixels(image.read()).mean() for image in batches[name][::3]])
             for name in ("clean", "dim")
         )
         assert dim < 0.5 * clean
@@ -240,13 +195,13 @@ class TestIncoming:
         assert shares["Milk"] > 2 * clean["Milk"]
 
     def test_unreadable_files(self, tiny: SyntheticSource) -> None:
-        bad = 0
+        bad = []
         for image in tiny.incoming()["shares"]:
             try:
                 decode(image.read(), max_pixels=10**6)
             except UnreadableImage:
-                bad += 1
-        assert bad == 2
+                bad.append(image)
+        assert len(bad) == 2
 
 
 def changed(*path: str, value: Any) -> dict[str, Any]:
@@ -267,20 +222,17 @@ class TestRecipe:
         ("recipe", "said"),
         [
             (changed("sise", value=64), "sise is not a known key"),
-            (changed("camera", "fog", value=1), "camera.fog is not a known key"),
             (changed("camera", value=None), "camera is missing"),
             (changed("size", value="64"), "size is '64', but it should be a valid integer"),
             (changed("size", value=8), "greater than or equal to 32"),
             (changed("camera", "zoom", value=[2.0, 1.0]), "the least and the most, in this order"),
-            (changed("camera", "zoom", value=[0.0, 1.0]), "camera.zoom"),
-            (changed("camera", "zoom", value=[1.0]), "at least 2 items"),
             (changed("classes", "Lemon", "shape", value="cube"), "classes.Lemon.shape is 'cube'"),
             (changed("classes", "Milk", "print", value=None), "cartons and cups have a print"),
             (changed("classes", "Lemon", "print", value="fruit"), "and other shapes have none"),
             (changed("classes", "../up", value=TINY["classes"]["Lemon"]), "should match pattern"),
             (changed("classes", value={}), "classes: "),
             (changed("classes", "unlabelled", value=TINY["classes"]["Lemon"]), "called unlabelled"),
-            (changed("planted", "wrong_labels", value=500), "but there are 96"),
+            (changed("planted", "wrong_labels", value=500), "but there are 120"),
             (changed("incoming", "dim", "shares", value={"Pear": 1}), "'Pear', which is no class"),
             (changed("scenes", "backgrounds", "tray", value=["blue"]), "should match pattern"),
         ],
@@ -294,15 +246,10 @@ class TestRecipe:
         assert "recipe.yaml" in str(caught.value)
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("content", "said"),
-        [(b"a: [", "not valid YAML"), (b"\xff", "not valid YAML"), (b"", "should be a mapping")],
-    )
-    def test_damaged_files(self, tmp_path: Path, content: bytes, said: str) -> None:
-        (tmp_path / "recipe.yaml").write_bytes(content)
-        with pytest.raises(DataError, match=said):
-            load_recipe(tmp_path / "recipe.yaml")
-
-    def test_missing(self, tmp_path: Path) -> None:
+    def test_damaged_and_missing_files(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"recipe\.yaml is missing"):
             SyntheticSource(tmp_path)
+        for content, said in ((b"a: [", "not valid YAML"), (b"\xff", "YAML"), (b"", "a mapping")):
+            (tmp_path / "recipe.yaml").write_bytes(content)
+            with pytest.raises(DataError, match=said):
+                load_recipe(tmp_path / "recipe.yaml")

@@ -10,7 +10,7 @@ from conftest import Heard, call_stage
 from test_leaks import ROWS, TRAIN, World
 
 
-def said(world: World, **changes: Any) -> tuple[dict[str, Any], list[str]]:
+def said(world: World, **changes: Any) -> tuple[dict[str, Any], Heard]:
     heard = Heard()
     call_stage(
         "train",
@@ -20,17 +20,18 @@ def said(world: World, **changes: Any) -> tuple[dict[str, Any], list[str]]:
         headline=world.folder / "headline.json",
         **world.path("shards", "features", "classifier", "curves"),
     )
-    return json.loads((world.folder / "train.json").read_bytes()), heard.warnings
+    return json.loads((world.folder / "train.json").read_bytes()), heard
 
 
 def test_a_training_that_has_not_converged_is_said(tmp_path: Path) -> None:
     world = World(tmp_path / "world", ROWS).featurize()
-    found, warnings = said(world)
-    assert (found["converged"], warnings) == (True, [])
+    found, heard = said(world)
+    assert (found["converged"], heard.warnings) == (True, [])
     assert found["residual"] < TRAIN.tol
-    found, warnings = said(world, max_iter=2)
+    assert heard.steps[-1]["pseudo_labels"] == found["unlabeled"] == 96
+    found, heard = said(world, max_iter=2)
     assert (found["converged"], found["iterations"]) == (False, 2)
-    (warning,) = warnings
+    (warning,) = heard.warnings
     assert warning.startswith("label_spreading has not converged: after train.max_iter 2 ")
     assert warning.endswith("more than train.tol 0.001")
 
@@ -39,8 +40,24 @@ def test_few_photographs_are_enough_for_the_defaults(tmp_path: Path) -> None:
     few = [row for row in ROWS if int(row["path"][:-4].split("/")[1]) < 9]
     assert sum(row["split"] == "train" for row in few) == 15
     world = World(tmp_path / "world", few).featurize()
-    found, warnings = said(world, n_neighbors=50, labeled_ratio=0.5)
+    found, heard = said(world, n_neighbors=50, labeled_ratio=0.5)
     assert found["labeled"] + found["unlabeled"] == 15
-    (warning,) = warnings
+    (warning,) = heard.warnings
     assert "n_neighbors" in warning
     assert "14" in warning
+
+
+def test_every_choice_of_labels_and_of_the_calibration_counts(tmp_path: Path) -> None:
+    world, fitted = World(tmp_path / "world", ROWS).featurize(), set()
+    for changes, labels in (
+        ({}, 12),  # a tenth of three classes with 36 training images each
+        ({"label_seed": 1}, 12),
+        ({"label_draw": "random"}, 11),
+        ({"labeled_ratio": 0.4}, 42),
+        ({"calibration_level": 0.5}, 12),
+        ({"C": 1.0}, 12),
+    ):
+        found, _ = said(world, **changes)
+        assert (found["labeled"], found["labels_used"]) == (labels, labels + 36)
+        fitted.add((world.folder / "classifier/model.safetensors").read_bytes())
+    assert len(fitted) == 6

@@ -32,7 +32,7 @@ _BYTES = 64
 _SPLIT = BITS // 8  # where the bits end and the colours begin
 _FAR = 1 << 20  # more than any distance of near duplicates
 _CELLS = 8  # colours that candidates are found by
-_STEPS = 256  # rows on either side that are looked at
+STEPS = 256  # rows on either side that are looked at
 
 Rows = NDArray[np.intp]
 
@@ -146,7 +146,7 @@ class NearDuplicates:
         begin = np.searchsorted(key[order], key[order] - COLOUR_TOLERANCE)
         end = np.searchsorted(key[order], key[order] + COLOUR_TOLERANCE, side="right")
         places = np.arange(len(order))
-        for step in range(1, _STEPS):
+        for step in range(1, STEPS):
             places = places[~self._may_be[order[places]]]
             places = places[(begin[places] <= places - step) | (places + step < end[places])]
             for others in (places + step, places - step):

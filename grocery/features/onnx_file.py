@@ -20,7 +20,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTH = {_FIXED64: 8, _FIXED32: 4}
 
 # The messages that tensors can lie in: number of a field -> the message that it holds.
-_NESTED: dict[str, dict[int, str]] = {
+NESTED: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
@@ -102,7 +102,7 @@ def has_external_data(model: bytes) -> bool:
         for field, wire_type, value in _fields(message):
             if kind == "TensorProto":
                 external |= field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value != 0)
-            nested = _NESTED[kind].get(field)
+            nested = NESTED[kind].get(field)
             if nested and wire_type == _BYTES and isinstance(value, memoryview):
                 graph |= kind == "ModelProto" and field == _GRAPH
                 pending.append((nested, value))
