@@ -91,6 +91,25 @@ class Project:
             pytest.fail(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def dvc(self, *commands: str, env: dict[str, str] | None = None) -> list[str]:
+        """What each of these commands of DVC's prints; all must succeed.
+
+        They run in one process, by the function that `dvc` calls: its start takes longest.
+        """
+        run = "if dvc.cli.main(shlex.split(line)): sys.exit(line)"
+        code = f"import dvc.cli, shlex, sys\nfor line in sys.argv[1:]:\n {run}\n print(end='\\0')"
+        done = self.run(sys.executable, "-c", code, *commands, env=env)
+        *said, rest = done.stdout.split("\0")
+        assert rest == ""
+        return said
+
+    def stale(self) -> set[str]:
+        """The stages that have changed, as `dvc status` finds."""
+        from dvc.repo import Repo  # not all processes of tests need it
+
+        with Repo(str(self.path)) as repo:
+            return {stage.rsplit(":", 1)[-1] for stage in repo.status()}
+
     def edit_params(self, changes: dict[str, dict[str, Any]]) -> None:
         """Change values in params.yaml."""
         file = self.path / "params.yaml"
