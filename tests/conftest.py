@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock
 
 from grocery import action_cache, runner
+from grocery.contents import read_content
 from grocery.parallel import sharing
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,14 @@ class Project:
         """What dvc.lock holds."""
         document: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())
         return dict(document["stages"])
+
+    def hashes(self) -> dict[str, str]:
+        """Hash of every output, as dvc.lock has it."""
+        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage["outs"]}
+
+    def found(self) -> dict[str, str]:
+        """Hash of every output, of the bytes that lie there."""
+        return {path: read_content(self.path / path).md5 for path in self.hashes()}
 
     def commit(self, message: str) -> None:
         """Commit everything."""

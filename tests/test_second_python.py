@@ -1,4 +1,8 @@
-"""Another supported Python, where one is installed, builds the same bytes from the same lock."""
+"""Another supported Python, where one is installed, builds the same bytes from the same lock.
+
+It takes minutes to install. That the lock has one version of each library for all Pythons is tested
+in test_libraries.py, and that nothing of the machine reaches the bytes in test_pipeline.py.
+"""
 
 from __future__ import annotations
 
@@ -46,21 +50,13 @@ def second_python() -> Path:
     if not complete.exists() or complete.read_text() != key:
         shutil.rmtree(FOLDER, ignore_errors=True)
         subprocess.run([python, "-m", "venv", FOLDER], check=True)
-        install = (
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--require-hashes",
-            "-r",
-            LOCK,
-        )
+        install = f"-m pip install --quiet --no-compile --require-hashes -r {LOCK}".split()
         subprocess.run([commands / "python", *install], check=True)
         complete.write_text(key)
     return commands
 
 
+@pytest.mark.long
 def test_another_python_gives_the_same_bytes(
     built: Project, second_python: Path, tmp_path: Path
 ) -> None:
