@@ -116,13 +116,6 @@ class TestSideBySide:
         assert project.stale() == set()
         assert list((project.path / ".dvc/tmp/exps").rglob("tmp*")) == [], "a copy was left"
 
-    def test_they_share_the_cache(self, explored: Explored) -> None:
-        objects = explored.project.path / ".dvc/cache/files/md5"
-        for name in RAN:
-            for stage in explored.lock(name).values():
-                for out in (out for out in stage["outs"] if not out["path"].endswith(".json")):
-                    assert (objects / out["md5"][:2] / out["md5"][2:]).is_file(), out["path"]
-
 
 class TestTracking:
     """Experiments side by side, sent to a W&B server afterwards."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from conftest import Project, environment
 from grocery.contents import read_content
-from s3_endpoint import S3Endpoint, recorded
+from s3_endpoint import S3Endpoint
 
 MODEL = "grocery-classifier"
 RELEASE = Path("models/release")
@@ -48,12 +47,6 @@ def nowhere() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-
-
-def test_each_object_is_sent_once(world: World) -> None:
-    expected = recorded(world.project)
-    assert world.endpoint.objects() == expected
-    assert world.endpoint.uploads() == Counter(expected.keys())
 
 
 def test_a_fresh_clone_has_the_bytes_and_makes_them_again(world: World, tmp_path: Path) -> None:
