@@ -12,6 +12,7 @@ import pytest
 
 from conftest import Project, environment
 from grocery.contents import read_content
+from registry_project import grocery
 from s3_endpoint import S3Endpoint
 
 MODEL = "grocery-classifier"
@@ -62,20 +63,21 @@ def test_a_fresh_clone_has_the_bytes_and_makes_them_again(world: World, tmp_path
 
 
 def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> None:
-    env = world.endpoint.environment(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    env = world.endpoint.environment()
     address, wanted = str(world.project.path), read_content(world.project.path / RELEASE).md5
+    elsewhere = Project(tmp_path / "elsewhere")
+    elsewhere.path.mkdir()
     # Nothing but the bucket has the bytes.
     world.project.path.joinpath(".dvc/cache").rename(tmp_path / "hidden")
     try:
-        elsewhere = Project(tmp_path)
         get = ("dvc", "artifacts", "get", address, MODEL, "--out", "got")
-        elsewhere.run(*get, env=env)
-        fetch = ("grocery", "registry", "fetch", "v1.0.0", "--from", address, "--out", "fetched")
-        elsewhere.run(*fetch, env=env)
+        elsewhere.run(*get, env={**env, "XDG_CACHE_HOME": str(tmp_path / "another cache")})
+        fetch = ("registry", "fetch", "v1.0.0", "--from", address, "--out", "fetched")
+        assert grocery(elsewhere, *fetch, **env).code == 0
     finally:
         (tmp_path / "hidden").rename(world.project.path / ".dvc/cache")
-    assert read_content(tmp_path / "got").md5 == wanted
-    assert read_content(tmp_path / "fetched").md5 == wanted
+    assert read_content(elsewhere.path / "got").md5 == wanted
+    assert read_content(elsewhere.path / "fetched").md5 == wanted
 
 
 class TestRefusals:
@@ -92,14 +94,14 @@ class TestRefusals:
         return sentences[0]
 
     def test_a_wrong_key(self, world: World, tmp_path: Path) -> None:
-        env = world.endpoint.environment(
-            AWS_SECRET_ACCESS_KEY="not-the-key", XDG_CACHE_HOME=str(tmp_path / "cache")
-        )
+        env = world.endpoint.environment(AWS_SECRET_ACCESS_KEY="not-the-key")
         before, stored = world.project.found(), world.endpoint.objects()
         assert "Forbidden" in self.refused(world.project, env, "dvc", "push")
         clone = world.clone(tmp_path / "clone")
-        fetch = ("grocery", "registry", "fetch", "v1.0.0", "--out", "got")
-        assert "registry fetch: " in self.refused(clone, env, *fetch)
+        said = grocery(clone, "registry", "fetch", "v1.0.0", "--out", "got", **env)
+        assert said.code == 1
+        assert said.sentence.startswith("error: registry fetch: ")
+        assert env["AWS_SECRET_ACCESS_KEY"] not in said.err
         assert not (clone.path / "got").exists()
         assert world.project.found() == before
         assert world.endpoint.objects() == stored
