@@ -120,7 +120,7 @@ def nap(number: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("killed", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.parametrize("killed", [1, 2])
 def test_workers_are_killed_while_they_work(killed: int, here: Path, cluster: str) -> None:
     with Client(cluster, set_as_default=False) as client, on(cluster):
         results = parallel_map(nap, range(12), title="nap")
