@@ -25,6 +25,7 @@ import yaml
 from filelock import FileLock
 
 from grocery import action_cache, runner
+from grocery.contents import read_content
 from grocery.parallel import sharing
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,25 @@ class Project:
             pytest.fail(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def dvc(self, *commands: str, env: dict[str, str] | None = None) -> list[str]:
+        """What each of these commands of DVC's prints; all must succeed.
+
+        They run in one process, by the function that `dvc` calls: its start takes longest.
+        """
+        run = "if dvc.cli.main(shlex.split(line)): sys.exit(line)"
+        code = f"import dvc.cli, shlex, sys\nfor line in sys.argv[1:]:\n {run}\n print(end='\\0')"
+        done = self.run(sys.executable, "-c", code, *commands, env=env)
+        *said, rest = done.stdout.split("\0")
+        assert rest == ""
+        return said
+
+    def stale(self) -> set[str]:
+        """The stages that have changed, as `dvc status` finds."""
+        from dvc.repo import Repo  # not all processes of tests need it
+
+        with Repo(str(self.path)) as repo:
+            return {stage.rsplit(":", 1)[-1] for stage in repo.status()}
+
     def edit_params(self, changes: dict[str, dict[str, Any]]) -> None:
         """Change values in params.yaml."""
         file = self.path / "params.yaml"
@@ -103,6 +123,14 @@ class Project:
         """What dvc.lock holds."""
         document: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())
         return dict(document["stages"])
+
+    def hashes(self) -> dict[str, str]:
+        """Hash of every output, as dvc.lock has it."""
+        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage["outs"]}
+
+    def found(self) -> dict[str, str]:
+        """Hash of every output, of the bytes that lie there."""
+        return {path: read_content(self.path / path).md5 for path in self.hashes()}
 
     def commit(self, message: str) -> None:
         """Commit everything."""

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# Nothing is kept of what is there, but made anew.
+SCRATCH = {"GROCERY_REUSE": "no"}
+
+
+def in_one_process(*stages: str) -> tuple[str, ...]:
+    """A command that runs these stages, one after the other."""
+    code = "from grocery import runner, settings\nfor s in {}: runner.run(s, settings.load())"
+    return sys.executable, "-c", code.format(stages)
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:

@@ -102,8 +102,8 @@ class S3Endpoint:
     def remote_of(self, project: Project) -> None:
         """Make the endpoint the DVC remote of a project, and commit that."""
         address = f"s3://{BUCKET}/storage"
-        project.run("dvc", "remote", "add", "--force", "--default", "storage", address)
-        project.run("dvc", "remote", "modify", "storage", "endpointurl", self.url)
+        add = f"remote add --force --default storage {address}"
+        project.dvc(add, f"remote modify storage endpointurl {self.url}")
         project.commit("S3")
 
     def objects(self) -> dict[str, int]:

@@ -177,13 +177,12 @@ class TestTheLearner:
     def same(self, one: World, other: World) -> bool:
         return digest(one.folder / "classifier") == digest(other.folder / "classifier")
 
-    def test_sees_no_test_image(self, algorithm: str, tmp_path: Path) -> None:
+    def test_sees_neither_test_images_nor_their_labels(
+        self, algorithm: str, tmp_path: Path
+    ) -> None:
         whole = trained(tmp_path / "whole", ROWS, algorithm=algorithm)
         fewer = trained(tmp_path / "fewer", without(ROWS, "test"), algorithm=algorithm)
         assert self.same(whole, fewer)
-
-    def test_sees_no_test_label(self, algorithm: str, tmp_path: Path) -> None:
-        whole = trained(tmp_path / "whole", ROWS, algorithm=algorithm)
         other = trained(tmp_path / "other", relabelled(ROWS, of("test")), algorithm=algorithm)
         assert self.same(whole, other)
 

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from conftest import ROOT, Project
+from grocery import runner
 from grocery.tracking import artifacts
+from running import in_one_process
 from wandb_server import WandbServer
 
 # Which output of dvc.yaml each artifact is.
@@ -36,7 +38,7 @@ SHOWN_IN_RUNS = {"data/prepared/report.json", "metrics/curves"}
 
 @dataclass
 class Tracked:
-    """A project that was built from nothing, tracked online."""
+    """A project whose stages have all run, tracked online."""
 
     project: Project
     server: WandbServer
@@ -44,10 +46,10 @@ class Tracked:
     group: str
 
 
-def rebuild(project: Project, server: WandbServer | None, *options: str, **changes: str) -> str:
-    """Run the pipeline, tracked; what it printed."""
-    env = {"WANDB_MODE": "online", **(server.environment() if server else {}), **changes}
-    done = project.run("dvc", "repro", *options, env=env)
+def rebuild(project: Project, server: WandbServer) -> str:
+    """Run all stages, tracked online; what they said."""
+    online = {"WANDB_MODE": "online", **server.environment()}
+    done = project.run(*in_one_process(*runner.STAGES), env=online)
     return done.stdout + done.stderr
 
 
@@ -62,7 +64,7 @@ def tracked(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     project = built.copy(tmp_path_factory.mktemp("tracked") / "project")
     group = project.run("git", "rev-parse", "HEAD").stdout[:7]
     with WandbServer() as server:
-        said = rebuild(project, server, "--force")
+        said = rebuild(project, server)
         assert "warning: W&B" not in said
         yield Tracked(project, server, server.state(), group)
         assert server.errors == []
@@ -169,20 +171,22 @@ def test_no_setting_of_wandb_changes_an_output_or_runs_a_stage(
     tracked: Tracked, built: Project
 ) -> None:
     project = tracked.project
-    assert project.lock() == built.lock(), "tracked online or not tracked: the same bytes"
+    assert project.found() == built.hashes(), "tracked online or not tracked: the same bytes"
     runs = len(tracked.server.store.all_projects)
     before = len(tracked.server.requests)
     for upload, registry in (("files", ""), ("reference", "wandb-registry-model/other")):
         project.edit_params(
             {"tracking": {"upload": upload, "registry": registry, "project": "p", "timeout": 5}}
         )
-        for mode in ("online", "offline", "disabled"):
-            said = rebuild(project, tracked.server, WANDB_MODE=mode, WANDB_PROJECT="q")
-            assert "Running stage" not in said
+        assert project.stale() == set()
+    online = {**tracked.server.environment(), "WANDB_MODE": "online", "WANDB_PROJECT": "q"}
+    (said,) = project.dvc("repro", env=online)
+    assert "Running stage" not in said
     assert (len(tracked.server.requests), len(tracked.server.store.all_projects)) == (before, runs)
     project.run("git", "checkout", "--quiet", "params.yaml")
 
 
+@pytest.mark.long  # of single runs and of two stages: test_outage.py and test_sync.py
 def test_after_an_outage_of_the_whole_pipeline_the_server_holds_the_same(
     tracked: Tracked, built: Project, tmp_path: Path
 ) -> None:
@@ -194,9 +198,9 @@ def test_after_an_outage_of_the_whole_pipeline_the_server_holds_the_same(
     assert params.read_text() != text
     with WandbServer() as server:
         server.fail("drop", only="upload", after=25)  # in the middle of the third stage or so
-        said = rebuild(project, server, "--force")
+        said = rebuild(project, server)
         assert "the run is kept offline, for `grocery sync`" in said
-        assert project.lock() == tracked.project.lock()
+        assert project.found() == built.hashes()
         assert len(server.state()["runs"]) >= 2
         server.heal()
         params.write_text(text)

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import grocery
-from conftest import Project, checkout, environment
-from grocery.core.files import digest
+from conftest import Project, checkout
+from grocery import runner
 from grocery.data.sources import open_source
+from grocery.settings import load
 from grocery.shards import read_table
+from running import SCRATCH, in_one_process
+from samples import put
+from stages import prepare
 
 STAGES = ["source", "prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
-
-
-def outputs(lock: dict[str, Any]) -> dict[str, str]:
-    """Hash of every output."""
-    return {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
 
 
 def ran(said: str) -> list[str]:
@@ -33,92 +28,75 @@ def ran(said: str) -> list[str]:
     return [stage for stage in STAGES if f"Running stage '{stage}'" in said]
 
 
-# Nothing is kept of what is there, but made anew.
-SCRATCH = {"GROCERY_REUSE": "no"}
-
-
 class TestPurity:
-    def test_building_again_gives_the_same_bytes(self, project: Project) -> None:
-        before = project.lock()
-        assert ran(project.run("dvc", "repro", "--force", env=SCRATCH).stdout) == STAGES
-        assert project.lock() == before
-
-    def test_the_number_of_workers_does_not_matter(self, project: Project) -> None:
-        before = project.lock()
-        project.edit_params({"compute": {"workers": 2}})
-        project.run("dvc", "repro", "--force", env=SCRATCH)
-        assert project.lock() == before
-
-    def test_nor_do_the_folder_and_the_clock(self, built: Project, tmp_path: Path) -> None:
+    def test_neither_workers_nor_the_folder_nor_the_clock_matter(
+        self, built: Project, tmp_path: Path
+    ) -> None:
         elsewhere = tmp_path / "another name" / "clone"
         built.run("git", "clone", "--quiet", str(built.path), str(elsewhere))
         clone = Project(elsewhere)
-        (elsewhere / "dvc.lock").unlink()
+        clone.edit_params({"compute": {"workers": 2}})
         env = {"TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7", "LC_ALL": "C", "HOME": str(tmp_path)}
-        clone.run("dvc", "repro", env=env)
-        assert outputs(clone.lock()) == outputs(built.lock())
+        clone.run(*in_one_process(*STAGES), env=env | SCRATCH)
+        assert clone.found() == built.hashes()
 
     def test_other_kernels_would_be_noticed(self, project: Project) -> None:
         """Without the pin, the choice of kernels reaches the bytes; with it, it does not."""
-        before = outputs(project.lock())
+        before = project.found()
+        featurize = (sys.executable, "-m", "grocery.runner", "featurize")
         old = SCRATCH | {
-            "GROCERY_KERNELS": "native",
             "OPENBLAS_CORETYPE": "Prescott",
             "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
         }
-        project.run("dvc", "repro", "--force", "--single-item", "featurize", env=old)
-        assert outputs(project.lock())["data/features"] != before["data/features"]
-        del old["GROCERY_KERNELS"]
-        project.run("dvc", "repro", "--force", "--single-item", "featurize", env=old)
-        assert outputs(project.lock()) == before
+        project.run(*featurize, env=old | {"GROCERY_KERNELS": "native"})
+        assert project.found()["data/features"] != before["data/features"]
+        project.run(*featurize, env=old)
+        assert project.found() == before
 
     @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
     def test_an_emulated_processor_without_avx512(self, project: Project) -> None:
         """The stages that compute with floats on a Haswell, the oldest processor that is promised
         the same bytes. Drawing the images takes minutes there."""
         before = project.path.joinpath("models/release/model.json").stat().st_mtime_ns
-        one_process = (
-            "from grocery import runner, settings\n"
-            f"for stage in {STAGES[3:]}:\n    runner.run(stage, settings.load())"
-        )
-        emulated = ("qemu-x86_64", "-cpu", "Haswell", sys.executable, "-c", one_process)
+        emulated = ("qemu-x86_64", "-cpu", "Haswell", *in_one_process(*STAGES[3:]))
         project.run(*emulated, env=SCRATCH)
         assert project.path.joinpath("models/release/model.json").stat().st_mtime_ns > before
-        assert "up to date" in project.run("dvc", "status").stdout
+        assert project.found() == project.hashes()
 
 
 def test_the_committed_lock_is_what_this_machine_builds(tmp_path: Path) -> None:
     project = checkout(tmp_path / "project")
-    recorded = project.lock()
+    recorded, hashes = project.lock(), project.hashes()
     project.run("dvc", "repro", "--force")
-    built = project.lock()
-    assert outputs(built) == outputs(recorded)
-    assert built == recorded
+    assert project.hashes() == hashes
+    assert project.lock() == recorded
 
 
 class TestPrecision:
-    def test_nothing_to_do(self, project: Project) -> None:
-        assert ran(project.run("dvc", "repro").stdout) == []
-
-    @pytest.mark.parametrize(
-        ("module", "stages"),
-        [
-            ("grocery/evaluation/metrics.py", ["evaluate"]),
-            ("grocery/semi_supervised/algorithms.py", ["train"]),
-            ("grocery/monitoring/report.py", ["monitor"]),
-            ("grocery/pages/pictures.py", ["version", "evaluate", "monitor"]),
-            ("README.md", []),
-        ],
-    )
-    def test_a_comment_rebuilds_the_stages_that_use_the_module(
-        self, project: Project, module: str, stages: list[str]
-    ) -> None:
+    def test_a_comment_rebuilds_the_stage_and_not_what_follows(self, project: Project) -> None:
         """What follows has the same inputs, since the stage gives the same bytes."""
-        with (project.path / module).open("a") as stream:
-            stream.write("\n# A comment.\n")
-        before = outputs(project.lock())
-        assert ran(project.run("dvc", "repro").stdout) == stages
-        assert outputs(project.lock()) == before
+        for module in ("grocery/semi_supervised/algorithms.py", "README.md"):
+            with (project.path / module).open("a") as stream:
+                stream.write("\n# A comment.\n")
+        before = project.hashes()
+        assert ran(project.run("dvc", "repro").stdout) == ["train"]
+        assert project.hashes() == before
+
+    def test_who_uses_a_module_or_a_parameter_is_rebuilt(self, project: Project) -> None:
+        for module, stages in (
+            ("grocery/evaluation/metrics.py", {"evaluate"}),
+            ("grocery/monitoring/report.py", {"monitor"}),
+            ("grocery/pages/pictures.py", {"version", "evaluate", "monitor"}),
+            ("grocery/synthetic/drawing.py", {"prepare"}),
+        ):
+            text = (project.path / module).read_text()
+            (project.path / module).write_text(f"{text}\n# A comment.\n")
+            assert project.stale() == stages, module
+            (project.path / module).write_text(text)
+        project.edit_params({"compute": {"workers": 2}, "tracking": {"project": "elsewhere"}})
+        assert project.stale() == set()
+        project.edit_params({"train": {"C": 1.0}})
+        assert project.stale() == {"train"}
 
     def test_a_comment_outside_of_the_rooms_makes_nothing_stale(self, project: Project) -> None:
         """Who runs a stage, watches it or shares it is no dependency."""
@@ -133,32 +111,18 @@ class TestPrecision:
         for file in outside:
             with file.open("a") as stream:
                 stream.write("\n# A comment.\n")
-        assert "up to date" in project.run("dvc", "status").stdout
-
-    def test_a_changed_dataset_gives_what_a_build_from_scratch_gives(
-        self, project: Project
-    ) -> None:
-        recipe = project.path / "data/raw/synthetic/recipe.yaml"
-        recipe.write_text(recipe.read_text().replace("images: 30", "images: 31", 1))
-        assert ran(project.run("dvc", "repro", "featurize").stdout) == ["prepare", "featurize"]
-        changed = project.lock()
-        project.run("dvc", "repro", "--force", "featurize", env=SCRATCH)
-        assert project.lock() == changed
-
-    def test_a_training_parameter_leaves_the_features_alone(self, project: Project) -> None:
-        project.edit_params({"train": {"C": 1.0}})
-        assert ran(project.run("dvc", "repro").stdout) == STAGES[4:]
-
-    def test_how_work_is_shared_and_tracked_rebuilds_nothing(self, project: Project) -> None:
-        project.edit_params({"compute": {"workers": 2}, "tracking": {"project": "elsewhere"}})
-        assert ran(project.run("dvc", "repro", env={"WANDB_MODE": "offline"}).stdout) == []
+        assert project.stale() == set()
 
 
-def test_more_dimensions_than_images_keep_a_geometry(project: Project) -> None:
+def test_more_dimensions_than_images_keep_a_geometry(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """PCA that whitens as many dimensions as there are images would make all equally far apart."""
     project.edit_params({"featurize": {"dimensions": 512}})
-    project.run("dvc", "repro", "evaluate")
-    measured = json.loads((project.path / "metrics/evaluate.json").read_text())
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for stage in ("featurize", "train", "evaluate"):
+        measured = runner.run(stage, load())
     assert measured["accuracy"] > 0.75
 
 
@@ -173,99 +137,93 @@ def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None
 
 
 def test_dvc_shows_metrics_plots_and_the_artifact(project: Project) -> None:
-    metrics = json.loads(project.run("dvc", "metrics", "show", "--json").stdout)
-    (found,) = metrics.values()
+    shown, drawn = map(json.loads, project.dvc("metrics show --json", "plots show --json"))
+    (found,) = shown.values()
     assert {"metrics/headline/train.json", "metrics/headline/evaluate.json"} <= set(found["data"])
     assert all("error" not in file for file in found["data"].values())
-    plots = json.loads(project.run("dvc", "plots", "show", "--json").stdout)
-    assert not plots.get("errors"), plots["errors"]
-    assert {"Confusion matrix", "Reliability diagram"} <= set(plots["data"])
-    assert {"Residual", "Drift of incoming batches"} <= set(plots["data"])
+    assert not drawn.get("errors"), drawn["errors"]
+    assert {"Confusion matrix", "Reliability diagram"} <= set(drawn["data"])
+    assert {"Residual", "Drift of incoming batches"} <= set(drawn["data"])
 
 
 class TestBadInput:
     """One sentence, a non-zero exit, and nothing that was built is lost."""
 
-    def refused(self, project: Project, *command: str, env: dict[str, str] | None = None) -> str:
-        made = outputs(project.lock()).keys() - {"data/source.txt"}  # all but the name of the data
-        before = {path: digest(project.path / path) for path in made}
-        done = project.run(*command, check=False, env=env)
-        said = done.stdout + done.stderr
-        assert done.returncode != 0
-        assert "Traceback" not in said
-        assert {path: digest(project.path / path) for path in before} == before
-        (sentence,) = [line for line in said.splitlines() if line.startswith("error: ")]
-        return sentence
+    @pytest.fixture
+    def mine(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The folder of a dataset that is chosen and not there yet."""
+        project.edit_params({"data": {"source": "mine"}})
+        monkeypatch.chdir(project.path)
+        monkeypatch.setenv("WANDB_MODE", "disabled")
+        return project.path / "data/raw/mine"
 
     def test_a_wrong_value(self, project: Project) -> None:
+        before = project.found()
         project.edit_params({"train": {"labeled_ratio": 1.7}})
-        sentence = self.refused(project, "dvc", "repro")
+        done = project.run("dvc", "repro", check=False)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        (sentence,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
         assert "train.labeled_ratio is 1.7, but it should be less than or equal to 1" in sentence
+        assert project.found() == before
         project.edit_params({"train": {"labeled_ratio": 0.3}})
-        assert ran(project.run("dvc", "repro").stdout) == []
+        assert project.stale() == set()
 
-    @pytest.mark.parametrize("tracked", [False, True])
-    def test_a_dataset_that_is_missing(self, project: Project, tracked: bool) -> None:
-        project.edit_params({"data": {"source": "mine"}})
-        mine = ""
-        if tracked:
-            mine = "mine (get it with: dvc pull), "
-            out = {"path": "mine", "md5": f"{'0' * 32}.dir", "hash": "md5"}
-            (project.path / "data/raw/mine.dvc").write_text(json.dumps({"outs": [out]}))
-        sentence = self.refused(project, "dvc", "repro")
-        assert sentence.startswith("error: source: data/raw/mine is missing; data.source can be ")
-        assert sentence.endswith(f" -o data/raw/grocery-store), {mine}synthetic")
+    def refused(self, project: Project, stage: str, said: pytest.CaptureFixture[str]) -> str:
+        """Run a stage in this process, which must fail; its sentence."""
+        before = project.found()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["runner", stage])
+            with pytest.raises(SystemExit) as end:
+                runner.main()
+        assert end.value.code
+        assert project.found() == before
+        (sentence,) = said.readouterr().err.splitlines()
+        assert sentence.startswith(f"error: {stage}: ")
+        return sentence
 
-    def test_a_folder_that_is_no_dataset(self, project: Project) -> None:
-        raw = project.path / "data/raw/mine"
-        raw.mkdir()
-        project.edit_params({"data": {"source": "mine"}})
-        assert "data/raw/mine" in self.refused(project, "dvc", "repro")
+    def test_a_dataset_that_is_missing(
+        self, project: Project, mine: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = {"path": "mine", "md5": f"{'0' * 32}.dir", "hash": "md5"}
+        for known in ("", "mine (get it with: dvc pull), "):
+            if known:
+                mine.with_suffix(".dvc").write_text(json.dumps({"outs": [out]}))
+            sentence = self.refused(project, "source", capsys)
+            assert "source: data/raw/mine is missing; data.source can be " in sentence
+            assert sentence.endswith(f" -o data/raw/grocery-store), {known}synthetic")
 
-    def test_a_dataset_of_nothing_but_rubbish(self, project: Project) -> None:
+    def test_a_folder_that_is_no_dataset(
+        self, project: Project, mine: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mine.mkdir()
+        assert "data/raw/mine" in self.refused(project, "prepare", capsys)
         for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
-            file = project.path / "data/raw/mine" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(f"no image {name}")
-        project.edit_params({"data": {"source": "mine"}})
-        assert "a/1.jpg" in self.refused(project, "dvc", "repro")
+            put(mine, name, f"no image {name}".encode())
+        assert "a/1.jpg" in self.refused(project, "prepare", capsys)
+
+    def test_ctrl_c(
+        self,
+        project: Project,
+        mine: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(prepare, "run", interrupted)
+        sentence = self.refused(project, "prepare", capsys)
+        assert sentence.endswith("interrupted; earlier outputs are as they were")
 
     def test_a_full_disk(self, project: Project) -> None:
         """The kernel refuses to let any file grow beyond a limit, as a full disk would."""
+        before = project.found()
         project.edit_params({"prepare": {"jpeg_quality": 80}})
         limited = "ulimit -f 20; exec python -m grocery.runner prepare"
-        sentence = self.refused(project, "bash", "-c", limited)
+        done = project.run("bash", "-c", limited, check=False)
+        (sentence,) = done.stderr.splitlines()
+        assert done.returncode
+        assert sentence.startswith("error: prepare: ")
         assert "earlier outputs are as they were" in sentence
-        assert "up to date" in project.run("dvc", "status", "version").stdout
-
-    def test_a_killed_run_continues(self, project: Project) -> None:
-        """Killed in the middle of a stage; the next run picks up and ends with the same bytes."""
-        project.edit_params({"featurize": {"seed": 1}})
-        process = subprocess.Popen(
-            ["dvc", "repro"],
-            cwd=project.path,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        while not any((project.path / "data").glob(".features.*.partial")):
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert (project.path / "data/features").exists()
-        assert ran(project.run("dvc", "repro").stdout)[0] == "featurize"
-        continued = outputs(project.lock())
-        project.run("dvc", "repro", "--force", "featurize")
-        assert outputs(project.lock()) == continued
-        assert list(project.path.rglob("data/.*.partial")) == []
-
-    def test_ctrl_c(self, project: Project) -> None:
-        code = (
-            "import os, signal, sys, threading, grocery.runner as r, stages.prepare\n"
-            "sys.argv[1:] = ['prepare']\n"
-            "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-            "r.main()\n"
-        )
-        sentence = self.refused(project, "python", "-c", code)
-        assert "interrupted" in sentence
+        assert project.found() == before

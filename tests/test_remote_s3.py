@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 
 from conftest import Project, environment
 from grocery.contents import read_content
-from s3_endpoint import S3Endpoint, recorded
+from registry_project import grocery
+from s3_endpoint import S3Endpoint
 
 MODEL = "grocery-classifier"
 RELEASE = Path("models/release")
@@ -50,45 +50,34 @@ def nowhere() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def outputs(project: Project) -> dict[str, str]:
-    """Hash by path of all outputs, of the bytes that lie there."""
-    paths = [out["path"] for stage in project.lock().values() for out in stage["outs"]]
-    return {path: read_content(project.path / path).md5 for path in paths}
-
-
-def test_each_object_is_sent_once(world: World) -> None:
-    expected = recorded(world.project)
-    assert world.endpoint.objects() == expected
-    assert world.endpoint.uploads() == Counter(expected.keys())
-
-
 def test_a_fresh_clone_has_the_bytes_and_makes_them_again(world: World, tmp_path: Path) -> None:
     clone = world.clone(tmp_path / "clone")
     clone.run("dvc", "pull", env=world.endpoint.environment())
-    assert outputs(clone) == outputs(world.project)
+    assert clone.found() == world.project.found()
     # Without the key from here on: what was pulled is enough.
-    assert "Running stage" not in clone.run("dvc", "repro").stdout
-    again = clone.run("dvc", "repro", "--force", "--single-item", "train").stdout
+    nothing, again = clone.dvc("repro", "repro --force --single-item train")
+    assert "Running stage" not in nothing
     assert "Running stage 'train'" in again
-    assert outputs(clone) == outputs(world.project)
+    assert clone.found() == world.project.found()
     assert clone.run("git", "status", "--porcelain").stdout == ""
 
 
 def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> None:
-    env = world.endpoint.environment(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    env = world.endpoint.environment()
     address, wanted = str(world.project.path), read_content(world.project.path / RELEASE).md5
+    elsewhere = Project(tmp_path / "elsewhere")
+    elsewhere.path.mkdir()
     # Nothing but the bucket has the bytes.
     world.project.path.joinpath(".dvc/cache").rename(tmp_path / "hidden")
     try:
-        elsewhere = Project(tmp_path)
         get = ("dvc", "artifacts", "get", address, MODEL, "--out", "got")
-        elsewhere.run(*get, env=env)
-        fetch = ("grocery", "registry", "fetch", "v1.0.0", "--from", address, "--out", "fetched")
-        elsewhere.run(*fetch, env=env)
+        elsewhere.run(*get, env={**env, "XDG_CACHE_HOME": str(tmp_path / "another cache")})
+        fetch = ("registry", "fetch", "v1.0.0", "--from", address, "--out", "fetched")
+        assert grocery(elsewhere, *fetch, **env).code == 0
     finally:
         (tmp_path / "hidden").rename(world.project.path / ".dvc/cache")
-    assert read_content(tmp_path / "got").md5 == wanted
-    assert read_content(tmp_path / "fetched").md5 == wanted
+    assert read_content(elsewhere.path / "got").md5 == wanted
+    assert read_content(elsewhere.path / "fetched").md5 == wanted
 
 
 class TestRefusals:
@@ -105,21 +94,22 @@ class TestRefusals:
         return sentences[0]
 
     def test_a_wrong_key(self, world: World, tmp_path: Path) -> None:
-        env = world.endpoint.environment(
-            AWS_SECRET_ACCESS_KEY="not-the-key", XDG_CACHE_HOME=str(tmp_path / "cache")
-        )
-        before, stored = outputs(world.project), world.endpoint.objects()
+        env = world.endpoint.environment(AWS_SECRET_ACCESS_KEY="not-the-key")
+        before, stored = world.project.found(), world.endpoint.objects()
         assert "Forbidden" in self.refused(world.project, env, "dvc", "push")
         clone = world.clone(tmp_path / "clone")
-        fetch = ("grocery", "registry", "fetch", "v1.0.0", "--out", "got")
-        assert "registry fetch: " in self.refused(clone, env, *fetch)
+        said = grocery(clone, "registry", "fetch", "v1.0.0", "--out", "got", **env)
+        assert said.code == 1
+        assert said.sentence.startswith("error: registry fetch: ")
+        assert env["AWS_SECRET_ACCESS_KEY"] not in said.err
         assert not (clone.path / "got").exists()
-        assert outputs(world.project) == before
+        assert world.project.found() == before
         assert world.endpoint.objects() == stored
 
     def test_an_endpoint_that_is_down(self, world: World, tmp_path: Path, nowhere: str) -> None:
         clone = world.clone(tmp_path / "clone")
-        clone.run("dvc", "remote", "modify", "--local", "storage", "endpointurl", nowhere)
+        local = f"['remote \"storage\"']\n    endpointurl = {nowhere}\n"
+        (clone.path / ".dvc/config.local").write_text(local)
         env = world.endpoint.environment()
         assert nowhere in self.refused(clone, env, "dvc", "pull")
         assert clone.run("git", "status", "--porcelain").stdout == ""

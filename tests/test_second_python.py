@@ -1,8 +1,11 @@
-"""Another supported Python, where one is installed, builds the same bytes from the same lock."""
+"""Another supported Python, where one is installed, builds the same bytes from the same lock.
+
+It takes minutes to install. That the lock has one version of each library for all Pythons is tested
+in test_libraries.py, and that nothing of the machine reaches the bytes in test_pipeline.py.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -16,7 +19,6 @@ from conftest import ROOT, Project
 
 OLDEST = 11  # minor version, as pyproject.toml says
 LOCK = ROOT / "requirements.lock"
-FOLDER = ROOT / ".venv-second"  # kept for the next time, and ignored by git
 
 
 def candidates() -> Iterator[Path]:
@@ -35,39 +37,20 @@ def works(python: Path) -> bool:
     return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0
 
 
-@pytest.fixture(scope="module")
-def second_python() -> Path:
-    """Folder of the commands of a virtual environment with another Python and the lock."""
+@pytest.mark.long
+def test_another_python_gives_the_same_bytes(built: Project, tmp_path: Path) -> None:
     python = next(filter(works, candidates()), None)
     if python is None:
-        pytest.skip(f"no other Python than {sys.version_info.minor}, 3.{OLDEST} or newer, is here")
-    key = hashlib.sha256(LOCK.read_bytes() + os.fsencode(python.resolve())).hexdigest()[:16]
-    commands, complete = FOLDER / "bin", FOLDER / "complete"
-    if not complete.exists() or complete.read_text() != key:
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", FOLDER], check=True)
-        install = (
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-compile",
-            "--require-hashes",
-            "-r",
-            LOCK,
-        )
-        subprocess.run([commands / "python", *install], check=True)
-        complete.write_text(key)
-    return commands
+        pytest.skip(f"no other Python than 3.{sys.version_info.minor}, from 3.{OLDEST} on, is here")
+    commands = tmp_path / "venv/bin"
+    subprocess.run([python, "-m", "venv", commands.parent], check=True)
+    install = f"-m pip install --quiet --no-compile --require-hashes -r {LOCK}".split()
+    subprocess.run([commands / "python", *install], check=True)
 
-
-def test_another_python_gives_the_same_bytes(
-    built: Project, second_python: Path, tmp_path: Path
-) -> None:
     built.run("git", "clone", "--quiet", str(built.path), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
     (clone.path / "dvc.lock").unlink()
-    path = f"{second_python}{os.pathsep}{os.environ['PATH']}"
+    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
     clone.run("dvc", "repro", env={"PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""})
     assert clone.lock() == built.lock()
     version = clone.run("python", "--version", env={"PATH": path}).stdout.split(".")[1]

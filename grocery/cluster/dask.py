@@ -26,10 +26,10 @@ from grocery.parallel import Item, Result
 PATIENCE = 15.0  # without any worker; one that was killed is started again within about two
 CONNECT = 10.0
 _ASK = 1.0  # between two looks at the cluster
-_ANSWER = 5.0  # for the scheduler to answer
+ANSWER = 5.0  # for the scheduler to answer
 _FETCH = 120.0  # for results to arrive
 
-_LOSSES = 3  # times that all workers may be lost at once
+LOSSES = 3  # times that all workers may be lost at once
 _AHEAD = 2  # tasks per worker that are sent, so that none waits for its next one
 
 
@@ -95,7 +95,7 @@ class DaskCluster:
                 except CancelledError:
                     # Whoever had the job has died, and the tasks with it: all is sent again.
                     losses += 1
-                    if losses > _LOSSES:
+                    if losses > LOSSES:
                         raise
                     job = self._scatter(function)
                     sent = {self._submit(job, item): (n, item) for n, item in sent.values()}
@@ -146,7 +146,7 @@ class DaskCluster:
             # Whatever comes instead of a number, the scheduler has not answered.
             with suppress(Exception, CancelledError):
                 ask = self._client.ncores
-                if found := len(self._client.sync(ask, callback_timeout=_ANSWER)):
+                if found := len(self._client.sync(ask, callback_timeout=ANSWER)):
                     self._workers = found
                     return
             time.sleep(_ASK)
