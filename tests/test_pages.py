@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from jinja2 import UndefinedError
 
+from conftest import Project
+from grocery.images.preprocessing import Preprocessing
+from grocery.monitoring.batches import read_batch
+from grocery.monitoring.report import render
 from grocery.pages import page
 from grocery.pages.charts import Axis, Bars, Chart
-from test_report import HOSTILE, Page
+from grocery.shards import how_prepared
+from test_report import BATCHES, HOSTILE, PARAMS, REFERENCE, Page
 
 RTL = "\u202eevil\u202c"
 PAGE = """{% extends "base.html" %}
@@ -39,6 +45,30 @@ def test_whatever_a_name_is_it_stays_text(tmp_path: Path, name: str) -> None:
     assert ("alt", name) in seen.attributes
     assert data == drawn(tmp_path, name)
     assert "default-src 'none'" in data
+
+
+@pytest.mark.parametrize("name", [HOSTILE, RTL])
+def test_drills_are_called_drills(name: str) -> None:
+    drills = [replace(batch, drill=name) for batch in BATCHES]
+    seen = Page(render(REFERENCE, drills, PARAMS))
+    assert seen.text.count("2 of 5 drills in alert") == 2  # title and heading
+    assert "an alert is right" in seen.text
+    assert seen.text.count(f"drill: {name}") == 2 * len(drills)
+    mixed = Page(render(REFERENCE, [*drills[:1], *BATCHES[1:]], PARAMS))
+    assert "2 of 5 batches in alert" in mixed.text
+    assert "drill" not in Page(render(REFERENCE, BATCHES, PARAMS)).text
+
+
+def test_a_batch_says_itself_what_was_done_on_purpose(built: Project) -> None:
+    """What the recipe does to its batches, from prepare to the page."""
+    incoming = built.path / "data/prepared/incoming"
+    how = Preprocessing.of(how_prepared(incoming / "dim.parquet"), "dim")
+    told = {file.stem: read_batch(file, how).drill for file in incoming.glob("*.parquet")}
+    assert told["dim"] == "photographs are darker"
+    assert told["clean"] == "nothing was changed"
+    page = Page((built.path / "metrics/monitor/index.html").read_bytes())
+    assert "drills in alert" in page.text or "No alert in" in page.text
+    assert "a drill: photographs are darker" in page.text
 
 
 def test_what_a_page_is_not_given_is_an_error(tmp_path: Path) -> None:

@@ -105,8 +105,9 @@ def _chart(name: str | None, scored: Sequence[tuple[Trial, float]], search: Sear
     if name is None:
         chart = Chart("The search", x, y, [("", "line: the best so far")])
         done = [(trial.number, value) for trial, value in scored if trial.state == "finished"]
-        leader = max if search.sign > 0 else min
-        chart.line("leading", *accumulate(done, lambda old, new: (new[0], leader(old[1], new[1]))))
+        bests = list(accumulate((v for _, v in done), max if search.sign > 0 else min))
+        stairs = zip(done, [*bests[:1], *bests], bests, strict=False)
+        chart.line("leading", *((n, v) for (n, _), old, new in stairs for v in (old, new)))
     else:
         chart = Chart(f"By {name}", x, y)
     winner = best([trial for trial, _ in scored], search)
