@@ -39,7 +39,9 @@ from grocery.core.errors import DataError
 
 SPLITS = ("train", "val", "test")
 
-_PREPROCESSING = b"preprocessing"  # the key in the metadata of a file's schema
+# Keys in the metadata of a file's schema.
+_PREPROCESSING = b"preprocessing"
+DRILL = b"drill"  # of a batch that the pipeline made: what was done on purpose, in words
 
 _ID, _PATH, _SPLIT, _PHASH = (
     pa.field(name, pa.string(), nullable=False) for name in ("image_id", "path", "split", "phash")
@@ -90,7 +92,8 @@ def write_table(
     """
     if preprocessing is not None:
         said = json.dumps(dict(preprocessing), sort_keys=True)
-        table = table.replace_schema_metadata({_PREPROCESSING: said})
+        others = table.schema.metadata or {}
+        table = table.replace_schema_metadata(others | {_PREPROCESSING: said})
     pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
 
 

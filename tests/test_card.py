@@ -330,6 +330,25 @@ class TestPage:
         assert b"<script" not in page
         assert Checker(page).text.count(HOSTILE) >= 12
 
+    def test_it_says_which_dataset_it_is_and_which_doubts_are_about_test_images(
+        self, shards: Path, rows: list[dict[str, Any]]
+    ) -> None:
+        one = {
+            split: next(row for row in rows if row["split"] == split)
+            for split in ("train", "val", "test")
+        }
+        doubts = [
+            Suspect(row["image_id"], row["path"], row["label"] or "a", "b", 0.9)
+            for row in one.values()
+        ]
+        card = card_of(shards, tuple(doubts))
+        assert [suspect["split"] for suspect in card["suspected_labels"]] == list(one)
+        page = Checker(self.page(shards, suspected_labels=card["suspected_labels"]))
+        assert page.text.count(f"Dataset {card['source']}") == 2  # title and heading
+        assert "1 of them is an image of the test split" in page.text
+        assert "not a test image (train)" in page.text
+        assert "grocery data diff OLD" in page.text
+
     def test_it_stays_small_with_many_classes(self) -> None:
         assert pictures_per_class(12, 12) == 12
         assert 81 * pictures_per_class(81, 50) <= 900

@@ -58,12 +58,13 @@ def dataset_card(
         quantiles of width and height in pixels); ``near_duplicates`` (with ``across_splits``, the
         number of images that repeat one of another split, counted here and not taken from the
         report);
-        ``suspected_labels``.
+        ``suspected_labels`` (each with its ``split``).
     """
     labels, coarse, splits = (
         rows.column(name).to_pylist() for name in ("label", "coarse", "split")
     )
     labeled = sum(label is not None for label in labels)
+    split_of = dict(zip(rows.column("image_id").to_pylist(), splits, strict=True))
     by_class = _by_split(labels, splits)
     coarse_of = {label: c for label, c in zip(labels, coarse, strict=True) if label is not None}
     return {
@@ -89,7 +90,7 @@ def dataset_card(
             "height": _quantiles(rows.column("height")),
         },
         "near_duplicates": _near_duplicates(rows, report["prepare"]["near_duplicate_bits"]),
-        "suspected_labels": [asdict(suspect) for suspect in suspects],
+        "suspected_labels": [asdict(s) | {"split": split_of.get(s.image_id)} for s in suspects],
     }
 
 

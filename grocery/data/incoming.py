@@ -22,13 +22,18 @@ from grocery.data.build import preprocessing_of
 from grocery.images.decoding import UnreadableImage, pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
-from grocery.shards import BATCH_SCHEMA, images_of, read_columns, shard_paths, write_table
+from grocery.shards import BATCH_SCHEMA, DRILL, images_of, read_columns, shard_paths, write_table
 
 # Most images of a drill, and the share of the test images that all drills may take.
 DRILL_IMAGES = 200
 DRILL_SHARE = 0.3
 # Brightness of the drill "dim".
 DIM = 0.35
+_DONE = {
+    "clean": "nothing was changed",
+    "dim": "photographs are darker",
+    "shares": "only a third of the classes comes in",
+}
 
 
 def write_batch(
@@ -51,7 +56,7 @@ def write_batch(
             unreadable.append({"path": raw.path, "reason": str(error)})
         image_id = hashlib.sha256(data).hexdigest()
         rows.append({"image_id": image_id, "path": raw.path, "label": raw.label, "image": jpeg})
-    _write(folder, name, rows, preprocessing)
+    _write(folder, name, rows, preprocessing, images[0].drill if images else None)
     return unreadable
 
 
@@ -70,7 +75,7 @@ def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[s
         if name == "dim":
             chosen = {image_id: _dimmed(jpeg, how) for image_id, jpeg in chosen.items()}
         rows = [{**f, "image": chosen[f["image_id"]]} for f in tests if f["image_id"] in chosen]
-        _write(folder, name, rows, how)
+        _write(folder, name, rows, how, _DONE[name])
     return {name: len(image_ids) for name, image_ids in drills.items()}
 
 
@@ -95,7 +100,8 @@ def _dimmed(jpeg: bytes, preprocessing: Preprocessing) -> bytes:
 
 
 def _write(
-    folder: Path, name: str, rows: Sequence[dict[str, Any]], preprocessing: Preprocessing
+    folder: Path, name: str, rows: Sequence[dict[str, Any]], how: Preprocessing, drill: str | None
 ) -> None:
-    table = pa.Table.from_pylist(rows, schema=BATCH_SCHEMA)
-    write_table(folder / f"{name}.parquet", table, asdict(preprocessing))
+    schema = BATCH_SCHEMA if drill is None else BATCH_SCHEMA.with_metadata({DRILL: drill})
+    table = pa.Table.from_pylist(rows, schema=schema)
+    write_table(folder / f"{name}.parquet", table, asdict(how))

@@ -25,6 +25,8 @@ class RawImage:
         "train", "val" or "test" where the dataset has splits of its own, else None.
     file
         The file that holds it; None where `read` makes the bytes itself.
+    drill
+        Of a batch that is made and does not come in: what was done to it on purpose, in words.
     """
 
     path: str
@@ -32,6 +34,7 @@ class RawImage:
     coarse: str | None = None
     split: str | None = None
     file: Path | None = None
+    drill: str | None = None
 
     def read(self) -> bytes:
         """Return the raw file's bytes."""

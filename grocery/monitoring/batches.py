@@ -24,7 +24,7 @@ from grocery.monitoring.speed import Timing
 from grocery.reference.image_statistics import image_statistics
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
-from grocery.shards import BATCH_SCHEMA, how_prepared, read_table
+from grocery.shards import BATCH_SCHEMA, DRILL, how_prepared, read_table
 
 HISTOGRAM_BINS = 20
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
@@ -40,6 +40,7 @@ class Batch:
     paths: Sequence[str]  # where each came from
     labels: Sequence[str | None]  # true class of each, None where it is not known
     jpegs: Sequence[bytes | None]  # canonical image of each, None where the file is unreadable
+    drill: str | None = None  # what was done on purpose, of a batch that the pipeline made
 
 
 def read_batch(path: Path, wanted: Preprocessing) -> Batch:
@@ -52,21 +53,23 @@ def read_batch(path: Path, wanted: Preprocessing) -> Batch:
         images were prepared otherwise than the model wants them.
     """
     try:
-        table = read_table(path, BATCH_SCHEMA.names).cast(BATCH_SCHEMA)
+        found = read_table(path, BATCH_SCHEMA.names)
+        table = found.cast(BATCH_SCHEMA)
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{path} is not an incoming batch: {error}") from error
     image_ids, paths, labels, jpegs = (
         table.column(name).to_pylist() for name in ("image_id", "path", "label", "image")
     )
     if (said := how_prepared(path)) is not None:
-        found = Preprocessing.of(said, str(path))
-        if not found.gives_the_same_as(wanted):
+        how = Preprocessing.of(said, str(path))
+        if not how.gives_the_same_as(wanted):
             raise DataError(
-                f"{path} was prepared with image_size {found.image_size} and jpeg_quality "
-                f"{found.jpeg_quality}, but the model wants {wanted.image_size} and "
+                f"{path} was prepared with image_size {how.image_size} and jpeg_quality "
+                f"{how.jpeg_quality}, but the model wants {wanted.image_size} and "
                 f"{wanted.jpeg_quality}; prepare it again"
             )
-    return Batch(path.stem, path, image_ids, paths, labels, jpegs)
+    drill = (found.schema.metadata or {}).get(DRILL, b"").decode(errors="replace") or None
+    return Batch(path.stem, path, image_ids, paths, labels, jpegs, drill)
 
 
 def examine_file(
@@ -129,6 +132,7 @@ def examine(
         confidences=confidences,
         predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
         samples=samples,
+        drill=batch.drill,
     )
     return report, Timing.of(seconds)
 

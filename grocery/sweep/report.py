@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from itertools import accumulate
 from typing import Any
 
-from grocery.pages.style import STYLE
+from grocery.pages import page as pages
+from grocery.pages.charts import Axis, Chart
 from grocery.sweep.journal import Trial
 from grocery.sweep.run import best, saved_seconds
 from grocery.sweep.search import Search
 
-_WIDTH, _HEIGHT = 480, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 14, 56
-
-_MORE = """
-svg .dot.stopped { fill: none; stroke: var(--watch); stroke-width: 2; }
-svg .leading { fill: none; stroke: var(--before); stroke-width: 2; }
-table { border-collapse: collapse; width: 100%; }
-td, th { padding: .25rem .8rem .25rem 0; border-top: 1px solid var(--line); }
-td, th { text-align: left; white-space: nowrap; }
-.wide { overflow-x: auto; }
-"""
+# Metrics of `grocery.sweep.search.STEPS` and of evaluate, for people.
+_WORDS = {
+    "val_accuracy": "accuracy on validation images",
+    "test_accuracy": "accuracy on test images",
+    "pseudo_labels": "images that were given a label",
+}
 
 
 def score(trial: Trial, search: Search) -> float | None:
@@ -88,96 +84,49 @@ def sentences(
 
 def page(trials: Sequence[Trial], search: Search, account: Sequence[str]) -> str:
     """The plots as one HTML page: the search over time, and the metric over each parameter."""
-    winner = best(trials, search)
-    scored = [(trial, value) for trial in trials if (value := score(trial, search)) is not None]
-    charts = [_chart("trial", scored, search, winner)] if scored else []
-    charts += [_chart(name, scored, search, winner) for name in search.parameters if scored]
+    reached = [(trial, score(trial, search)) for trial in trials]
+    scored = [(trial, v) for trial, v in reached if v is not None and math.isfinite(v)]
+    charts = [_chart(name, scored, search) for name in (None, *search.parameters) if scored]
     head, *body = rows(trials, search)
-    table = "".join(f"<tr>{_tags('td', row)}</tr>" for row in body)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Sweep {escape(search.name)}</title><style>{STYLE}{_MORE}</style></head><body>
-<header><h1>Sweep {escape(search.name)}</h1>{_tags("p", account)}
-<p class="soft">Filled: finished. Open: stopped early, at its best step. Green: the best.</p>
-</header>
-<section class="card charts">{"".join(charts)}</section>
-<section class="card wide"><table><tr>{_tags("th", head)}</tr>
-{table}</table></section>
-</body></html>
-"""
+    values = {"name": search.name, "account": account, "charts": charts, "head": head, "body": body}
+    return pages.render(__file__, **values)
 
 
-def _tags(name: str, texts: Sequence[str]) -> str:
-    return "".join(f"<{name}>{escape(text)}</{name}>" for text in texts)
+def _chart(name: str | None, scored: Sequence[tuple[Trial, float]], search: Search) -> Chart:
+    """The metric over a parameter or, without one, over the trials with the best so far."""
+    if name is None:
+        at: Sequence[float] = [trial.number for trial, _ in scored]
+        x = Axis.numbers("number of the trial, in the order in which they began", at)
+    else:
+        x, at = _axis(name, [trial.assignments.get(name) for trial, _ in scored], search)
+    words = _WORDS.get(search.metric, search.metric)
+    better = "higher" if search.sign > 0 else "lower"
+    y = Axis.numbers(f"{words} ({better} is better)", [value for _, value in scored])
+    if name is None:
+        chart = Chart("The search", x, y, [("", "line: the best so far")])
+        done = [(trial.number, value) for trial, value in scored if trial.state == "finished"]
+        bests = list(accumulate((v for _, v in done), max if search.sign > 0 else min))
+        stairs = zip(done, [*bests[:1], *bests], bests, strict=False)
+        chart.line("leading", *((n, v) for (n, _), old, new in stairs for v in (old, new)))
+    else:
+        chart = Chart(f"By {name}", x, y)
+    winner = best([trial for trial, _ in scored], search)
+    marks = zip(scored, at, strict=True)
+    for (trial, value), place in sorted(marks, key=lambda mark: mark[0][0] is winner):  # on top
+        ended = "finished" if trial.state == "finished" else "stopped"
+        kind = "best" if trial is winner else ended
+        chart.dot(kind, place, value, f"{trial.name}: {value:.4f}")
+    return chart
 
 
-def _chart(
-    title: str, scored: Sequence[tuple[Trial, float]], search: Search, winner: Trial | None
-) -> str:
-    """Points of the metric over a parameter, or over the trials with the best so far as a line."""
-    over_trials = title not in search.parameters
-    values = [t.number if over_trials else t.assignments.get(title) for t, _ in scored]
-    space = search.config["parameters"].get(title, {})
-    positions, ticks = _axis(values, logarithmic="log" in space.get("distribution", ""))
-    low, high = min(value for _, value in scored), max(value for _, value in scored)
-    span = (high - low) or 1.0
-
-    def x(place: float) -> str:
-        return f"{_LEFT + place * (_WIDTH - _LEFT - _RIGHT):.1f}"
-
-    def y(value: float, below: int = 0) -> str:
-        return (
-            f"{_HEIGHT - _BOTTOM - (value - low) / span * (_HEIGHT - _TOP - _BOTTOM) + below:.1f}"
-        )
-
-    points, marks, leading = [], [], -math.inf
-    for (trial, value), place in zip(scored, positions, strict=True):
-        kind = "" if trial is winner else "stopped" if trial.state == "stopped" else "batch"
-        mark = (
-            f'<circle class="dot {kind}" cx="{x(place)}" cy="{y(value)}" r="5">'
-            f"<title>{escape(trial.name)}: {value:.4f}</title></circle>"
-        )
-        marks.append((trial is winner, mark))
-        if trial.state == "finished":
-            leading = max(leading, search.sign * value)
-        if over_trials and leading > -math.inf:
-            points.append(f"{x(place)} {y(search.sign * leading)}")
-    shown = "".join(mark for _, mark in sorted(marks, key=lambda found: found[0]))  # best on top
-    path = f'<path class="leading" d="M{"L".join(points)}"/>' if points else ""
-    anchors = {0.0: "start", 1.0: "end"}
-    labels = "".join(
-        f'<text x="{x(place)}" y="{_HEIGHT - 37 + 15 * (len(ticks) > 2 and index % 2)}" '
-        f'text-anchor="{anchors.get(place, "middle")}">{escape(text)}</text>'
-        for index, (place, text) in enumerate(ticks)
-    )
-    sides = "".join(
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value)}" y2="{y(value)}"/>'
-        f'<text x="{_LEFT - 6}" y="{y(value, 4)}" text-anchor="end">{value:.3f}</text>'
-        for value in sorted({low, high})
-    )
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(search.metric)} '
-        f'over {escape(title)}">{sides}{labels}<text x="{_WIDTH / 2}" y="{_HEIGHT - 3}" '
-        f'text-anchor="middle">{escape(title)}</text>{path}{shown}</svg>'
-    )
-
-
-def _axis(
-    values: Sequence[Any], *, logarithmic: bool
-) -> tuple[list[float], list[tuple[float, str]]]:
-    """Positions (0 to 1) of values, and labels; numbers by size, anything else by name."""
+def _axis(name: str, values: list[Any], search: Search) -> tuple[Axis, Sequence[float]]:
+    """The axis of a parameter and where values lie: numbers by size, anything else by name."""
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        low, high = min(values), max(values)
-        if high == low:
-            return [0.5] * len(values), [(0.5, _shown(low))]
-        sizes = [math.log(v) if logarithmic and low > 0 else v for v in values]
-        least, most = min(sizes), max(sizes)
-        ticks = [(0.0, _shown(low)), (1.0, _shown(high))]
-        return [(size - least) / (most - least) for size in sizes], ticks
-    names = sorted({_shown(v) for v in values})
-    spots = {name: (index + 0.5) / len(names) for index, name in enumerate(names)}
-    return [spots[_shown(v)] for v in values], [(spot, name) for name, spot in spots.items()]
+        log = "log" in search.config["parameters"][name].get("distribution", "")
+        return Axis.numbers(f"value of {name}", values, log=log), values
+    names = sorted({_shown(value) for value in values})
+    axis = Axis.places(f"value of {name}", len(names), dict(enumerate(names)))
+    return axis, [names.index(_shown(value)) for value in values]
 
 
 def _shown(value: Any) -> str:

@@ -95,6 +95,17 @@ class Batch(Section):
     shares: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(default_factory=dict)
     unreadable: Count = 0
 
+    @property
+    def told(self) -> str:
+        """What is unusual about it, in words."""
+        parts = {
+            "photographs are darker": self.light < 1,
+            "photographs are brighter": self.light > 1,
+            "some classes come in more often, others less": bool(self.shares),
+            f"{self.unreadable} files are damaged": self.unreadable > 0,
+        }
+        return ", ".join(part for part, there in parts.items() if there) or "nothing was changed"
+
 
 class Recipe(Section):
     """All of recipe.yaml."""

@@ -121,6 +121,7 @@ class SyntheticSource:
                 label = classes[min(int(np.searchsorted(edges, at, side="right")), len(edges) - 1)]
                 image = self._labelled(path, label, label, original=path)
                 image = replace(image, flaw=flaws.get(path, ""), light=batch.light)
+                image = replace(image, drill=batch.told)
                 batches[name].append(image)
         return batches
 
