@@ -14,7 +14,7 @@ RELEASE, MEASURED = Path("models/release"), Path("metrics/evaluate.json")
 PAGES = {
     "data/card/index.html": "the dataset, and labels to check",
     "models/release/README.md": "the model's card",
-    "metrics/monitor/index.html": "the monitor, on the incoming batches",
+    "metrics/monitor/index.html": "the monitor, on incoming batches or drills",
 }
 NEXT = {
     "source .venv/bin/activate": "the commands below are there",
@@ -128,7 +128,10 @@ def _register(paths: Any, found: Mapping[str, Any]) -> str:
 
 
 def _monitor(paths: Any, found: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{name} {each['verdict']}" for name, each in found["batches"].items())
+    batches = found["batches"]
+    said = ", ".join(f"{name} {each['verdict']}" for name, each in batches.items())
+    if batches and all("drill" in each for each in batches.values()):
+        said = f"of {len(batches)} drills, made to show that it works: {said}"
     return f"{said or 'no incoming batch'} ({paths.monitor}/index.html)"
 
 

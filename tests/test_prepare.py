@@ -18,6 +18,7 @@ from conftest import ROOT, call_stage
 from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import PrepareParams
+from grocery.data import incoming
 from grocery.data.incoming import DRILL_SHARE, choose_drills
 from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, decode, pixels
@@ -99,14 +100,13 @@ class TestShards:
                 prepare(source, tmp_path / str(workers))
         assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
-    def test_a_tiny_dataset_has_empty_shards_and_drills(self, tmp_path: Path) -> None:
+    def test_a_tiny_dataset_has_empty_shards_and_no_drills(self, tmp_path: Path) -> None:
         prepare(dataset(tmp_path / "raw", "ab", 3), tmp_path, shards=16)
         tables = [read_table(path) for path in sorted((tmp_path / "shards").iterdir())]
         assert len(tables) == 16
         assert min(len(table) for table in tables) == 0
         assert all(table.schema == IMAGE_SCHEMA for table in tables)
-        sizes = [len(read_table(path)) for path in (tmp_path / "incoming").iterdir()]
-        assert sizes == [0, 0, 0]
+        assert list((tmp_path / "incoming").iterdir()) == []
 
     def test_one_new_image_changes_one_shard(self, tmp_path: Path) -> None:
         source = dataset(tmp_path / "raw")
@@ -294,7 +294,10 @@ class TestIncoming:
             "quarantined": [{"path": "incoming/monday/1.jpg", "reason": reason}],
         }
 
-    def test_drills_are_cut_from_test(self, tmp_path: Path) -> None:
+    def test_drills_are_cut_from_test(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(incoming, "LEAST_IMAGES", 2)
         prepare(dataset(tmp_path / "raw", "abc", 40), tmp_path)
         prepared = {row["image_id"]: row for row in rows(tmp_path).values()}
         seen: set[str] = set()
@@ -325,6 +328,9 @@ class TestIncoming:
         assert len({label_of[i] for i in drills["shares"]}) == 3
         assert choose_drills(image_ids[::-1], labels[::-1]) == drills
 
+        few = choose_drills(image_ids[:201], labels[:201])
+        assert [len(chosen) for chosen in few.values()] == [20] * 3
+        assert choose_drills(image_ids[:199], labels[:199]) == {}
         many = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(9000)]
         large = choose_drills(many, ["a", "b", "c"] * 3000)
         assert [len(chosen) for chosen in large.values()] == [200] * 3

@@ -24,8 +24,8 @@ from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
 from grocery.shards import BATCH_SCHEMA, DRILL, images_of, read_columns, shard_paths, write_table
 
-# Most images of a drill, and the share of the test images that all drills may take.
-DRILL_IMAGES = 200
+# Least and most images of a drill, and the share of the test images that all drills may take.
+LEAST_IMAGES, DRILL_IMAGES = 20, 200
 DRILL_SHARE = 0.3
 # Brightness of the drill "dim".
 DIM = 0.35
@@ -82,9 +82,12 @@ def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[s
 def choose_drills(image_ids: Sequence[str], labels: Sequence[str]) -> dict[str, list[str]]:
     """Choose each drill's test images by content hash; no image is in two.
 
+    There are none where they would be too small to say anything.
     ``clean`` and ``dim`` are drawn from all images, ``shares`` from a third of the classes.
     """
     size = min(DRILL_IMAGES, int(DRILL_SHARE * len(image_ids) / 3))
+    if size < LEAST_IMAGES:
+        return {}
     order = sorted(zip(image_ids, labels, strict=True), key=lambda item: draw("drill", item[0]))
     classes = sorted(set(labels), key=lambda name: draw("drill", name))
     favoured = set(classes[: max(1, round(len(classes) / 3))])

@@ -160,7 +160,8 @@ def numbers(batch: BatchReport) -> dict[str, Any]:
     )
     shifts = {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}
     distance = {"confidence_wasserstein": judgement.wasserstein}
-    return {name: getattr(judgement, name) for name in kept} | distance | shifts
+    drill = {"drill": batch.drill} if batch.drill else {}
+    return {name: getattr(judgement, name) for name in kept} | distance | shifts | drill
 
 
 def as_json(signals: Sequence[Signal]) -> list[dict[str, Any]]:
