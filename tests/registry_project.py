@@ -100,6 +100,7 @@ def create_world(built: Project, folder: Path) -> World:
     config = built.copy(folder / "project").path / ".dvc/config"
     config.write_text(config.read_text().replace("../../grocery-storage", "../../storage"))
     world.project.commit("A storage")
+    git(world.project, "gc", "--quiet")  # fewer files to copy
     return world
 
 
