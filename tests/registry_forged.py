@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conftest import environment
-from grocery.core.arrays import sealed
-from grocery.release.model import KIND
-from registry_project import ARTIFACT, Said, World, git, output_at
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
-RELEASE = "models/release"
+from conftest import Project, environment, once
+from grocery.core.arrays import sealed
+from grocery.registry.candidate import EVALUATION, PREDICTIONS_FILE, SHARDS
+from grocery.registry.records import RELEASE
+from grocery.release.model import KIND
+from grocery.shards import read_table, shard_paths, write_table
+from registry_project import ARTIFACT, World, create_world, git, output_at
+
+JUDGED = "metrics/register.json"
 VERSION = "v9.0.0"  # what hostile versions are called
 
 
@@ -29,6 +36,12 @@ def listing(files: Mapping[str, str]) -> bytes:
     """The list of a folder's files and their hashes, with the very bytes that DVC writes."""
     rows = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
     return json.dumps(rows, sort_keys=True).encode()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Content of every file in a folder, by its relative POSIX path."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 @dataclass(frozen=True)
@@ -73,9 +86,7 @@ class Forge:
 
     def release(self) -> dict[str, bytes]:
         """The files of the genuine release."""
-        root = self.folder / RELEASE
-        found = (path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in found}
+        return files_of(self.folder / RELEASE)
 
     def with_arrays(self, arrays: bytes, **settings: Any) -> dict[str, bytes]:
         """The genuine release with other arrays or settings; model.json carries their digest."""
@@ -86,10 +97,48 @@ class Forge:
             "model.json": json.dumps(description).encode(),
         }
 
-    def lock_with(self, md5: str) -> bytes:
-        """The committed dvc.lock with another hash of the release."""
-        genuine = output_at(self.world.project, "HEAD", RELEASE)
-        return (self.folder / "dvc.lock").read_bytes().replace(genuine.encode(), md5.encode())
+    def lock_with(self, release: str, **others: str) -> bytes:
+        """The committed dvc.lock with other hashes of the release and of further paths."""
+        lock = (self.folder / "dvc.lock").read_bytes()
+        for path, md5 in {RELEASE: release, **others}.items():
+            lock = lock.replace(output_at(self.world.project, "HEAD", path).encode(), md5.encode())
+        return lock
+
+    def rejected(self) -> dict[str, bytes]:
+        """The files of a commit whose candidate is not accurate enough, with its objects."""
+        genuine = self.release()
+        verdict = json.loads(genuine["verdict.json"])
+        verdict["checks"][0] |= {"limit": 0.99, "passed": False}
+        release = genuine | {"verdict.json": json.dumps(verdict | {"accepted": False}).encode()}
+        judged = json.loads((self.folder / JUDGED).read_bytes()) | {"accepted": False}
+        said = json.dumps(judged).encode()
+        hashes = {JUDGED: md5_of(said)}
+        return {JUDGED: said, "dvc.lock": self.lock_with(self.store_folder(release), **hashes)}
+
+    def grown(self) -> dict[str, bytes]:
+        """The files of a commit with other test data, with its objects.
+
+        It is the genuine model with another card. Some images that others learned from are test
+        images here, and some of their test images are none.
+        """
+        release = self.release() | {"README.md": b"# More data"}
+        shards = {}
+        for path in shard_paths(self.folder / SHARDS):
+            rows = read_table(path)
+            splits = rows["split"].to_pylist()
+            first = {split: splits.index(split) for split in ("train", "test")}
+            splits[first["train"]], splits[first["test"]] = "test", "train"
+            rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(splits))
+            path.unlink()  # which may be a link into the cache
+            write_table(path, rows)
+            shards[path.name] = path.read_bytes()
+        evaluation = files_of(self.folder / EVALUATION)
+        table = pq.read_table(pa.BufferReader(evaluation[PREDICTIONS_FILE]))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.slice(1), sink)
+        evaluation[PREDICTIONS_FILE] = sink.getvalue().to_pybytes()
+        hashes = {SHARDS: self.store_folder(shards), EVALUATION: self.store_folder(evaluation)}
+        return {"dvc.lock": self.lock_with(self.store_folder(release), **hashes)}
 
     def commit(self, files: Mapping[str, bytes] | None = None, message: str = "Forged") -> str:
         """A commit on top of HEAD with other files; neither HEAD nor the checkout changes."""
@@ -154,16 +203,69 @@ def head_of(world: World) -> str:
     return git(world.project, "rev-parse", "HEAD")
 
 
-def limited(world: World, *arguments: str) -> Said:
-    """Run a command that may not take more than 4 GB of addresses, most of which are libraries."""
-    command = 'ulimit -v 4000000; exec "$@"'
+def limited(script: str, *arguments: str | Path) -> str:
+    """What Python says that may take no more than 4 GB of addresses, most of them libraries'."""
+    command = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", sys.executable, "-c", script]
     done = subprocess.run(
-        ["bash", "-c", command, "bash", sys.executable, "-m", "grocery.cli", *arguments],
-        cwd=world.project.path,
-        env=environment(XDG_CACHE_HOME=str(world.folder / "cache")),
+        [*command, *map(str, arguments)],
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    return Said(done.returncode, done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# Worlds that are built once for all test processes. Copy them; do not change them.
+
+WEAK, STRONG, GROWN, REJECTED = (f"v1.{minor}.0" for minor in range(4))
+
+
+def candidates(built: Project, factory: pytest.TempPathFactory) -> World:
+    """HEAD, and two DVC experiments: `weak`, which is really trained, and `rejected`."""
+
+    def make(folder: Path) -> None:
+        world = create_world(built, folder)
+        run = ("dvc", "exp", "run", "--name", "weak")
+        few = ("train.algorithm=supervised", "train.labeled_ratio=0.05")
+        world.project.run(*run, *(word for change in few for word in ("-S", change)))
+        world.project.run("git", "reset", "--quiet", "--hard")
+        world.project.run("dvc", "checkout", "--quiet", "--force")
+        forge = Forge(world)
+        commit = forge.commit(forge.rejected())
+        git(world.project, "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/rejected", commit)
+
+    return World(once(factory, "registry-candidates", make))
+
+
+def one_version(built: Project, factory: pytest.TempPathFactory) -> World:
+    """One version, in production."""
+
+    def make(folder: Path) -> None:
+        world = create_world(built, folder)
+        world.done("register", "--push")
+        world.done("promote", "v1.0.0", "--stage", "production")
+
+    return World(once(factory, "registry-one", make))
+
+
+def four_versions(built: Project, factory: pytest.TempPathFactory) -> World:
+    """WEAK, STRONG, GROWN with other test data, and REJECTED, whose tag was made by hand.
+
+    HEAD is REJECTED, HEAD~1 is GROWN and HEAD~2 is STRONG. No stage has a version.
+    """
+
+    def make(folder: Path) -> None:
+        world = candidates(built, factory).copy(folder)
+        forge = Forge(world)
+        world.done("register", "weak", "--push", GIT_COMMITTER_DATE="1700000000 +0000")
+        world.done("register", "--push", GIT_COMMITTER_DATE="1700000010 +0000")
+        git(world.project, "reset", "--quiet", "--hard", forge.commit(forge.grown()))
+        world.done("register", "--push", GIT_COMMITTER_DATE="1700000020 +0000")
+        git(world.project, "reset", "--quiet", "--hard", forge.commit(forge.rejected()))
+        by_hand = ("git", "tag", "--annotate", f"{ARTIFACT}@{REJECTED}", "--message", "By hand")
+        world.project.run(*by_hand, env={"GIT_COMMITTER_DATE": "1700000030 +0000"})
+
+    return World(once(factory, "registry-four", make))

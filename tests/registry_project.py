@@ -62,13 +62,13 @@ class World:
         shutil.copytree(self.folder, target, symlinks=True)
         return World(target)
 
-    def registry(self, *arguments: str, at: Project | None = None) -> Said:
-        """Run a `grocery registry` command that may fail."""
-        return grocery(at or self.project, "registry", *arguments)
+    def registry(self, *arguments: str, at: Project | None = None, **changes: str) -> Said:
+        """Run a `grocery registry` command that may fail, with changes of the environment."""
+        return grocery(at or self.project, "registry", *arguments, **changes)
 
-    def done(self, *arguments: str, at: Project | None = None) -> Any:
+    def done(self, *arguments: str, at: Project | None = None, **changes: str) -> Any:
         """Run one that must succeed; what it answers as JSON."""
-        said = self.registry(*arguments, "--json", at=at)
+        said = self.registry(*arguments, "--json", at=at, **changes)
         assert said.code == 0, said.err
         return said.document
 
@@ -97,9 +97,10 @@ def create_world(built: Project, folder: Path) -> World:
     """The built pipeline in a world of its own; nothing is pushed or registered yet."""
     world = World(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    project = built.copy(folder / "project")
-    project.run("dvc", "remote", "add", "--force", "--default", "storage", "../storage")
-    project.commit("A storage")
+    config = built.copy(folder / "project").path / ".dvc/config"
+    config.write_text(config.read_text().replace("../../grocery-storage", "../../storage"))
+    world.project.commit("A storage")
+    git(world.project, "gc", "--quiet")  # fewer files to copy
     return world
 
 

@@ -18,7 +18,6 @@ from sklearn.metrics import f1_score
 
 from conftest import Project
 from grocery.core.errors import DataError, RegistryError
-from grocery.evaluation.metrics import summary
 from grocery.images.preprocessing import Preprocessing
 from grocery.parallel import sharing
 from grocery.registry import comparison
@@ -78,26 +77,17 @@ def of_counts(only_old: int, only_new: int, both: int = 10, neither: int = 5) ->
 
 
 @pytest.mark.parametrize(
-    ("only_old", "only_new", "by_hand"),
-    [
-        (0, 0, 1.0),
-        (3, 3, 1.0),
-        (0, 1, 1.0),
-        (0, 5, 2 / 2**5),
-        (6, 0, 2 / 2**6),
-        (2, 8, 2 * (1 + 10 + 45) / 2**10),
-    ],
-)
-def test_mcnemar_by_hand(only_old: int, only_new: int, by_hand: float) -> None:
-    assert mcnemar(only_old, only_new) == pytest.approx(by_hand, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("only_old", "only_new"), [(31, 12), (12, 31), (50, 261), (5, 4), (0, 900), (4000, 4100)]
+    ("only_old", "only_new"),
+    [(3, 3), (0, 1), (6, 0), (2, 8), (31, 12), (12, 31), (50, 261), (0, 900), (4000, 4100)],
 )
 def test_mcnemar_is_the_binomial_test(only_old: int, only_new: int) -> None:
     expected = binomtest(only_old, only_old + only_new).pvalue
     assert mcnemar(only_old, only_new) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(2, 8) == pytest.approx(2 * (1 + 10 + 45) / 2**10, rel=1e-12)
 
 
 def test_the_images_that_one_gets_right() -> None:
@@ -147,26 +137,11 @@ def test_equally_good_models_are_seldom_told_apart() -> None:
     assert 0.02 * 300 <= missed <= 0.09 * 300
 
 
-def test_a_better_model_is_seen() -> None:
-    for seed in range(20):
-        found = compare(*tables(seed, n=1500, old=0.6, new=0.75), resamples=400)
-        assert found.more_than_chance
-        assert found.interval[0] > 0
-        assert found.macro_f1_interval[0] < found.macro_f1_difference < found.macro_f1_interval[1]
-
-
 def test_the_seed_decides_the_draws() -> None:
     old, new = tables(0)
     found = compare(old, new)
     assert compare(old, new, seed=0) == found
     assert compare(old, new, seed=1).macro_f1_interval != found.macro_f1_interval
-
-
-def test_memory_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, new = tables(0)
-    at_once = compare(old, new, resamples=500)
-    monkeypatch.setattr(comparison, "_CELLS", 1000)
-    assert compare(old, new, resamples=500) == at_once
 
 
 # Macro F1
@@ -182,18 +157,6 @@ def test_macro_f1_is_scikit_learns(seed: int) -> None:
     )
     assert (found.macro_f1_old, found.macro_f1_new) == pytest.approx((f1_old, f1_new), abs=1e-12)
     assert found.macro_f1_difference == pytest.approx(f1_new - f1_old, abs=1e-12)
-
-
-def test_macro_f1_is_that_of_the_metrics() -> None:
-    labels, _, predicted = pair(8)
-    names = [*CLASSES, "grape"]
-    probabilities = np.eye(len(names), dtype=np.float32)[[names.index(p) for p in predicted]]
-    numbers = np.array([names.index(label) for label in labels])
-    expected = summary(probabilities, numbers, coarse=[None] * len(names), bins=5)
-    found = compare(table(labels, labels), table(labels, predicted), resamples=10)
-    assert found.macro_f1_new == pytest.approx(expected["macro_f1"], abs=1e-12)
-    assert found.new == pytest.approx(expected["accuracy"], abs=1e-12)
-    assert found.macro_f1_old == found.old == 1
 
 
 def test_the_pipelines_model_against_its_baseline(built: Project) -> None:
@@ -216,9 +179,9 @@ def test_the_pipelines_model_against_its_baseline(built: Project) -> None:
 # Symmetry
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_exchanging_the_models_mirrors_everything(seed: int) -> None:
-    old, new = tables(seed, new=0.5 + 0.05 * seed)
+    old, new = tables(seed, new=0.5 + 0.2 * seed)
     there, back = compare(old, new, resamples=300), compare(new, old, resamples=300)
     mirrored = Difference(
         images=back.images,
@@ -267,9 +230,7 @@ def relabelled(predictions: pa.Table, rows: int) -> pa.Table:
     ("change_old", "change_new", "how"),
     [
         (lambda t: t, lambda t: relabelled(t, 1), "1 image is labelled otherwise"),
-        (lambda t: t, lambda t: relabelled(t, 3), "3 images are labelled otherwise"),
         (lambda t: t.slice(1), lambda t: t, "1 image is only in that of v2"),
-        (lambda t: t, lambda t: t.slice(2), "2 images are only in that of v1"),
         (
             lambda t: t.slice(0, 150),
             lambda t: relabelled(t, 40).slice(30),
@@ -297,10 +258,9 @@ def test_the_digest_is_of_ids_and_labels_only() -> None:
     assert comparison.data_digest(old) == comparison.data_digest(new.select(["label", "image_id"]))
 
 
-@pytest.mark.parametrize("between", ["", " ", ",", "\0", '", "'])
-@pytest.mark.parametrize("end", ["", "\n", "\0", '"]["'])
-def test_no_class_name_passes_for_more_images(between: str, end: str) -> None:
-    one = pa.table({"image_id": ["1"], "label": [f"a{end}2{between}b"]})
+@pytest.mark.parametrize("between", ["", " ", ",", "\0", '", "', '"]["'])
+def test_no_class_name_passes_for_more_images(between: str) -> None:
+    one = pa.table({"image_id": ["1"], "label": [f"a{between}2{between}b"]})
     two = pa.table({"image_id": ["1", "2"], "label": ["a", "b"]})
     assert comparison.data_digest(one) != comparison.data_digest(two)
 
@@ -446,15 +406,6 @@ def test_anew_is_as_the_pipeline_evaluated(
     assert not compare(recorded, ours).only_old
 
 
-def test_the_other_model_is_asked_too(shards: Path, model: Model) -> None:
-    other = worse(model)
-    anew = evaluate_anew([model, other], shards, [set(), set()], model.preprocessing)
-    ids, jpegs = stored(shards)
-    probabilities = other.predict_proba(jpegs)
-    assert anew.tables[1].column("image_id").to_pylist() == ids
-    assert anew.tables[1].column("confidence").to_numpy().tolist() == probabilities.max(1).tolist()
-
-
 def test_images_that_any_model_has_seen_are_left_out(
     shards: Path, model: Model, recorded: pa.Table
 ) -> None:
@@ -524,24 +475,15 @@ def test_images_are_prepared_again_as_a_model_wants_them(
 
 
 def test_a_damaged_image_is_named(shards: Path, model: Model, tmp_path: Path) -> None:
+    damaged = []
     for path in shard_paths(shards):
         images = read_table(path)
         tests = pc.equal(images.column("split"), "test")
+        damaged += [tmp_path / path.name] if pc.any(tests).as_py() else []
         cut = pc.if_else(tests, pc.binary_slice(images.column("image"), 0, 40), images["image"])
         column = images.column_names.index("image")
         write_table(tmp_path / path.name, images.set_column(column, "image", cut))
-    first = next(
-        path
-        for path in shard_paths(tmp_path)
-        if "test" in read_table(path, ["split"])["split"].to_pylist()
-    )
-    with pytest.raises(DataError, match="^" + str(first)):
-        evaluate_anew([model], tmp_path, [set()], model.preprocessing)
     small = replace(model, preprocessing=replace(model.preprocessing, image_size=32))
-    with pytest.raises(DataError, match="^" + str(first) + ".*jpg cannot be read as an image"):
-        evaluate_anew([small], tmp_path, [set()], model.preprocessing)
-
-
-def test_each_model_needs_what_it_has_seen(shards: Path, model: Model) -> None:
-    with pytest.raises(ValueError, match="2 models, but the seen images of 1"):
-        evaluate_anew([model, model], shards, [set()], model.preprocessing)
+    for asked, expected in ((model, ""), (small, ".*jpg cannot be read as an image")):
+        with pytest.raises(DataError, match=f"^{damaged[0]}{expected}"):
+            evaluate_anew([asked], tmp_path, [set()], model.preprocessing)

@@ -1,24 +1,23 @@
-"""Commands that are killed, and commands that meet: real processes, real git, a real DVC remote.
+"""Commands that are killed, and commands that meet: real git, a real DVC remote.
 
-A wrapper named `git`, first in PATH, kills the command or holds it still before or after the git
-call that is asked for. Only those calls change anything; so killing around each of them is killing
-at every point that matters, and holding there forces the order of events that is least likely.
+A wrapper named `git`, first in PATH, kills the command, holds it still, or lets somebody else act
+before or after the git call that is asked for. Only those calls change anything; so killing around
+each of them is killing at every point that matters, and acting there forces the order of events
+that is least likely.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,19 @@ from grocery.contents import read_content
 from grocery.registry.git import Git
 from grocery.registry.state import State, read_state
 from registry_forged import Forge, md5_of
-from registry_project import World, create_world, git, grocery, output_at, tags
+from registry_project import Said, World, create_world, git, grocery, output_at, tags
+from running import wait_for
 
 GIT = shutil.which("git")
 NOW = "1800000000 +0000"  # tags made at one time by one person are the same, byte for byte
+ALL_TAGS = "refs/tags/*:refs/tags/*"
 FORCE = ["--force", "--reason", "A test"]
 
 # Arguments of a wrapped call go to git as they are; its group is that of the command.
 WRAPPER = f"""#!/bin/sh
 point() {{
   if [ "$WRAP_KILL" = "$1 $2" ]; then kill -9 0; fi
+  if [ "$WRAP_MEET" = "$1 $2" ]; then $WRAP_OTHER >&2; fi
   if [ "$WRAP_HOLD" = "$1 $2" ]; then
     touch "$WRAP_FOLDER/$WRAP_NAME.reached"
     while [ ! -e "$WRAP_FOLDER/$WRAP_NAME.go" ]; do sleep 0.01; done
@@ -64,9 +66,7 @@ class Command:
 
     def wait_until_held(self) -> None:
         """Wait until it is held at its point."""
-        while not (self.folder / f"{self.name}.reached").exists():
-            assert self.process.poll() is None, self.end()
-            time.sleep(0.01)
+        wait_for((self.folder / f"{self.name}.reached").exists)
 
     def let_go(self) -> None:
         """Let it go on."""
@@ -131,16 +131,13 @@ def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
     """
     world = create_world(built, tmp_path_factory.mktemp("kill") / "world")
     forge, project = Forge(world), world.project
-    genuine = output_at(project, "HEAD", "models/release")
     for number in (2, 3):
         card = f"# The card of candidate {number}".encode()
         release = forge.store_folder(forge.release() | {"README.md": card}, cache=True)
         (project.path / "models/release/README.md").write_bytes(card)
         (project.path / "dvc.lock").write_bytes(forge.lock_with(release))
         project.commit(f"Candidate {number}")
-    assert output_at(project, "HEAD", "models/release") != genuine
-    second = world.share()
-    git(second, "remote", "set-url", "origin", "../origin.git")  # also in a copy of the world
+    git(world.share(), "remote", "set-url", "origin", "../origin.git")  # also in a copy
     return world
 
 
@@ -216,146 +213,105 @@ def stalling(folder: Path, md5: str) -> Iterator[str]:
             server.shutdown()
 
 
-@dataclass(frozen=True)
-class Case:
-    """A command to kill.
-
-    Attributes
-    ----------
-    arguments
-        The command.
-    registered
-        Whether versions are registered beforehand.
-    """
-
-    arguments: Sequence[str]
-    registered: bool = True
-
-
-CASES = {
-    "register": Case(["register", "HEAD~2", "--push"], registered=False),
-    "register-all": Case(["register-all", "HEAD", "--push"], registered=False),
-    "promote": Case(["promote", "v1.1.0", "--stage", "production", *FORCE]),
-    "rollback": Case(["rollback", "--stage", "production"]),
-    "fetch": Case(["fetch", "production"]),
+UNREGISTERED = {
+    "register": ["register", "HEAD~2", "--push"],
+    "register-all": ["register-all", "HEAD", "--push"],
+}
+COMMANDS = UNREGISTERED | {
+    "promote": ["promote", "v1.1.0", "--stage", "production", *FORCE],
+    "rollback": ["rollback", "--stage", "production"],
+    "fetch": ["fetch", "production"],
 }
 
 # The tag is an object without a name; it has its name at the remote; it has it here, too.
 POINTS = [
-    *((name, "before push") for name in ("register", "promote", "rollback")),
-    *((name, "after push") for name in ("register", "register-all", "promote", "rollback")),
-    *((name, "after update-ref") for name in ("register", "promote", "rollback")),
+    (name, point)
+    for point in ("before push", "after push", "after update-ref")
+    for name in ("register", "promote", "rollback")
+]
+IN_THE_GATE = [("register", "before push"), ("promote", "after push"), ("rollback", "after push")]
+KILLS = [
+    pytest.param(*case, marks=[] if case in IN_THE_GATE else pytest.mark.long, id=" ".join(case))
+    for case in [*POINTS, ("register-all", "after push")]
 ]
 
 
+@dataclass(frozen=True)
+class Disturbed:
+    """A world in which a command is disturbed, and the tags that it should have at last."""
+
+    world: World
+    command: list[str]
+    expected: dict[str, str]
+
+    @property
+    def origin(self) -> Project:
+        return Project(self.world.folder / "origin.git")
+
+    def check(self) -> None:
+        """All is in order, and the command repeated gives what it gives undisturbed."""
+        check_consistent(self.world.project)
+        check_consistent(self.origin)
+        if "rollback" in self.command and tags(self.origin) == self.expected:
+            # It is done; to repeat it would go one step further back.
+            git(self.world.project, "fetch", "--quiet", "origin", ALL_TAGS)
+        else:
+            repeated(self.world, *self.command)
+        assert tags(self.world.project) == tags(self.origin) == self.expected
+        check_consistent(self.world.project)
+        check_remote(self.world)
+        check_kept(self.world)
+
+
 @pytest.fixture(scope="module")
-def worlds(
+def disturb(
     three: World, registered: World, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, World]:
-    """The world that each command begins in."""
-    before = registered.copy(tmp_path_factory.mktemp("kill") / "promoted")
-    repeated(before, "promote", "v1.1.0", "--stage", "production", *FORCE)
-    begin = {name: registered if case.registered else three for name, case in CASES.items()}
-    return begin | {"rollback": before}
+) -> Callable[[str], Disturbed]:
+    """The world that a command begins in, by its name; what it gives is tried beforehand."""
 
+    @cache
+    def tried(name: str) -> tuple[World, dict[str, str]]:
+        folder = tmp_path_factory.mktemp(name)
+        begin = (three if name in UNREGISTERED else registered).copy(folder / "begin")
+        if name == "rollback":
+            repeated(begin, *COMMANDS["promote"])
+        end = begin.copy(folder / "end")
+        repeated(end, *COMMANDS[name])
+        check_consistent(end.project)
+        return begin, tags(end.project)
 
-@pytest.fixture(scope="module")
-def expected(
-    worlds: dict[str, World], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, dict[str, str]]:
-    """The tags after each command when nothing disturbs it."""
-    found = {}
-    for name, case in CASES.items():
-        world = worlds[name].copy(tmp_path_factory.mktemp("undisturbed") / name)
-        repeated(world, *case.arguments)
-        check_consistent(world.project)
-        found[name] = tags(world.project)
-    return found
+    def begun(name: str) -> Disturbed:
+        begin, expected = tried(name)
+        world = begin.copy(tmp_path_factory.mktemp("disturbed") / "world")
+        return Disturbed(world, COMMANDS[name], expected)
+
+    return begun
 
 
 class TestKill:
-    def check_after_kill(self, world: World, name: str, expected: dict[str, str]) -> None:
-        """All is in order, and the command repeated gives what it gives undisturbed."""
-        check_consistent(world.project)
-        origin = Project(world.folder / "origin.git")
-        check_consistent(origin)
-        repeated(world, *CASES[name].arguments)
-        assert tags(world.project) == expected
-        assert tags(origin) == expected
-        check_consistent(world.project)
-        check_remote(world)
-        check_kept(world)
-
-    @pytest.mark.parametrize(("name", "point"), POINTS, ids=map(" ".join, POINTS))
+    @pytest.mark.parametrize(("name", "point"), KILLS)
     def test_around_each_change(
         self,
-        *,
-        worlds: dict[str, World],
-        expected: dict[str, dict[str, str]],
+        disturb: Callable[[str], Disturbed],
         start: Callable[..., Command],
-        tmp_path: Path,
         name: str,
         point: str,
     ) -> None:
-        world = worlds[name].copy(tmp_path / "world")
-        command = start(world.project, *CASES[name].arguments, kill=point)
+        found = disturb(name)
+        command = start(found.world.project, *found.command, kill=point)
         assert command.end()[0] == -signal.SIGKILL
-        if name == "rollback" and point.startswith("after"):
-            # It is done; to repeat it would go one step further back.
-            git(world.project, "fetch", "--quiet", "origin", "refs/tags/*:refs/tags/*")
-            assert tags(world.project) == expected[name]
-            check_consistent(world.project)
-            return
-        self.check_after_kill(world, name, expected[name])
+        if point.startswith("after"):
+            assert tags(found.origin).items() <= found.expected.items()
+            assert (tags(found.origin) == found.expected) == (name != "register-all")
+        found.check()
 
-    @pytest.mark.parametrize("seed", range(2))
-    @pytest.mark.parametrize("name", CASES)
-    def test_at_any_time(
-        self,
-        *,
-        worlds: dict[str, World],
-        expected: dict[str, dict[str, str]],
-        start: Callable[..., Command],
-        tmp_path: Path,
-        name: str,
-        seed: int,
-    ) -> None:
-        world = worlds[name].copy(tmp_path / "world")
-        before = tags(Project(world.folder / "origin.git"))
-        command = start(world.project, *CASES[name].arguments)
-        time.sleep(random.Random(f"{name} {seed}").uniform(0.3, 2.0))
-        command.kill()
-        if name == "rollback" and tags(Project(world.folder / "origin.git")) != before:
-            return
-        self.check_after_kill(world, name, expected[name])
-
-    @pytest.mark.parametrize("objects", [1, 20])
-    def test_while_objects_are_pushed(
-        self,
-        *,
-        worlds: dict[str, World],
-        expected: dict[str, dict[str, str]],
-        start: Callable[..., Command],
-        tmp_path: Path,
-        objects: int,
-    ) -> None:
-        """What was sent by halves is not taken for whole."""
-        world = worlds["register"].copy(tmp_path / "world")
-        command = start(world.project, *CASES["register"].arguments, hold="before mktag")
-        while sum(path.is_file() for path in world.storage.rglob("*")) < objects:
-            assert command.process.poll() is None
-        command.kill()
-        assert tags(Project(world.folder / "origin.git")) == {}
-        self.check_after_kill(world, "register", expected["register"])
-
-    def test_an_object_that_was_sent_by_halves(
-        self, worlds: dict[str, World], expected: dict[str, dict[str, str]], tmp_path: Path
-    ) -> None:
+    def test_an_object_that_was_sent_by_halves(self, disturb: Callable[[str], Disturbed]) -> None:
         """DVC makes an empty file where it tries whether the disk can clone one.
 
         A kill leaves it there, under the name of the whole.
         """
-        world = worlds["register"].copy(tmp_path / "world")
+        found = disturb("register")
+        world = found.world
         commit = git(world.project, "rev-parse", "HEAD~2")
         half = Forge(world).place(output_at(world.project, commit, "models/release"))
         half.parent.mkdir(parents=True)
@@ -363,47 +319,38 @@ class TestKill:
         assert "not in the DVC remote" in world.refused("register", commit)
         half.parent.mkdir(exist_ok=True)
         half.touch()
-        self.check_after_kill(world, "register", expected["register"])
+        found.check()
 
     def test_while_a_release_is_fetched(
-        self,
-        *,
-        worlds: dict[str, World],
-        expected: dict[str, dict[str, str]],
-        start: Callable[..., Command],
-        tmp_path: Path,
+        self, disturb: Callable[[str], Disturbed], start: Callable[..., Command]
     ) -> None:
         """The remote stops in the middle of a file; what came so far is neither used nor kept."""
-        world = worlds["fetch"].copy(tmp_path / "world")
-        shutil.rmtree(world.project.path / ".dvc/cache")
-        arrays = (world.project.path / "models/release/model.safetensors").read_bytes()
-        half = Path("cache/grocery/releases")
-        with stalling(world.storage, md5_of(arrays)) as address:
-            world.project.run("dvc", "config", "--local", "remote.storage.url", address)
-            command = start(world.project, "fetch", "production")
-            while not any((world.folder / half).glob(".fetch-*/release/model.safetensors*")):
-                assert command.process.poll() is None, command.end()
-                time.sleep(0.01)
+        found = disturb("fetch")
+        project = found.world.project
+        shutil.rmtree(project.path / ".dvc/cache")
+        arrays = (project.path / "models/release/model.safetensors").read_bytes()
+        kept = found.world.folder / "cache/grocery/releases"
+        settings = project.path / ".dvc/config.local"
+        with stalling(found.world.storage, md5_of(arrays)) as address:
+            settings.write_text(f"['remote \"storage\"']\n    url = {address}\n")
+            command = start(project, *found.command)
+            wait_for(lambda: [*kept.glob(".fetch-*/release/model.safetensors*")])
             command.kill()
-        assert len(list((world.folder / half).iterdir())) == 1
-        world.project.run("dvc", "config", "--local", "--unset", "remote.storage.url")
-        self.check_after_kill(world, "fetch", expected["fetch"])
+        assert len(list(kept.iterdir())) == 1
+        settings.unlink()
+        found.check()
 
     def test_git_itself_in_the_middle_of_a_change(
-        self,
-        *,
-        worlds: dict[str, World],
-        expected: dict[str, dict[str, str]],
-        start: Callable[..., Command],
-        tmp_path: Path,
+        self, disturb: Callable[[str], Disturbed], start: Callable[..., Command]
     ) -> None:
         """Git leaves its lock behind, and the sentence names the file to remove."""
-        world = worlds["promote"].copy(tmp_path / "world")
+        found = disturb("promote")
+        world = found.world
         hook = world.project.path / ".git/hooks/reference-transaction"
         hook.parent.mkdir(exist_ok=True)
         hook.write_text('#!/bin/sh\nif [ "$1" = prepared ]; then kill -9 0; fi\n')
         hook.chmod(0o755)
-        arguments = [*CASES["promote"].arguments, "--local"]
+        arguments = [*found.command, "--local"]
         assert start(world.project, *arguments).end()[0] == -signal.SIGKILL
         hook.unlink()
         (lock,) = (world.project.path / ".git/refs/tags").rglob("*.lock")
@@ -411,202 +358,196 @@ class TestKill:
         assert str(lock.relative_to(world.project.path)) in sentence
         assert "None" not in sentence
         lock.unlink()
-        repeated(world, *arguments)
-        assert tags(world.project) == expected["promote"]
+        found.check()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Two people, each in a clone of one remote: Ada's commands are run in this process."""
+
+    world: World
+    wrapper: Path
+
+    @property
+    def ada(self) -> Project:
+        return self.world.project
+
+    @property
+    def bob(self) -> Project:
+        return Project(self.world.folder / "second")
+
+    @property
+    def origin(self) -> Project:
+        return Project(self.world.folder / "origin.git")
+
+    def bob_does(self, *arguments: str, at: Project | None = None) -> dict[str, str]:
+        """Bob decides now, and nobody hears of it yet; his tags."""
+        clone = at or self.bob
+        before = tags(clone)
+        by_bob = {"GIT_COMMITTER_NAME": "Bob", "GIT_COMMITTER_DATE": NOW}
+        said = grocery(clone, "registry", *arguments, "--local", **by_bob)
+        assert said.code == 0, said.err
+        return {name: tag for name, tag in tags(clone).items() if name not in before}
+
+    def ada_does(self, *arguments: str, meet: str = "", other: str = "", fail: str = "") -> Said:
+        """Ada's command, which `other` meets at a point, or whose git fails at one."""
+        changes = {
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_DATE": NOW,
+            "PATH": f"{self.wrapper}{os.pathsep}{environment()['PATH']}",
+            "WRAP_MEET": meet,
+            "WRAP_OTHER": other,
+            "WRAP_FAIL": fail,
+        }
+        return grocery(self.ada, "registry", *arguments, **changes)
+
+    def ada_meets_bob(self, *arguments: str, when: str = "before push") -> Said:
+        """Bob's tags get to the remote between Ada's decision and her tag."""
+        push = f"{GIT} -C {self.bob.path} push --quiet origin --tags"
+        return self.ada_does(*arguments, meet=when, other=push)
+
+    def check_refused(self, said: Said, sentence: str) -> None:
+        assert (said.code, said.out) == (1, "")
+        assert sentence in said.sentence
+
+    def check_one_event(self, stage: str) -> str:
+        """A stage moved once, at the remote and in each clone; the version that it has."""
+        for clone in (self.ada, self.bob):
+            git(clone, "fetch", "--quiet", "origin", ALL_TAGS)
+            assert tags(clone) == tags(self.origin)
+        state = check_consistent(self.origin)
+        assert len(state.history(stage)) == {"staging": 1, "production": 2}[stage]
+        version = state.current(stage)
+        assert version
+        return version.name
 
 
 class TestMeeting:
     """Two people, each in a clone of one remote, or two commands in one clone."""
 
     @pytest.fixture
-    def world(self, registered: World, tmp_path: Path) -> World:
-        return registered.copy(tmp_path / "world")
+    def met(self, registered: World, wrapper: Path, tmp_path: Path) -> Meeting:
+        met = Meeting(registered.copy(tmp_path / "world"), wrapper)
+        git(met.bob, "fetch", "--quiet", "origin", ALL_TAGS)
+        return met
 
     @pytest.fixture
-    def unregistered(self, three: World, tmp_path: Path) -> World:
+    def unregistered(self, three: World, wrapper: Path, tmp_path: Path) -> Meeting:
         """Nothing is registered, and the DVC remote holds everything."""
         world = three.copy(tmp_path / "world")
         shutil.copytree(world.project.path / ".dvc/cache/files", world.storage / "files")
-        return world
+        return Meeting(world, wrapper)
 
-    def check_one_event(self, world: World, stage: str) -> str:
-        """A stage moved once, at the remote and in each clone; the version that it has."""
-        origin = Project(world.folder / "origin.git")
-        for clone in (world.project, self.second(world)):
-            git(clone, "fetch", "--quiet", "origin", "refs/tags/*:refs/tags/*")
-            assert tags(clone) == tags(origin)
-        state = check_consistent(origin)
-        assert len(state.history(stage)) == {"staging": 1, "production": 2}[stage]
-        version = state.current(stage)
-        assert version
-        return version.name
+    @pytest.mark.parametrize("version", ["v1.1.0", "v1.2.0"])
+    def test_one_promotes_while_the_other_does(self, met: Meeting, version: str) -> None:
+        """Whoever is second is told, or finds it done."""
+        promote = ("promote", version, "--stage", "production", *FORCE)
+        met.bob_does("promote", "v1.2.0", *promote[2:])
+        met.check_refused(
+            met.ada_meets_bob(*promote), "production was moved at the same time by Bob"
+        )
+        assert met.check_one_event("production") == "v1.2.0"
+        assert ("has already v1.2.0" in repeated(met.world, *promote)) == (version == "v1.2.0")
 
-    def second(self, world: World) -> Project:
-        return Project(world.folder / "second")
+    def test_one_rolls_back_while_the_other_promotes(self, met: Meeting) -> None:
+        repeated(met.world, "promote", "v1.1.0", "--stage", "production", *FORCE)
+        git(met.bob, "fetch", "--quiet", "origin", ALL_TAGS)
+        met.bob_does("promote", "v1.2.0", "--stage", "production", *FORCE)
+        said = met.ada_meets_bob("rollback", "--stage", "production")
+        met.check_refused(said, "production was moved at the same time by Bob")
+        events = check_consistent(met.origin).history("production")
+        assert [event.who for event in events] == ["Test", "Test", "Bob"]
 
-    def check_refused(self, command: Command, sentence: str) -> None:
-        code, out, err = command.end()
-        assert (code, out) == (1, "")
-        assert sentence in err
-        assert len(err.splitlines()) == 1
+    def test_in_one_clone(self, met: Meeting) -> None:
+        """Without a git remote, the clone itself decides."""
+        git(met.ada, "remote", "remove", "origin")
+        ((name, tag),) = met.bob_does("promote", "v1.2.0", "--stage", "staging", at=met.ada).items()
+        git(met.ada, "tag", "--delete", name)
+        place = f"{GIT} update-ref refs/tags/{name} {tag}"
+        promote = ("promote", "v1.1.0", "--stage", "staging")
+        said = met.ada_does(*promote, meet="before update-ref", other=place)
+        met.check_refused(said, "staging was moved at the same time by Bob")
+        events = check_consistent(met.ada).history("staging")
+        assert [event.who for event in events] == ["Bob"]
 
-    @pytest.mark.parametrize("stage", ["staging", "production"])
-    def test_one_promotes_while_the_other_does(
-        self, world: World, start: Callable[..., Command], stage: str
-    ) -> None:
-        """The second one begins and ends between the first one's decision and its tag."""
-        to_stage = ["--stage", stage, *FORCE]
-        ada = start(world.project, "promote", "v1.1.0", *to_stage, who="Ada", hold="before push")
-        ada.wait_until_held()
-        bob = start(self.second(world), "promote", "v1.2.0", *to_stage, who="Bob")
-        assert bob.end()[0] == 0
-        ada.let_go()
-        self.check_refused(ada, f"{stage} was moved at the same time by Bob")
-        assert self.check_one_event(world, stage) == "v1.2.0"
+    def test_somebody_else_fetches_the_tag_first(self, met: Meeting) -> None:
+        """Another command in the clone brings the new tag from the remote: it is ours still."""
+        promote = ("promote", "v1.1.0", "--stage", "staging")
+        fetch = f"{GIT} fetch --quiet origin {ALL_TAGS}"
+        said = met.ada_does(*promote, meet="before update-ref", other=fetch)
+        assert (said.code, said.err) == (0, "")
+        assert "staging has v1.1.0" in said.out
+        assert met.check_one_event("staging") == "v1.1.0"
 
-    def test_one_rolls_back_while_the_other_promotes(
-        self, world: World, start: Callable[..., Command]
-    ) -> None:
-        to_production = ["--stage", "production"]
-        repeated(world, "promote", "v1.1.0", *to_production, *FORCE)
-        ada = start(world.project, "rollback", *to_production, who="Ada", hold="before push")
-        ada.wait_until_held()
-        bob = start(self.second(world), "promote", "v1.2.0", *to_production, *FORCE, who="Bob")
-        assert bob.end()[0] == 0
-        ada.let_go()
-        self.check_refused(ada, "production was moved at the same time by Bob")
-        state = check_consistent(Project(world.folder / "origin.git"))
-        assert [event.who for event in state.history("production")] == ["Test", "Test", "Bob"]
+    def test_the_answer_of_the_remote_is_lost(self, met: Meeting) -> None:
+        """The tag got there, and git says that it failed."""
+        said = met.ada_does("promote", "v1.1.0", "--stage", "staging", fail="after push")
+        assert (said.code, said.err) == (0, "")
+        assert "staging has v1.1.0" in said.out
+        assert met.check_one_event("staging") == "v1.1.0"
 
-    @pytest.mark.parametrize("turn", range(6))
+    @pytest.mark.parametrize("call", ["fetch", "push"])
+    def test_the_remote_cannot_be_reached(self, met: Meeting, call: str) -> None:
+        before = tags(met.ada)
+        promote = ("promote", "v1.1.0", "--stage", "staging")
+        said = met.ada_does(*promote, fail=f"before {call}")
+        met.check_refused(said, "origin, through which versions are shared, cannot be asked")
+        assert tags(met.ada) == before
+        repeated(met.world, *promote)
+        assert met.check_one_event("staging") == "v1.1.0"
+
+    @pytest.mark.parametrize("when", ["before push", "before mktag"])
+    def test_two_register_different_commits(self, unregistered: Meeting, when: str) -> None:
+        met = unregistered
+        met.bob_does("register")
+        assert met.ada_meets_bob("register", "HEAD~1", when=when).code == 0
+        versions = check_consistent(met.origin).versions
+        found = {name: (made.tag.who, made.commit) for name, made in versions.items()}
+        head, older = (git(met.ada, "rev-parse", name) for name in ("HEAD", "HEAD~1"))
+        assert found == {"v1.0.0": ("Bob", head), "v1.1.0": ("Ada", older)}
+        assert [made.evidence["version"] for made in versions.values()] == [*versions]
+
+    def test_two_register_one_commit(self, unregistered: Meeting) -> None:
+        met = unregistered
+        met.bob_does("register")
+        said = met.ada_meets_bob("register")
+        assert said.code == 0
+        assert "registered already as v1.0.0" in said.out
+        versions = check_consistent(met.origin).versions
+        assert {name: made.tag.who for name, made in versions.items()} == {"v1.0.0": "Bob"}
+        assert tags(met.ada) == tags(met.origin)
+
+    def test_two_register_one_name(self, unregistered: Meeting) -> None:
+        met = unregistered
+        met.bob_does("register", "--version", "v5.0.0")
+        said = met.ada_meets_bob("register", "HEAD~1", "--version", "v5.0.0")
+        met.check_refused(said, "v5.0.0 was registered by somebody else at the same time")
+
+    @pytest.mark.parametrize(
+        "turn", [0, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2))]
+    )
     def test_both_push_at_once(
-        self, world: World, start: Callable[..., Command], turn: int
+        self, met: Meeting, start: Callable[..., Command], turn: int
     ) -> None:
-        people = {"Ada": (world.project, "v1.1.0"), "Bob": (self.second(world), "v1.2.0")}
-        stage = ["staging", "production"][turn % 2]
+        people = {"Ada": (met.ada, "v1.1.0"), "Bob": (met.bob, "v1.2.0")}
         commands = {}
         for who, (clone, version) in people.items():
-            promote = ["promote", version, "--stage", stage, *FORCE]
+            promote = ["promote", version, "--stage", "production", *FORCE]
             commands[who] = start(clone, *promote, who=who, hold="before push")
         for command in commands.values():
             command.wait_until_held()
-        for who in sorted(commands, reverse=turn > 2):
+        for who in sorted(commands, reverse=turn > 0):
             commands[who].let_go()
         ended = {who: command.end() for who, command in commands.items()}
         (winner,) = [who for who, (code, *_) in ended.items() if code == 0]
         (loser,) = set(people) - {winner}
         assert ended[loser][0] == 1
-        assert f"{stage} was moved at the same time by {winner}" in ended[loser][2]
-        assert self.check_one_event(world, stage) == people[winner][1]
+        assert f"production was moved at the same time by {winner}" in ended[loser][2]
+        assert met.check_one_event("production") == people[winner][1]
 
-    def test_the_same_promotion_twice(self, world: World, start: Callable[..., Command]) -> None:
-        """Whoever is second is told, or finds it done."""
-        command = ["promote", "v1.1.0", "--stage", "staging"]
-        ada = start(world.project, *command, who="Ada", hold="before push")
-        ada.wait_until_held()
-        assert start(self.second(world), *command, who="Bob").end()[0] == 0
-        ada.let_go()
-        self.check_refused(ada, "staging was moved at the same time by Bob")
-        assert self.check_one_event(world, "staging") == "v1.1.0"
-        assert "has already v1.1.0" in repeated(world, *command)
-
-    def test_in_one_clone(self, world: World, start: Callable[..., Command]) -> None:
-        """Without a git remote, the clone itself decides."""
-        git(world.project, "remote", "remove", "origin")
-        to_staging = ["--stage", "staging"]
-        ada = start(
-            world.project, "promote", "v1.1.0", *to_staging, who="Ada", hold="before update-ref"
-        )
-        ada.wait_until_held()
-        assert start(world.project, "promote", "v1.2.0", *to_staging, who="Bob").end()[0] == 0
-        ada.let_go()
-        self.check_refused(ada, "staging was moved at the same time by Bob")
-        state = check_consistent(world.project)
-        assert [event.who for event in state.history("staging")] == ["Bob"]
-
-    def test_somebody_else_fetches_the_tag_first(
-        self, world: World, start: Callable[..., Command]
-    ) -> None:
-        """Another command in the clone brings the new tag from the remote: it is ours still."""
-        command = ["promote", "v1.1.0", "--stage", "staging"]
-        ada = start(world.project, *command, who="Ada", hold="before update-ref")
-        ada.wait_until_held()
-        assert start(world.project, "register", who="Bob").end()[0] == 0
-        ada.let_go()
-        code, out, err = ada.end()
-        assert (code, err) == (0, "")
-        assert "staging has v1.1.0" in out
-        assert self.check_one_event(world, "staging") == "v1.1.0"
-
-    def test_the_answer_of_the_remote_is_lost(
-        self, world: World, start: Callable[..., Command]
-    ) -> None:
-        """The tag got there, and git says that it failed."""
-        command = ["promote", "v1.1.0", "--stage", "staging"]
-        code, out, err = start(world.project, *command, who="Ada", fail="after push").end()
-        assert (code, err) == (0, "")
-        assert "staging has v1.1.0" in out
-        assert self.check_one_event(world, "staging") == "v1.1.0"
-
-    @pytest.mark.parametrize("call", ["fetch", "push"])
-    def test_the_remote_cannot_be_reached(
-        self, world: World, start: Callable[..., Command], call: str
-    ) -> None:
-        before = tags(world.project)
-        command = ["promote", "v1.1.0", "--stage", "staging"]
-        ada = start(world.project, *command, who="Ada", fail=f"before {call}")
-        self.check_refused(ada, "origin, through which versions are shared, cannot be asked")
-        assert tags(world.project) == before
-        repeated(world, *command)
-        assert self.check_one_event(world, "staging") == "v1.1.0"
-
-    @pytest.mark.parametrize("hold", ["before push", "before mktag"])
-    def test_two_register_different_commits(
-        self, unregistered: World, start: Callable[..., Command], hold: str
-    ) -> None:
-        world = unregistered
-        ada = start(world.project, "register", "HEAD~1", who="Ada", hold=hold)
-        ada.wait_until_held()
-        assert start(self.second(world), "register", who="Bob").end()[0] == 0
-        ada.let_go()
-        assert ada.end()[0] == 0
-        state = check_consistent(Project(world.folder / "origin.git"))
-        registered = {name: version.tag.who for name, version in state.versions.items()}
-        assert registered == {"v1.0.0": "Bob", "v1.1.0": "Ada"}
-        assert state.versions["v1.0.0"].commit == git(world.project, "rev-parse", "HEAD")
-        assert state.versions["v1.1.0"].commit == git(world.project, "rev-parse", "HEAD~1")
-        for name, version in state.versions.items():
-            assert version.evidence["version"] == name
-
-    def test_two_register_one_commit(
-        self, unregistered: World, start: Callable[..., Command]
-    ) -> None:
-        world = unregistered
-        ada = start(world.project, "register", who="Ada", hold="before push")
-        ada.wait_until_held()
-        assert start(self.second(world), "register", who="Bob").end()[0] == 0
-        ada.let_go()
-        code, out, _ = ada.end()
-        assert code == 0
-        assert "registered already as v1.0.0" in out
-        state = check_consistent(Project(world.folder / "origin.git"))
-        assert {name: v.tag.who for name, v in state.versions.items()} == {"v1.0.0": "Bob"}
-        assert tags(world.project) == tags(Project(world.folder / "origin.git"))
-
-    def test_two_register_one_name(
-        self, unregistered: World, start: Callable[..., Command]
-    ) -> None:
-        world = unregistered
-        name = ["--version", "v5.0.0"]
-        ada = start(world.project, "register", "HEAD~1", *name, who="Ada", hold="before push")
-        ada.wait_until_held()
-        assert start(self.second(world), "register", *name, who="Bob").end()[0] == 0
-        ada.let_go()
-        self.check_refused(ada, "v5.0.0 was registered by somebody else at the same time")
-
-    def test_two_fetch_at_once(self, world: World, start: Callable[..., Command]) -> None:
-        commands = [start(world.project, "fetch", "production", who=who) for who in ("A", "B", "C")]
+    def test_two_fetch_at_once(self, met: Meeting, start: Callable[..., Command]) -> None:
+        commands = [start(met.ada, "fetch", "production", who=who) for who in ("Ada", "Bob")]
         ended = [command.end() for command in commands]
-        assert [(code, err) for code, _, err in ended] == [(0, "")] * 3
+        assert [(code, err) for code, _, err in ended] == [(0, "")] * 2
         assert len({out for _, out, _ in ended}) == 1
-        check_kept(world)
+        check_kept(met.world)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable
 from pathlib import Path
 
+import gto.api
 import pyarrow as pa
 import pytest
-import yaml
-from scipy.stats import binomtest
 
 import grocery
 from conftest import Project
+from grocery.contents import read_content
 from grocery.registry.comparison import compare, read_predictions
-from grocery.shards import read_columns, read_table, shard_paths
+from grocery.registry.decision import decide
+from grocery.registry.state import read_state
+from grocery.registry.store import open_store
+from grocery.shards import read_columns
+from registry_forged import GROWN, REJECTED, STRONG, WEAK, four_versions
 from registry_project import (
     ARTIFACT,
     World,
-    create_world,
     git,
     inside,
     object_of,
@@ -26,36 +29,14 @@ from registry_project import (
     tags,
 )
 
-WEAK, STRONG, GROWN, REJECTED = (f"v1.{minor}.0" for minor in range(4))
+# By how much STRONG is more accurate than WEAK.
+GAIN = 0.4
 
 
 @pytest.fixture(scope="module")
 def versions(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Four versions: 0.80 and 1.00 accurate; one of more data; a rejected one, by hand.
-
-    Do not change it.
-    """
-    world = create_world(built, tmp_path_factory.mktemp("versions"))
-    project = world.project
-    original = yaml.safe_load((project.path / "params.yaml").read_text())
-    recipe = project.path / "data/raw/synthetic/recipe.yaml"
-
-    git(project, "tag", "strong")
-    project.edit_params({"train": {"algorithm": "supervised", "labeled_ratio": 0.05}})
-    project.run("dvc", "repro")
-    project.commit("weak")
-    recipe.write_text(recipe.read_text().replace("images: 30", "images: 45"))
-    project.edit_params({"train": original["train"], "prepare": {"test_ratio": 0.4}})
-    project.run("dvc", "repro")
-    project.commit("grown")
-    project.edit_params({"register": {"max_calibration_error": 0.0}})
-    project.run("dvc", "repro", "--single-item", "register")
-    project.commit("rejected")
-    for revision in ("HEAD~2", "strong", "HEAD~1"):
-        world.done("register", revision, "--push")
-    project.run("dvc", "push")
-    git(project, "tag", "--annotate", f"{ARTIFACT}@{REJECTED}", "--message", "By hand")
-    return world
+    """Four versions, no stage; nothing that the tests below do changes it."""
+    return four_versions(built, tmp_path_factory).copy(tmp_path_factory.mktemp("promote") / "world")
 
 
 @pytest.fixture
@@ -65,25 +46,18 @@ def world(versions: World, tmp_path: Path) -> World:
 
 
 def production(world: World, *names: str, at: Project | None = None) -> None:
-    """Promote one after another, whatever they are."""
+    """Promote one after another, whatever they are; before anything that GTO does later."""
     for name in names:
         promote = ("promote", name, "--stage", "production", "--force", "--reason", "a test")
-        assert world.done(*promote, at=at)["new"]
+        assert world.done(*promote, at=at, GIT_COMMITTER_DATE="1700000100 +0000")["new"]
 
 
 def stages(project: Project) -> dict[str, str | None]:
     """What GTO says each stage has."""
-    shown = json.loads(project.run("gto", "show", "--json").stdout)
+    with inside(project.path):
+        shown = gto.api.show(str(project.path))
     found: dict[str, str | None] = shown[ARTIFACT]["stage"]
     return found
-
-
-def gto(project: Project, *command: str) -> None:
-    """Change something with GTO, whose clock must be past all tags: it sorts them by seconds."""
-    times = git(project, "tag", "--list", "--format=%(taggerdate:unix)", f"{ARTIFACT}*")
-    while time.time() < max(map(int, times.split())) + 1:
-        time.sleep(0.05)
-    project.run("gto", *command)
 
 
 def predictions(world: World, version: str) -> pa.Table:
@@ -102,17 +76,9 @@ class TestCompare:
         assert found["note"] == ""
         tables = {name: predictions(versions, name) for name in (WEAK, STRONG)}
         (said,) = found["differences"]
-        expected = compare(tables[WEAK], tables[STRONG]).document()
-        assert said == {"version": STRONG, "against": WEAK} | expected
-        right = {
-            name: [row["label"] == row["predicted"] for row in table.to_pylist()]
-            for name, table in tables.items()
-        }
-        pairs = list(zip(right[WEAK], right[STRONG], strict=True))
-        gained, lost = pairs.count((False, True)), pairs.count((True, False))
-        assert (said["only_new"], said["only_old"]) == (gained, lost)
-        assert said["p_value"] == pytest.approx(binomtest(gained, gained + lost).pvalue)
-        assert said["more_than_chance"] == (said["p_value"] < 0.05)
+        difference = compare(tables[WEAK], tables[STRONG])
+        assert said == {"version": STRONG, "against": WEAK} | difference.document()
+        assert said["difference"] == pytest.approx(GAIN)
         assert found["params"] == {
             "train.algorithm": ["supervised", "label_spreading"],
             "train.labeled_ratio": [0.05, 0.3],
@@ -120,15 +86,13 @@ class TestCompare:
         assert [row["version"] for row in found["versions"]] == [WEAK, STRONG]
         assert [row["metrics"]["images"] for row in found["versions"]] == [30, 30]
 
-    def test_in_words(self, versions: World) -> None:
         said = versions.registry("compare", WEAK, STRONG)
         assert (said.code, said.err) == (0, "")
-        difference = compare(predictions(versions, WEAK), predictions(versions, STRONG))
         rows = [line.split() for line in said.out.splitlines()]
-        assert ["accuracy", "0.8000", "1.0000"] in rows
+        assert ["accuracy", f"{difference.old:.4f}", f"{difference.new:.4f}"] in rows
         assert ["train.labeled_ratio", "0.05", "0.3"] in rows
         low, high = difference.interval
-        assert f"accuracy +0.2000 [{low:+.4f}, {high:+.4f}]" in said.out
+        assert f"accuracy {difference.difference:+.4f} [{low:+.4f}, {high:+.4f}]" in said.out
         assert difference.sentence(WEAK, STRONG) in said.out
 
     def test_on_different_test_data(self, versions: World) -> None:
@@ -146,22 +110,14 @@ class TestCompare:
         found = versions.done("compare", WEAK, STRONG, GROWN, "--anew")
         _, said = found["differences"]
         assert (said["version"], said["against"]) == (GROWN, WEAK)
-        seen = _images(built.path) - _images(built.path, "test")
-        new = _images(versions.project.path, "test")
-        assert 0 < len(new & seen) < len(new)
-        assert said["images"] == len(new - seen)
-        assert found["note"] == (
-            f"evaluated anew on the {len(new - seen)} test images of {GROWN} that are new to all "
-            f"({len(new & seen)} left out)"
-        )
+        fresh, note = new_to_all(versions, built)
+        assert (said["images"], found["note"]) == (len(fresh), note)
         with inside(versions.project.path):
             models = [grocery.load_model(name) for name in (WEAK, GROWN)]
-        rows = [
-            row
-            for path in shard_paths(versions.project.path / "data/prepared/shards")
-            for row in read_table(path, ["image_id", "label", "image"]).to_pylist()
-            if row["image_id"] in new - seen
-        ]
+        rows = read_columns(
+            versions.project.path / "data/prepared/shards", ["image_id", "label", "image"]
+        ).to_pylist()
+        rows = [row for row in rows if row["image_id"] in fresh]
         for model, accuracy in zip(models, (said["old"], said["new"]), strict=True):
             ranked = model.rank([row["image"] for row in rows])
             right = sum(
@@ -170,28 +126,76 @@ class TestCompare:
             assert accuracy == pytest.approx(right / len(rows))
         assert said["old"] < said["new"]
 
-    def test_too_few(self, versions: World) -> None:
+    def test_what_cannot_be_compared(self, versions: World) -> None:
         assert "name at least two versions" in versions.refused("compare", WEAK)
         assert "'v7.0.0' is no version or stage" in versions.refused("compare", WEAK, "v7.0.0")
 
 
-def _images(project: Path, split: str | None = None) -> set[str]:
-    """Ids of the prepared images, or of those of a split."""
-    rows = read_columns(project / "data/prepared/shards", ["image_id", "split"]).to_pylist()
-    return {row["image_id"] for row in rows if split in (None, row["split"])}
+def new_to_all(world: World, built: Project) -> tuple[set[str], str]:
+    """The test images of GROWN that no other version learned from, and what is said of them."""
+
+    def images(project: Project, *splits: str) -> set[str]:
+        rows = read_columns(project.path / "data/prepared/shards", ["image_id", "split"])
+        return {row["image_id"] for row in rows.to_pylist() if row["split"] in splits}
+
+    new, seen = images(world.project, "test"), images(built, "train", "val")
+    assert 0 < len(new & seen) < len(new)
+    return new - seen, (
+        f"evaluated anew on the {len(new - seen)} test images of {GROWN} that are new to all "
+        f"({len(new & seen)} left out)"
+    )
+
+
+class TestDecide:
+    """What production asks of a version, whoever asks."""
+
+    @pytest.mark.parametrize(
+        ("name", "present", "margin", "passed", "sentence"),
+        [
+            (WEAK, None, 1.0, True, "production had no version"),
+            (REJECTED, None, 0.0, False, f"{REJECTED} was rejected when it was made"),
+            (REJECTED, WEAK, 0.0, False, f"{REJECTED} was rejected when it was made"),
+            (STRONG, WEAK, 0.0, True, f"{STRONG} beats {WEAK}, which is in production, by the "),
+            (STRONG, WEAK, GAIN, True, f"by the margin of {GAIN}: test accuracy 0.9333 against"),
+            (STRONG, WEAK, GAIN + 1e-3, False, f"{STRONG} does not beat {WEAK}"),
+            # without a margin it must still be better
+            (STRONG, STRONG, 0.0, False, f"{STRONG} does not beat {STRONG}"),
+            (WEAK, STRONG, 0.0, False, f"{WEAK} does not beat {STRONG}"),
+            (GROWN, STRONG, 0.0, False, f"{GROWN} does not beat {STRONG}"),
+        ],
+    )
+    def test_the_rule(
+        self,
+        *,
+        versions: World,
+        name: str,
+        present: str | None,
+        margin: float,
+        passed: bool,
+        sentence: str,
+    ) -> None:
+        with inside(versions.project.path), open_store(versions.project.path) as store:
+            known = read_state(store.git).versions
+            before = known[present] if present else None
+            found = decide(store, known[name], before, margin=margin)
+        assert found.passed is passed
+        assert sentence in found.sentence
+        if found.difference:
+            assert found.against == present
+            assert found.difference.sentence(found.against, name) in found.sentence
+        assert bool(found.note) == (name == GROWN)
 
 
 class TestPromote:
     def test_staging_takes_any_version(self, world: World) -> None:
-        for number, name in enumerate((STRONG, REJECTED, WEAK), 1):
+        for number, name in enumerate((STRONG, REJECTED), 1):
             found = world.done("promote", name, "--stage", "staging")
             assert (found["version"], found["stage"], found["new"]) == (name, "staging", True)
             assert found["tag"] == f"{ARTIFACT}#staging#{number}"
             assert found["evidence"]["judgement"] is None
             assert stages(world.project)["staging"] == name
-        assert [e["tag"] for e in world.done("show", STRONG)["history"]] == [
-            f"{ARTIFACT}#staging#1"
-        ]
+        (event,) = world.done("show", STRONG)["history"]
+        assert event["tag"] == f"{ARTIFACT}#staging#1"
 
     def test_from_staging_to_an_empty_production(self, world: World) -> None:
         world.done("promote", WEAK, "--stage", "staging")
@@ -208,34 +212,24 @@ class TestPromote:
         assert stages(world.project) == {"staging": WEAK, "production": WEAK}
 
     def test_the_margin_of_params(self, world: World) -> None:
-        world.done("promote", WEAK, "--stage", "production")
+        production(world, WEAK)
         promote = ("promote", STRONG, "--stage", "production")
-        world.project.edit_params({"registry": {"margin": 0.201}})
+        world.project.edit_params({"registry": {"margin": GAIN + 0.001}})
         sentence = world.refused(*promote)
         assert f"{STRONG} does not beat {WEAK}, which is in production" in sentence
-        assert "by the margin of 0.201: test accuracy 1.0000 against 0.8000" in sentence
-        difference = compare(predictions(world, WEAK), predictions(world, STRONG))
-        assert difference.sentence(WEAK, STRONG) in sentence
         assert "--force --reason overrides" in sentence
 
-        world.project.edit_params({"registry": {"margin": 0.2}})  # what it gains, exactly
-        found = world.done(*promote)
-        judgement = found["evidence"]["judgement"]
-        assert judgement["passed"]
-        assert judgement["against"] == WEAK
-        assert judgement["difference"] == difference.document()
-        assert found["evidence"]["previous"] == WEAK
+        world.project.edit_params({"registry": {"margin": GAIN}})  # what it gains, exactly
+        evidence = world.done(*promote)["evidence"]
+        difference = compare(predictions(world, WEAK), predictions(world, STRONG))
+        assert evidence["judgement"]["passed"]
+        assert evidence["judgement"]["against"] == WEAK
+        assert evidence["judgement"]["difference"] == difference.document()
+        assert (evidence["forced"], evidence["previous"]) == (False, WEAK)
         assert stages(world.project)["production"] == STRONG
 
-    def test_without_a_margin_it_must_still_be_better(self, world: World) -> None:
-        world.project.edit_params({"registry": {"margin": 0.0}})
-        world.done("promote", STRONG, "--stage", "production")
-        for name in (WEAK, GROWN):
-            sentence = world.refused("promote", name, "--stage", "production")
-            assert f"{name} does not beat {STRONG}" in sentence
-
     def test_by_force(self, world: World) -> None:
-        world.done("promote", STRONG, "--stage", "production")
+        production(world, STRONG)
         promote = ("promote", WEAK, "--stage", "production")
         assert "does not beat" in world.refused(*promote, "--reason", "knows milk")
         for reason in ([], ["--reason", " "]):
@@ -249,14 +243,12 @@ class TestPromote:
         assert evidence == found["evidence"]
         assert (evidence["forced"], evidence["reason"]) == (True, "knows milk")
         assert not evidence["judgement"]["passed"]
-        assert evidence["judgement"]["difference"]["difference"] == pytest.approx(-0.2)
-        assert (
-            "promoted to production by force: knows milk, by Test"
-            in world.registry("show", WEAK).out
-        )
+        assert evidence["judgement"]["difference"]["difference"] == pytest.approx(-GAIN)
+        shown = world.registry("show", WEAK).out
+        assert "promoted to production by force: knows milk, by Test" in shown
 
     def test_by_force_when_the_present_version_is_lost(self, world: World) -> None:
-        world.done("promote", WEAK, "--stage", "production")
+        production(world, WEAK)
         md5 = output_at(world.project, f"{ARTIFACT}@{WEAK}", "metrics/evaluation")
         for place in (world.project.path / ".dvc/cache", world.storage):
             object_of(place, md5).unlink()
@@ -266,42 +258,30 @@ class TestPromote:
         assert "could not be judged" in found["evidence"]["judgement"]["sentence"]
         assert stages(world.project)["production"] == STRONG
 
-    def test_what_was_rejected(self, world: World) -> None:
-        promote = ("promote", REJECTED, "--stage", "production")
-        assert f"{REJECTED} was rejected when it was made" in world.refused(*promote)
-        world.done("promote", WEAK, "--stage", "production")
-        assert f"{REJECTED} was rejected when it was made" in world.refused(*promote)
-
     def test_on_other_test_data_both_are_evaluated_anew(self, world: World, built: Project) -> None:
-        world.done("promote", WEAK, "--stage", "production")
+        production(world, WEAK)
         said = world.registry("promote", GROWN, "--stage", "production")
         assert said.code == 0
-        seen = _images(built.path) - _images(built.path, "test")
-        new = _images(world.project.path, "test")
-        note = (
-            f"evaluated anew on the {len(new - seen)} test images of {GROWN} that are new to all "
-            f"({len(new & seen)} left out)"
-        )
+        fresh, note = new_to_all(world, built)
         assert f"{GROWN} beats {WEAK}, which is in production" in said.out
         assert f"both were {note}" in said.out
         judgement = world.done("show", "production")["history"][-1]["evidence"]["judgement"]
         assert judgement["note"] == note
-        assert judgement["difference"]["images"] == len(new - seen)
+        assert judgement["difference"]["images"] == len(fresh)
 
-    def test_what_cannot_be_pulled(self, world: World) -> None:
-        md5 = output_at(world.project, f"{ARTIFACT}@{STRONG}", "models/release")
-        object_of(world.storage, md5).unlink()
-        sentence = world.refused("promote", STRONG, "--stage", "staging")
-        assert f"is not in the DVC remote {world.storage}" in sentence
-
-    def test_names_that_mean_nothing(self, world: World) -> None:
+    def test_what_is_refused(self, world: World) -> None:
+        sentence = world.refused("promote", REJECTED, "--stage", "production")
+        assert f"{REJECTED} was rejected when it was made" in sentence
         sentence = world.refused("promote", WEAK, "--stage", "canary")
         assert "'canary' is no stage; the stages are staging, production" in sentence
         sentence = world.refused("promote", "v7.0.0", "--stage", "staging")
         assert "'v7.0.0' is no version or stage; versions: v1.0.0, v1.1.0" in sentence
-        assert "no version is in production" in world.refused(
-            "promote", "production", "--stage", "staging"
-        )
+        sentence = world.refused("promote", "production", "--stage", "staging")
+        assert "no version is in production" in sentence
+        md5 = output_at(world.project, f"{ARTIFACT}@{STRONG}", "models/release")
+        object_of(world.storage, md5).unlink()
+        sentence = world.refused("promote", STRONG, "--stage", "staging")
+        assert f"is not in the DVC remote {world.storage}" in sentence
 
 
 class TestRollback:
@@ -332,25 +312,9 @@ class TestRollback:
         production(world, GROWN)
         assert world.done(*back)["version"] == WEAK
 
-    def test_dvc_serves_what_was_rolled_back_to(self, world: World, tmp_path: Path) -> None:
-        production(world, STRONG, WEAK)
-        world.done("rollback", "--stage", "production")
-        out = tmp_path / "served"
-        get = ("dvc", "artifacts", "get", ".", ARTIFACT, "--stage", "production")
-        world.project.run(*get, "--out", str(out))
-        said = world.done("show", STRONG)["evidence"]["model"]["digest"]
-        assert grocery.load_model(out).digest == said
-
-    def test_to_a_version_that_was_withdrawn(self, world: World) -> None:
-        production(world, STRONG, WEAK)
-        gto(world.project, "deprecate", ARTIFACT, STRONG)
-        sentence = world.refused("rollback", "--stage", "production")
-        assert f"(tag {ARTIFACT}#production#1), which is no version any more" in sentence
-        assert f"'{STRONG}' is no version or stage" in world.refused("show", STRONG)
-
-    def test_from_a_version_that_was_withdrawn(self, world: World) -> None:
-        production(world, STRONG, WEAK)
-        gto(world.project, "deprecate", ARTIFACT, WEAK)
+    def test_of_versions_that_were_withdrawn(self, world: World) -> None:
+        production(world, WEAK, STRONG)
+        by_gto(world.project, gto.api.deregister, version=STRONG)
         for command in (
             ("show", "production"),
             ("fetch", "production"),
@@ -360,37 +324,51 @@ class TestRollback:
             assert f"(tag {ARTIFACT}#production#2), which is no version" in sentence
         (problem,) = world.registry("status", "--json").document["tags"]
         assert f"tag {ARTIFACT}#production#2 stands at" in problem
-        assert world.done("rollback", "--stage", "production")["version"] == STRONG
-        assert stages(world.project)["production"] == STRONG
+        assert world.done("rollback", "--stage", "production")["version"] == WEAK
+        assert stages(world.project)["production"] == WEAK
         assert world.registry("status", "--json").document["tags"] == []
 
+        production(world, GROWN)
+        by_gto(world.project, gto.api.deregister, version=WEAK)
+        sentence = world.refused("rollback", "--stage", "production")
+        assert f"(tag {ARTIFACT}#production#1), which is no version any more" in sentence
+        assert f"'{WEAK}' is no version or stage" in world.refused("show", WEAK)
+
     def test_after_gto_moved_the_stage(self, world: World) -> None:
+        """And DVC gets what was rolled back to."""
         production(world, WEAK, GROWN)
-        gto(world.project, *("assign", ARTIFACT, "--version", STRONG, "--stage", "production"))
+        by_gto(world.project, gto.api.assign, version=STRONG, stage="production")
         assert world.done("show", "production")["version"] == STRONG
-        assert stages(world.project)["production"] == STRONG
         assert world.done("rollback", "--stage", "production")["version"] == GROWN
         assert stages(world.project)["production"] == GROWN
+        out = world.folder / "served"
+        get = ("dvc", "artifacts", "get", ".", ARTIFACT, "--stage", "production")
+        world.project.run(*get, "--out", str(out))
+        release = output_at(world.project, f"{ARTIFACT}@{GROWN}", "models/release")
+        assert read_content(out).md5 == release
 
-        gto(world.project, "deprecate", ARTIFACT, GROWN, "production")
-        left = world.done("show", "production")["version"]
-        assert left == stages(world.project)["production"]
-        assert left != GROWN
 
-
-def unregister(world: World) -> None:
-    """Take back the last two versions, so that HEAD~1 can be registered again."""
-    git(world.project, "tag", "--delete", f"{ARTIFACT}@{GROWN}", f"{ARTIFACT}@{REJECTED}")
+def by_gto(project: Project, change: Callable[..., object], **what: str) -> None:
+    """Change something with GTO."""
+    with inside(project.path):
+        change(str(project.path), ARTIFACT, **what)
 
 
 class TestShared:
+    @pytest.fixture
+    def world(self, versions: World, tmp_path: Path) -> World:
+        """GROWN, at HEAD~1, can be registered again; shared through `origin`."""
+        world = versions.copy(tmp_path / "world")
+        git(world.project, "tag", "--delete", f"{ARTIFACT}@{GROWN}", f"{ARTIFACT}@{REJECTED}")
+        world.share()
+        return world
+
     def test_each_sees_what_the_other_did(self, world: World) -> None:
-        unregister(world)
-        second = world.share()
+        second = second_clone(world)
         found = world.done("register", "HEAD~1")
         assert (found["version"], found["shared"]) == (GROWN, True)
         world.done("promote", WEAK, "--stage", "production")
-        assert _at_origin(world) == tags(world.project)
+        assert at_origin(world) == tags(world.project)
         assert GROWN not in {row["version"] for row in world.done("list", at=second)}
 
         assert not world.done("promote", WEAK, "--stage", "production", at=second)["new"]
@@ -399,21 +377,19 @@ class TestShared:
         assert world.done("rollback", "--stage", "production")["version"] == WEAK
         world.done("promote", STRONG, "--stage", "production", at=second)
         assert world.done("show", "production", at=second)["version"] == STRONG
-        assert _at_origin(world) == tags(second)
+        assert at_origin(world) == tags(second)
         assert stages(world.clone("third"))["production"] == STRONG
 
     def test_local_tags_are_named_and_can_be_sent(self, world: World) -> None:
-        unregister(world)
-        second = world.share()
-        before = _at_origin(world)
+        second = second_clone(world)
+        before = at_origin(world)
         assert not world.done("register", "HEAD~1", "--local")["shared"]
         world.done("promote", GROWN, "--stage", "staging", "--local")
         world.done("promote", WEAK, "--stage", "production", "--local")
-        assert _at_origin(world) == before
+        assert at_origin(world) == before
         status = world.registry("status", "--json")
         assert status.code == 1
-        names = (f"@{GROWN}", "#staging#1", "#production#1")
-        for name in names:
+        for name in (f"@{GROWN}", "#staging#1", "#production#1"):
             (said,) = [text for text in status.document["tags"] if name in text]
             assert f"tag {ARTIFACT}{name} is not at origin" in said
 
@@ -422,28 +398,23 @@ class TestShared:
             found = world.done("promote", name, "--stage", stage)
             assert (found["new"], found["shared"]) == (False, True)
         assert world.registry("status").code == 0
-        assert _at_origin(world) == tags(world.project)
+        assert at_origin(world) == tags(world.project)
         assert not world.done("promote", GROWN, "--stage", "staging", at=second)["new"]
 
     def test_a_version_goes_with_its_stage(self, world: World) -> None:
-        unregister(world)
-        second = world.share()
         world.done("register", "HEAD~1", "--local")
         world.done("promote", GROWN, "--stage", "staging")
+        second = second_clone(world)
         second.run("git", "fetch", "--quiet", "--tags")
         assert world.done("show", "staging", at=second)["version"] == GROWN
 
     def test_registering_again_sends_the_tag(self, world: World) -> None:
-        unregister(world)
-        world.share()
         world.done("register", "HEAD~1", "--local")
-        assert f"{ARTIFACT}@{GROWN}" not in _at_origin(world)
+        assert f"{ARTIFACT}@{GROWN}" not in at_origin(world)
         assert not world.done("register", "HEAD~1")["new"]
-        assert f"{ARTIFACT}@{GROWN}" in _at_origin(world)
+        assert f"{ARTIFACT}@{GROWN}" in at_origin(world)
 
     def test_out_of_reach(self, world: World) -> None:
-        unregister(world)
-        world.share()
         world.done("promote", WEAK, "--stage", "production")
         git(world.project, "remote", "set-url", "origin", "../nowhere.git")
         for command in (
@@ -461,8 +432,8 @@ class TestShared:
 
     def test_a_tag_that_differs(self, world: World) -> None:
         """Both moved production without the other; the one at the remote counts."""
-        second = world.share()
-        world.done("promote", GROWN, "--stage", "production", "--local")
+        second = second_clone(world)
+        world.done("promote", STRONG, "--stage", "production", "--local")
         world.done("promote", WEAK, "--stage", "production", at=second)
         name = f"{ARTIFACT}#production#1"
         sentence = world.refused("promote", STRONG, "--stage", "production")
@@ -477,7 +448,7 @@ class TestShared:
 
     def test_a_plain_tag_is_named_once(self, world: World) -> None:
         git(world.project, "tag", f"{ARTIFACT}@v9.0.0")
-        world.share()
+        git(world.project, "push", "--quiet", "origin", f"{ARTIFACT}@v9.0.0")
         said = world.registry("status", "--json").document["tags"]
         assert [text for text in said if "v9.0.0" in text] == [
             text for text in said if "is a plain one" in text
@@ -485,12 +456,15 @@ class TestShared:
         assert len(said) == 1
 
     def test_a_remote_of_another_name(self, world: World) -> None:
-        world.share()
-        before = _at_origin(world)
+        before = at_origin(world)
         world.project.edit_params({"registry": {"remote": "upstream"}})
         assert not world.done("promote", WEAK, "--stage", "production")["shared"]
-        assert _at_origin(world) == before
+        assert at_origin(world) == before
 
 
-def _at_origin(world: World) -> dict[str, str]:
+def at_origin(world: World) -> dict[str, str]:
     return tags(Project(world.folder / "origin.git"))
+
+
+def second_clone(world: World) -> Project:
+    return Project(world.folder / "second")

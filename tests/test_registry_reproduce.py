@@ -1,80 +1,110 @@
-"""Reproduce a past version: real clones, whose pipelines really run."""
+"""Reproduce a past version: real clones, in which DVC really runs a pipeline.
+
+The pipeline is a small one. The project's own is built again by docs/registry.sh
+(tests/test_registry_story.py).
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from conftest import Project
-from registry_project import ARTIFACT, World, create_world, git, object_of, output_at
+from conftest import ROOT, Project
+from grocery.core.errors import RegistryError
+from grocery.registry.reproduce import Reproduction, other_packages, reproduce
+from grocery.registry.state import read_state
+from grocery.registry.store import open_store
+from registry_project import ARTIFACT, git, inside
 
-EVALUATION, METRICS = "metrics/evaluation", "metrics/evaluate.json"
+PIPELINE = """
+stages:
+  count:
+    cmd: python count.py
+    deps: [count.py, number.txt]
+    outs:
+      - made
+      - count.json: {cache: false}
+  after:
+    cmd: cp count.json last.json
+    deps: [count.json]
+    outs: [last.json]
+"""
+REMOTE = """
+[core]
+    remote = storage
+['remote "storage"']
+    url = ../../storage
+"""
+CODE = """
+import json, pathlib
+number = int(pathlib.Path("number.txt").read_text())
+made = pathlib.Path("made")
+made.mkdir(exist_ok=True)
+(made / "same.txt").write_text("same")
+(made / "number.txt").write_text(str(number))
+pathlib.Path("count.json").write_text(json.dumps({"count": {"number": number}, "same": 1}))
+"""
 
 
 @pytest.fixture
-def world(built: Project, tmp_path: Path) -> World:
-    """One version."""
-    world = create_world(built, tmp_path / "world")
-    world.done("register", "--push")
-    return world
+def project(tmp_path: Path) -> Project:
+    """A project with one version, made by two stages."""
+    project = Project(tmp_path / "project")
+    project.path.mkdir()
+    write(project, {"dvc.yaml": PIPELINE, "count.py": CODE, "number.txt": "7"})
+    (project.path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    project.run("git", "init", "--quiet")
+    (project.path / ".dvc").mkdir()
+    write(project, {".dvc/.gitignore": "/tmp\n/cache\n", ".dvc/config": REMOTE})
+    project.run("dvc", "repro")
+    project.commit("The first one")
+    git(project, "tag", "-a", f"{ARTIFACT}@v1.0.0", "-m", "By hand")
+    return project
 
 
-def test_a_past_version_is_identical(world: World) -> None:
-    """Its own code, parameters and data are used; those of today cannot even run."""
-    project = world.project
-    (project.path / "stages/train.py").write_text("raise SystemExit('never run this')\n")
-    (project.path / "data/raw/synthetic/recipe.yaml").write_text("nothing: at all\n")
-    project.edit_params({"featurize": {"dimensions": 16}})
+def write(project: Project, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (project.path / name).write_text(text)
+
+
+def reproduced(project: Project, version: str) -> Reproduction:
+    with inside(project.path), open_store(project.path) as store:
+        return reproduce(store, read_state(store.git).find(version))
+
+
+def test_a_past_version_is_identical(project: Project) -> None:
+    """Its own code and inputs are used; those of today cannot even run."""
+    write(project, {"count.py": "raise SystemExit('never run this')", "number.txt": "none"})
     project.commit("All is different now")
-    said = world.registry("reproduce", "v1.0.0")
-    assert (said.code, said.err) == (0, "")
-    outputs = sum(len(stage["outs"]) for stage in project.lock().values())
-    assert said.out.startswith(f"v1.0.0: identical, all {outputs} outputs\n")
+    assert reproduced(project, "v1.0.0") == Reproduction("v1.0.0", outputs=3, identical=True)
     assert git(project, "status", "--porcelain") == ""
-    assert "'v2.0.0' is no version" in world.refused("reproduce", "v2.0.0")
 
 
-def test_what_differs_is_named(world: World) -> None:
-    """A commit that claims other results than its code and data give."""
-    project = world.project
-    metrics = project.path / METRICS
-    claimed = json.loads(metrics.read_text()) | {"accuracy": 0.5}
-    metrics.write_text(json.dumps(claimed))
-    recorded = {
-        METRICS: hashlib.md5(metrics.read_bytes(), usedforsecurity=False).hexdigest(),
-        EVALUATION: _with_other_predictions(project, output_at(project, "HEAD", EVALUATION)),
-    }
-    lock = project.path / "dvc.lock"
-    text = lock.read_text()
-    for path, md5 in recorded.items():
-        text = text.replace(output_at(project, "HEAD", path), md5)
-    lock.write_text(text)
-    project.commit("Other results")
-    git(project, "tag", "-a", f"{ARTIFACT}@v5.0.0", "-m", "By hand")
-
-    said = world.registry("reproduce", "v5.0.0", "--json")
-    assert (said.code, said.err) == (1, "")
-    found = said.document
-    assert (found["version"], found["identical"], found["stage"]) == ("v5.0.0", False, "evaluate")
-    assert sorted(found["differences"]) == [
-        f"{METRICS}: accuracy is 1.0, was 0.5",
-        f"{EVALUATION}: predictions.parquet differs",
+def test_what_differs_is_named(project: Project) -> None:
+    """A commit whose code was changed after it had made what is recorded; the first stage tells."""
+    write(project, {"count.py": CODE.replace("text())", "text()) + 1")})
+    project.commit("Other code")
+    git(project, "tag", "-a", f"{ARTIFACT}@v2.0.0", "-m", "By hand")
+    found = reproduced(project, "v2.0.0")
+    assert (found.version, found.identical, found.stage) == ("v2.0.0", False, "count")
+    assert sorted(found.differences) == [
+        "count.json: count.number is 8, was 7",
+        "made: number.txt differs",
     ]
 
 
-def _with_other_predictions(project: Project, md5: str) -> str:
-    """Put a folder into DVC's cache that differs in one file; its hash."""
-    cache = project.path / ".dvc/cache"
-    rows = json.loads(object_of(cache, md5).read_text())
-    for row in rows:
-        if row["relpath"] == "predictions.parquet":
-            row["md5"] = "0" * 32
-    text = json.dumps(rows)
-    other = f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
-    place = object_of(cache, other)
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(text)
-    return other
+def test_a_pipeline_that_does_not_run(project: Project) -> None:
+    write(project, {"count.py": "raise SystemExit('nothing works')"})
+    project.commit("Broken")
+    git(project, "tag", "-a", f"{ARTIFACT}@v2.0.0", "-m", "By hand")
+    with pytest.raises(RegistryError, match="dvc repro failed in the clone: ERROR: failed to repr"):
+        reproduced(project, "v2.0.0")
+
+
+def test_packages_of_another_version_are_named() -> None:
+    lock = b"pytest==0.0.1\n    # via x\nnobody-has-this==3\n"
+    (found,) = other_packages(lock).items()
+    assert found == ("pytest", (pytest.__version__, "0.0.1"))
+    assert other_packages(f"pytest=={pytest.__version__} ; x\npytest==0.1\n".encode()) == {}

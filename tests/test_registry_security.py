@@ -24,18 +24,17 @@ import grocery as library
 from conftest import Project
 from grocery.contents import read_content
 from grocery.core.errors import RegistryError
-from registry_forged import RELEASE, VERSION, Forge, limited, listing, md5_of
-from registry_project import ARTIFACT, World, create_world, git, grocery, inside, output_at, tags
-from samples import picture
+from grocery.registry.records import RELEASE
+from grocery.registry.store import open_store
+from registry_forged import VERSION, Forge, limited, listing, md5_of, one_version
+from registry_project import ARTIFACT, World, git, grocery, inside, output_at, tags
+from samples import picture, put
 
 
 @pytest.fixture(scope="module")
 def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A world with one version, in production. Copy it; do not change it."""
-    world = create_world(built, tmp_path_factory.mktemp("security") / "world")
-    world.done("register", "--push")
-    world.done("promote", "v1.0.0", "--stage", "production")
-    return world
+    return one_version(built, tmp_path_factory)
 
 
 @pytest.fixture
@@ -97,10 +96,7 @@ class TestCode:
         pickle.loads(trap)  # the trap is a real one
         assert marker.exists()
 
-    @pytest.mark.parametrize(
-        "name",
-        ["model.pkl", "run.py", "lib.so", "sub/__init__.py", "model.json.PY", "noext", ".py"],
-    )
+    @pytest.mark.parametrize("name", ["model.pkl", "sub/__init__.py", "model.json.PY", "noext"])
     def test_a_file_that_no_release_has(self, forge: Forge, name: str) -> None:
         forge.version(forge.store_folder(forge.release() | {name: b"import os"}))
         sentence = refusal(forge.world)
@@ -149,79 +145,74 @@ def array(dtype: str = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict
 
 HEADERS = {
     "empty": b"",
-    "cut off": b"\x01",
     "a length of 2**63": struct.pack("<Q", 2**63) + b"{}",
-    "a length of -1": b"\xff" * 8 + b"{}",
     "a header of 100 MB": struct.pack("<Q", 10**8 + 1) + b"{",
-    "no JSON": arrays(b"\x80\x04."),
     "a list": arrays(b"[]"),
     "deep": arrays(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
     "overlapping": arrays({"a": array(), "b": array()}),
     "a hole": arrays({"a": array(shape=[2], offsets=[8, 16])}),
-    "negative offsets": arrays({"a": array(offsets=[-16, 0])}),
-    "a negative shape": arrays({"a": array(shape=[-4])}),
     "8 GB of 16 bytes": arrays({"a": array(shape=[2**31], offsets=[0, 2**33])}),
     "more than 64 bits": arrays({"a": array(shape=[2**32, 2**32])}),
     "too many dimensions": arrays({"a": array(shape=[1] * 70, offsets=[0, 4])}, bytes(4)),
     "objects": arrays({"a": array("O")}),
-    "a type that numpy has not": arrays({"a": array("BF16", [8])}),
     "one name twice": arrays(
         b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
         b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
     ),
-    "metadata of numbers": arrays({"__metadata__": {"a": 5}}),
 }
 
 
-class TestHeaders:
-    @pytest.mark.parametrize("kind", HEADERS)
-    def test_a_crafted_header(self, forge: Forge, kind: str) -> None:
-        forge.version(forge.store_folder(forge.with_arrays(HEADERS[kind])))
-        sentence = refusal(forge.world)
-        assert "the release cannot be used" in sentence
-        assert "model.safetensors is damaged" in sentence
+# Encoders that would blow up the smallest image.
+GRIDS = [{"scales": [600.0]}, {"cell": 20_000}, {"scales": [1.0] * 10**5}, {"cell": "x"}]
+LOAD_MODELS = """
+import sys
+from grocery.core.errors import GroceryError
+from grocery.release.model import Model
+for folder in sys.argv[1:]:
+    try:
+        print("loaded", Model.load(folder))
+    except GroceryError as error:
+        print(error)
+"""
 
-    @pytest.mark.parametrize("kind", ["8 GB of 16 bytes", "a length of 2**63"])
-    def test_it_takes_no_memory(self, forge: Forge, kind: str) -> None:
-        forge.version(forge.store_folder(forge.with_arrays(HEADERS[kind])))
-        assert "is damaged" in limited(forge.world, "registry", "fetch", VERSION).sentence
 
-    @pytest.mark.parametrize(
-        "setting", [{"scales": [600.0]}, {"cell": 20_000}, {"scales": [1.0] * 10**5}, {"cell": "x"}]
-    )
-    def test_nor_do_crafted_settings(self, forge: Forge, setting: dict[str, Any]) -> None:
-        """The genuine arrays, with an encoder that would blow up the smallest image."""
-        genuine = forge.release()
-        encoder = json.loads(genuine["model.json"])["encoder"]
-        encoder["grid"] |= setting
-        files = forge.with_arrays(genuine["model.safetensors"], encoder=encoder)
-        forge.version(forge.store_folder(files))
-        said = limited(forge.world, "registry", "fetch", VERSION)
-        assert said.code == 1
-        assert "is not a whole grocery-model" in said.sentence
+def test_crafted_models_take_no_memory(forge: Forge, tmp_path: Path) -> None:
+    """Arrays with crafted headers, and genuine arrays with crafted settings."""
+    genuine = forge.release()
+    encoder = json.loads(genuine["model.json"])["encoder"]
+    crafted = [forge.with_arrays(header) for header in HEADERS.values()]
+    for grid in GRIDS:
+        other = encoder | {"grid": encoder["grid"] | grid}
+        crafted.append(forge.with_arrays(genuine["model.safetensors"], encoder=other))
+    folders = [tmp_path / str(number) for number in range(len(crafted))]
+    for folder, files in zip(folders, crafted, strict=True):
+        for name, data in files.items():
+            put(folder, name, data)
+    said = limited(LOAD_MODELS, *folders).splitlines()
+    wanted = ["model.safetensors is damaged"] * len(HEADERS)
+    wanted += ["is not a whole grocery-model"] * len(GRIDS)
+    assert len(said) == len(wanted)
+    assert [line for line, part in zip(said, wanted, strict=True) if part not in line] == []
+
+
+def test_a_crafted_model_is_not_fetched(forge: Forge) -> None:
+    forge.version(forge.store_folder(forge.with_arrays(HEADERS["a hole"])))
+    sentence = refusal(forge.world)
+    assert "the release cannot be used" in sentence
+    assert "model.safetensors is damaged" in sentence
 
 
 NAMES: list[Any] = [
-    "../../evil.json",
-    str(Path(tempfile.gettempdir()) / "evil.json"),
-    "//server/evil.json",
-    "a/../../evil.json",
-    "a/../evil.json",
-    "./evil.json",
-    "a//evil.json",
-    "evil.json/",
-    "C:\\evil.json",
-    "C:evil.json",
-    "..\\evil.json",
-    "evil\0.json",
-    "\ud800evil.json",
-    "n" * 300 + ".json",
-    "..",
-    ".",
-    "",
-    5,
-    None,
-    True,
+    *("../../evil.json", str(Path(tempfile.gettempdir()) / "evil.json"), "a/../../evil.json"),
+    *("//server/evil.json", "a/../evil.json", "./evil.json", "a//evil.json", "evil.json/"),
+    *("C:\\evil.json", "C:evil.json", "..\\evil.json", "evil\0.json", "\ud800evil.json"),
+    *("n" * 300 + ".json", "..", ".", "", 5, None, True),
+]
+
+
+NO_LISTS = [
+    *(b"{{", b"\xff\xfe", b"5", b"null", b'["a"]', b'[{"relpath": "a.json"}]'),
+    *(b'[{"relpath": ["a"], "md5": "b"}]', b"[" * 100_000, b"[" + b"9" * 5000 + b"]"),
 ]
 
 
@@ -234,60 +225,49 @@ class TestLists:
         return json.dumps([*json.loads(listing(genuine)), *more], sort_keys=True).encode()
 
     @pytest.mark.parametrize("cache", [False, True], ids=["remote", "cache"])
-    @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
-    def test_a_name_that_leads_out(self, forge: Forge, name: Any, cache: bool) -> None:
+    @pytest.mark.parametrize("name", NAMES[:3])
+    def test_nothing_is_written_outside(self, forge: Forge, name: str, cache: bool) -> None:
         world = forge.world
         evil = forge.store(b"evil", cache=cache)
         rows = self.rows(forge, {"md5": evil, "relpath": name})
         forge.version(forge.store_list(rows, cache=cache))
-        around = {
-            path for path in (world.folder, Path("/tmp"), Path("/")) for path in path.iterdir()
-        }
         assert "which leads out of it; refused" in refusal(world)
-        found = {
-            path for path in (world.folder, Path("/tmp"), Path("/")) for path in path.iterdir()
-        }
-        assert not [path for path in found - around if "evil" in path.name]
+        for folder in (Path("/"), Path(tempfile.gettempdir())):
+            assert not list(folder.glob("*evil*"))
         assert not list(world.folder.rglob("*evil*"))
 
-    def test_one_name_twice(self, forge: Forge) -> None:
-        evil = forge.store(b"evil")
-        rows = self.rows(forge, {"md5": evil, "relpath": "model.json"})
-        forge.version(forge.store_list(rows))
-        assert "holds one name twice; refused" in refusal(forge.world)
-
-    def test_a_file_that_is_a_folder(self, forge: Forge) -> None:
-        evil = forge.store(b"evil")
-        rows = self.rows(forge, {"md5": evil, "relpath": "model.json/evil.json"})
-        forge.version(forge.store_list(rows))
-        assert "holds one name twice; refused" in refusal(forge.world)
+    @pytest.mark.parametrize(
+        ("name", "refused"),
+        [
+            *((name, "which leads out of it; refused") for name in NAMES),
+            ("model.json", "holds one name twice; refused"),
+            ("model.json/evil.json", "holds one name twice; refused"),
+        ],
+        ids=lambda name: ascii(name)[:20],
+    )
+    def test_a_name_that_is_refused(self, forge: Forge, name: Any, refused: str) -> None:
+        rows = self.rows(forge, {"md5": forge.store(b"evil"), "relpath": name})
+        with open_store(forge.folder) as store, pytest.raises(RegistryError, match=refused):
+            store.folder(forge.store_list(rows))
 
     @pytest.mark.parametrize(
         ("data", "expected"),
         [
-            (b"{{", "is no list of a folder's files"),
-            (b"\xff\xfe", "is no list of a folder's files"),
-            (b"5", "is no list of a folder's files"),
-            (b"null", "is no list of a folder's files"),
-            (b'["a"]', "is no list of a folder's files"),
-            (b'[{"relpath": "a.json"}]', "is no list of a folder's files"),
-            (b'[{"relpath": ["a"], "md5": "b"}]', "is no list of a folder's files"),
-            (b"[" * 100_000, "is no list of a folder's files"),
-            (b"[" + b"9" * 5000 + b"]", "is no list of a folder's files"),
+            *((data, "is no list of a folder's files") for data in NO_LISTS),
             (b'[{"relpath": "a.json", "md5": 5}]', "is no MD5"),
             (b'[{"relpath": "a.json", "md5": "../../../etc/passwd"}]', "is no MD5"),
             (b'[{"relpath": "a.json", "md5": "%s"}]' % (b"a" * 10**7), "is no MD5"),
             (b'[{"relpath": "a.json", "md5": "%s.dir"}]' % (b"0" * 32), "neither in the cache"),
             (b'[{"relpath": "a.json", "md5": "%s"}]' % (b"0" * 32), "neither in the cache"),
-            (b"[]", "model.safetensors is missing"),
         ],
         ids=lambda value: ascii(value)[:30],
     )
-    def test_something_else(self, forge: Forge, data: bytes, expected: str) -> None:
-        forge.version(forge.store_list(data))
-        sentence = refusal(forge.world)
-        assert expected in sentence
-        assert len(sentence) < 500
+    def test_something_else(self, forge: Forge, tmp_path: Path, data: bytes, expected: str) -> None:
+        md5 = forge.store_list(data)
+        with open_store(forge.folder) as store, pytest.raises(RegistryError) as caught:
+            store.get(md5, tmp_path / "release")
+        assert expected in str(caught.value)
+        assert len(str(caught.value)) < 500
 
 
 class TestObjects:
@@ -319,14 +299,6 @@ class TestObjects:
         assert "is damaged: its content has another hash" in sentence
         assert kept(world) == []
 
-    @pytest.mark.parametrize("which", ["list", "file"])
-    def test_in_both(self, world: World, files: dict[str, str], which: str) -> None:
-        forge = Forge(world)
-        forge.store(b"[]", files[which])
-        forge.store(b"[]", files[which], cache=True)
-        assert "is damaged" in world.refused("fetch", "production")
-        assert kept(world) == []
-
     def test_a_link_in_the_remote(self, world: World, files: dict[str, str]) -> None:
         shutil.rmtree(world.project.path / ".dvc/cache")
         place = Forge(world).place(files["file"])
@@ -355,24 +327,21 @@ class TestKept:
         assert not list(folder.rglob("*.py"))
         assert kept(world) == [folder.name]
 
-    def test_another_content(self, world: World, folder: Path) -> None:
-        (folder / "model.json").write_text("{}")
-        with inside(world.project.path):
-            assert library.load_model("production").classes
-        self.check_mended(world, folder)
-
-    def test_one_file_more(self, world: World, folder: Path) -> None:
-        (folder / "run.py").write_text("import os")
-        self.check_mended(world, folder)
-
-    def test_a_pipe(self, world: World, folder: Path) -> None:
-        (folder / "model.json").unlink()
-        os.mkfifo(folder / "model.json")
-        self.check_mended(world, folder)
-
-    def test_a_file_in_its_place(self, world: World, folder: Path) -> None:
-        shutil.rmtree(folder)
-        folder.write_text("no folder")
+    @pytest.mark.parametrize("kind", ["another content", "one file more", "a pipe", "a file"])
+    def test_what_is_not_what_its_name_says(self, world: World, folder: Path, kind: str) -> None:
+        if kind == "another content":
+            (folder / "model.json").write_text("{}")
+            with inside(world.project.path):
+                assert library.load_model("production").classes
+            (folder / "model.json").write_text("{}")
+        elif kind == "one file more":
+            (folder / "run.py").write_text("import os")
+        elif kind == "a pipe":
+            (folder / "model.json").unlink()
+            os.mkfifo(folder / "model.json")
+        else:
+            shutil.rmtree(folder)
+            folder.write_text("no folder")
         self.check_mended(world, folder)
 
     @pytest.mark.parametrize("target", ["canary", "nowhere", "twin"])
@@ -401,26 +370,19 @@ class TestArguments:
     @pytest.mark.parametrize(
         "arguments",
         [
-            ["register", "--", "-x"],
             ["register", "--", "--upload-pack=touch MARKER"],
-            ["register", "--", "--exec=touch MARKER"],
             ["register", "HEAD --output=MARKER"],
-            ["register", "--version=--upload-pack=touch MARKER"],
             ["register", "--version=v1.0.0/../../MARKER"],
             ["register-all", "--", "--output=MARKER"],
-            ["register-all", "HEAD --output=MARKER"],
             ["show", "--", "--output=MARKER"],
             ["compare", "v1.0.0", "$(touch MARKER)"],
             ["promote", "--stage=--output=MARKER", "v1.0.0"],
-            ["promote", "--stage=production", "--", "-x"],
             ["rollback", "--stage=--output=MARKER"],
             ["reproduce", "--", "--output=MARKER"],
             ["fetch", "--", "../../MARKER"],
             ["fetch", "v1.0.0", "--from=--upload-pack=touch MARKER"],
             ["fetch", "v1.0.0", "--from=--config=core.sshCommand=touch MARKER"],
             ["fetch", "v1.0.0", "--from=ext::sh -c touch% MARKER"],
-            ["fetch", "v1.0.0", "--from=ext::touch MARKER"],
-            ["fetch", "v1.0.0", "--from=fd::17"],
             ["fetch", "v1.0.0", "--from=ssh://-oProxyCommand=touch${IFS}MARKER/x"],
             ["fetch", "v1.0.0", "--from=-oProxyCommand=touch MARKER:x"],
             ["fetch", "v1.0.0", "--from="],
@@ -485,7 +447,12 @@ class TestSecrets:
                 assert said.sentence
 
     @pytest.mark.parametrize(
-        ("kind", "host"), [("http", "closed"), ("http", NOBODY), ("s3", NOBODY)]
+        ("kind", "host"),
+        [
+            ("http", "closed"),
+            pytest.param("http", NOBODY, marks=pytest.mark.long),
+            pytest.param("s3", NOBODY, marks=pytest.mark.long),
+        ],
     )
     def test_of_the_dvc_remote(self, world: World, closed: str, host: str, kind: str) -> None:
         address = f"http://user:{self.SECRET}@{closed if host == 'closed' else host}"
@@ -494,8 +461,8 @@ class TestSecrets:
             pytest.importorskip("dvc_s3")
             keys = {"access_key_id": "user", "secret_access_key": self.SECRET}
             settings = {"url": "s3://bucket/storage", "endpointurl": address, **keys}
-        for name, value in settings.items():
-            world.project.run("dvc", "config", "--local", f"remote.storage.{name}", value)
+        lines = ["['remote \"storage\"']", *(f"{key} = {value}" for key, value in settings.items())]
+        (world.project.path / ".dvc/config.local").write_text("\n".join(lines))
         self.check_silent(world, ["promote", "v1.0.0", "--stage", "staging"])
         if kind == "http":  # the other one takes its time
             self.check_silent(world, ["status"])
@@ -505,8 +472,10 @@ class TestSecrets:
         shutil.rmtree(world.project.path / ".dvc/cache")
         self.check_silent(world, ["fetch", "v1.0.0"], ["compare", "v1.0.0", "v1.0.0"])
 
-    @pytest.mark.parametrize("who", ["SECRET", "user:SECRET", "user:p@SECRET"])
-    @pytest.mark.parametrize("host", ["closed", NOBODY])
+    @pytest.mark.parametrize(
+        ("who", "host"),
+        [("SECRET", "closed"), ("user:SECRET", NOBODY), ("user:p@SECRET", "closed")],
+    )
     def test_of_the_git_remote(self, world: World, closed: str, host: str, who: str) -> None:
         """Nor does anything wait for somebody to type one."""
         host = closed if host == "closed" else host

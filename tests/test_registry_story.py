@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from conftest import ROOT, Project, environment
 from wandb_server import WandbServer
 
@@ -17,6 +19,7 @@ MODELS = {
 }
 
 
+@pytest.mark.long
 def test_the_story(project: Project, tmp_path: Path) -> None:
     """Tags, objects and W&B agree after every step: the script asks `grocery registry status`."""
     project.edit_params({"register": {"min_accuracy": 0.8}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from grocery.contents import folder_md5, md5_of
 from grocery.core.errors import RegistryError, printable, public
 
 NETWORK_SECONDS = 60.0
+_BLOBS = 256  # files of a commit that are in memory at once
 
 
 class GitFailed(RegistryError):
@@ -102,12 +103,25 @@ class Git:
 
     def md5(self, commit: str, path: str) -> str | None:
         """What DVC calls the content of a path in a commit; None where git does not have it."""
-        listed = self.ask("ls-tree", "-r", "-z", "--name-only", commit, "--", path)
-        names = listed.split("\0")[:-1]
-        files = {name: md5_of(self.read(commit, name) or b"") for name in names}
-        if files and names != [path]:
+        listed = self.ask("ls-tree", "-r", "-z", commit, "--", path)
+        rows = [row.split("\t", 1) for row in listed.split("\0")[:-1]]
+        md5s = self._md5s([about.split()[2] for about, _ in rows])
+        files = {name: md5 for (_, name), md5 in zip(rows, md5s, strict=True)}
+        if files and [*files] != [path]:
             return folder_md5({name.removeprefix(f"{path}/"): md5 for name, md5 in files.items()})
         return files.get(path)
+
+    def _md5s(self, blobs: Sequence[str]) -> Iterator[str]:
+        """MD5 of each of these blobs; git is started once for many, not once for each."""
+        for start in range(0, len(blobs), _BLOBS):
+            some = blobs[start : start + _BLOBS]
+            said, at = self._run(["cat-file", "--batch"], "\n".join(some), None), 0
+            for _ in some:
+                end = said.index(b"\n", at)  # of "ID blob SIZE", or of "ID missing": a submodule
+                words = said[at:end].split()
+                size = int(words[2]) if len(words) > 2 else -1
+                yield md5_of(said[end + 1 : end + 1 + size] if size > 0 else b"")
+                at = end + 2 + size
 
     def changed_files(self) -> list[str]:
         """Tracked files that are not what was committed."""
