@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from wandb_server import WandbServer
 
 SETS = sorted(path.name for path in (ROOT / "params").iterdir())
 
-# The commands of docs/experiments.md.
+README = (ROOT / "README.md").read_text()
+# All results beside what was varied.
 FEW_COLUMNS = ["dvc", "exp", "show", "--only-changed", "--drop", ".*/"]
 RESULTS = {"val_accuracy", "accuracy", "gain", "macro_f1", "calibration_error"}
 
@@ -191,6 +194,18 @@ class TestCommands:
         assert {name for name in rows[0] if "." in name and name.startswith("train")} == varied
         results = {name for name in rows[0] if "." not in name and name.islower()}
         assert results - {"rev", "typ", "parent", "accepted"} == RESULTS
+
+    def test_the_documented_command_leaves_what_differs_in_sight(self, explored: Explored) -> None:
+        (command,) = re.findall(r"^\$ (dvc exp show .*)$", README, re.MULTILINE)
+        assert command in (ROOT / "docs/experiments.md").read_text()
+        wide = {"COLUMNS": "300"}  # what a pager shows, line by line
+        shown = explored.project.run(*shlex.split(command), "--hide-failed", "--no-pager", env=wide)
+        (header,) = (line for line in shown.stdout.splitlines() if "Experiment" in line)
+        first, *results = header.split()
+        varied = ["train.label_seed", "train.labeled_ratio", "train.n_neighbors"]
+        assert (first, *results[:2]) == ("Experiment", "val_accuracy", "accuracy")
+        assert sorted(results[2:]) == varied
+        assert header.index(results[3]) + len(results[3]) <= 100
 
     def test_the_best_comes_first(self, explored: Explored) -> None:
         options = ["--hide-failed", "--sort-by", "val_accuracy", "--sort-order", "desc"]
