@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from wandb_server import WandbServer
 
 SETS = sorted(path.name for path in (ROOT / "params").iterdir())
 
+README = (ROOT / "README.md").read_text()
 # What `dvc exp show` of docs/experiments.md has besides the parameters that differ.
 RESULTS = {"val_accuracy", "accuracy", "gain", "macro_f1", "calibration_error"}
 
@@ -156,6 +159,16 @@ class TestTracking:
 
 class TestCommands:
     """The commands of docs/experiments.md."""
+
+    def test_the_documented_command_leaves_what_differs_in_sight(self, explored: Explored) -> None:
+        (command,) = re.findall(r"^\$ (dvc exp show .*)$", README, re.MULTILINE)
+        wide = {"COLUMNS": "300"}  # what a pager shows, line by line
+        shown = explored.project.run(*shlex.split(command), "--hide-failed", "--no-pager", env=wide)
+        (header,) = (line for line in shown.stdout.splitlines() if "Experiment" in line)
+        first, *results = header.split()
+        assert (first, *results[:2]) == ("Experiment", "val_accuracy", "accuracy")
+        assert sorted(results[2:]) == ["train.labeled_ratio", "train.n_neighbors"]
+        assert len(header.rstrip()) <= 100
 
     def test_the_table_and_the_differences(self, explored: Explored) -> None:
         show = "exp show --only-changed --drop .*/ --hide-failed --csv"

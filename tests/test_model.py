@@ -126,10 +126,11 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
     good.save(stream, "JPEG")
     truncated = stream.getvalue()[:900]
     reason = "cannot be read as an image"
+    inside = f"pathlib.Path({str(tmp_path)!r}).rglob('*.jpg')"
     for image, sentence in [
         (bad, f"{bad} {reason}: not an image of a known format"),
         (missing, f"{missing} cannot be read: No such file or directory"),
-        (str(tmp_path), f"{tmp_path} cannot be read: Is a directory"),
+        (str(tmp_path), f"{tmp_path} is a folder; give the images in it: {inside}"),
         (b"", f"image 2 {reason}: empty file"),
         (Image.open(io.BytesIO(truncated)), f"image 2 {reason}: truncated"),
     ]:

@@ -17,7 +17,7 @@ def add_parser(parsers: Any) -> None:
     """Add the command."""
     parser = parsers.add_parser(
         "worker",
-        help="work for a Dask scheduler, with the kernels that give the recorded bytes",
+        help="lend this machine to a project on another one, through Dask",
         description=(
             "Start Dask workers that compute what the project's own machine would: numeric\n"
             "kernels as recorded, one thread each. They go on until they are interrupted, or the\n"

@@ -6,7 +6,6 @@ from another type, so ``"0.2"`` is not a ratio.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from grocery.core.errors import GroceryError
+from grocery.core.errors import GroceryError, meant
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
@@ -63,9 +62,8 @@ def _sentence(detail: Any, model: type[BaseModel]) -> str:
         return f"{key or 'the file'} should be a mapping of keys to values"
     if detail["type"] == "extra_forbidden":
         siblings = _keys(model, location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), siblings, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(siblings)}"
-        return f"{key} is not a known key ({hint})"
+        hint = meant(str(location[-1]), siblings) or f" (known are {', '.join(siblings)})"
+        return f"{key} is not a known key{hint}"
     if detail["type"] == "missing":
         return f"{key} is missing"
     if not key:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -81,6 +81,13 @@ def one_sentence(command: str) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = "; free some space and run again, earlier outputs are as they were" if full else ""
         _exit(f"{command}: {os.strerror(error.errno)}{where}{hint}", 1, error)
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """The nearest of the known names, as a question in brackets; nothing where none is near."""
+    from difflib import get_close_matches
+
+    return "".join(f" (did you mean {near}?)" for near in get_close_matches(name, [*names], n=1))
 
 
 def printable(text: str) -> str:

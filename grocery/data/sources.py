@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from grocery.core.documents import parse_yaml
-from grocery.core.errors import DataError
+from grocery.core.errors import DataError, meant
 from grocery.data.folders import FolderSource, refuse_link
 from grocery.data.grocery_store import CLASSES, LISTS, GroceryStoreSource
 from grocery.images.raw import Source
@@ -49,7 +49,8 @@ def _missing(folder: Path) -> str:
     known = _downloads(raw) | {file.stem: "dvc pull" for file in raw.glob("*.dvc")}
     known |= {entry.name: "" for entry in raw.glob("[!.]*") if entry.is_dir()}
     names = [f"{name} (get it with: {how})" if how else name for name, how in sorted(known.items())]
-    return f"{folder} is missing; data.source can be {', '.join(names) or 'nothing yet'}"
+    near, can_be = meant(folder.name, known), ", ".join(names) or "nothing yet"
+    return f"{folder} is missing{near}; data.source can be {can_be}"
 
 
 def _downloads(raw: Path) -> dict[str, str]:

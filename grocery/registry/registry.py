@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grocery.core.errors import RegistryError
+from grocery.core.errors import RegistryError, meant
 from grocery.registry.candidate import Candidate, read_pipeline
 from grocery.registry.decision import Decision, decide
 from grocery.registry.git import Git, GitFailed
@@ -217,7 +217,8 @@ class Registry:
         Into production only if it beats the present one, or by `force`; `reason` is recorded.
         """
         if stage not in STAGES:
-            raise RegistryError(f"{stage!r} is no stage; the stages are {', '.join(STAGES)}")
+            known = f"{meant(stage, STAGES)}; the stages are {', '.join(STAGES)}"
+            raise RegistryError(f"{stage!r} is no stage{known}")
         if force and not (reason and reason.strip()):
             raise RegistryError("--force needs a --reason, which is recorded")
         state = self.refresh()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from grocery.contents import read_content
-from grocery.core.errors import GroceryError, RegistryError
+from grocery.core.errors import GroceryError, ModelError, RegistryError, meant
 from grocery.release.model import Model
 
 if TYPE_CHECKING:
@@ -60,10 +60,20 @@ def load_model(name: str | os.PathLike[str], repo: str | os.PathLike[str] | None
     ModelError
         When the folder holds no model, a damaged one, or parts of different models.
     """
-    from grocery.registry.state import is_registry_name
+    return Model.load(find(os.fspath(name), repo)[0])
 
-    where = os.fspath(name)
-    return Model.load(fetch(where, repo).folder if is_registry_name(where) else Path(where))
+
+def find(name: str, repo: str | os.PathLike[str] | None = None) -> tuple[Path, str | None]:
+    """The folder of a model, and its version where it is a registered one; see `load_model`."""
+    from grocery.registry.state import is_registry_name
+    from grocery.registry.tags import STAGES
+
+    if is_registry_name(name):
+        fetched = fetch(name, repo)
+        return fetched.folder, fetched.version
+    if not os.path.lexists(name) and (near := meant(name, STAGES)):
+        raise ModelError(f"{name} is neither a folder nor a name in the registry{near}")
+    return Path(name), None
 
 
 def fetch(name: str, repo: str | os.PathLike[str] | None = None) -> Fetched:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grocery.core.errors import RegistryError
+from grocery.core.errors import RegistryError, meant
 from grocery.registry.git import Git
 from grocery.registry.tags import STAGES, Tag, is_version, read_tags
 
@@ -137,7 +137,8 @@ class State:
                 f"no version is in {name}; versions: {self._names()}; "
                 f"put one there with: grocery registry promote VERSION --stage {name}"
             )
-        raise RegistryError(f"{name!r} is no version or stage; versions: {self._names()}")
+        near = meant(name, STAGES)
+        raise RegistryError(f"{name!r} is no version or stage{near}; versions: {self._names()}")
 
     def next_version(self, bump: str) -> str:
         """The version after the highest one by ``major``, ``minor`` or ``patch``; first v1.0.0."""

@@ -7,6 +7,7 @@ the ONNX file, which is data too, and needs onnxruntime.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -35,8 +36,11 @@ _NO_MODEL = (ArithmeticError, AttributeError, GroceryError, LookupError, TypeErr
 _TRIAL = (64, 48)  # width and height of the picture that a model is tried out on, in pixels
 
 Floats = NDArray[np.float32]
-# A path, the contents of a file, or an image that Pillow opened or made.
-RawImage = str | os.PathLike[str] | bytes | Image.Image
+# A path, the contents of a file, an image that Pillow opened or made, or its pixels in RGB.
+RawImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+_ALLOWED = (
+    "a path, the bytes of a file, a Pillow image, or an array (height, width, 3) of uint8 in RGB"
+)
 
 
 @dataclass(frozen=True)
@@ -80,19 +84,31 @@ class Model:
         batches = [jpegs[start : start + _BATCH] for start in range(0, len(jpegs), _BATCH)]
         return np.concatenate([self.encoder([pixels(jpeg) for jpeg in each]) for each in batches])
 
-    def predict(self, images: Iterable[RawImage]) -> list[Prediction]:
-        """Predict raw images: paths, file contents or Pillow images.
+    def predict(self, images: RawImage | Iterable[RawImage]) -> list[Prediction]:
+        """Predict raw images.
 
         Each is prepared as the pipeline prepares it, so a prediction on a raw test file is the
         pipeline's. A few images are held at once, however many there are.
 
+        Parameters
+        ----------
+        images
+            Each a path, the bytes of a file, a Pillow image, or an array (height, width, 3) of
+            uint8, in RGB. One image alone is taken as a list of one.
+
+        Returns
+        -------
+        One prediction per image, in their order: a list also of one image, as scikit-learn's
+        ``predict`` gives an array, so ``model.predict("photo.jpg")[0].label`` is its class.
+
         Raises
         ------
         DataError
-            When an image cannot be read; it says which (its path, or ``image N``, the first
-            being 1) and why.
+            When an image cannot be read, or is something else; it says which (its path, or
+            ``image N``, the first being 1) and why.
         """
-        prepared = (self.prepare(image, f"image {n}") for n, image in enumerate(images, start=1))
+        numbered = enumerate(_many(images), start=1)
+        prepared = (self.prepare(image, f"image {number}") for number, image in numbered)
         predictions: list[Prediction] = []
         while jpegs := list(islice(prepared, _BATCH)):
             predictions += [best for (best,) in self.rank(jpegs)]
@@ -104,18 +120,19 @@ class Model:
         Raises
         ------
         DataError
-            When the image cannot be read; it says which and why.
+            When it cannot be read, or is something else; it says which and why.
         OutOfMemory
             When there is not enough memory for it; it says which.
         """
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else name
         try:
             with memory_for(name):
-                if isinstance(image, str | os.PathLike):
-                    image = Path(image).read_bytes()
-                return self.preprocessing.prepare(image)
+                return self.preprocessing.prepare(_opened(image, name))
         except UnreadableImage as error:
             raise DataError(f"{name} cannot be read as an image: {error}") from error
+        except IsADirectoryError:
+            inside = f"pathlib.Path({name!r}).rglob('*.jpg')"
+            raise DataError(f"{name} is a folder; give the images in it: {inside}") from None
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror}") from error
 
@@ -173,6 +190,35 @@ class Model:
             "coarse": self.coarse,
             "preprocessing": asdict(self.preprocessing),
         }
+
+
+def _many(images: Any) -> Iterable[Any]:
+    """The images; what is one, or was meant as one, comes alone."""
+    one = isinstance(images, str | bytes | bytearray | memoryview | Image.Image | io.IOBase)
+    if one or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+        return [images]
+    try:
+        found: Iterable[Any] = iter(images)  # has no __iter__ where it is a PyTorch dataset
+    except TypeError:
+        found = [images]
+    return found
+
+
+def _opened(image: object, name: str) -> bytes | Image.Image:
+    """What the preprocessing takes."""
+    if isinstance(image, bytes | Image.Image):
+        return image
+    if isinstance(image, str | os.PathLike):
+        try:
+            return Path(image).read_bytes()
+        except ValueError:
+            raise DataError(f"{name!r:.80} is no path; an image is {_ALLOWED}") from None
+    found = f"of type {type(image).__name__}"
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+            return Image.fromarray(image)
+        found = f"an array {image.shape} of {image.dtype}"
+    raise DataError(f"{name} is {found}; an image is {_ALLOWED}")
 
 
 def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:

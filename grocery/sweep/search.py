@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from grocery.core.documents import parse_yaml
-from grocery.core.errors import ParamsError
+from grocery.core.errors import ParamsError, meant
 from grocery.settings import Params, load
 
 METHODS = ("bayes", "random", "grid")
@@ -194,12 +194,14 @@ def with_values(params: Params, assignments: Mapping[str, Any]) -> Params:
     document = params.model_dump(by_alias=True)
     for name, value in assignments.items():
         *sections, key = name.split(".")
-        place = document
+        place: Any = document
         for section in sections:
-            place = place.get(section, {}) if isinstance(place, dict) else {}
-        if not sections or sections[0] not in SECTIONS or key not in place:
+            place = place.get(section) if isinstance(place, dict) else None
+        known = place if isinstance(place, dict) else {}
+        if not sections or sections[0] not in SECTIONS or key not in known:
+            near = meant(key, known) or meant(name.partition(".")[0], SECTIONS)
             raise ParamsError(
-                f"{name} is no parameter that makes a model; see the sections "
+                f"{name} is no parameter that makes a model{near}; see the sections "
                 f"{', '.join(SECTIONS)} of params.yaml"
             )
         place[key] = value

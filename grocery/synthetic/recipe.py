@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from grocery.core.documents import Section, Seed, read_document
-from grocery.core.errors import DataError
+from grocery.core.errors import DataError, meant
 from grocery.synthetic.drawing import PACKAGES
 
 Hex = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
@@ -136,7 +136,10 @@ class Recipe(Section):
         for name, batch in self.incoming.items():
             unknown = sorted(set(batch.shares) - set(self.classes))
             if unknown:
-                raise ValueError(f"incoming.{name}.shares names {unknown[0]!r}, which is no class")
+                near = meant(unknown[0], self.classes)
+                raise ValueError(
+                    f"incoming.{name}.shares names {unknown[0]!r}, which is no class{near}"
+                )
             if not any(batch.shares.get(label, 1.0) for label in self.classes):
                 raise ValueError(f"incoming.{name}.shares leaves no class")
         return self

@@ -62,8 +62,8 @@ examples:
   grocery monitor shelf/ --json | jq 'select(.verdict == "alert")'
 
 from cron, one line for an inbox in which every folder is a batch:
-  */10 * * * * cd project && grocery monitor inbox/ --each --model production \\
-               --history monitor/ --report monitor/index.html --quiet
+  */10 * * * * cd /home/me/groceries && .venv/bin/grocery monitor inbox/ --each \\
+               --model production --fetch --history monitor/ --quiet
 """
 
 
@@ -129,6 +129,14 @@ def add_parser(parsers: Any) -> None:
         help=(
             "a folder, or a name in the registry: production, staging or a version "
             "(default: %(default)s)"
+        ),
+    )
+    parser.add_argument(
+        "--fetch",
+        action="store_true",
+        help=(
+            "first fetch the tags of the git remote, so that production is what it is now for all; "
+            "where that fails a warning says so, and the tags that are here count"
         ),
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from grocery.core.errors import DataError, printable
+from grocery.core.errors import DataError, meant, printable
 from grocery.data.folders import walk
 from grocery.inbox.history import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
@@ -185,10 +185,11 @@ def _labels(folder: Path, paths: Sequence[str], classes: Sequence[str]) -> list[
     """The first folder of each path; at least one must be a class, or they are something else."""
     labels = [_class_folder(path) for path in paths]
     if not set(labels) & set(classes):
-        found = ", ".join(sorted({label for label in labels if label})[:5]) or "none"
+        found = sorted({label for label in labels if label})[:5] or ["none"]
         raise DataError(
             f"--labelled wants folders in {folder} that are named after classes of the model, "
-            f"such as {classes[0]}; found: {found}"
+            f"such as {classes[0]}; found: {', '.join(found)}"
+            f"{meant(found[0], classes)}"
         )
     return labels
 

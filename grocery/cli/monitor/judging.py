@@ -19,7 +19,7 @@ from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
-from grocery.registry.serving import fetch
+from grocery.registry.serving import find
 from grocery.registry.state import is_registry_name
 from grocery.release.model import Model
 
@@ -67,22 +67,38 @@ class Judge:
         return Examined(origin, batch, report, timing, unreadable)
 
 
-def open_judge(name: str, params: MonitorParams) -> Judge:
+def open_judge(name: str, params: MonitorParams, *, fetch: bool = False) -> Judge:
     """Load a model by its name in the registry or from its folder, and its reference.
+
+    With `fetch` the tags of the git remote say what the name means, where that can be asked.
 
     Raises
     ------
     ModelError
         When the reference is missing, or is another model's.
     """
-    folder, version = Path(name), None
-    if is_registry_name(name):
-        fetched = fetch(name)
-        folder, version = fetched.folder, fetched.version
+    if fetch and is_registry_name(name):
+        _fetch_tags()
+    folder, version = find(name)
     model = Model.load(folder)
     reference = Reference.load(folder / "reference")
     reference.check_fits(model.classes, model.digest)
     return Judge(model, Release(reference, digest(folder / "reference"), version), params)
+
+
+def _fetch_tags() -> None:
+    """Bring the tags of the git remote here, or warn that those that are here count."""
+    from grocery.registry.git import Git, GitFailed
+    from grocery.registry.tags import ARTIFACT
+    from grocery.settings import load
+    from grocery.tracking.provenance import dvc_root
+
+    git, remote = Git(dvc_root()), load(dvc_root() / "params.yaml").registry.remote
+    try:
+        git.fetch_tags(remote, f"{ARTIFACT}*")
+    except GitFailed as error:
+        sentence = f"the tags of {remote!r} cannot be fetched ({error}); those of this clone count"
+        print(printable(f"warning: monitor: {sentence}"), file=sys.stderr)
 
 
 def read_thresholds(file: Path) -> MonitorParams:

@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
     found = incoming.find_batches(arguments.incoming, each=arguments.each)
     origins = [origin for origin in found if incoming.has_settled(origin, arguments.settled)]
     judging.check_report(arguments.report)
-    judge = judging.open_judge(arguments.model, params)
+    judge = judging.open_judge(arguments.model, params, fetch=arguments.fetch)
     watched = progress(origins, title="monitor", total=len(origins))
     batches = [judge.examine(origin, arguments) for origin in watched]
 

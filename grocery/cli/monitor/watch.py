@@ -79,7 +79,7 @@ class _Watch:
     @cached_property
     def judge(self) -> Judge:
         """The model, which is loaded when there is something new and not before."""
-        return judging.open_judge(self.arguments.model, self.params)
+        return judging.open_judge(self.arguments.model, self.params, fetch=self.arguments.fetch)
 
     def look_at(self, origins: Sequence[Path]) -> None:
         """Judge and record the batches that are new; one that cannot be read stops no other."""

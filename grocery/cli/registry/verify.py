@@ -67,7 +67,7 @@ def _copied(found: Fetched, target: Path) -> Path:
     return target
 
 
-@command("reproduce", "build a version again from its commit, and compare every output", NAME)
+@command("reproduce", "build a version again from its commit, and compare all outputs", NAME)
 def reproduce(arguments: argparse.Namespace) -> None:
     """Check the version's commit out into a temporary clone, pull its inputs, run its
     pipeline by force, and compare the hash of every output with the recorded one.

@@ -1,0 +1,50 @@
+"""`grocery data samples`: some test images as files, to try the other commands on."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from grocery.cli.terminal import count
+from grocery.core.errors import DataError, printable
+
+
+def add_parser(parsers: Any) -> None:
+    """Add the command to the group `data`."""
+    parser = parsers.add_parser(
+        "samples",
+        help="write some test images, to try the other commands on",
+        description=(
+            "Write test images of the prepared dataset into a folder, each below the name of its\n"
+            "class. They are drawn by their content: the same ones each time."
+        ),
+        epilog=(
+            "examples:\n"
+            "  grocery data samples shelf/\n"
+            "  grocery predict shelf/\n"
+            "  grocery monitor shelf/ --labelled\n"
+        ),
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to; new or not")
+    parser.add_argument(
+        "--count", type=count, default=24, metavar="N", help="how many (default: %(default)s)"
+    )
+    parser.set_defaults(run=_run, command="data samples")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from grocery.core.files import write_bytes
+    from grocery.shards import images_of, read_columns, shard_paths
+    from grocery.tracking.provenance import dvc_root
+
+    shards = dvc_root() / "data/prepared/shards"
+    rows = read_columns(shards, ["image_id", "label", "split"]).to_pylist()
+    labels = {row["image_id"]: row["label"] for row in rows if row["split"] == "test"}
+    chosen = list(labels)[: arguments.count]
+    for image_id, jpeg in images_of(shard_paths(shards), chosen).items():
+        label = labels[image_id]
+        if Path(label).name != label or label in ("", ".."):
+            raise DataError(f"the class {label!r} cannot be the name of a folder")
+        write_bytes(arguments.folder / label / f"{image_id[:8]}.jpg", jpeg)
+    print(printable(f"{len(chosen)} test images are in {arguments.folder}"))

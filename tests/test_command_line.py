@@ -1,0 +1,306 @@
+"""What a person types, at the command line and at the model: it works, or says what to type."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+import grocery as package
+from conftest import HOME, ROOT, Project
+from grocery.core.errors import DataError, GroceryError, ParamsError
+from grocery.data.sources import open_source
+from grocery.inbox.history import History
+from grocery.registry.state import State
+from grocery.settings import load
+from grocery.shards import read_columns, write_table
+from grocery.sweep.search import with_values
+from grocery.synthetic.recipe import load_recipe
+from registry_project import Said, grocery
+from samples import jpeg, picture, put
+from test_model import small_model
+
+PIXELS = np.asarray(picture())
+README = (ROOT / "README.md").read_text()
+
+
+class TestPredict:
+    """`model.predict`, of whatever a person has at hand."""
+
+    @pytest.fixture(autouse=True)
+    def photo(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        picture().save("photo.png")
+
+    @pytest.mark.parametrize(
+        "one",
+        [
+            lambda: "photo.png",
+            lambda: Path("photo.png"),
+            lambda: Path("photo.png").read_bytes(),
+            picture,
+            lambda: PIXELS,
+            lambda: np.flip(np.flip(PIXELS).copy()),  # in another order in memory
+        ],
+    )
+    def test_one_image_is_a_list_of_one(self, one: Callable[[], Any]) -> None:
+        model = small_model()
+        expected = model.predict([Path("photo.png")])
+        assert len(expected) == 1
+        assert model.predict(one()) == model.predict([one()]) == expected
+
+    @pytest.mark.parametrize(
+        "many",
+        [
+            lambda: ["photo.png", PIXELS],
+            lambda: iter([picture(), "photo.png"]),
+            lambda: np.stack([PIXELS, PIXELS]),
+            lambda: np.array(["photo.png", "photo.png"]),
+        ],
+    )
+    def test_several_images_are_predicted_in_turn(self, many: Callable[[], Any]) -> None:
+        model = small_model()
+        assert model.predict(many()) == model.predict("photo.png") * 2
+        assert model.predict(np.array([])) == model.predict(()) == []
+
+    @pytest.mark.parametrize(
+        ("images", "said"),
+        [
+            (lambda: PIXELS / 255, "image 1 is an array (48, 64, 3) of float64"),
+            (lambda: np.stack([PIXELS]) / 255, "image 1 is an array (48, 64, 3) of float64"),
+            (lambda: PIXELS[:, :, 0], "image 1 is an array (48, 64) of uint8"),
+            (lambda: PIXELS[:0], "image 1 is an array (0, 64, 3) of uint8"),
+            (lambda: PIXELS.transpose(2, 0, 1), "image 1 is an array (3, 48, 64) of uint8"),
+            (lambda: np.array(None), "image 1 is an array () of object"),
+            (lambda: 3, "image 1 is of type int"),
+            (lambda: None, "image 1 is of type NoneType"),
+            (lambda: ["photo.png", None], "image 2 is of type NoneType"),
+            (lambda: [["photo.png"]], "image 1 is of type list"),
+            (io.BytesIO, "image 1 is of type BytesIO"),
+            (lambda: bytearray(b"pixels"), "image 1 is of type bytearray"),
+            (lambda: "photo\0.png", r"'photo\x00.png' is no path"),
+            (lambda: "\ud800.png", r"'\ud800.png' is no path"),
+        ],
+    )
+    def test_what_is_no_image_is_told_what_one_is(
+        self, images: Callable[[], Any], said: str
+    ) -> None:
+        with pytest.raises(DataError) as raised:
+            small_model().predict(images())
+        assert str(raised.value) == (
+            f"{said}; an image is a path, the bytes of a file, a Pillow image, or an array "
+            "(height, width, 3) of uint8 in RGB"
+        )
+
+    def test_a_folder_is_told_how_to_name_its_images(self) -> None:
+        picture().save("0.jpg")
+        model = small_model()
+        with pytest.raises(DataError, match="is a folder; give the images in it: ") as raised:
+            model.predict(".")
+        expression = str(raised.value).partition(": ")[2]
+        assert model.predict(eval(expression, {"pathlib": sys.modules["pathlib"]})) == [
+            *model.predict("0.jpg")
+        ]
+
+
+class TestCommands:
+    """`grocery` and its groups, without a command and with a wrong one."""
+
+    @pytest.fixture
+    def said(self, tmp_path: Path) -> Callable[..., Said]:
+        (tmp_path / "here").mkdir()
+        return lambda *words: grocery(Project(tmp_path / "here"), *words)
+
+    @pytest.mark.parametrize("group", [[], ["registry"], ["data"]])
+    def test_without_one_they_are_listed(self, said: Callable[..., Said], group: list[str]) -> None:
+        listed = said(*group)
+        assert (listed.code, listed.out) == (2, "")
+        names = re.findall(r"^ {4}([a-z-]+)\s+\S", listed.err, re.MULTILINE)
+        assert len(names) > 1
+        for name in names:
+            helped = said(*group, name, "--help")
+            assert helped.code == 0
+            assert f"grocery {' '.join([*group, name])}" in helped.out
+
+    def test_all_that_the_readme_names_are_listed(self, said: Callable[..., Said]) -> None:
+        for name in set(re.findall(r"(?:`|\$ )grocery ([a-z]+)", README)):
+            assert re.search(rf"^ {{4}}{name} ", said().err, re.MULTILINE), name
+
+    def test_the_version(self, said: Callable[..., Said]) -> None:
+        wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        assert said("--version") == Said(0, f"grocery {wanted}\n", "")
+        assert package.__version__ == wanted
+
+    @pytest.mark.parametrize(
+        ("typed", "near"),
+        [
+            ("predcit photo.jpg", "predict"),
+            ("registry promot v1.0.0", "promote"),
+            ("data dif", "diff"),
+            ("registry register --bump minr", "minor"),
+        ],
+    )
+    def test_a_mistyped_word_is_offered_the_near_one(
+        self, said: Callable[..., Said], typed: str, near: str
+    ) -> None:
+        refused = said(*typed.split())
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.endswith(f" is not known (did you mean {near}?)\n")
+
+    def test_one_that_is_near_to_none_is_told_all(self, said: Callable[..., Said]) -> None:
+        assert said("data", "xyz").err.endswith("'xyz' is not known; known are diff, samples\n")
+
+
+def changed(name: str) -> Callable[[Path], object]:
+    params = load(ROOT / "params.yaml")
+    return lambda _: with_values(params, {name: 1})
+
+
+def shares(folder: Path) -> object:
+    recipe = yaml.safe_load((ROOT / "data/raw/synthetic/recipe.yaml").read_text())
+    recipe["incoming"]["shares"]["shares"] = {"Carot": 0.5}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return load_recipe(folder / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("ask", "near"),
+    [
+        (changed("train.alhpa"), "train.alhpa is no parameter that makes a model (alpha)"),
+        (changed("trian.alpha"), "trian.alpha is no parameter that makes a model (train)"),
+        (lambda raw: open_source(raw / "grocery-stor"), "grocery-stor is missing (grocery-store)"),
+        (lambda _: package.load_model("prodution"), "a name in the registry (production)"),
+        (lambda _: State({}, [], [], {}).find("stagin"), "is no version or stage (staging)"),
+        (shares, "names 'Carot', which is no class (Carrot)"),
+    ],
+)
+def test_a_wrong_name_is_offered_the_near_one(
+    ask: Callable[[Path], object], near: str, tmp_path: Path
+) -> None:
+    with pytest.raises(GroceryError) as raised:
+        ask(tmp_path)
+    assert near.replace("(", "(did you mean ").replace(")", "?)") in str(raised.value)
+
+
+def test_a_parameter_has_no_parts() -> None:
+    with pytest.raises(ParamsError, match=r"train\.alpha\.x is no parameter"):
+        changed("train.alpha.x")(ROOT)
+
+
+def test_folders_that_are_nearly_classes(built: Project, tmp_path: Path) -> None:
+    put(tmp_path, "checked/Lemno/1.jpg", jpeg(picture()))
+    said = grocery(built, "monitor", str(tmp_path / "checked"), "--labelled")
+    assert said.code == 1
+    assert said.sentence.endswith("found: Lemno (did you mean Lemon?)")
+
+
+class TestSamples:
+    """`grocery data samples`: a photograph for who has none."""
+
+    def test_what_the_readme_says_works(self, built: Project, tmp_path: Path) -> None:
+        typed = re.findall(r"^\$ grocery ([^#\n]*\bshelf/[^#\n]*)", README, re.MULTILINE)
+        typed = [line for line in typed if "production" not in line]
+        assert typed[0].split() == ["data", "samples", "shelf/"]
+        assert [line.split()[0] for line in typed] == ["data", "predict"]
+        shelf = tmp_path / "shelf"
+        for line in typed:
+            said = grocery(built, *shlex.split(line.replace("shelf/", str(shelf))))
+            assert (said.code, said.err) == (0, "")
+        right = [row.split()[0] in row.split()[-1] for row in said.out.splitlines()[1::3]]
+        assert len(right) == 24
+        assert sum(right) > 12
+
+    def test_they_are_test_images_below_their_classes(self, built: Project, tmp_path: Path) -> None:
+        for count in (5, 3):  # the same ones each time
+            said = grocery(built, "data", "samples", str(tmp_path), f"--count={count}")
+            assert said == Said(0, f"{count} test images are in {tmp_path}\n", "")
+        files = {file.relative_to(tmp_path).as_posix(): file for file in tmp_path.rglob("*.jpg")}
+        assert len(files) == 5
+        columns = ["image_id", "label", "split", "image"]
+        rows = read_columns(built.path / "data/prepared/shards", columns).to_pylist()
+        known = {f"{row['label']}/{row['image_id'][:8]}.jpg": row for row in rows}
+        for name, file in files.items():
+            assert known[name]["split"] == "test"
+            assert file.read_bytes() == known[name]["image"]
+
+    def test_without_a_built_pipeline(self, tmp_path: Path) -> None:
+        said = grocery(Project(tmp_path), "data", "samples", "shelf")
+        assert said.code == 1
+        assert "data/prepared/shards holds no shards" in said.sentence
+
+    @pytest.mark.parametrize("label", ["..", "../up", "a/b", ""])
+    def test_a_class_leads_out_of_no_folder(self, label: str, tmp_path: Path) -> None:
+        row = {"image_id": "0" * 64, "label": label, "split": "test", "image": b"x"}
+        shards = tmp_path / "data/prepared/shards"
+        shards.mkdir(parents=True)
+        write_table(shards / "shard-00000-of-00001.parquet", pa.Table.from_pylist([row]))
+        said = grocery(Project(tmp_path), "data", "samples", "shelf")
+        assert said.code == 1
+        assert said.sentence.endswith(f"the class {label!r} cannot be the name of a folder")
+        assert not (tmp_path / "shelf").exists()
+
+
+class TestCron:
+    """The line in docs/monitoring.md, in the environment that cron gives."""
+
+    def test_it_runs_and_asks_the_git_remote(self, project: Project) -> None:
+        text = (ROOT / "docs/monitoring.md").read_text()
+        (line,) = re.findall(r"```crontab\n(.*)\n```", text)
+        command = line.split(maxsplit=5)[5].replace("/home/me/groceries", str(project.path))
+        command = command.replace("--each", "--each --settled 0")  # cron would come again
+        assert "%" not in command  # which cron takes for the end of the line
+        launcher = project.path / ".venv/bin/grocery"
+        launcher.parent.mkdir(parents=True)
+        launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -m grocery.cli "$@"\n')
+        launcher.chmod(0o755)
+        # Production is at the git remote, and this clone has not heard of it.
+        project.run("git", "clone", "--quiet", "--bare", ".", "../origin.git")
+        project.run("git", "remote", "add", "origin", "../origin.git")
+        origin = project.path.parent / "origin.git"
+        for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
+            project.run("git", "-C", str(origin), "tag", "--annotate", tag, "-m", tag)
+
+        def cron(batch: str) -> subprocess.CompletedProcess[str]:
+            inbox = project.path / "inbox"
+            inbox.mkdir(exist_ok=True)
+            shutil.copy(project.path / f"data/prepared/incoming/{batch}.parquet", inbox)
+            given = [f"HOME={HOME}", "LOGNAME=me", "SHELL=/bin/sh", "PATH=/usr/bin:/bin"]
+            return subprocess.run(
+                ["/usr/bin/env", "-i", *given, "/bin/sh", "-c", command],
+                cwd=HOME,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        found = cron("dim")
+        assert (found.returncode, found.stderr) == (2, "")
+        assert found.stdout.splitlines()[1].startswith("alert")
+        assert (project.path / "monitor/index.html").is_file()
+
+        origin.rename(origin.with_suffix(".away"))
+        lost = cron("clean")
+        assert (lost.returncode, lost.stdout) == (0, "")
+        (warning,) = lost.stderr.splitlines()
+        assert warning.startswith("warning: monitor: the tags of 'origin' cannot be fetched (fata")
+        assert warning.endswith("); those of this clone count")
+        entries = History(project.path / "monitor").read().entries
+        assert [(entry.batch, entry.version) for entry in entries] == [
+            ("dim", "v1.0.0"),
+            ("clean", "v1.0.0"),
+        ]
+        again = cron("clean")
+        assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
