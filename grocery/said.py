@@ -20,7 +20,8 @@ NEXT = {
     "source .venv/bin/activate": "the commands below are there",
     "dvc plots show --open": "confusions, calibration, and how training went",
     "dvc exp run --name more -S train.labeled_ratio=0.4": "the same with twice the labels",
-    "dvc exp show --only-changed --drop '.*/'": "side by side",
+    "dvc exp diff": "what that changed",
+    "grocery data samples shelf/ && grocery predict shelf/": "the model on some test images",
 }
 
 
