@@ -4,8 +4,6 @@ import copy
 import io
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +22,7 @@ from grocery.features.projection import Projection
 from grocery.images.decoding import canonical
 from grocery.images.preprocessing import Preprocessing
 from grocery.release.model import KIND, Model, Prediction
-from samples import picture
-
-# What only the pipeline, or an encoder that is not the default, needs.
-HEAVY = {"dvc", "joblib", "onnxruntime", "pyarrow", "pydantic", "scipy", "sklearn", "wandb"}
+from samples import jpeg, picture
 
 PREPARED = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
 
@@ -68,18 +63,14 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_loaded_model_says_the_same(folder: Path) -> None:
+def test_a_loaded_model_says_the_same(folder: Path, tmp_path: Path) -> None:
     model = small_model()
-    model.save(folder)
     jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(3)]
     loaded = Model.load(folder)
     assert (loaded.predict_proba(jpegs) == model.predict_proba(jpegs)).all()
     assert loaded.digest == model.digest
     assert loaded.digest == json.loads((folder / "model.json").read_text())["sha256"]
-
-
-def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    Model.load(folder).save(tmp_path / "again")
+    loaded.save(tmp_path / "again")
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
@@ -121,20 +112,16 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
     model = Model.load(folder)
     bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
     bad.write_text("shopping list")
-    good = picture()
-    stream = io.BytesIO()
-    good.save(stream, "JPEG")
-    truncated = stream.getvalue()[:900]
     reason = "cannot be read as an image"
     for image, sentence in [
         (bad, f"{bad} {reason}: not an image of a known format"),
         (missing, f"{missing} cannot be read: No such file or directory"),
         (str(tmp_path), f"{tmp_path} cannot be read: Is a directory"),
         (b"", f"image 2 {reason}: empty file"),
-        (Image.open(io.BytesIO(truncated)), f"image 2 {reason}: truncated"),
+        (Image.open(io.BytesIO(jpeg(picture())[:900])), f"image 2 {reason}: truncated"),
     ]:
         with pytest.raises(DataError) as caught:
-            model.predict([good, image])
+            model.predict([picture(), image])
         assert str(caught.value) == sentence
 
 
@@ -142,8 +129,8 @@ def test_an_images_prediction_does_not_depend_on_the_others(folder: Path) -> Non
     model = Model.load(folder)
     jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(11)]
     together = model.predict_proba(jpegs)
-    for row, jpeg in enumerate(jpegs):
-        assert (model.predict_proba([jpeg]) == together[row]).all()
+    for row, one in enumerate(jpegs):
+        assert (model.predict_proba([one]) == together[row]).all()
 
 
 def test_the_best_classes_come_in_order(folder: Path) -> None:
@@ -194,11 +181,10 @@ class Shell:
     ],
     ids=["truncated", "empty", "a flipped bit", "a pickle", "a header beyond the end"],
 )
-def test_damaged_arrays_are_refused(folder: Path, damage: object) -> None:
+def test_damaged_arrays_are_refused(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     file = folder / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(ModelError, match="damaged"):
-        Model.load(folder)
+    file.write_bytes(damage(file.read_bytes()))
+    assert "damaged" in refusal(folder)
 
 
 def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
@@ -240,37 +226,19 @@ def test_no_name_and_no_number_can_be_changed(built: Project, tmp_path: Path) ->
             assert last in ("kind", "format") or "is damaged or was changed" in sentence
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"classes": ["leek", "apple", "pear"]},
-        {"coarse": {}},
-        {"preprocessing": PREPARED | {"image_size": 64}},
-        {"note": "one more"},
-    ],
-    ids=["two names swapped", "no coarse classes", "smaller images", "a further key"],
-)
-def test_a_description_that_would_fit_is_another_model(
-    folder: Path, change: dict[str, Any]
-) -> None:
+def test_a_description_that_would_fit_is_another_model(folder: Path) -> None:
     file = folder / "model.json"
     genuine = json.loads(file.read_text())
+    change = {"note": "one more"}
     file.write_text(json.dumps(genuine | change))
     assert refusal(folder) == (
         f"the grocery-model in {folder} is damaged or was changed: its digest is not the one that "
         "it carries"
     )
-    file.write_text(json.dumps(genuine))
+    file.write_text(json.dumps(dict(reversed(genuine.items()))))  # the spelling is no part of it
+    assert Model.load(folder).digest == genuine["sha256"]
     change_description(folder, change)  # whoever may write can give it a digest, but another one
     assert json.loads(file.read_text())["sha256"] != genuine["sha256"]
-
-
-def test_the_spelling_of_the_description_is_no_part_of_the_model(folder: Path) -> None:
-    digest = Model.load(folder).digest
-    file = folder / "model.json"
-    genuine = json.loads(file.read_text())
-    file.write_text(json.dumps(dict(reversed(genuine.items()))))
-    assert Model.load(folder).digest == digest
 
 
 def test_the_digest_is_of_all_that_a_model_is() -> None:
@@ -333,7 +301,7 @@ def test_a_description_that_does_not_fit(
         ({"note": "\ud800"}, "model.json is damaged: "),
     ],
 )
-def test_a_head_of_another_time_or_thing(
+def test_a_description_of_another_time_or_thing(
     folder: Path, changes: dict[str, object], sentence: str
 ) -> None:
     file = folder / "model.json"
@@ -341,7 +309,7 @@ def test_a_head_of_another_time_or_thing(
     assert sentence in refusal(folder)
 
 
-@pytest.mark.parametrize("text", ["", '{"kind": "grocery-mod', "[1]", "null", '"text"', "[" * 9999])
+@pytest.mark.parametrize("text", ["", '{"kind": "grocery-mod', "[1]", "null", "[" * 9999])
 def test_json_that_is_cut_or_no_object(folder: Path, text: str) -> None:
     (folder / "model.json").write_text(text)
     assert refusal(folder).startswith(f"{folder / 'model.json'} is damaged: ")
@@ -386,14 +354,13 @@ def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", [*small_model()._arrays()])
-def test_an_array_with_a_value_that_is_no_number(folder: Path, name: str, value: float) -> None:
-    def spoil(array: Any) -> Any:
-        array.flat[-1] = value
-        return array
-
-    change_array(folder, name, spoil)
-    assert refusal(folder).endswith(f"{name!r} holds NaN or infinite values")
+def test_an_array_with_a_value_that_is_no_number(folder: Path, value: float) -> None:
+    arrays, description = load_arrays(folder, KIND)
+    for name, array in arrays.items():
+        spoilt = array.copy()
+        spoilt.flat[-1] = value
+        save_arrays(folder, KIND, arrays | {name: spoilt}, description)
+        assert refusal(folder).endswith(f"{name!r} holds NaN or infinite values")
 
 
 @pytest.mark.parametrize(
@@ -426,15 +393,13 @@ def test_arrays_that_do_not_fit_each_other(
     folder: Path, name: str, change: Callable[[Any], Any]
 ) -> None:
     change_array(folder, name, change)
-    assert refusal(folder).startswith(f"{folder} is not a whole grocery-model: ")
-
-
-def test_a_head_of_another_encoder(folder: Path) -> None:
-    change_array(folder, "head_coefficients", lambda coefficients: coefficients[:, :4])
-    assert refusal(folder).endswith(
-        "its head has coefficients (3, 4) and intercept (3,), for 3 classes and an encoder of "
-        "5 dimensions"
-    )
+    sentence = refusal(folder)
+    assert sentence.startswith(f"{folder} is not a whole grocery-model: ")
+    if name == "head_intercept":
+        assert sentence.endswith(
+            "its head has coefficients (3, 5) and intercept (1,), for 3 classes and an encoder of "
+            "5 dimensions"
+        )
 
 
 def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None:
@@ -447,21 +412,3 @@ def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None
         assert refusal(tmp_path).endswith(f"it lacks {name!r}")
         save_arrays(tmp_path, KIND, others | {name: array[:-1]}, description)
         assert "is not a whole grocery-model" in refusal(tmp_path)
-
-
-def test_only_the_kind_that_was_asked_for(tmp_path: Path) -> None:
-    save_arrays(tmp_path, "one", {"x": np.zeros(2)}, {})
-    with pytest.raises(ModelError, match="holds 'one', not 'two'"):
-        load_arrays(tmp_path, "two")
-
-
-def test_prediction_needs_numpy_and_pillow_only(folder: Path) -> None:
-    code = f"""
-import sys, grocery
-assert "numpy" not in sys.modules
-grocery.load_model({str(folder)!r}).predict_proba([])
-heavy = {HEAVY}
-print(sorted(heavy & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
