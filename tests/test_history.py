@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import resource
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +30,7 @@ from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
+from running import wait_for
 from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]
@@ -102,9 +101,7 @@ class TestEntries:
         assert (written.time, written.judged) == ("2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z")
         assert (written.version, written.model, written.kind) == ("v1.2.0", "a" * 64, "batch")
         assert sum(written.class_counts) == sum(written.confidence_counts) == written.images == 60
-
-    def test_are_lines_of_json_that_anybody_can_read(self, history: History) -> None:
-        add(history, "monday", "tuesday")
+        add(history, "tuesday")  # lines of JSON, which anybody can read
         lines = [json.loads(line) for line in history.path.read_text().splitlines()]
         assert [line["batch"] for line in lines] == ["monday", "tuesday"]
         assert {one["signal"] for one in lines[0]["signals"]} >= {"confidence", "classes"}
@@ -204,20 +201,13 @@ class TestDamage:
         assert names(history) == ["monday", "tuesday"]
         assert history.read().damaged == []
 
-    def test_the_very_first_line_may_be_cut_off(self, history: History) -> None:
-        history.path.write_bytes(b'{"grocery_his')
+        history.path.write_bytes(b'{"grocery_his')  # the very first one, cut off
         add(history, "monday")
         assert (names(history), history.read().damaged) == (["monday"], [1])
 
     @pytest.mark.parametrize(
         "wrong",
-        [
-            b"\0" * 100,
-            b"\xff\xfe",
-            b"[]",
-            b"[" * 100_000,
-            b'{"grocery_history":1,"kind":"batch"}',
-        ],
+        [b"\0" * 100, b"\xff\xfe", b"[" * 100_000, b'{"grocery_history":1,"kind":"batch"}'],
     )
     def test_a_damaged_line_in_the_middle(self, history: History, wrong: bytes) -> None:
         add(history, "monday", "tuesday")
@@ -284,41 +274,36 @@ class TestRefused:
         assert names(history) == ["monday", "tuesday"]
 
 
-class TestPlaces:
-    def test_a_folder_holds_it_under_a_name(self, tmp_path: Path) -> None:
-        assert History(tmp_path).path == tmp_path / NAME
-        new = History(f"{tmp_path}/new/")
-        add(new, "monday")
-        assert (tmp_path / "new" / NAME).is_file()
-
-    def test_folders_above_it_are_made(self, tmp_path: Path) -> None:
-        add(History(tmp_path / "a/b/c.jsonl"), "monday")
-        assert names(History(tmp_path / "a/b/c.jsonl")) == ["monday"]
+def test_a_folder_holds_it_under_a_name(tmp_path: Path) -> None:
+    """And folders above it are made."""
+    assert History(tmp_path).path == tmp_path / NAME
+    add(History(f"{tmp_path}/new/"), "monday")
+    assert (tmp_path / "new" / NAME).is_file()
+    add(History(tmp_path / "a/b/c.jsonl"), "monday")
+    assert names(History(tmp_path / "a/b/c.jsonl")) == ["monday"]
 
 
-WRITER = """
-import sys
-from test_history import History, entry
-history = History(sys.argv[1])
-for number in range(int(sys.argv[3])):
-    history.append(lambda before: entry(f"{sys.argv[2]} {number}", before, n=5))
-    history.append(lambda before: entry(f"shared {number}", before, n=5))
-"""
+def write(path: Path, who: str, batches: int) -> None:
+    history = History(path)
+    for number in range(batches):
+        for name in (who, "shared"):
+            add(history, f"{name} {number}", n=5)
 
 
-def writer(history: History, who: str, batches: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
-    command = [sys.executable, "-c", WRITER, str(history.path), who, str(batches)]
-    return subprocess.Popen(command, env=environment)
+def writer(history: History, who: str, batches: int) -> Any:
+    """A process of its own that writes."""
+    process = get_context("fork").Process(target=write, args=(history.path, who, batches))
+    process.start()
+    return process
 
 
 def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
     process = writer(history, "one", 1_000_000)
-    while len(history.read().entries) < 6:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: len(history.read().entries) >= 6)
+    finally:
+        process.kill()
+        process.join()
     before = history.read()
     assert before.damaged == []
     add(history, "after")  # the lock is free
@@ -327,7 +312,9 @@ def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
 
 def test_several_processes_write_whole_lines_and_each_batch_once(history: History) -> None:
     writers = [writer(history, who, 12) for who in ("one", "two")]
-    assert [process.wait() for process in writers] == [0, 0]
+    for process in writers:
+        process.join()
+    assert [process.exitcode for process in writers] == [0, 0]
     assert history.read().damaged == []
     expected = {f"{who} {number}" for who in ("one", "two", "shared") for number in range(12)}
     assert sorted(names(history)) == sorted(expected)
