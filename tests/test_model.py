@@ -150,15 +150,11 @@ def test_of_equal_classes_the_first_is_predicted(folder: Path) -> None:
     assert [p.label for p in Model.load(folder).predict([picture()])] == ["apple"]
 
 
-def test_more_images_than_are_held_at_once(folder: Path) -> None:
+def test_more_images_than_are_held_at_once_or_none(folder: Path) -> None:
     model = Model.load(folder)
     two = model.predict([picture(0), picture(1)])
     assert two[0] != two[1]
     assert model.predict(picture(number % 2) for number in range(130)) == two * 65
-
-
-def test_no_images(folder: Path) -> None:
-    model = Model.load(folder)
     assert model.predict([]) == []
     assert model.rank([], top=2) == []
 
@@ -170,29 +166,17 @@ class Shell:
         return (exec, ("raise SystemExit('executed')",))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[: len(data) // 2],
-        lambda data: b"",
-        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-        lambda data: pickle.dumps(Shell()),
-        lambda data: (2**62).to_bytes(8, "little") + data[8:],
-    ],
-    ids=["truncated", "empty", "a flipped bit", "a pickle", "a header beyond the end"],
-)
-def test_damaged_arrays_are_refused(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_arrays_are_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))
-    assert "damaged" in refusal(folder)
-
-
-def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
-    data = (2**62).to_bytes(8, "little") + b"{}"
-    (folder / "model.safetensors").write_bytes(data)
+    data = file.read_bytes()
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    beyond = (2**62).to_bytes(8, "little") + data[8:]  # a header that ends beyond the end
+    for damaged in (data[: len(data) // 2], b"", flipped, pickle.dumps(Shell()), beyond):
+        file.write_bytes(damaged)
+        assert "damaged" in refusal(folder)
     description = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(sealed(KIND, data, description)))
-    assert "model.safetensors is damaged" in refusal(folder)
+    (folder / "model.json").write_text(json.dumps(sealed(KIND, beyond, description)))
+    assert "model.safetensors is damaged" in refusal(folder)  # its digest is right
 
 
 def leaves(document: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
@@ -264,9 +248,7 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
         ({"classes": ["apple"]}, "not a whole"),
         ({"classes": ["apple", "leek", "apple"]}, "two of its classes have the same name"),
         ({"classes": []}, "not a whole"),
-        ({"classes": "abc"}, "not a list of names"),
         ({"classes": [1, 2, 3]}, "not a list of names"),
-        ({"classes": None}, "not a whole"),
         ({"coarse": {"apple": None}}, "not a list of names"),
         ({"coarse": []}, "not a whole"),
         ({"encoder": {}}, "it lacks 'encoder'"),
@@ -274,14 +256,6 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
         ({"preprocessing": {"image_size": 128}}, "not a whole"),
         ({"preprocessing": PREPARED | {"colour": 1}}, "not a whole"),
         ({"preprocessing": []}, "not a whole"),
-        *(
-            (
-                {"preprocessing": PREPARED | {name: value}},
-                f"{name} is {value!r}, but it should be a whole number from ",
-            )
-            for name in PREPARED
-            for value in ("128", 0, None, True, 100.0, 10**12)
-        ),
     ],
 )
 def test_a_description_that_does_not_fit(
@@ -291,28 +265,29 @@ def test_a_description_that_does_not_fit(
     assert sentence in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
+@pytest.mark.parametrize("name", PREPARED)
+def test_preprocessing_that_cannot_be(folder: Path, name: str) -> None:
+    for value in ("128", 0, None, True, 100.0, 10**12):
+        change_description(folder, {"preprocessing": PREPARED | {name: value}})
+        sentence = f"{name} is {value!r}, but it should be a whole number from "
+        assert sentence in refusal(folder)
+
+
+def test_a_description_of_another_time_or_thing(folder: Path) -> None:
+    file = folder / "model.json"
+    genuine = json.loads(file.read_text())
+    for changes, sentence in [
         ({"format": 2}, "format 2, this version reads 3"),
         ({"kind": "other"}, "'other', not 'grocery-model'"),
         ({"sha256": 7}, "is damaged or was changed"),
         ({"note": float("nan")}, "model.json is damaged: "),
         ({"note": "\ud800"}, "model.json is damaged: "),
-    ],
-)
-def test_a_description_of_another_time_or_thing(
-    folder: Path, changes: dict[str, object], sentence: str
-) -> None:
-    file = folder / "model.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    assert sentence in refusal(folder)
-
-
-@pytest.mark.parametrize("text", ["", '{"kind": "grocery-mod', "[1]", "null", "[" * 9999])
-def test_json_that_is_cut_or_no_object(folder: Path, text: str) -> None:
-    (folder / "model.json").write_text(text)
-    assert refusal(folder).startswith(f"{folder / 'model.json'} is damaged: ")
+    ]:
+        file.write_text(json.dumps(genuine | changes))
+        assert sentence in refusal(folder)
+    for text in ("", '{"kind": "grocery-mod', "[1]", "null", "[" * 9999):
+        file.write_text(text)
+        assert refusal(folder).startswith(f"{file} is damaged: ")
 
 
 def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
@@ -327,17 +302,6 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
     assert "model.json is missing" in refusal(folder)
     file.mkdir()
     assert refusal(folder).endswith("model.json: Is a directory")
-
-
-def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
-    """They are whole, and they would fit: only the digest tells."""
-    model = small_model()
-    replace(model, head=replace(model.head, temperature=3.0, smoothing=0.0)).save(
-        tmp_path / "other"
-    )
-    other = tmp_path / "other/model.safetensors"
-    (folder / "model.safetensors").write_bytes(other.read_bytes())
-    assert "is damaged or was changed" in refusal(folder)
 
 
 def change_description(folder: Path, changes: dict[str, Any]) -> None:
@@ -393,13 +357,15 @@ def test_arrays_that_do_not_fit_each_other(
     folder: Path, name: str, change: Callable[[Any], Any]
 ) -> None:
     change_array(folder, name, change)
-    sentence = refusal(folder)
-    assert sentence.startswith(f"{folder} is not a whole grocery-model: ")
-    if name == "head_intercept":
-        assert sentence.endswith(
-            "its head has coefficients (3, 5) and intercept (1,), for 3 classes and an encoder of "
-            "5 dimensions"
-        )
+    assert refusal(folder).startswith(f"{folder} is not a whole grocery-model: ")
+
+
+def test_a_head_of_another_encoder(folder: Path) -> None:
+    change_array(folder, "head_coefficients", lambda coefficients: coefficients[:, :4])
+    assert refusal(folder).endswith(
+        "its head has coefficients (3, 4) and intercept (3,), for 3 classes and an encoder of "
+        "5 dimensions"
+    )
 
 
 def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None:
