@@ -142,7 +142,8 @@ class TestEntries:
         drop = replace(batch.signals[0], name="accuracy", verdict="alert")
         assert labels.model_copy(update={"signals": [*batch.signals, drop]}).alert
 
-    def test_labels_are_told_apart_image_by_image(self) -> None:
+    def test_digests_are_of_content_image_by_image(self) -> None:
+        assert content_digest(["1", "2"]) == content_digest(["2", "1"]) != content_digest(["1"])
         assert labels_digest(["1", "2"], [None, None]) is None
         assert labels_digest(["1", "2"], ["a", None]) == labels_digest(["2", "1"], [None, "a"])
         assert labels_digest(["1", "2"], ["a", None]) != labels_digest(["1", "2"], [None, "a"])
@@ -251,9 +252,7 @@ class TestRefused:
             History(tmp_path).check()
         with pytest.raises(DataError, match="neither a file nor a folder"):
             History("/dev/null").check()
-
-    def test_a_place_where_nothing_can_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
+        (tmp_path / "file").touch()  # nothing can be written below it
         with pytest.raises(OSError, match=r"file") as caught:
             History(tmp_path / "file/history.jsonl").check()
         assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
