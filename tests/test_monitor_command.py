@@ -114,24 +114,19 @@ class TestVerdicts:
 
     def test_a_table_for_people(self, built: Project) -> None:
         drawn = json.loads((built.path / "metrics/monitor/accuracy.json").read_text())
-        rows = []
-        for (name, batch), point in zip(recorded(built).items(), drawn, strict=True):
-            assert (point["batch"], point["estimated"]) == (name, batch["estimated_accuracy"])
-            estimate = f"{point['estimated']:.3f}"
-            if point["estimated_low"] is not None:
-                estimate += f" [{point['estimated_low']:.3f}, {point['estimated_high']:.3f}]"
-            rows.append((batch, estimate, name))
-        width = max(len("estimated accuracy"), *(len(estimate) for _, estimate, _ in rows))
+        text = "{estimated:.3f} [{estimated_low:.3f}, {estimated_high:.3f}]"
+        estimates = {one["batch"]: text.format_map(one) for one in drawn}
+        width = max(map(len, estimates.values()))
         column = "estimated accuracy".rjust(width)
         expected = [f"verdict  images  unreadable  {column}  accuracy  batch"]
-        for batch, estimate, name in rows:
+        for name, batch in reversed(recorded(built).items()):
             expected.append(
                 f"{batch['verdict']:<7}  {batch['images']:>6}  {batch['unreadable']:>10}  "
-                f"{estimate:>{width}}  {batch['accuracy']:8.3f}  {name}"
+                f"{estimates[name]:>{width}}  {batch['accuracy']:8.3f}  {name}"
             )
         said = monitor(built, DIM, CLEAN, code=2)
         table, findings = said.out.split("\n\n")
-        assert table.splitlines() == [expected[0], *reversed(expected[1:])]
+        assert table.splitlines() == expected
         odd = [f"{p['batch']}: {p['sentence']}" for p in points(built) if p["verdict"] != "ok"]
         assert findings.splitlines() == odd != []
         assert said.err == ""
@@ -292,6 +287,13 @@ class TestBadInput:
         assert "no-such-model" in refused(INCOMING, "--model", "no-such-model")
         assert "production" in refused(INCOMING, "--model", "production")
         release = shutil.copytree(built.path / "models/release", tmp_path / "release")
+        other = replace(Reference.load(release / "reference"), model_digest="0" * 64)
+        other.save(release / "reference")
+        history = ("--history", tmp_path / "history.jsonl")
+        for options in ((), history):
+            sentence = refused(INCOMING, "--model", release, *options)
+            assert "the reference is of model 000000000000" in sentence
+        assert history[1].read_text() == ""
         shutil.rmtree(release / "reference")
         assert "reference" in refused(INCOMING, "--model", release)
 
@@ -411,6 +413,8 @@ class TestHistory:
     def test_each_batch_is_judged_once(
         self, inbox: Path, dim: Any, watch: Any, tmp_path: Path
     ) -> None:
+        assert watch("--settled", "3600") == (0, "", "")  # it may be still on its way
+        assert self.lines(tmp_path) == []
         code, out, err = watch()
         assert (code, err) == (0, "")
         assert out.splitlines()[1].split()[0] == "ok"
@@ -452,11 +456,6 @@ class TestHistory:
         assert (code, err) == (2, f"error: monitor: {inbox}/wednesday holds no images\n")
         assert "dim" in out
         assert "tuesday" not in out
-
-    def test_what_is_still_being_written_waits(self, watch: Any, tmp_path: Path) -> None:
-        assert watch("--settled", "3600") == (0, "", "")
-        assert self.lines(tmp_path) == []
-        assert watch("--settled", "0")[1] != ""
 
     def test_labels_that_come_later(
         self, built: Project, raw: Path, inbox: Path, watch: Any, tmp_path: Path
@@ -539,38 +538,27 @@ class TestHistory:
     ) -> None:
         (inbox / "b.parquet").write_bytes(b"no Parquet")
         code, out, err = watch()
-        assert code == 1
-        assert out.splitlines()[1].endswith("monday")
+        assert (code, out.splitlines()[1].split()[-1]) == (1, "monday")
         assert f"{inbox}/b.parquet cannot be read" in err
         assert [line["batch"] for line in self.lines(tmp_path)] == ["monday"]
 
-    def test_a_history_that_was_cut_off(self, watch: Any, tmp_path: Path) -> None:
-        watch()
+    def test_the_time_of_a_batch_and_a_line_that_was_cut_off(
+        self, inbox: Path, watch: Any, tmp_path: Path
+    ) -> None:
+        watch("--time", "2026-11-23T18:00:00+02:00")
+        assert self.lines(tmp_path)[0]["time"] == "2026-11-23T16:00:00Z"
         file = tmp_path / "history.jsonl"
-        file.write_bytes(file.read_bytes()[:-20])
+        file.write_bytes(file.read_bytes()[:-20])  # it is judged again
         code, out, err = watch()
         assert code == 0
         assert out.splitlines()[1].endswith("monday")
         (line,) = err.splitlines()
         assert line.startswith(f"warning: monitor: line 1 of {file} is damaged and left out")
         assert watch("--quiet") == (0, "", "")
-
-    def test_the_time_of_a_batch(self, inbox: Path, watch: Any, tmp_path: Path) -> None:
-        watch("--time", "2026-11-23T18:00:00+02:00")
-        assert self.lines(tmp_path)[0]["time"] == "2026-11-23T16:00:00Z"
         (inbox / "other").mkdir()
         code, out, err = watch("--time", "2026-11-24")
         assert (code, out) == (1, "")
         assert "--time is the time of one batch, and there are 2" in err
-
-    def test_a_reference_of_another_model(self, built: Project, watch: Any, tmp_path: Path) -> None:
-        release = shutil.copytree(built.path / "models/release", tmp_path / "release")
-        reference = Reference.load(release / "reference")
-        replace(reference, model_digest="0" * 64).save(release / "reference")
-        code, out, err = watch("--model", release)
-        assert (code, out) == (1, "")
-        assert "the reference is of model 000000000000" in err
-        assert self.lines(tmp_path) == []
 
 
 def test_a_run_of_its_own_offline(project: Project, tmp_path: Path) -> None:

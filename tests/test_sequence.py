@@ -19,6 +19,7 @@ from grocery.monitoring.sequence import (
     binned,
     judge_sequence,
 )
+from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 from thresholds import thresholds
 
@@ -181,15 +182,22 @@ class TestSignalsWithoutCounts:
             alerts += judge_sequence(yardstick, seen, params) is not None
         assert abs(alerts / 2_000 - 0.05) < 0.01  # two standard errors
 
-    @pytest.mark.parametrize("name", ["sharpness", "labels"])
-    def test_the_level_is_shared_out(self, name: str) -> None:
-        """Among five windows, and by Holm among the four signals of one."""
-        m, labelled, n = 300, 200, 40
-        rng = np.random.default_rng(0)
-        rows = predictions(rng, m)
-        truth = ["kiwi"] * labelled + [None] * (m - labelled)
-        yardstick = Reference.from_predictions(rows, truth, CLASSES, "0" * 64)
-        shared = n / (n + (labelled if name == "labels" else m))
+    @pytest.mark.parametrize(
+        ("name", "sampled", "m"),
+        [("sharpness", 0, 300), ("sharpness", 250, 250), ("labels", 0, 200)],
+    )
+    def test_the_level_is_shared_out(self, name: str, sampled: int, m: int) -> None:
+        """Among five windows, and by Holm among the four signals of one.
+
+        Of 300 held-out images 200 are labelled; such a signal is compared with m of them.
+        """
+        rng, n = np.random.default_rng(0), 40
+        rows, truth = predictions(rng, 300), ["kiwi"] * 200 + [None] * 100
+        statistics = np.zeros((sampled, len(NAMES)), np.float32)
+        yardstick = Reference.from_predictions(
+            rows, truth, CLASSES, "0" * 64, image_statistics=statistics
+        )
+        shared = n / (n + m)
         level = PARAMS.significance / len(WINDOWS) / 4
 
         def judged(p_value: float) -> bool:
