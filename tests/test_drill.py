@@ -12,7 +12,7 @@ from scipy import stats
 
 from coloured import CLASSES, write_release, write_shards
 from conftest import ROOT
-from grocery.cli import drill as command
+from grocery.cli import main
 from grocery.drill import drill
 from grocery.drill import report as drill_report
 from grocery.drill.drawing import CHECKED, CLEAN, Condition, Drawn, Stage
@@ -174,7 +174,7 @@ def test_the_table_says_what_was_found() -> None:
 def ran(capsys: pytest.CaptureFixture[str], folder: Path, *more: str) -> str:
     paths = ["--release", str(folder / "release"), "--shards", str(folder / "shards")]
     paths += ["--params", str(ROOT / "params.yaml"), "--batches", "1", "--images", "30"]
-    command.main([*paths, "--sizes", "25", *more], "drill")
+    main(["monitor", "drill", *paths, "--sizes", "25", *more])
     return capsys.readouterr().out
 
 

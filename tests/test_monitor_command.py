@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ import yaml
 from PIL import Image
 
 from conftest import Project, environment, once
-from grocery.cli import main
 from grocery.data.sources import open_source
 from grocery.inbox.history import utc
 from grocery.reference.reference import Reference
@@ -575,17 +573,8 @@ def test_a_run_of_its_own_offline(project: Project, tmp_path: Path) -> None:
     assert list((project.path / "wandb").glob("offline-run-*")) == [run]
 
 
-class TestDrill:
-    def test_is_handed_its_arguments(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        called: list[tuple[list[str], str]] = []
-        module = ModuleType("grocery.cli.drill")
-        module.main = lambda argv, prog: called.append((argv, prog))  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "grocery.cli.drill", module)
-        main(["monitor", "drill", "--seed", "1"])
-        assert called == [(["--seed", "1"], "grocery monitor drill")]
-
-    def test_a_folder_of_that_name(self, built: Project, flat: Path, tmp_path: Path) -> None:
-        for name in ("params.yaml", "models"):
-            (tmp_path / name).symlink_to(built.path / name)
-        flat.rename(tmp_path / "drill")
-        assert monitor(Project(tmp_path), "./drill").out.splitlines()[1].endswith("  drill")
+def test_a_folder_of_the_drills_name(built: Project, flat: Path, tmp_path: Path) -> None:
+    for name in ("params.yaml", "models"):
+        (tmp_path / name).symlink_to(built.path / name)
+    flat.rename(tmp_path / "drill")
+    assert monitor(Project(tmp_path), "./drill").out.splitlines()[1].endswith("  drill")
