@@ -133,19 +133,16 @@ class TestVerdicts:
     def test_thresholds_come_from_the_params(self, built: Project, tmp_path: Path) -> None:
         """The section alone is enough: where a model is used there need be no pipeline."""
         section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
-        section |= {
-            name: 1.0 for name in section if name.startswith("min_") and name != "min_batch"
-        }
+        shifts = [name for name in section if name.startswith("min_") and name.endswith("_shift")]
         patient = tmp_path / "patient.yaml"
-        patient.write_text(yaml.safe_dump({"monitor": section}))
-        before = {p["signal"]: p for p in points(built) if p["batch"] == "dim"}
+        patient.write_text(yaml.safe_dump({"monitor": section | dict.fromkeys(shifts, 1.0)}))
+        before = {p["signal"]: p["verdict"] for p in points(built) if p["batch"] == "dim"}
         (dim,) = documents(monitor(built, DIM, "--json", "--params", patient, code=2))
-        after = {signal["signal"]: signal for signal in dim["signals"]}
-        alerts = {name for name, signal in before.items() if signal["verdict"] == "alert"}
-        assert len(alerts) > 1
-        for name in alerts - {"images"}:
-            assert (after[name]["verdict"], after[name]["threshold"]) == ("watch", 1.0)
-        assert after["images"]["verdict"] == "alert"  # its effect is 1, the largest
+        after = {signal["signal"]: signal["verdict"] for signal in dim["signals"]}
+        changed = {name for name in before if before[name] != after[name]}
+        assert changed == {name for name in before if before[name] == "alert"} - {"images"}
+        assert len(changed) > 0  # the effect of images is 1, the largest
+        assert {after[name] for name in changed} == {"watch"}
 
     def test_the_model_may_be_a_name_in_the_registry(
         self, project: Project, tmp_path: Path
@@ -413,9 +410,12 @@ class TestHistory:
     ) -> None:
         assert watch("--settled", "3600") == (0, "", "")  # it may be still on its way
         assert self.lines(tmp_path) == []
+        broken = inbox / "a-broken.parquet"
+        broken.write_bytes(b"no Parquet")  # it keeps no other from being judged
         code, out, err = watch()
-        assert (code, err) == (0, "")
-        assert out.splitlines()[1].split()[0] == "ok"
+        assert (code, out.splitlines()[1].split()[0]) == (1, "ok")
+        assert f"{broken} cannot be read" in err
+        broken.unlink()
         assert watch() == (0, "", "")
         assert watch("--model", "no-such-model") == (0, "", "")  # it is not even loaded
         dim()
@@ -430,16 +430,13 @@ class TestHistory:
     def test_what_a_line_says(self, built: Project, watch: Any, tmp_path: Path) -> None:
         (document,) = [json.loads(line) for line in watch("--json")[1].splitlines()]
         (line,) = self.lines(tmp_path)
-        expected = recorded(built)["clean"]
-        for said in (document, line):
-            assert said["estimated_accuracy"] == pytest.approx(
-                expected["estimated_accuracy"], abs=1e-6
-            )
-            assert (said["verdict"], said["images"]) == (expected["verdict"], expected["images"])
-            assert (said["kind"], said["sequence"], said["version"]) == ("batch", None, None)
+        expected = {name: recorded(built)["clean"][name] for name in ("verdict", "images")}
+        expected |= {"kind": "batch", "sequence": None, "version": None}
+        assert expected.items() <= document.items()
+        assert expected.items() <= line.items()
+        assert numbers(document).items() >= without_labels(recorded(built)["clean"]).items()
         newest = max(file.stat().st_mtime for file in (tmp_path / "inbox/monday").iterdir())
-        assert line["time"] == utc(newest)
-        assert line["judged"] >= line["time"]
+        assert line["judged"] >= line["time"] == utc(newest)
         release = json.loads((built.path / "models/release/reference/reference.json").read_text())
         assert release["model_digest"] == line["model"]
 
@@ -530,15 +527,6 @@ class TestHistory:
         page.unlink()
         watch("--report", page)
         assert "No new batches" in page.read_text()
-
-    def test_a_broken_batch_keeps_no_other_from_being_judged(
-        self, inbox: Path, watch: Any, tmp_path: Path
-    ) -> None:
-        (inbox / "b.parquet").write_bytes(b"no Parquet")
-        code, out, err = watch()
-        assert (code, out.splitlines()[1].split()[-1]) == (1, "monday")
-        assert f"{inbox}/b.parquet cannot be read" in err
-        assert [line["batch"] for line in self.lines(tmp_path)] == ["monday"]
 
     def test_the_time_of_a_batch_and_a_line_that_was_cut_off(
         self, inbox: Path, watch: Any, tmp_path: Path
