@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import resource
-import subprocess
-import sys
-import time
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from grocery.inbox.history import (
     Entry,
     History,
     Recorded,
-    as_past,
     content_digest,
     labels_digest,
     same_model,
@@ -32,6 +29,7 @@ from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
+from running import wait_for
 from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]
@@ -67,7 +65,8 @@ def entry(
     by: Release | None = None,
 ) -> Entry | None:
     by = by or release()
-    probabilities = predictions(n, len(before.entries) + 1, strength)
+    seed = 1 + sum(one.kind == "batch" for one in before.entries)
+    probabilities = predictions(n, seed, strength)
     truth = ["apple" if labels else None] * n
     report = BatchReport(
         name=content,
@@ -102,9 +101,7 @@ class TestEntries:
         assert (written.time, written.judged) == ("2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z")
         assert (written.version, written.model, written.kind) == ("v1.2.0", "a" * 64, "batch")
         assert sum(written.class_counts) == sum(written.confidence_counts) == written.images == 60
-
-    def test_are_lines_of_json_that_anybody_can_read(self, history: History) -> None:
-        add(history, "monday", "tuesday")
+        add(history, "tuesday")  # lines of JSON, which anybody can read
         lines = [json.loads(line) for line in history.path.read_text().splitlines()]
         assert [line["batch"] for line in lines] == ["monday", "tuesday"]
         assert {one["signal"] for one in lines[0]["signals"]} >= {"confidence", "classes"}
@@ -145,7 +142,8 @@ class TestEntries:
         drop = replace(batch.signals[0], name="accuracy", verdict="alert")
         assert labels.model_copy(update={"signals": [*batch.signals, drop]}).alert
 
-    def test_labels_are_told_apart_image_by_image(self) -> None:
+    def test_digests_are_of_content_image_by_image(self) -> None:
+        assert content_digest(["1", "2"]) == content_digest(["2", "1"]) != content_digest(["1"])
         assert labels_digest(["1", "2"], [None, None]) is None
         assert labels_digest(["1", "2"], ["a", None]) == labels_digest(["2", "1"], [None, "a"])
         assert labels_digest(["1", "2"], ["a", None]) != labels_digest(["1", "2"], [None, "a"])
@@ -154,8 +152,10 @@ class TestEntries:
 class TestSequences:
     def test_slightly_odd_batches_become_an_alert_once(self, history: History) -> None:
         days = [f"day {number}" for number in range(12)]
-        add(history, *days, n=40, strength=1.9)
-        entries = history.read().entries
+        for day in days:
+            add(history, day, n=40, strength=1.9)
+            add(history, day, n=40, labels="1" * 64)  # a line that is no part of it
+        entries = [one for one in history.read().entries if one.kind == "batch"]
         sequences = [one for one in entries if one.sequence is not None]
         first = sequences[0]
         assert first.sequence is not None
@@ -173,15 +173,11 @@ class TestSequences:
             history.append(lambda seen, day=day, by=by: entry(day, seen, n=8, strength=5, by=by))
         entries = history.read().entries
         assert [one.batch for one in same_model(entries, "a" * 64, "e" * 64)] == days[::2]
+        assert same_model(entries, "a" * 64, "f" * 64) == []
         for one in entries:
             if one.sequence is not None:
                 assert set(one.sequence.batches) <= set(days[days.index(one.batch) % 2 :: 2])
         assert any(one.sequence for one in entries)
-
-    def test_lines_of_labels_are_not_part_of_it(self, history: History) -> None:
-        add(history, "monday")
-        add(history, "monday", labels="1" * 64)
-        assert len(as_past(history.read().entries, release().reference)) == 1
 
 
 class TestDamage:
@@ -204,20 +200,13 @@ class TestDamage:
         assert names(history) == ["monday", "tuesday"]
         assert history.read().damaged == []
 
-    def test_the_very_first_line_may_be_cut_off(self, history: History) -> None:
-        history.path.write_bytes(b'{"grocery_his')
+        history.path.write_bytes(b'{"grocery_his')  # the very first one, cut off
         add(history, "monday")
         assert (names(history), history.read().damaged) == (["monday"], [1])
 
     @pytest.mark.parametrize(
         "wrong",
-        [
-            b"\0" * 100,
-            b"\xff\xfe",
-            b"[]",
-            b"[" * 100_000,
-            b'{"grocery_history":1,"kind":"batch"}',
-        ],
+        [b"\0" * 100, b"\xff\xfe", b"[" * 100_000, b'{"grocery_history":1,"kind":"batch"}'],
     )
     def test_a_damaged_line_in_the_middle(self, history: History, wrong: bytes) -> None:
         add(history, "monday", "tuesday")
@@ -261,9 +250,7 @@ class TestRefused:
             History(tmp_path).check()
         with pytest.raises(DataError, match="neither a file nor a folder"):
             History("/dev/null").check()
-
-    def test_a_place_where_nothing_can_be_written(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()
+        (tmp_path / "file").touch()  # nothing can be written below it
         with pytest.raises(OSError, match=r"file") as caught:
             History(tmp_path / "file/history.jsonl").check()
         assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
@@ -284,41 +271,36 @@ class TestRefused:
         assert names(history) == ["monday", "tuesday"]
 
 
-class TestPlaces:
-    def test_a_folder_holds_it_under_a_name(self, tmp_path: Path) -> None:
-        assert History(tmp_path).path == tmp_path / NAME
-        new = History(f"{tmp_path}/new/")
-        add(new, "monday")
-        assert (tmp_path / "new" / NAME).is_file()
-
-    def test_folders_above_it_are_made(self, tmp_path: Path) -> None:
-        add(History(tmp_path / "a/b/c.jsonl"), "monday")
-        assert names(History(tmp_path / "a/b/c.jsonl")) == ["monday"]
+def test_a_folder_holds_it_under_a_name(tmp_path: Path) -> None:
+    """And folders above it are made."""
+    assert History(tmp_path).path == tmp_path / NAME
+    add(History(f"{tmp_path}/new/"), "monday")
+    assert (tmp_path / "new" / NAME).is_file()
+    add(History(tmp_path / "a/b/c.jsonl"), "monday")
+    assert names(History(tmp_path / "a/b/c.jsonl")) == ["monday"]
 
 
-WRITER = """
-import sys
-from test_history import History, entry
-history = History(sys.argv[1])
-for number in range(int(sys.argv[3])):
-    history.append(lambda before: entry(f"{sys.argv[2]} {number}", before, n=5))
-    history.append(lambda before: entry(f"shared {number}", before, n=5))
-"""
+def write(path: Path, who: str, batches: int) -> None:
+    history = History(path)
+    for number in range(batches):
+        for name in (who, "shared"):
+            add(history, f"{name} {number}", n=5)
 
 
-def writer(history: History, who: str, batches: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, "tests"])}
-    command = [sys.executable, "-c", WRITER, str(history.path), who, str(batches)]
-    return subprocess.Popen(command, env=environment)
+def writer(history: History, who: str, batches: int) -> Any:
+    """A process of its own that writes."""
+    process = get_context("fork").Process(target=write, args=(history.path, who, batches))
+    process.start()
+    return process
 
 
 def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
     process = writer(history, "one", 1_000_000)
-    while len(history.read().entries) < 6:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(lambda: len(history.read().entries) >= 6)
+    finally:
+        process.kill()
+        process.join()
     before = history.read()
     assert before.damaged == []
     add(history, "after")  # the lock is free
@@ -327,7 +309,9 @@ def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
 
 def test_several_processes_write_whole_lines_and_each_batch_once(history: History) -> None:
     writers = [writer(history, who, 12) for who in ("one", "two")]
-    assert [process.wait() for process in writers] == [0, 0]
+    for process in writers:
+        process.join()
+    assert [process.exitcode for process in writers] == [0, 0]
     assert history.read().damaged == []
     expected = {f"{who} {number}" for who in ("one", "two", "shared") for number in range(12)}
     assert sorted(names(history)) == sorted(expected)

@@ -62,11 +62,8 @@ def test_shifts_are_functions_of_the_image(name: str) -> None:
     assert one.shape == (48, 64, 3)
     assert (one == again).all()
     assert (one != np.asarray(scene())).any()
-
-
-def test_noise_differs_from_image_to_image() -> None:
-    one, other = (np.asarray(shifted(scene(), "camera noise", 15, name)) for name in "ab")
-    assert (one != other).any()
+    if name == "camera noise":  # it differs from image to image
+        assert (one != np.asarray(shifted(scene(), name, strength, "other"))).any()
 
 
 def test_statistics_of_stored_images() -> None:

@@ -4,8 +4,6 @@ import copy
 import io
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +22,7 @@ from grocery.features.projection import Projection
 from grocery.images.decoding import canonical
 from grocery.images.preprocessing import Preprocessing
 from grocery.release.model import KIND, Model, Prediction
-from samples import picture
-
-# What only the pipeline, or an encoder that is not the default, needs.
-HEAVY = {"dvc", "joblib", "onnxruntime", "pyarrow", "pydantic", "scipy", "sklearn", "wandb"}
+from samples import jpeg, picture
 
 PREPARED = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
 
@@ -68,18 +63,14 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_loaded_model_says_the_same(folder: Path) -> None:
+def test_a_loaded_model_says_the_same(folder: Path, tmp_path: Path) -> None:
     model = small_model()
-    model.save(folder)
     jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(3)]
     loaded = Model.load(folder)
     assert (loaded.predict_proba(jpegs) == model.predict_proba(jpegs)).all()
     assert loaded.digest == model.digest
     assert loaded.digest == json.loads((folder / "model.json").read_text())["sha256"]
-
-
-def test_saving_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    Model.load(folder).save(tmp_path / "again")
+    loaded.save(tmp_path / "again")
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
@@ -121,10 +112,6 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
     model = Model.load(folder)
     bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
     bad.write_text("shopping list")
-    good = picture()
-    stream = io.BytesIO()
-    good.save(stream, "JPEG")
-    truncated = stream.getvalue()[:900]
     reason = "cannot be read as an image"
     inside = f"pathlib.Path({str(tmp_path)!r}).rglob('*.jpg')"
     for image, sentence in [
@@ -132,10 +119,10 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
         (missing, f"{missing} cannot be read: No such file or directory"),
         (str(tmp_path), f"{tmp_path} is a folder; give the images in it: {inside}"),
         (b"", f"image 2 {reason}: empty file"),
-        (Image.open(io.BytesIO(truncated)), f"image 2 {reason}: truncated"),
+        (Image.open(io.BytesIO(jpeg(picture())[:900])), f"image 2 {reason}: truncated"),
     ]:
         with pytest.raises(DataError) as caught:
-            model.predict([good, image])
+            model.predict([picture(), image])
         assert str(caught.value) == sentence
 
 
@@ -143,8 +130,8 @@ def test_an_images_prediction_does_not_depend_on_the_others(folder: Path) -> Non
     model = Model.load(folder)
     jpegs = [canonical(picture(seed), size=128, quality=92) for seed in range(11)]
     together = model.predict_proba(jpegs)
-    for row, jpeg in enumerate(jpegs):
-        assert (model.predict_proba([jpeg]) == together[row]).all()
+    for row, one in enumerate(jpegs):
+        assert (model.predict_proba([one]) == together[row]).all()
 
 
 def test_the_best_classes_come_in_order(folder: Path) -> None:
@@ -164,15 +151,11 @@ def test_of_equal_classes_the_first_is_predicted(folder: Path) -> None:
     assert [p.label for p in Model.load(folder).predict([picture()])] == ["apple"]
 
 
-def test_more_images_than_are_held_at_once(folder: Path) -> None:
+def test_more_images_than_are_held_at_once_or_none(folder: Path) -> None:
     model = Model.load(folder)
     two = model.predict([picture(0), picture(1)])
     assert two[0] != two[1]
     assert model.predict(picture(number % 2) for number in range(130)) == two * 65
-
-
-def test_no_images(folder: Path) -> None:
-    model = Model.load(folder)
     assert model.predict([]) == []
     assert model.rank([], top=2) == []
 
@@ -184,30 +167,17 @@ class Shell:
         return (exec, ("raise SystemExit('executed')",))
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[: len(data) // 2],
-        lambda data: b"",
-        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-        lambda data: pickle.dumps(Shell()),
-        lambda data: (2**62).to_bytes(8, "little") + data[8:],
-    ],
-    ids=["truncated", "empty", "a flipped bit", "a pickle", "a header beyond the end"],
-)
-def test_damaged_arrays_are_refused(folder: Path, damage: object) -> None:
+def test_damaged_arrays_are_refused(folder: Path) -> None:
     file = folder / "model.safetensors"
-    file.write_bytes(damage(file.read_bytes()))  # type: ignore[operator]
-    with pytest.raises(ModelError, match="damaged"):
-        Model.load(folder)
-
-
-def test_damaged_arrays_whose_digest_is_right_are_refused(folder: Path) -> None:
-    data = (2**62).to_bytes(8, "little") + b"{}"
-    (folder / "model.safetensors").write_bytes(data)
+    data = file.read_bytes()
+    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    beyond = (2**62).to_bytes(8, "little") + data[8:]  # a header that ends beyond the end
+    for damaged in (data[: len(data) // 2], b"", flipped, pickle.dumps(Shell()), beyond):
+        file.write_bytes(damaged)
+        assert "damaged" in refusal(folder)
     description = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(sealed(KIND, data, description)))
-    assert "model.safetensors is damaged" in refusal(folder)
+    (folder / "model.json").write_text(json.dumps(sealed(KIND, beyond, description)))
+    assert "model.safetensors is damaged" in refusal(folder)  # its digest is right
 
 
 def leaves(document: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
@@ -241,37 +211,19 @@ def test_no_name_and_no_number_can_be_changed(built: Project, tmp_path: Path) ->
             assert last in ("kind", "format") or "is damaged or was changed" in sentence
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"classes": ["leek", "apple", "pear"]},
-        {"coarse": {}},
-        {"preprocessing": PREPARED | {"image_size": 64}},
-        {"note": "one more"},
-    ],
-    ids=["two names swapped", "no coarse classes", "smaller images", "a further key"],
-)
-def test_a_description_that_would_fit_is_another_model(
-    folder: Path, change: dict[str, Any]
-) -> None:
+def test_a_description_that_would_fit_is_another_model(folder: Path) -> None:
     file = folder / "model.json"
     genuine = json.loads(file.read_text())
+    change = {"note": "one more"}
     file.write_text(json.dumps(genuine | change))
     assert refusal(folder) == (
         f"the grocery-model in {folder} is damaged or was changed: its digest is not the one that "
         "it carries"
     )
-    file.write_text(json.dumps(genuine))
+    file.write_text(json.dumps(dict(reversed(genuine.items()))))  # the spelling is no part of it
+    assert Model.load(folder).digest == genuine["sha256"]
     change_description(folder, change)  # whoever may write can give it a digest, but another one
     assert json.loads(file.read_text())["sha256"] != genuine["sha256"]
-
-
-def test_the_spelling_of_the_description_is_no_part_of_the_model(folder: Path) -> None:
-    digest = Model.load(folder).digest
-    file = folder / "model.json"
-    genuine = json.loads(file.read_text())
-    file.write_text(json.dumps(dict(reversed(genuine.items()))))
-    assert Model.load(folder).digest == digest
 
 
 def test_the_digest_is_of_all_that_a_model_is() -> None:
@@ -297,9 +249,7 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
         ({"classes": ["apple"]}, "not a whole"),
         ({"classes": ["apple", "leek", "apple"]}, "two of its classes have the same name"),
         ({"classes": []}, "not a whole"),
-        ({"classes": "abc"}, "not a list of names"),
         ({"classes": [1, 2, 3]}, "not a list of names"),
-        ({"classes": None}, "not a whole"),
         ({"coarse": {"apple": None}}, "not a list of names"),
         ({"coarse": []}, "not a whole"),
         ({"encoder": {}}, "it lacks 'encoder'"),
@@ -307,14 +257,6 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
         ({"preprocessing": {"image_size": 128}}, "not a whole"),
         ({"preprocessing": PREPARED | {"colour": 1}}, "not a whole"),
         ({"preprocessing": []}, "not a whole"),
-        *(
-            (
-                {"preprocessing": PREPARED | {name: value}},
-                f"{name} is {value!r}, but it should be a whole number from ",
-            )
-            for name in PREPARED
-            for value in ("128", 0, None, True, 100.0, 10**12)
-        ),
     ],
 )
 def test_a_description_that_does_not_fit(
@@ -324,28 +266,29 @@ def test_a_description_that_does_not_fit(
     assert sentence in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
+@pytest.mark.parametrize("name", PREPARED)
+def test_preprocessing_that_cannot_be(folder: Path, name: str) -> None:
+    for value in ("128", 0, None, True, 100.0, 10**12):
+        change_description(folder, {"preprocessing": PREPARED | {name: value}})
+        sentence = f"{name} is {value!r}, but it should be a whole number from "
+        assert sentence in refusal(folder)
+
+
+def test_a_description_of_another_time_or_thing(folder: Path) -> None:
+    file = folder / "model.json"
+    genuine = json.loads(file.read_text())
+    for changes, sentence in [
         ({"format": 2}, "format 2, this version reads 3"),
         ({"kind": "other"}, "'other', not 'grocery-model'"),
         ({"sha256": 7}, "is damaged or was changed"),
         ({"note": float("nan")}, "model.json is damaged: "),
         ({"note": "\ud800"}, "model.json is damaged: "),
-    ],
-)
-def test_a_head_of_another_time_or_thing(
-    folder: Path, changes: dict[str, object], sentence: str
-) -> None:
-    file = folder / "model.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    assert sentence in refusal(folder)
-
-
-@pytest.mark.parametrize("text", ["", '{"kind": "grocery-mod', "[1]", "null", '"text"', "[" * 9999])
-def test_json_that_is_cut_or_no_object(folder: Path, text: str) -> None:
-    (folder / "model.json").write_text(text)
-    assert refusal(folder).startswith(f"{folder / 'model.json'} is damaged: ")
+    ]:
+        file.write_text(json.dumps(genuine | changes))
+        assert sentence in refusal(folder)
+    for text in ("", '{"kind": "grocery-mod', "[1]", "null", "[" * 9999):
+        file.write_text(text)
+        assert refusal(folder).startswith(f"{file} is damaged: ")
 
 
 def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
@@ -362,17 +305,6 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
     assert refusal(folder).endswith("model.json: Is a directory")
 
 
-def test_arrays_of_another_model(folder: Path, tmp_path: Path) -> None:
-    """They are whole, and they would fit: only the digest tells."""
-    model = small_model()
-    replace(model, head=replace(model.head, temperature=3.0, smoothing=0.0)).save(
-        tmp_path / "other"
-    )
-    other = tmp_path / "other/model.safetensors"
-    (folder / "model.safetensors").write_bytes(other.read_bytes())
-    assert "is damaged or was changed" in refusal(folder)
-
-
 def change_description(folder: Path, changes: dict[str, Any]) -> None:
     """Save the model again with another description, so that its digest is right."""
     arrays, description = load_arrays(folder, KIND)
@@ -387,14 +319,13 @@ def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", [*small_model()._arrays()])
-def test_an_array_with_a_value_that_is_no_number(folder: Path, name: str, value: float) -> None:
-    def spoil(array: Any) -> Any:
-        array.flat[-1] = value
-        return array
-
-    change_array(folder, name, spoil)
-    assert refusal(folder).endswith(f"{name!r} holds NaN or infinite values")
+def test_an_array_with_a_value_that_is_no_number(folder: Path, value: float) -> None:
+    arrays, description = load_arrays(folder, KIND)
+    for name, array in arrays.items():
+        spoilt = array.copy()
+        spoilt.flat[-1] = value
+        save_arrays(folder, KIND, arrays | {name: spoilt}, description)
+        assert refusal(folder).endswith(f"{name!r} holds NaN or infinite values")
 
 
 @pytest.mark.parametrize(
@@ -448,21 +379,3 @@ def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None
         assert refusal(tmp_path).endswith(f"it lacks {name!r}")
         save_arrays(tmp_path, KIND, others | {name: array[:-1]}, description)
         assert "is not a whole grocery-model" in refusal(tmp_path)
-
-
-def test_only_the_kind_that_was_asked_for(tmp_path: Path) -> None:
-    save_arrays(tmp_path, "one", {"x": np.zeros(2)}, {})
-    with pytest.raises(ModelError, match="holds 'one', not 'two'"):
-        load_arrays(tmp_path, "two")
-
-
-def test_prediction_needs_numpy_and_pillow_only(folder: Path) -> None:
-    code = f"""
-import sys, grocery
-assert "numpy" not in sys.modules
-grocery.load_model({str(folder)!r}).predict_proba([])
-heavy = {HEAVY}
-print(sorted(heavy & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

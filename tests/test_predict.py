@@ -1,8 +1,7 @@
-"""`grocery predict`, as people and programs call it: real processes on a small real model."""
+"""`grocery predict`, as people and programs call it, on a small real model."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import termios
 import threading
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import environment
-from grocery.cli import main
+from conftest import Project, environment
 from grocery.release.model import Model
-from samples import picture
+from registry_project import Said, grocery
+from samples import jpeg, picture
 from test_model import small_model
 
 COMMAND = [sys.executable, "-m", "grocery.cli", "predict"]
@@ -36,44 +36,34 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     return Model.load("models/release")
 
 
-def predict(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment(**changes),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=False,
-    )
+def predict(*arguments: str) -> Said:
+    return grocery(Project(Path.cwd()), "predict", *arguments)
 
 
-def paths(done: subprocess.CompletedProcess[str]) -> list[str]:
+def paths(said: Said) -> list[str]:
     """What was predicted, of output in JSON."""
-    return [json.loads(line)["path"] for line in done.stdout.splitlines()]
+    return [json.loads(line)["path"] for line in said.out.splitlines()]
 
 
 def test_a_table_for_people(model: Model) -> None:
-    done = predict("0.png", "3.png")
     expected = ["class  coarse     confidence  path"]
     for name, best in zip(("0.png", "3.png"), model.predict(["0.png", "3.png"]), strict=True):
         assert best.coarse is not None
         expected.append(f"{best.label:<5}  {best.coarse:<9}  {best.confidence:10.3f}  {name}")
-    assert (done.stdout.splitlines(), done.stderr, done.returncode) == (expected, "", 0)
+    assert predict("0.png", "3.png") == Said(0, "\n".join([*expected, ""]), "")
 
 
 def test_without_coarse_classes_the_table_has_no_such_column() -> None:
-    model = small_model()
-    Model(model.encoder, model.head, model.classes, {}, model.preprocessing).save(Path("plain"))
-    header, row = predict("0.png", "--model", "plain").stdout.splitlines()
+    replace(small_model(), coarse={}).save(Path("plain"))
+    header, row = predict("0.png", "--model", "plain").out.splitlines()
     assert header == "class  confidence  path"
     assert len(row.split()) == 3
-    assert json.loads(predict("0.png", "--json", "--model", "plain").stdout)["coarse"] is None
+    assert predict("0.png", "--json", "--model", "plain").document["coarse"] is None
 
 
 def test_json_for_programs(model: Model) -> None:
-    done = predict("0.png", "3.png", "--json")
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+    said = predict("0.png", "3.png", "--json")
+    assert [json.loads(line) for line in said.out.splitlines()] == [
         {
             "path": name,
             "class": best.label,
@@ -84,23 +74,19 @@ def test_json_for_programs(model: Model) -> None:
     ]
 
 
-@pytest.mark.parametrize(("top", "given"), [("1", 1), ("2", 2), ("9", 3)])
-def test_the_most_probable_classes(top: str, given: int, model: Model) -> None:
-    (ranking,) = model.rank([model.prepare("0.png")], int(top))
-    document = json.loads(predict("0.png", "--json", "--top", top).stdout)
-    assert [entry["class"] for entry in document["top"]] == [p.label for p in ranking]
-    assert document["top"][0].items() <= document.items()
-    rows = predict("0.png", "--top", top).stdout.splitlines()[1:]
-    assert [row.split()[0] for row in rows] == [p.label for p in ranking]
-    assert len(rows) == len(document["top"]) == given
-
-
-@pytest.mark.parametrize("top", ["0", "-1", "two", "1.5"])
-def test_a_top_that_is_no_count(top: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["predict", "0.png", f"--top={top}"])
-    assert caught.value.code == 2
-    assert f"{top!r} is not a whole number of at least 1" in capsys.readouterr().err
+def test_the_most_probable_classes(model: Model) -> None:
+    for top, given in (("1", 1), ("2", 2), ("9", 3)):
+        (ranking,) = model.rank([model.prepare("0.png")], int(top))
+        document = predict("0.png", "--json", "--top", top).document
+        assert [entry["class"] for entry in document["top"]] == [p.label for p in ranking]
+        assert document["top"][0].items() <= document.items()
+        rows = predict("0.png", "--top", top).out.splitlines()[1:]
+        assert [row.split()[0] for row in rows] == [p.label for p in ranking]
+        assert len(rows) == len(document["top"]) == given
+    for top in ("0", "-1", "two", "1.5"):
+        said = predict("0.png", f"--top={top}")
+        assert said.code == 2
+        assert f"{top!r} is not a whole number of at least 1" in said.err
 
 
 def test_a_folder_gives_the_images_below_it_by_name() -> None:
@@ -113,33 +99,27 @@ def test_a_folder_gives_the_images_below_it_by_name() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"no image")
     Path("shelf/a/loop").symlink_to(Path("shelf").absolute())
-    done = predict("3.png", "shelf/", "0.png", "--json")
+    Path("photo").write_bytes(Path("0.png").read_bytes())  # named, it is tried all the same
+    said = predict("3.png", "shelf/", "photo", "--json")
     found = ["a/10.tiff", "a/2.webp", "a/c/0.bmp", "b.JPG", "c.png"]
-    assert paths(done) == ["3.png", *(f"shelf/{name}" for name in found), "0.png"]
-    assert (done.stderr, done.returncode) == ("", 0)
-
-
-def test_a_named_file_is_tried_whatever_its_name() -> None:
-    Path("photo").write_bytes(Path("0.png").read_bytes())
-    assert paths(predict("photo", "--json")) == ["photo"]
+    assert paths(said) == ["3.png", *(f"shelf/{name}" for name in found), "photo"]
+    assert (said.err, said.code) == ("", 0)
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_predicted() -> None:
-    stream = io.BytesIO()
-    picture().save(stream, "JPEG")
-    Path("cut.jpg").write_bytes(stream.getvalue()[:900])
+    Path("cut.jpg").write_bytes(jpeg(picture())[:900])
     Path("list.txt").write_text("milk, bread")
     Path("nothing.png").touch()
     Image.new("1", (20_000, 20_000)).save("bomb.png")
     Path("bare").mkdir()
-    done = predict(
+    said = predict(
         *("0.png", "cut.jpg", "list.txt", "1.png", "nothing.png", "bomb.png", "bare"),
         *("gone.jpg", "0.png/x.jpg", "3.png", "--json"),
     )
-    assert paths(done) == ["0.png", "1.png", "3.png"]
-    assert done.returncode == 1
+    assert paths(said) == ["0.png", "1.png", "3.png"]
+    assert said.code == 1
     start, reason = "error: predict:", "cannot be read as an image:"
-    sentences = done.stderr.splitlines()
+    sentences = said.err.splitlines()
     assert sentences == [
         f"{start} cut.jpg {reason} truncated",
         f"{start} list.txt {reason} not an image of a known format",
@@ -150,42 +130,39 @@ def test_what_cannot_be_read_is_named_and_the_others_are_predicted() -> None:
         f"{start} 0.png/x.jpg cannot be read: Not a directory",
     ]
     assert sentences[4].startswith(f"{start} bare holds no images (files ending in .jpg, ")
+    assert predict("gone.jpg") == Said(1, "", f"{sentences[5]}\n")
 
 
-def test_nothing_but_a_bad_image() -> None:
-    done = predict("gone.jpg")
-    assert (done.stdout, done.returncode) == ("", 1)
-    assert done.stderr == "error: predict: gone.jpg cannot be read: No such file or directory\n"
-
-
-@pytest.mark.parametrize("folder", ["nowhere", "0.png"])
-def test_without_a_model(folder: str) -> None:
-    done = predict("0.png", "--model", folder)
-    assert (done.stdout, done.returncode) == ("", 1)
-    assert done.stderr.startswith(f"error: predict: {folder} holds no grocery-model")
-    assert done.stderr.count("\n") == 1
+def test_without_a_model() -> None:
+    said = predict("0.png", "--model", "nowhere")
+    assert (said.out, said.code) == ("", 1)
+    assert said.sentence.startswith("error: predict: nowhere holds no grocery-model")
 
 
 def test_names_cannot_steer_the_terminal() -> None:
     evil = "\x1b[2J\r\n.png"
     Path(evil).write_bytes(Path("0.png").read_bytes())
-    done = predict(evil, f"no{evil}")
-    assert done.stdout.splitlines()[1].endswith("  ?[2J??.png")
-    assert done.stderr.splitlines()[0].startswith("error: predict: no?[2J??.png cannot be read")
-    assert json.loads(predict(evil, "--json").stdout)["path"] == evil
+    said = predict(evil, f"no{evil}")
+    assert said.out.splitlines()[1].endswith("  ?[2J??.png")
+    assert said.sentence.startswith("error: predict: no?[2J??.png cannot be read")
+    assert paths(predict(evil, "--json")) == [evil]
 
 
-def test_names_that_are_not_utf_8() -> None:
-    name = os.fsdecode(b"caf\xe9.png")
-    Path(name).write_bytes(Path("0.png").read_bytes())
-    assert predict(name).stdout.splitlines()[1].endswith("  caf?.png")
-    assert paths(predict(name, "--json")) == [name]
-
-
-def test_an_output_of_few_characters() -> None:
-    Path("pêche.png").write_bytes(Path("0.png").read_bytes())
-    done = predict("pêche.png", PYTHONIOENCODING="ascii")
-    assert (done.stdout.splitlines()[1].split()[-1], done.stderr) == (r"p\xeache.png", "")
+def test_names_that_an_output_cannot_show() -> None:
+    """Bytes that are not UTF-8, and an output that knows ASCII alone: a real process."""
+    foreign = os.fsdecode(b"caf\xe9.png")
+    for name in (foreign, "pêche.png"):
+        Path(name).write_bytes(Path("0.png").read_bytes())
+    assert paths(predict(foreign, "--json")) == [foreign]
+    done = subprocess.run(
+        [*COMMAND, foreign, "pêche.png"],
+        env=environment(PYTHONIOENCODING="ascii"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = [row.split()[-1] for row in done.stdout.splitlines()[1:]]
+    assert (shown, done.stderr) == (["caf?.png", r"p\xeache.png"], "")
 
 
 def test_the_first_results_come_before_the_last_image_is_read() -> None:
@@ -208,32 +185,26 @@ def test_the_first_results_come_before_the_last_image_is_read() -> None:
     assert process.wait() == 0
 
 
-def test_memory_does_not_grow_with_the_number_of_images() -> None:
-    side = 900  # raw and canonical image take megabytes
+def test_memory_does_not_grow_with_the_number_of_images(model: Model) -> None:
+    side = 400
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     Image.fromarray(noise).save("noise.png", compress_level=0)
-    model = Model.load("models/release")
     how = replace(model.preprocessing, image_size=side, jpeg_quality=100)
-    replace(model, preprocessing=how).save(Path("models/release"))
-    code = (
-        "import resource, sys; from grocery.cli import main; main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
-    )
+    model = replace(model, preprocessing=how)
+    model.save(Path("models/release"))
+    size = len(model.prepare("noise.png"))
+    assert size > 300_000
 
     def peak(images: int) -> int:
-        done = subprocess.run(
-            [sys.executable, "-c", code, "predict", *["noise.png"] * images],
-            env=environment(),
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert len(done.stdout.splitlines()) == images + 1
-        return int(done.stderr) * 1024
+        tracemalloc.start()
+        try:
+            assert len(predict(*["noise.png"] * images).out.splitlines()) == images + 1
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
-    # Sixteen canonical images more would be 24 MB more.
-    assert len(Model.load("models/release").prepare("noise.png")) > 1_500_000
-    assert peak(24) - peak(8) < 12_000_000
+    peak(1)  # imports
+    assert peak(24) - peak(8) < 4 * size
 
 
 def test_a_reader_that_has_had_enough() -> None:
@@ -297,15 +268,17 @@ def on_a_terminal(*arguments: str) -> tuple[str, str]:
 def test_a_progress_bar_on_a_terminal_for_many_images() -> None:
     many = [*["0.png"] * 59, "gone.jpg"]
     output, shown = on_a_terminal(*many)
-    assert output == predict(*many).stdout
+    assert output == predict(*many).out
     assert "/60 [" in shown
     assert "\rerror: predict: gone.jpg cannot be read" in shown  # not in the middle of the bar
     assert on_a_terminal("0.png", "1.png")[1] == ""
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_prediction_needs_little_more_than_numpy_and_pillow() -> None:
     code = (
-        "import sys; from grocery.cli import main; main(['predict', '0.png', '--json'])\n"
+        "import sys, grocery; assert 'numpy' not in sys.modules\n"
+        "from grocery.cli import main; main(['predict', '0.png', '--json'])\n"
+        "grocery.load_model('models/release').predict_proba([])\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run(

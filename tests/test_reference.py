@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,32 +78,19 @@ def test_the_rank_of_a_label() -> None:
     predicted = [CLASSES[index] for index in probabilities.argmax(axis=1)]
     right = sum(name == label for name, label in zip(predicted, labels, strict=True))
     assert share_right(ranks) == right / (ranks >= 0).sum()
+    assert share_right(label_ranks(probabilities[:1], [None], CLASSES)) is None
 
 
-def test_a_label_the_model_does_not_know_is_a_mistake() -> None:
-    probabilities = np.eye(3, dtype=np.float32)[:2]
-    assert share_right(label_ranks(probabilities, ["apple", "durian"], CLASSES)) == 0.5
-    assert share_right(label_ranks(probabilities, [None, None], CLASSES)) is None
-    assert share_right(label_ranks(probabilities, None, CLASSES)) is None
-
-
-def test_it_comes_back_as_it_was(folder: Path) -> None:
+def test_it_comes_back_as_it_was(folder: Path, tmp_path: Path) -> None:
     saved, loaded = make(), Reference.load(folder)
     assert loaded.confidences.dtype == np.float32
-    for name in ("confidences", "ranks", "hits", "thresholds", "predicted_counts"):
-        assert (getattr(loaded, name) == getattr(saved, name)).all()
-    for name in ("features", "logits", "image_statistics"):
-        assert (getattr(loaded, name) == getattr(saved, name)).all()
+    for name, value in vars(saved).items():
+        assert np.array_equal(getattr(loaded, name), value) or name == "accuracy"
     assert loaded.features.shape == (40, SAMPLE_DIMENSIONS)
-    assert (loaded.classes, loaded.images) == (saved.classes, saved.images)
-    assert loaded.model_digest == saved.model_digest
     assert loaded.accuracy == pytest.approx(saved.accuracy, abs=1e-6)
-
-
-def test_the_same_predictions_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    make().save(tmp_path / "again")
-    names = sorted(file.name for file in folder.iterdir())
-    assert names == ["reference.json", "reference.safetensors"]
+    saved.save(tmp_path / "again")
+    names = ["reference.json", "reference.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == names
     for name in names:
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -120,41 +106,25 @@ def test_many_images_are_kept_as_quantiles(tmp_path: Path) -> None:
     assert Reference.load(tmp_path / "large").images == reference.images
 
 
-def test_no_images_no_reference() -> None:
+def test_predictions_that_make_no_reference() -> None:
     with pytest.raises(ModelError, match="at least one held-out image"):
         Reference.from_predictions(np.empty((0, 3), np.float32), [], CLASSES, "x")
-
-
-def test_predictions_of_other_classes_are_refused() -> None:
     with pytest.raises(ModelError, match="3 classes"):
         Reference.from_predictions(np.ones((2, 4), np.float32) / 4, None, CLASSES, "x")
 
 
 @pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
-def test_a_missing_file(folder: Path, name: str) -> None:
+def test_a_file_that_is_cut_off_another_ones_or_missing(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-2])
+    assert "damaged" in refused(folder)
+    make(seed=1).save(tmp_path / "other")
+    (tmp_path / "other" / name).replace(folder / name)
+    assert "digest" in refused(folder)
     (folder / name).unlink()
     assert f"{name} is missing" in refused(folder)
-
-
-@pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
-def test_a_truncated_file(folder: Path, name: str) -> None:
-    data = (folder / name).read_bytes()
-    for kept in (0, 20, len(data) - 2):
-        (folder / name).write_bytes(data[:kept])
-        assert "damaged" in refused(folder)
-
-
-def test_arrays_of_another_reference(folder: Path, tmp_path: Path) -> None:
-    make(seed=1).save(tmp_path / "other")
-    (tmp_path / "other/reference.safetensors").replace(folder / "reference.safetensors")
-    assert "digest" in refused(folder)
-
-
-@pytest.mark.parametrize("version", [0, 2, "3", None])
-def test_another_version(folder: Path, version: object) -> None:
-    file = folder / "reference.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": version}))
-    assert f"format {version!r}" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +136,10 @@ def test_another_version(folder: Path, version: object) -> None:
         {"classes": None},
         {"accuracy": 1.5},
         {"accuracy": "high"},
+        {"model_digest": ...},
     ],
 )
-def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, object]) -> None:
-    file = folder / "reference.json"
-    genuine = file.read_text()
-    file.write_text(json.dumps(json.loads(genuine) | change))
-    assert "is damaged or was changed" in refused(folder)
-    file.write_text(genuine)
+def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, Any]) -> None:
     change_header(folder, change)
     assert "holds a damaged reference" in refused(folder)
 
@@ -183,11 +149,6 @@ def change_header(folder: Path, change: dict[str, Any]) -> None:
     arrays, description = load_arrays(folder, KIND, "reference")
     kept = {key: value for key, value in (description | change).items() if value is not ...}
     save_arrays(folder, KIND, arrays, kept, "reference")
-
-
-def test_a_header_without_a_field(folder: Path) -> None:
-    change_header(folder, {"model_digest": ...})
-    assert "model_digest" in refused(folder)
 
 
 @pytest.mark.parametrize("version", [None, 1, 2, 4, "3"])
@@ -209,11 +170,13 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
         ("image_statistics", np.zeros((40, 1), np.float32)),
         ("image_statistics", np.zeros(40, np.float32)),
         ("confidences", np.linspace(1, 0, 40, dtype=np.float32)),
+        ("thresholds", None),
     ],
 )
-def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any]) -> None:
+def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any] | None) -> None:
     arrays, description = load_arrays(folder, KIND, "reference")
-    save_arrays(folder, KIND, arrays | {name: array}, description, "reference")
+    changed = {k: v for k, v in (arrays | {name: array}).items() if v is not None}
+    save_arrays(folder, KIND, changed, description, "reference")
     assert "damaged" in refused(folder)
 
 
@@ -228,13 +191,6 @@ def test_a_larger_sample_than_is_kept(folder: Path) -> None:
 def test_the_sample_is_chosen_by_content() -> None:
     assert sample_rows(["c", "a", "d", "b"], 2).tolist() == [1, 3]
     assert sample_rows(["c", "a"]).tolist() == [0, 1]
-
-
-def test_arrays_of_other_names(folder: Path) -> None:
-    _, description = load_arrays(folder, KIND, "reference")
-    other = {"other": np.zeros(3, np.float32)}
-    save_arrays(folder, KIND, other, description, "reference")
-    assert "damaged" in refused(folder)
 
 
 def test_a_reference_of_another_model_is_refused() -> None:
