@@ -43,10 +43,10 @@ def documents(said: Said) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said.out.splitlines()]
 
 
-def recorded(project: Project) -> dict[str, Any]:
-    """What the stage said of the same batches."""
-    batches: dict[str, Any] = json.loads((project.path / "metrics/monitor.json").read_text())
-    return dict(batches["batches"])
+def recorded(built: Project) -> dict[str, Any]:
+    """What the stage found of each batch, without what the pipeline did to it on purpose."""
+    batches = json.loads((built.path / "metrics/monitor.json").read_text())["batches"]
+    return {name: {k: v for k, v in b.items() if k != "drill"} for name, b in batches.items()}
 
 
 def points(project: Project) -> list[dict[str, Any]]:
