@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
@@ -107,7 +107,12 @@ class WandbServer:
             self.store.stop_rule = StopRule(after, times)
 
     def fail(
-        self, mode: str, *, only: str | None = None, after: int = 0, times: int | None = None
+        self,
+        mode: str,
+        *,
+        only: str | Collection[str] = (),
+        after: int = 0,
+        times: int | None = None,
     ) -> None:
         """Fail from now on, until `heal`.
 
@@ -118,8 +123,8 @@ class WandbServer:
             the connection, in the middle of the body of an upload, and of the answer to all other
             requests, which have had their effect; ``"refuse"``: listen no longer.
         only
-            Only requests of this kind (graphql, file_stream, upload, download), or this GraphQL
-            operation. Where the mode is ``"refuse"``, the request at which it begins.
+            Only requests of these kinds (graphql, file_stream, upload, download) or GraphQL
+            operations. Where the mode is ``"refuse"``, the request at which it begins.
         after
             The number of such requests that still succeed.
         times
@@ -128,10 +133,10 @@ class WandbServer:
         if mode not in ("hang", "drop", "refuse") and not mode.isdecimal():
             raise ValueError(f"there is no fault {mode!r}")
         self.heal()
-        fault = Fault(mode, only, after, times)
+        fault = Fault(mode, (only,) if isinstance(only, str) else only, after, times)
         with self._lock:
             self._fault = fault
-            if mode == "refuse" and only is None and after == 0:
+            if mode == "refuse" and not only and after == 0:
                 self.stop_listening(fault)
 
     def heal(self) -> None:

@@ -305,7 +305,7 @@ def _quiet_threads() -> None:
     usual = threading.excepthook
 
     def without_wandb(hook: threading.ExceptHookArgs) -> None:
-        if not (hook.thread and hook.thread.name.startswith("wandb-")):
+        if not (hook.thread and hook.thread.name.startswith(("wandb-", "NetStatThr"))):
             usual(hook)
 
     if getattr(usual, "__module__", "") != __name__:  # once is enough
