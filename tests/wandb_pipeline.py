@@ -57,7 +57,7 @@ def write(folder: str, **files: str) -> Path:
 def show(run: StageRun) -> None:
     """Use every verb that shows something."""
     for step in range(4):
-        run.log({"residual": 1 / (step + 1)}, step=step)
+        run.log({"residual": 1 / (step + 1), "accuracy": step / 4}, step=step)
     run.table("predictions", ["image", "label"], [[jpeg("red"), "apple"], [None, "pear"]])
     run.images("worst mistakes", [(jpeg("green"), "apple as pear")])
     run.confusion_matrix("confusion", [0, 1, 1], [0, 1, 0], ["apple", "pear"])

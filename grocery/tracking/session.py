@@ -77,6 +77,7 @@ class OpenRun:
     warn: Callable[[str], object]  # takes one sentence, which is shown when the stage ends
     content: Callable[[Path], Content]  # what a file or folder holds; read once
     logged: dict[str, wandb.Artifact] = field(default_factory=dict)  # by name
+    curves: set[str] = field(default_factory=set)  # names of what was logged by steps
 
     @cached_property
     def api(self) -> wandb.Api:
