@@ -70,7 +70,7 @@ def agent(
 ) -> Iterator[subprocess.Popen[str]]:
     """`wandb agent` at work; it is ended with the block, and its trials with it."""
     env = variables(project.path.parent, server, WANDB_ERROR_REPORTING="false")
-    del env["PYTHONPATH"]  # the stages are the project's own
+    env["PYTHONPATH"] = str(project.path)  # commands and stages are the project's own
     process = subprocess.Popen(
         [sys.executable, "-m", "wandb", "agent", *options, sweep],
         cwd=project.path,
