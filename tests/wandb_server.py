@@ -1,16 +1,13 @@
 """A small W&B server for the tests: in memory, on loopback, for the unmodified W&B SDK.
 
-Use it as a context manager, or run ``python tests/wandb_server.py``, which prints its address for
-WANDB_BASE_URL. WANDB_API_KEY is `KEY`.
+Use it as a context manager; `WandbServer.environment` is what the SDK needs to find it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -85,11 +82,6 @@ class WandbServer:
         """All that was stored, without what a clock, a host or a random id decides."""
         with self._lock:
             return picture(self.store)
-
-    def advance(self, seconds: float) -> None:
-        """Set the server's clock forward; it says when an alert may be sent once more."""
-        with self._lock:
-            self.store.clock += seconds
 
     def stop_runs(self, *, after: int, times: int = 1) -> None:
         """Stop runs of sweeps early, as W&B does by hyperband.
@@ -191,17 +183,3 @@ class WandbServer:
         status, answer = self._executor.execute(body)
         self.errors.extend(error["message"] for error in answer.get("errors") or ())
         return status, json.dumps(answer).encode()
-
-
-def main() -> None:
-    """Serve in the foreground until interrupted."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    port = parser.parse_args().port
-    with suppress(KeyboardInterrupt), WandbServer(port) as server:
-        print(server.url, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()
