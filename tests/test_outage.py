@@ -5,9 +5,6 @@ After `grocery sync` the server holds exactly what it would have held without th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,144 +12,102 @@ import pytest
 
 from grocery.contents import read_content
 from wandb_log import of_kind, records
-from wandb_pipeline import pipeline, silent, synchronize
+from wandb_pipeline import STAGES, pipeline, silent, synchronize
 from wandb_server import WandbServer
 
-TIMEOUT = 2.0
 OFFLINE = "; the run is kept offline, for `grocery sync`"
 LATER = "(the run that made it is kept offline); `grocery sync` will do it"
 
-# What goes wrong, with which requests, and after how many that go well.
-FAULTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "refused": ("refuse", {}),
-    "hangs": ("hang", {}),
-    "500": ("500", {}),
-    "401": ("401", {}),
-    "401 later": ("401", {"only": "graphql", "after": 10}),
-    "500 later": ("500", {"only": "graphql", "after": 20}),
-    "hangs later": ("hang", {"only": "graphql", "after": 15}),
-    "refused in an upload": ("refuse", {"only": "upload", "after": 1}),
-    "cut in an upload": ("drop", {"only": "upload", "after": 2}),
-    "500 at uploads": ("500", {"only": "upload", "after": 3}),
-    "uploads hang": ("hang", {"only": "upload", "after": 4}),
-    "history hangs": ("hang", {"only": "file_stream"}),
-    "500 at history": ("500", {"only": "file_stream", "after": 1}),
-    "artifacts refused": ("500", {"only": "CreateArtifact", "after": 1}),
-    "cut after the effect": ("drop", {"only": "CommitArtifact", "after": 1}),
-    "inputs refused": ("500", {"only": "UseArtifact"}),
-    "questions hang": ("hang", {"only": "GetDefaultEntity"}),
-    "links hang": ("hang", {"only": "LinkArtifact"}),
+# What goes wrong, with which requests, after how many that go well, and from which stage on.
+FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "refused": ("refuse", {}, "prepare"),
+    "hangs later": ("hang", {"only": "graphql", "after": 8}, "train"),
+    "cut in an upload": ("drop", {"only": "upload", "after": 2}, "train"),
+    "history hangs": ("hang", {"only": "file_stream"}, "train"),
+    "artifacts refused": ("500", {"only": "CreateArtifact", "after": 1}, "train"),
+    "hangs": ("hang", {}, "prepare"),
+    "500": ("500", {}, "prepare"),
+    "401": ("401", {}, "prepare"),
+    "401 later": ("401", {"only": "graphql", "after": 5}, "train"),
+    "500 later": ("500", {"only": "graphql", "after": 10}, "train"),
+    "refused in an upload": ("refuse", {"only": "upload", "after": 1}, "train"),
+    "500 at uploads": ("500", {"only": "upload", "after": 3}, "train"),
+    "uploads hang": ("hang", {"only": "upload", "after": 4}, "train"),
+    "500 at history": ("500", {"only": "file_stream", "after": 1}, "train"),
+    "cut after the effect": ("drop", {"only": "CommitArtifact", "after": 1}, "train"),
+    "inputs refused": ("500", {"only": "UseArtifact"}, "train"),
+    "questions hang": ("hang", {"only": "GetDefaultEntity"}, "train"),
+    "links hang": ("hang", {"only": "LinkArtifact"}, "register"),
 }
+FAST = list(FAULTS)[:5]
 
 # One hiccup that W&B's own tries get over: nothing is said and nothing is kept offline.
-HICCUPS: dict[str, tuple[str, dict[str, Any]]] = {
-    "one 500": ("500", {"only": "CreateArtifact", "times": 1}),
-    "one cut upload": ("drop", {"only": "upload", "times": 1}),
-}
-
-
-@dataclass
-class Outcome:
-    """What was seen in an outage and after it."""
-
-    folder: Path
-    returncode: int
-    out: str
-    warnings: list[str]
-    kept: list[Path]  # runs that were kept offline, before the synchronisation
-    during: dict[str, Any]
-    sync: tuple[int, str, str]
-    after: dict[str, Any]
-
-
-def suffer(folder: Path, mode: str, how: dict[str, Any], timeout: float) -> Outcome:
-    """Run the stages while the server fails, heal it, and synchronise."""
-    with WandbServer() as server:
-        server.fail(mode, **how)
-        done = pipeline(folder, server, timeout=timeout)
-        kept = sorted((folder / "wandb").glob("offline-run-*"))
-        server.heal()
-        during = server.state()
-        sync = synchronize(folder, server)
-        return Outcome(
-            folder,
-            done.returncode,
-            done.stdout,
-            done.stderr.splitlines(),
-            kept,
-            during,
-            (sync.returncode, sync.stdout, sync.stderr),
-            server.state(),
-        )
-
-
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
-    """All outages, some at a time, since most of each is waiting."""
-    base = tmp_path_factory.mktemp("outages")
-    with ThreadPoolExecutor(4) as pool:
-        yield {
-            name: pool.submit(suffer, base / name.replace(" ", "-"), mode, how, timeout)
-            for faults, timeout in ((FAULTS, TIMEOUT), (HICCUPS, 30.0))
-            for name, (mode, how) in faults.items()
-        }
+HICCUPS: dict[str, dict[str, Any]] = {"500": {"only": "CreateArtifact"}, "drop": {"only": "upload"}}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The state of a server that never failed."""
+    """The state of a server that never failed, after each stage."""
+    folder, states = tmp_path_factory.mktemp("undisturbed"), {}
     with WandbServer() as server:
-        silent(pipeline(tmp_path_factory.mktemp("undisturbed"), server))
-        return server.state()
+        for stage in STAGES:
+            silent(pipeline(folder, server, stage))
+            states[stage] = server.state()
+    return states
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_the_stages_do_not_notice(name: str, outcomes: dict[str, Future[Outcome]]) -> None:
-    outcome = outcomes[name].result()
-    assert (outcome.returncode, outcome.out) == (0, "")
-    assert (outcome.folder / "release/weights").read_text() == "red"
-
-    assert len(outcome.warnings) <= 3, "one warning a stage at most"
-    kept = [line for line in outcome.warnings if line.endswith(OFFLINE)]
-    linked_later = [line for line in outcome.warnings if line.endswith(LATER)]
-    assert len(kept) == len(outcome.kept) >= 1
-    assert sorted(kept + linked_later) == sorted(outcome.warnings)
-    for line in outcome.warnings:
-        assert line.startswith("warning: W&B: ")
-        assert "no message" not in line
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_after_sync_the_server_holds_what_it_would_have_held(
-    name: str, outcomes: dict[str, Future[Outcome]], undisturbed: dict[str, Any]
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else [pytest.mark.long]) for name in FAULTS],
+)
+def test_the_stages_do_not_notice_and_nothing_is_lost(
+    name: str, tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
-    outcome = outcomes[name].result()
-    code, out, err = outcome.sync
-    assert (code, err) == (0, "")
-    assert " sent\n" in out
-    assert outcome.during != undisturbed, "the outage did no harm, so nothing is proved"
-    assert outcome.after == undisturbed
+    mode, how, first = FAULTS[name]
+    before = STAGES[: STAGES.index(first)]
+    stages = STAGES if first == "prepare" else [first]
+    with WandbServer() as server:
+        if before:
+            silent(pipeline(tmp_path, server, *before))
+        server.fail(mode, **how)
+        done = pipeline(tmp_path, server, *stages, timeout=2)
+        assert done.stdout == ""
+        assert (tmp_path / "classifier/weights").read_text() == "red"
+
+        warnings = done.stderr.splitlines()
+        assert 1 <= len(warnings) <= len(stages), "one warning a stage at most"
+        assert all(line.startswith("warning: W&B: ") for line in warnings)
+        assert all(line.endswith((OFFLINE, LATER)) for line in warnings)
+        assert all("no message" not in line for line in warnings)
+        kept = sorted((tmp_path / "wandb").glob("offline-run-*"))
+        assert len(kept) == sum(line.endswith(OFFLINE) for line in warnings) >= 1
+        if first == "train":
+            whole(kept[0], tmp_path)
+
+        server.heal()
+        assert server.state() != undisturbed[stages[-1]], "the outage did no harm"
+        sync = synchronize(tmp_path, server)
+        assert (sync.returncode, sync.stderr) == (0, "")
+        assert " sent\n" in sync.stdout
+        assert server.state() == undisturbed[stages[-1]]
 
 
-@pytest.mark.parametrize("name", HICCUPS)
-def test_a_hiccup_is_got_over(
-    name: str, outcomes: dict[str, Future[Outcome]], undisturbed: dict[str, Any]
-) -> None:
-    outcome = outcomes[name].result()
-    assert (outcome.warnings, outcome.kept) == ([], [])
-    assert outcome.sync[1] == "nothing waits to be sent\n"
-    assert outcome.during == undisturbed
-
-
-def test_what_is_kept_offline_is_whole(outcomes: dict[str, Future[Outcome]]) -> None:
-    outcome = outcomes["cut in an upload"].result()
-    (train,) = (
-        found
-        for found in map(records, outcome.kept)
-        if of_kind(found, "run")[0].job_type == "train"
-    )
-    assert len(of_kind(train, "history")) == 4
-    logged = {artifact.name: set(artifact.aliases) for artifact in of_kind(train, "artifact")}
-    md5 = read_content(outcome.folder / "classifier").md5
+def whole(kept: Path, folder: Path) -> None:
+    """Require that the run of the stage train lies on the disk with all that it was told."""
+    found = records(kept)
+    assert len(of_kind(found, "history")) == 4
+    logged = {artifact.name: set(artifact.aliases) for artifact in of_kind(found, "artifact")}
+    md5 = read_content(folder / "classifier").md5
     assert logged["classifier"] == {"latest", f"md5-{md5}"}
-    assert [end.exit_code for end in of_kind(train, "exit")] == [0]
+    assert [end.exit_code for end in of_kind(found, "exit")] == [0]
+
+
+@pytest.mark.parametrize("mode", HICCUPS)
+def test_a_hiccup_is_got_over(mode: str, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    with WandbServer() as server:
+        silent(pipeline(tmp_path, server, "prepare"))
+        server.fail(mode, times=1, **HICCUPS[mode])
+        silent(pipeline(tmp_path, server, "train"))
+        assert [str(request.status) for request in server.requests].count(mode) == 1
+        assert synchronize(tmp_path, server).stdout == "nothing waits to be sent\n"
+        assert server.state() == undisturbed["train"]

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,19 +21,30 @@ import psutil
 import pytest
 
 from grocery.tracking.outbox import all_outboxes, held
-from wandb_pipeline import offline, pipeline, silent, synchronize, variables
+from running import wait_for
+from wandb_log import of_kind, records
+from wandb_pipeline import (
+    Said,
+    begin,
+    kill,
+    killed_when_silent,
+    offline,
+    pipeline,
+    silent,
+    synchronize,
+    variables,
+)
 from wandb_server import KEY, WandbServer
 
 RUN = "team/grocery/-/"
+COMMAND = ("-m", "grocery.cli", "sync")
 
 
 @pytest.fixture(scope="module")
-def online() -> dict[str, Any]:
+def online(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The state of a server that the same stages were tracked at directly."""
-    import tempfile
-
-    with WandbServer() as server, tempfile.TemporaryDirectory() as folder:
-        silent(pipeline(Path(folder), server))
+    with WandbServer() as server:
+        silent(pipeline(tmp_path_factory.mktemp("online"), server))
         return server.state()
 
 
@@ -57,53 +67,74 @@ def kept(kept_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(kept_once, tmp_path / "kept", symlinks=True))
 
 
-def effects(server: WandbServer, pattern: str) -> list[str]:
-    """Changes of the server's state that match a pattern."""
-    found = [change for request in server.requests for change in request.effect]
-    return [change for change in found if re.search(pattern, change)]
+@pytest.fixture
+def one_run(tmp_path: Path) -> Path:
+    """A folder in which one stage was tracked offline."""
+    offline(tmp_path, "prepare")
+    return tmp_path
+
+
+@pytest.fixture
+def refused(server: WandbServer, tmp_path: Path) -> Path:
+    """A folder whose three runs are at the server, which has refused lineage and link."""
+    server.fail("403", only=("UseArtifact", "LinkArtifact"))
+    assert pipeline(tmp_path, server).stderr.count("`grocery sync` will do it") == 3
+    server.heal()
+    return tmp_path
+
+
+def requests_of(server: WandbServer, operation: str, since: int = 0) -> int:
+    return [request.operation for request in server.requests[since:]].count(operation)
+
+
+def candidates(server: WandbServer) -> list[list[str]]:
+    """Aliases of the registry's versions."""
+    return [
+        link["aliases"] for links in server.state()["links"].values() for link in links.values()
+    ]
+
+
+def failure(done: Said) -> str:
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: sync: ")
+    assert done.stderr.count("\n") == 1
+    assert KEY not in done.stderr
+    return done.stderr
 
 
 def test_everything_arrives_once(kept: Path, server: WandbServer, online: dict[str, Any]) -> None:
-    done = synchronize(kept, server)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "6 of 6 sent\n", "")
-    assert server.state() == online
-    copies = [path for path in (kept / "wandb").rglob("*") if "staging" in path.parts]
-    assert copies == [], "copies of what W&B has now are left"
-    edges = [r for r in server.requests if r.operation in ("UseArtifact", "LinkArtifact")]
-    assert len(edges) == 3
-
-    seen = len(server.requests)
-    assert synchronize(kept, server).stdout == "nothing waits to be sent\n"
-    assert len(server.requests) == seen
-
-
-def test_dry_run_says_what_would_be_sent_and_sends_nothing(kept: Path, server: WandbServer) -> None:
-    for known in (server, None):  # it needs neither a server nor a key
-        done = synchronize(kept, known, "--dry-run")
-        assert (done.returncode, done.stderr) == (0, "")
-        lines = done.stdout.splitlines()
+    for known in (server, None):  # to say what would be sent needs neither a server nor a key
+        planned = synchronize(kept, known, "--dry-run")
+        lines = planned.stdout.splitlines()
+        assert (planned.returncode, planned.stderr) == (0, "")
         assert [re.sub(r"/\w{8}\)", "/ID)", line) for line in lines] == [
             "prepare (grocery/ID): the run",
             "train (grocery/ID): the run, use dataset",
             "register (grocery/ID): the run, use classifier, link release",
         ]
     assert server.requests == []
-    assert synchronize(kept, server).stdout == "6 of 6 sent\n"
-    assert synchronize(kept, server, "--dry-run").stdout == "nothing waits to be sent\n"
+
+    done = synchronize(kept, server)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "6 of 6 sent\n", "")
+    assert server.state() == online
+    copies = [path for path in (kept / "wandb").rglob("*") if "staging" in path.parts]
+    assert copies == [], "copies of what W&B has now are left"
+    assert (requests_of(server, "UseArtifact"), requests_of(server, "LinkArtifact")) == (2, 1)
+
+    seen = len(server.requests)
+    for options in ((), ("--dry-run",)):
+        assert synchronize(kept, server, *options).stdout == "nothing waits to be sent\n"
+    assert len(server.requests) == seen
 
 
-def test_it_is_found_from_a_folder_of_the_project(kept: Path, server: WandbServer) -> None:
-    (kept / ".dvc").mkdir()
-    (kept / "docs").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "grocery.cli", "sync", "--dry-run"],
-        cwd=kept / "docs",
-        env=variables(kept, server),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.count("\n") == 3
+def test_the_state_that_is_compared_holds_something(online: dict[str, Any]) -> None:
+    text = json.dumps(online)
+    assert all(word in text for word in ("residual", "candidate", "md5-", "Drift in batch noon"))
+
+
+def test_it_is_found_from_a_folder_of_the_project(one_run: Path) -> None:
+    (one_run / ".dvc").mkdir()
+    assert synchronize(one_run / "docs", None, "--dry-run").stdout.count("\n") == 1
 
 
 def test_an_empty_folder_has_nothing_to_send(tmp_path: Path) -> None:
@@ -111,39 +142,18 @@ def test_an_empty_folder_has_nothing_to_send(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "nothing waits to be sent\n", "")
 
 
-def start(folder: Path, server: WandbServer) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "grocery.cli", "sync"],
-        cwd=folder,
-        env=variables(folder, server),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+# What interrupts it
 
 
-def end(process: subprocess.Popen[str], how: signal.Signals) -> None:
-    """Send a signal to a process and all that it has started, unless it has ended."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, how)
-    process.wait()
-
-
-def wait_until(condition: Any) -> None:
-    """Wait for a condition, or a minute."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
-
-
-# After how many requests it is killed, one time after the other; sending a run takes about thirty,
-# and delivering a line of an outbox about eight.
+# It is killed when the server falls silent, after so many requests; one time after the other.
+# Sending a run takes about 25, and delivering a line of an outbox about eight.
 @pytest.mark.parametrize(
     "points",
-    [(1, 4, 9, 15, 22, 30, 38, 5, 8, 11, 14, 17, 20), (2, 7, 12, 18, 26, 34, 42, 6, 7, 9, 10, 12)],
+    [
+        (10, 35),
+        pytest.param((1, 4, 9, 15, 22, 30, 38, 5, 8, 11, 14, 17, 20), marks=pytest.mark.long),
+        pytest.param((2, 7, 12, 18, 26, 34, 42, 6, 7, 9, 10, 12), marks=pytest.mark.long),
+    ],
 )
 def test_killed_at_any_point_it_can_be_repeated(
     points: Sequence[int], kept: Path, server: WandbServer, online: dict[str, Any]
@@ -151,114 +161,177 @@ def test_killed_at_any_point_it_can_be_repeated(
     kills = 0
     for requests in points:
         seen = len(server.requests)
-        process = start(kept, server)
-        while len(server.requests) < seen + requests and process.poll() is None:
-            time.sleep(0.005)
-        kills += process.poll() is None
-        end(process, signal.SIGKILL)
-    assert kills >= 4
+        server.fail("hang", after=requests)
+        kills += killed_when_silent(begin(kept, server, *COMMAND), server, seen)
+    assert kills >= min(len(points), 4)
     assert synchronize(kept, server).returncode == 0
     assert server.state() == online
-    repeated = Counter(effects(server, r"^(uses|link|alias|artifact .*: .*:v)"))
+    effects = [change for request in server.requests for change in request.effect]
+    repeated = Counter(line for line in effects if re.search(r"^(link|alias)|: uses |:.*:v", line))
     assert repeated
     assert set(repeated.values()) == {1}, "something had its effect twice"
 
 
 @pytest.mark.parametrize("operation", ["UseArtifact", "LinkArtifact"])
 def test_killed_between_a_delivery_and_its_note_it_delivers_once(
-    operation: str, kept: Path, server: WandbServer, online: dict[str, Any]
+    operation: str, refused: Path, server: WandbServer, online: dict[str, Any]
 ) -> None:
-    server.fail("drop", only=operation, times=1)  # it has its effect, and nobody hears of it
-    process = start(kept, server)
-    wait_until(lambda: any(request.operation == operation for request in server.requests))
-    end(process, signal.SIGKILL)
-    assert synchronize(kept, server).returncode == 0
+    tried = requests_of(server, operation)
+    server.fail("drop", only=operation)  # it has its effect, and nobody hears of it
+    process = begin(refused, server, *COMMAND)
+    wait_for(lambda: requests_of(server, operation) > tried)
+    kill(process)
+    seen = len(server.requests)
+    server.heal()
+    done = [r for r in server.requests if r.operation == operation and r.status == "drop"]
+    delivered = sum(bool(request.effect) for request in done)
+    assert synchronize(refused, server).returncode == 0
     assert server.state() == online
-    assert set(Counter(effects(server, r"^(uses|link)")).values()) == {1}
+    expected = {"UseArtifact": 2, "LinkArtifact": 1}[operation] - delivered
+    assert requests_of(server, operation, since=seen) == expected
 
 
-def test_interrupted_it_says_so_in_one_line(kept: Path, server: WandbServer) -> None:
+def test_a_link_that_was_delivered_is_not_made_again(refused: Path, server: WandbServer) -> None:
+    """Its note was lost, and a newer release was linked since."""
+    tried = requests_of(server, "LinkArtifact")
+    server.fail("drop", only="LinkArtifact")
+    process = begin(refused, server, *COMMAND)
+    wait_for(lambda: requests_of(server, "LinkArtifact") > tried)
+    kill(process)
+    server.heal()
+    silent(pipeline(refused, server, word="blue"))
+    assert synchronize(refused, server).stdout == "1 of 1 sent\n"
+    assert candidates(server) == [[], ["candidate", "latest"]]
+
+
+def test_interrupted_it_says_so_in_one_line(refused: Path, server: WandbServer) -> None:
+    tried = requests_of(server, "UseArtifact")
     server.fail("hang", only="UseArtifact")
-    process = start(kept, server)
-    wait_until(lambda: any(request.operation == "UseArtifact" for request in server.requests))
+    process = begin(refused, server, *COMMAND)
+    wait_for(lambda: requests_of(server, "UseArtifact") > tried)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.startswith("error: sync: interrupted")
     assert err.count("\n") == 1
     server.heal()
-    assert synchronize(kept, server).returncode == 0
+    assert synchronize(refused, server).stdout == "3 of 3 sent\n"
 
 
 def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
-    kept: Path, server: WandbServer, online: dict[str, Any]
+    one_run: Path, server: WandbServer
 ) -> None:
+    def free() -> bool:
+        with held(one_run / "wandb/sync.lock") as lock:
+            return lock is not None
+
     server.fail("hang", only="file_stream")
-    process = start(kept, server)
-    wait_until(lambda: any(request.kind == "file_stream" for request in server.requests))
-    at_work = f"error: sync: another `grocery sync` is at work in {kept}\n"
-    assert failure(synchronize(kept, server)) == at_work
+    process = begin(one_run, server, *COMMAND)
+    wait_for(lambda: any(request.kind == "file_stream" for request in server.requests))
+    at_work = f"error: sync: another `grocery sync` is at work in {one_run}\n"
+    assert failure(synchronize(one_run, server)) == at_work
 
     started = psutil.Process(process.pid).children(recursive=True)
     process.kill()  # only itself: W&B's own sync, which it has started, goes on for a while
+    process.communicate()
+    assert not free()
     server.heal()
-    process.wait()
-    wait_until(lambda: free(kept))
+    wait_for(free)
     for child in started:  # W&B's service outlives its client
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    assert synchronize(kept, server).returncode == 0
-    assert server.state() == online
+    assert synchronize(one_run, server).returncode == 0
+    (run,) = server.state()["runs"].values()
+    assert (run["state"], run["summary"]["images"]) == ("finished", 3)
 
 
-def free(folder: Path) -> bool:
-    with held(folder / "wandb/sync.lock") as lock:
-        return lock is not None
-
-
-def test_a_lock_is_held_by_the_process_that_inherits_it(tmp_path: Path) -> None:
-    with held(tmp_path / "lock") as lock:
-        assert lock is not None
-        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])
-    with held(tmp_path / "lock") as lock:
-        assert lock is None
-    child.kill()
-    child.wait()
-    with held(tmp_path / "lock") as lock:
-        assert lock is not None
-
-
-def test_a_run_that_is_being_written_is_left_alone(kept: Path, server: WandbServer) -> None:
-    *_, last = all_outboxes(kept / "wandb")
-    with held(last.lock):
+def test_runs_that_are_being_written_are_left_alone(kept: Path, server: WandbServer) -> None:
+    _, train, register = all_outboxes(kept / "wandb")
+    with held(train.lock), held(register.lock):
         done = synchronize(kept, server)
-    assert done.stdout == "3 of 6 sent; 3 belong to runs that are at work\n"
-    assert set(server.state()["runs"]) == {RUN + "prepare", RUN + "train"}
-    assert synchronize(kept, server).stdout == "3 of 3 sent\n"
-    assert RUN + "register" in server.state()["runs"]
+    assert done.stdout == "1 of 6 sent; 5 belong to runs that are at work\n"
+    assert set(server.state()["runs"]) == {RUN + "prepare"}
+    assert synchronize(kept, None, "--dry-run").stdout.count("\n") == 2
 
 
 def test_a_stage_that_was_killed_leaves_what_it_had_said(
     tmp_path: Path, server: WandbServer
 ) -> None:
     code = (
-        "import os, time\n"
-        "from grocery.settings import TrackingParams\n"
-        "from grocery.tracking.run import stage_run\n"
-        "settings = TrackingParams(\n"
-        "    project='grocery', entity='', timeout=5, upload='metadata', registry='')\n"
-        "with stage_run('train', settings=settings, config={}) as run:\n"
+        "import time\n"
+        "from wandb_pipeline import settings, stage_run\n"
+        "with stage_run('train', settings=settings(), config={}) as run:\n"
         "    for step in range(3):\n"
         "        run.log({'residual': 0.5}, step=step)\n"
-        "    time.sleep(4)\n"
-        "    os.kill(os.getpid(), 9)\n"
+        "    time.sleep(600)\n"
     )
-    environment = variables(tmp_path, None, WANDB_MODE="offline")
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    process = begin(tmp_path, None, "-c", code, env={"WANDB_MODE": "offline"})
+
+    def written() -> int:
+        (log,) = wait_for(lambda: list(tmp_path.glob("wandb/offline-run-*/run-*.wandb")))
+        return len(of_kind(records(log.parent), "history"))
+
+    wait_for(lambda: written() >= 2)  # the last point is not complete
+    kill(process)
     assert synchronize(tmp_path, server).stdout == "1 of 1 sent\n"
     (run,) = server.state()["runs"].values()
-    assert len(run["history"]) >= 2, "the last point is not complete"
+    assert len(run["history"]) >= 2
     assert run["state"] != "running"
+
+
+@pytest.mark.parametrize("cut", ["calls.jsonl", "notes.jsonl"])
+def test_a_line_that_was_cut_off_is_no_line(
+    cut: str, refused: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    (outbox,) = [one for one in all_outboxes(refused / "wandb") if len(one.pending()) == 2]
+    before = outbox.pending()
+    with (outbox.folder / cut).open("a") as stream:
+        stream.write('{"do": "li')
+    assert outbox.pending() == before
+    outbox.note("begun", 1)
+    assert outbox.begun(1)
+    assert synchronize(refused, server).returncode == 0
+    assert server.state() == online
+    assert not outbox.folder.exists()
+
+
+# What the server refuses, and what nobody has recorded
+
+
+def test_what_is_refused_holds_up_nothing_else_and_survives_a_clean(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    silent(pipeline(tmp_path, server, "prepare", "train"))
+    offline(tmp_path, "register")
+    server.fail("403", only="LinkArtifact")
+    assert "W&B refuses the link of release:md5-" in failure(synchronize(tmp_path, server))
+    offline(tmp_path, "train")
+    assert "link of release" in failure(synchronize(tmp_path, server))
+    runs = server.state()["runs"]
+    assert runs[RUN + "register"]["uses"] == ["team/grocery/classifier:v0"]
+    assert runs[RUN + "train"]["uses"] == runs[RUN + "train#2"]["uses"] != []
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "clean", "--min-hours", "0", "--force"],
+        cwd=tmp_path,
+        env=variables(tmp_path, server),
+        check=True,
+        capture_output=True,
+    )
+    assert not list((tmp_path / "wandb").glob("offline-run-*"))
+    server.heal()
+    assert synchronize(tmp_path, server).stdout == "1 of 1 sent\n"
+    assert candidates(server) == [["candidate", "latest"]]
+
+
+def test_no_link_overtakes_another(tmp_path: Path, server: WandbServer) -> None:
+    server.fail("403", only="LinkArtifact")
+    for word in ("red", "blue", "red"):
+        pipeline(tmp_path, server, "register", word=word)
+    server.fail("403", only="LinkArtifact", times=1)
+    failure(synchronize(tmp_path, server))
+    assert candidates(server) == []
+    assert synchronize(tmp_path, server).stdout == "3 of 3 sent\n"
+    assert candidates(server) == [["candidate", "latest"], []], "the first is the candidate again"
 
 
 def test_an_input_that_no_run_has_recorded_is_recorded_then(
@@ -274,70 +347,6 @@ def test_an_input_that_no_run_has_recorded_is_recorded_then(
     assert dataset["aliases"][-1].startswith("md5-")
 
 
-def test_a_link_that_was_delivered_is_not_made_again(kept: Path, server: WandbServer) -> None:
-    """Its note was lost, and a newer release was linked since."""
-    server.fail("drop", only="LinkArtifact", times=1)  # it has its effect, and nobody hears of it
-    process = start(kept, server)
-    wait_until(lambda: any(request.operation == "LinkArtifact" for request in server.requests))
-    end(process, signal.SIGKILL)
-    silent(pipeline(kept, server, word="blue"))
-    assert synchronize(kept, server).stdout == "1 of 1 sent\n"
-    assert candidates(server) == [[], ["candidate", "latest"]]
-
-
-def candidates(server: WandbServer) -> list[list[str]]:
-    """Aliases of the registry's versions."""
-    (links,) = server.state()["links"].values()
-    return [link["aliases"] for link in links.values()]
-
-
-def test_a_release_that_comes_back_is_the_candidate_again(
-    tmp_path: Path, server: WandbServer
-) -> None:
-    for word in ("red", "blue", "red"):
-        done = pipeline(tmp_path, None, "register", word=word, WANDB_MODE="offline")
-        assert done.returncode == 0
-    assert synchronize(tmp_path, server).returncode == 0
-    assert candidates(server)[0] == ["candidate", "latest"]
-
-
-@pytest.mark.parametrize("cut", ["calls.jsonl", "notes.jsonl"])
-def test_a_line_that_was_cut_off_is_no_line(
-    cut: str, kept: Path, server: WandbServer, online: dict[str, Any]
-) -> None:
-    outbox = all_outboxes(kept / "wandb")[2]
-    before = outbox.pending()
-    (outbox.folder / cut).open("a").write('{"do": "li')
-    assert outbox.pending() == before
-    outbox.note("begun", 1)
-    assert outbox.begun(1)
-    assert synchronize(kept, server).returncode == 0
-    assert server.state() == online
-    assert not outbox.folder.exists()
-
-
-def test_what_is_refused_holds_up_nothing_else_and_survives_a_clean(
-    kept: Path, server: WandbServer, online: dict[str, Any]
-) -> None:
-    server.fail("403", only="LinkArtifact")
-    assert "W&B refuses the link of release:md5-" in failure(synchronize(kept, server))
-    offline(kept, "train")
-    assert "link of release" in failure(synchronize(kept, server))
-    runs = server.state()["runs"]
-    assert runs[RUN + "train"]["uses"] == runs[RUN + "train#2"]["uses"] != []
-    subprocess.run(
-        [sys.executable, "-m", "wandb", "clean", "--min-hours", "0", "--force"],
-        cwd=kept,
-        env=variables(kept, server),
-        check=True,
-        capture_output=True,
-    )
-    assert not list((kept / "wandb").glob("offline-run-*"))
-    server.heal()
-    assert synchronize(kept, server).stdout == "1 of 1 sent\n"
-    assert server.state()["links"] == online["links"]
-
-
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_model_that_no_run_has_recorded_is_recorded_as_its_stage_would_have(
     changed: bool, tmp_path: Path, server: WandbServer
@@ -348,7 +357,6 @@ def test_a_model_that_no_run_has_recorded_is_recorded_as_its_stage_would_have(
     if changed:
         weights.write_text("blue")
     assert synchronize(tmp_path, server).returncode == 0
-    weights.write_text("red")
     state = server.state()
     (classifier,) = state["artifacts"]["team/grocery/classifier"]["versions"].values()
     assert list(classifier["entries"]) == ["manifest.json" if changed else "weights"]
@@ -359,68 +367,51 @@ def test_a_model_that_no_run_has_recorded_is_recorded_as_its_stage_would_have(
         assert list(versions) == ["v0"], "its own stage makes no second one"
 
 
-def failure(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: sync: ")
-    assert done.stderr.count("\n") == 1
-    assert KEY not in done.stderr
-    return done.stderr
-
-
-def test_without_a_key_it_says_what_is_missing(kept: Path) -> None:
+def test_without_a_key_it_says_what_is_missing(one_run: Path) -> None:
     assert "no W&B key is configured: `wandb login`, or set WANDB_API_KEY" in failure(
-        synchronize(kept, None)
+        synchronize(one_run, None)
     )
 
 
-@pytest.mark.parametrize("mode", ["refuse", "401", "hang", "drop"])
 def test_a_server_that_fails_costs_one_sentence_and_loses_nothing(
-    mode: str, kept: Path, server: WandbServer, online: dict[str, Any]
+    refused: Path, server: WandbServer, online: dict[str, Any]
 ) -> None:
-    server.fail(mode)
-    failure(synchronize(kept, server, "--timeout", "2"))
+    for mode in ("refuse", "401", "hang", "drop"):
+        server.fail(mode)
+        failure(synchronize(refused, server, "--timeout", "2"))
+        server.heal()
+    assert synchronize(refused, server).stdout == "3 of 3 sent\n"
+    assert server.state() == online
+
+
+def test_a_run_that_the_server_does_not_take_is_named_and_sent_later(
+    one_run: Path, server: WandbServer
+) -> None:
+    server.fail("403", only="UpsertBucket")
+    assert "W&B did not take in offline-run-" in failure(synchronize(one_run, server))
     server.heal()
-    assert synchronize(kept, server).returncode == 0
-    assert server.state() == online
+    (one_run / "wandb/settings").write_text("[default]\nmode = offline\n")
+    # A mode that forbids to track does not forbid to synchronise.
+    assert synchronize(one_run, server, WANDB_MODE="offline").stdout == "1 of 1 sent\n"
+    (run,) = server.state()["runs"].values()
+    assert run["state"] == "finished"
 
 
-def test_a_mode_that_forbids_does_not_forbid_to_synchronise(
-    kept: Path, server: WandbServer, online: dict[str, Any]
-) -> None:
-    (kept / "wandb/settings").write_text("[default]\nmode = offline\n")
-    assert synchronize(kept, server, WANDB_MODE="offline").returncode == 0
-    assert server.state() == online
-
-
-def test_a_terminal_sees_a_progress_bar(kept: Path, server: WandbServer) -> None:
+def test_a_terminal_sees_a_progress_bar(one_run: Path, server: WandbServer) -> None:
     master, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "grocery.cli", "sync"],
-        cwd=kept,
-        env=variables(kept, server, TERM="xterm"),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        text=True,
-    )
+    process = begin(one_run, server, *COMMAND, stderr=terminal, env={"TERM": "xterm"})
     os.close(terminal)
     out, _ = process.communicate(timeout=120)
     seen = os.read(master, 100_000).decode()
     os.close(master)
-    assert out == "6 of 6 sent\n"
+    assert out == "1 of 1 sent\n"
     assert "sync:" in seen
-    assert "/6 [" in seen
+    assert "/1 [" in seen
 
 
 def test_the_help_says_what_it_does(tmp_path: Path) -> None:
-    done = synchronize(tmp_path, None, "--help")
-    assert "interrupted at any point" in done.stdout
+    assert "interrupted at any point" in synchronize(tmp_path, None, "--help").stdout
     wrong = synchronize(tmp_path, None, "--timeout", "0")
     assert wrong.returncode == 2
     assert "at least 1" in wrong.stderr
-
-
-def test_the_state_that_is_compared_holds_something(online: dict[str, Any]) -> None:
-    text = json.dumps(online)
-    assert all(word in text for word in ("residual", "candidate", "md5-", "Drift in batch noon"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pty
@@ -10,27 +9,24 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from grocery.classifier.curves import curves_in
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
 from grocery.core.files import replacing
-from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.mode import check_server, choose_mode
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun, stage_run
 from wandb_log import of_kind, records
+from wandb_pipeline import jpeg, settings, show
+from wandb_server import KEY
 
-KEY = "0123456789abcdef" * 2 + "01234567"  # the form of a key, not a key
 REFUSED = "http://127.0.0.1:9"  # nothing listens on the discard port
 
 
@@ -49,22 +45,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         wbauth.unauthenticate_session(update_settings=False)
 
 
-def settings(timeout: float = 20) -> TrackingParams:
-    return TrackingParams(
-        project="grocery",
-        entity="",
-        timeout=timeout,
-        upload="metadata",
-        registry="wandb-registry-model/grocery-classifier",
-    )
-
-
-def jpeg(colour: str) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (16, 12), colour).save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def folder(name: str, **files: bytes) -> Path:
     """A folder of a stage, with these files."""
     path = Path(name)
@@ -76,16 +56,7 @@ def folder(name: str, **files: bytes) -> Path:
 
 def speak(run: StageRun) -> None:
     """Use every verb once."""
-    for step in range(3):
-        run.log({"residual": 1 / (step + 1)}, step=step)
-    run.summary({"accuracy": 0.9})
-    run.table("per class", ["class", "recall", "worst"], [["apple", 0.5, jpeg("red")]])
-    run.images("worst mistakes", [(jpeg("red"), "apple as pear"), (jpeg("green"), "pear")])
-    run.confusion_matrix("confusion", [0, 1, 1], [0, 1, 0], ["apple", "pear"])
-    Path("report.html").write_text("<h1>Drift</h1>")
-    run.html("report", Path("report.html"))
-    run.alert("drift", "batch-2 has drifted")
-    run.histogram("confidence", [1, 2], [0, 0.5, 1])
+    show(run)
     run.uses(artifacts.DATASET, folder("shards", pixels=b"red"))
     run.artifact(artifacts.CLASSIFIER, folder("classifier", card=b"{}"), {"classes": 2})
     run.link(artifacts.CLASSIFIER, Path("classifier"), alias="candidate")
@@ -151,20 +122,20 @@ def test_an_offline_run_holds_all_that_the_stage_said(
         {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
         for row in of_kind(found, "history")
     ]
-    assert [json.loads(row["residual"]) for row in rows] == [1.0, 0.5, 1 / 3]
-    assert [json.loads(row["_step"]) for row in rows] == [0, 1, 2]
-    assert {"per class", "worst mistakes", "report"} <= rows[-1].keys()
+    assert [json.loads(row["residual"]) for row in rows] == [1.0, 0.5, 1 / 3, 0.25]
+    assert [json.loads(row["_step"]) for row in rows] == [0, 1, 2, 3]
+    assert {"predictions", "worst mistakes", "card"} <= rows[-1].keys()
     summary = {
         item.key or item.nested_key[0]: item.value_json
         for update in of_kind(found, "summary")
         for item in update.update
     }
     assert json.loads(summary["accuracy"]) == 0.9
-    assert [alert.title for alert in of_kind(found, "alert")] == ["drift"]
+    assert [alert.title for alert in of_kind(found, "alert")] == ["Drift in batch noon"]
     assert [end.exit_code for end in of_kind(found, "exit")] == [0]
 
     pictures = sorted((only_run(project) / "files/media/images").rglob("*.jpg"))
-    assert {picture.read_bytes() for picture in pictures} == {jpeg("red"), jpeg("green")}
+    assert {picture.read_bytes() for picture in pictures} == {jpeg("green")}
 
 
 @pytest.mark.parametrize("output", [artifacts.CLASSIFIER, artifacts.DATASET])
@@ -391,18 +362,15 @@ def test_a_refused_connection_turns_into_an_offline_run(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", REFUSED)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    began = time.monotonic()
-    with stage_run("train", settings=settings(timeout=1), config={}) as run:
+    with stage_run("train", settings=settings(), config={}) as run:
         speak(run)
-    assert time.monotonic() - began < 6
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.startswith("warning: W&B: ")
-    assert "the run is kept offline" in err
-
+    assert capfd.readouterr() == (  # known at once, without W&B's own tries
+        "",
+        f"warning: W&B: {REFUSED} cannot be reached (Connection refused); the run is kept offline, "
+        "for `grocery sync`\n",
+    )
     found = records(only_run(project, "*run-*-*"))
-    assert len(of_kind(found, "history")) == 3
+    assert len(of_kind(found, "history")) == 4
     assert any(artifact.name == "classifier" for artifact in of_kind(found, "artifact"))
     assert [outbox.kept for outbox in all_outboxes(project / "wandb")] == [True]
     everything = [path for path in project.parent.rglob("*") if path.is_file()]
@@ -410,51 +378,6 @@ def test_a_refused_connection_turns_into_an_offline_run(
     assert [path for path in everything if KEY.encode() in path.read_bytes()] == []
     outside = [path for path in (project.parent / "home").rglob("*") if path.is_file()]
     assert outside == []
-
-
-class Stalling(BaseHTTPRequestHandler):
-    """A server that accepts a run and then answers nothing else."""
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-        if "mutation UpsertBucket" not in request.get("query", ""):
-            time.sleep(60)
-        project = {"id": "p", "name": "grocery", "entity": {"id": "e", "name": "team"}}
-        bucket = {"id": "b", "name": request["variables"]["name"], "project": project}
-        answer = json.dumps({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer.encode())
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def test_a_server_that_stalls_is_left_behind(project: Path) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Stalling)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    began = time.monotonic()
-    try:
-        result = python(
-            STAGE.format(timeout=1),
-            WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}",
-            WANDB_API_KEY=KEY,
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert time.monotonic() - began < 15
-    assert (result.returncode, result.stdout) == (0, "True\n")
-    assert result.stderr == (
-        "warning: W&B: no answer within 1 s; the run is kept offline, for `grocery sync`\n"
-    )
-    found = records(only_run(project, "*run-*-*"))
-    assert [artifact.name for artifact in of_kind(found, "artifact")] == ["classifier"]
-    assert len(of_kind(found, "history")) == 1
-    assert [end.exit_code for end in of_kind(found, "exit")] == [0]
-    assert [outbox.kept for outbox in all_outboxes(project / "wandb")] == [True]
 
 
 def test_a_name_that_is_looked_up_for_ever_does_not_hold_anything_up(

@@ -20,22 +20,16 @@ from grocery.cli.trial import parse_assignments
 from grocery.core.errors import ParamsError
 from grocery.sweep.process import Experiment, as_override
 from grocery.tracking.sync import waiting_runs
+from registry_project import grocery
 from running import processes, wait_for
-from test_online import ask
-from wandb_pipeline import pipeline, silent, synchronize, variables
+from wandb_pipeline import asking, pipeline, silent, synchronize, variables
 from wandb_server import WandbServer
 
 STANDALONE = ".dvc/tmp/exps/standalone"  # where DVC keeps the folders of running experiments
 COMMAND = yaml.safe_load((ROOT / "sweep.yaml").read_text())["command"]
 
-# Training that goes on for much longer than anybody waits.
-ENDLESS = {
-    "train.algorithm": {"value": "label_propagation"},
-    "train.tol": {"value": 0},
-    "train.max_iter": {"values": [10_000, 9_999, 9_998]},
-}
-
-# In place of the stage train: it trains for a minute, whatever the machine.
+# A sweep whose trials differ; and in place of the stage train, one that takes a minute.
+ENDLESS = {"train.alpha": {"values": [0.9, 0.8, 0.7]}}
 SLOW_STAGE = """
 import time
 from grocery.core.errors import one_sentence
@@ -76,7 +70,7 @@ def agent(
 ) -> Iterator[subprocess.Popen[str]]:
     """`wandb agent` at work; it is ended with the block, and its trials with it."""
     env = variables(project.path.parent, server, WANDB_ERROR_REPORTING="false")
-    del env["PYTHONPATH"]  # the stages are the project's own
+    env["PYTHONPATH"] = str(project.path)  # commands and stages are the project's own
     process = subprocess.Popen(
         [sys.executable, "-m", "wandb", "agent", *options, sweep],
         cwd=project.path,
@@ -125,17 +119,15 @@ def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     # As if FAISS was not installed, which the approximate search needs.
     (project.path / "faiss.py").write_text('raise ImportError("not here")')
     project.commit("Do without FAISS")
-    own = yaml.safe_load((project.path / "params.yaml").read_text())["train"]["n_neighbors"]
     parameters = {
-        "train.n_neighbors": {"values": [4, 6, own]},
-        "train.neighbor_search": {"values": ["auto", "approximate"]},  # the first is its own
+        "train.neighbor_search": {"values": ["exact", "auto", "approximate"]},
         "train.algorithm": {"value": "label_spreading"},
     }
     with WandbServer() as server:
         sweep = create_sweep(server, project, parameters)
         with (
-            agent(server, project, sweep, "--count", "3") as one,
-            agent(server, project, sweep, "--count", "3") as two,
+            agent(server, project, sweep, "--count", "2") as one,
+            agent(server, project, sweep, "--count", "2") as two,
         ):
             said = [process.communicate(timeout=360)[0] for process in (one, two)]
         assert (one.returncode, two.returncode) == (0, 0), said
@@ -143,14 +135,15 @@ def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         assert server.errors == []
 
 
-def by_neighbors(world: World, search: str = "auto") -> dict[int, tuple[str, Any]]:
-    """Of each trial by its number of neighbours: the experiment's name, and its train run."""
+def trial(world: World, search: str) -> tuple[str, Any]:
+    """Of the trial with this search: the experiment's name, and its train run."""
     sweep = world.sweep.rsplit("/", 1)[1]
-    return {
-        run.config_values["train.n_neighbors"]["value"]: (f"{sweep}-{run.name}", run)
+    (run,) = (
+        run
         for run in runs_of(world.server, world.sweep)
         if run.config_values["train.neighbor_search"]["value"] == search
-    }
+    )
+    return f"{sweep}-{run.name}", run
 
 
 def shown(world: World, experiment: str, path: str) -> Any:
@@ -159,28 +152,28 @@ def shown(world: World, experiment: str, path: str) -> Any:
     return yaml.safe_load(text.stdout)
 
 
-@pytest.mark.parametrize("neighbors", [4, 6])
-def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
-    world: World, neighbors: int
-) -> None:
-    name, run = by_neighbors(world)[neighbors]
-    assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
-    assert (run.group, run.display_name) == (name, f"train {name}")
-    params = shown(world, name, "params.yaml")["train"]
-    assert params["n_neighbors"] == neighbors
-    config = {key: item["value"] for key, item in run.config_values.items()}
-    assert config["train.n_neighbors"] == config["train"]["n_neighbors"] == neighbors
-    assert config["train"] == params
-
+def check_metrics(world: World, name: str, run: Any) -> None:
+    """Require that the sweep's run tells what the experiment's stage train has measured."""
     metrics = shown(world, name, "metrics/train.json")
     assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
-    steps = [row["_step"] for row in run.rows()]
-    assert steps == list(range(metrics["iterations"]))
+    assert [row["_step"] for row in run.rows()] == list(range(metrics["iterations"]))
     assert all("val_accuracy" in row for row in run.rows())
 
 
+def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(world: World) -> None:
+    name, run = trial(world, "exact")
+    assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
+    assert (run.group, run.display_name) == (name, f"train {name}")
+    params = shown(world, name, "params.yaml")["train"]
+    assert params["neighbor_search"] == "exact"
+    config = {key: item["value"] for key, item in run.config_values.items()}
+    assert config["train.neighbor_search"] == config["train"]["neighbor_search"] == "exact"
+    assert config["train"] == params
+    check_metrics(world, name, run)
+
+
 def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: World) -> None:
-    name, _ = by_neighbors(world)[4]
+    name, _ = trial(world, "exact")
     start = f"team/grocery/{name}/"
     stages = {key: value for key, value in world.state["runs"].items() if key.startswith(start)}
     assert stages.keys() == {f"{start}train {name}", f"{start}evaluate"}
@@ -196,33 +189,39 @@ def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: Worl
 
 
 def test_a_failing_trial_is_failed_and_the_agent_goes_on(world: World) -> None:
-    for name, run in by_neighbors(world, "approximate").values():
-        assert (run.state, run.exit_code) == ("failed", 1)
-        assert name not in experiments(world.project)
-        (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
-        assert "searched approximately, which needs the package faiss-cpu" in said
+    name, run = trial(world, "approximate")
+    assert (run.state, run.exit_code) == ("failed", 1)
+    assert name not in experiments(world.project)
+    (said,) = re.findall(rf"error: trial: {name} failed: .*", world.said)
+    assert "searched approximately, which needs the package faiss-cpu" in said
 
 
 def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) -> None:
-    (own,) = by_neighbors(world).keys() - {4, 6}
-    name, run = by_neighbors(world)[own]
+    name, run = trial(world, "auto")  # as in params.yaml
     assert (run.state, run.group, run.job_type) == ("finished", name, "train")
-    metrics = shown(world, name, "metrics/train.json")
-    assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
-    assert [row["_step"] for row in run.rows()] == list(range(metrics["iterations"]))
+    check_metrics(world, name, run)
 
 
 def test_the_agents_have_taken_turns_and_left_nothing(world: World) -> None:
-    assert len(by_neighbors(world)) == len(by_neighbors(world, "approximate")) == 3
-    assert len(experiments(world.project)) == 3
+    assert len(runs_of(world.server, world.sweep)) == 3
+    assert len(experiments(world.project)) == 2
     assert processes(world.project.path) == []
     assert [path.name for path in (world.project.path / STANDALONE).iterdir()] == ["run"]
     assert world.project.run("git", "status", "--porcelain").stdout == ""
-    code = f"api.sweep({world.sweep!r}).best_run().sweep_name"
-    assert ask(world.server, world.project.path, code) == world.sweep.rsplit("/", 1)[1]
+    with asking(world.server, world.project.path) as api:
+        assert api.sweep(world.sweep).best_run().sweep_name == world.sweep.rsplit("/", 1)[1]
 
 
-def test_a_stopped_trial_ends_and_so_does_a_killed_one(project: Project) -> None:
+@pytest.fixture
+def slow(project: Project) -> Project:
+    """A copy of the built pipeline whose stage train takes a minute, whatever the machine."""
+    (project.path / "stages/train.py").write_text(SLOW_STAGE)
+    project.commit("Train slowly")
+    return project
+
+
+def test_a_stopped_trial_ends_and_so_does_a_killed_one(slow: Project) -> None:
+    project = slow
     project.edit_params({"monitor": {"sample_images": 1}})  # not committed, as people work
     before = project.run("git", "diff").stdout
     with WandbServer() as server:
@@ -245,14 +244,15 @@ def test_a_stopped_trial_ends_and_so_does_a_killed_one(project: Project) -> None
     assert waiting_runs(project.path) == []
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1.0])
+@pytest.mark.parametrize("moment", ["at once", "in its folder"])
 def test_an_experiment_that_ends_while_it_begins_leaves_the_workspace_alone(
-    project: Project, seconds: float
+    project: Project, moment: str
 ) -> None:
     project.edit_params({"monitor": {"sample_images": 1}})
     before = project.run("git", "diff").stdout
     experiment = Experiment(project.path, "early", {"train.alpha": 0.9}, environment())
-    time.sleep(seconds)
+    if moment == "in its folder":
+        wait_for(lambda: [*(project.path / STANDALONE).glob("*")])
     experiment.terminate()
     assert experiment.wait() != 0
     assert processes(project.path) == []
@@ -268,11 +268,17 @@ def nothing_is_left(project: Project, before: str) -> None:
     assert project.run("git", "stash", "list").stdout == ""
 
 
-def test_a_trial_that_is_stopped_from_wandb_ends(project: Project) -> None:
-    (project.path / "stages/train.py").write_text(SLOW_STAGE)
-    project.commit("Train slowly")
+def hand_out(server: WandbServer) -> str:
+    """Name of a new sweep, for trials without an agent."""
+    config = yaml.safe_dump({"method": "grid", "parameters": ENDLESS})
+    made = server.store.upsert_sweep({"project_name": "grocery", "config": config})
+    return str(made["sweep"].name)
+
+
+def test_a_trial_that_is_stopped_from_wandb_ends(slow: Project) -> None:
+    project = slow
     with WandbServer() as server:
-        sweep = create_sweep(server, project, ENDLESS).rsplit("/", 1)[1]
+        sweep = hand_out(server)
         trial = subprocess.Popen(
             ["grocery", "trial", "--train.alpha=0.9"],
             cwd=project.path,
@@ -294,13 +300,11 @@ def test_a_trial_that_is_stopped_from_wandb_ends(project: Project) -> None:
     assert waiting_runs(project.path) == []
 
 
-def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(
-    project: Project, tmp_path: Path
-) -> None:
+def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) -> None:
     parameters = tmp_path / "chosen.yaml"
     parameters.write_text("wandb_version: 1\ntrain.alpha:\n  value: 0.5\n")
     with WandbServer() as server:
-        sweep = create_sweep(server, project, ENDLESS).rsplit("/", 1)[1]
+        sweep = hand_out(server)
         handed_out = {
             "WANDB_SWEEP_ID": sweep,
             "WANDB_RUN_ID": "fromsweep",
@@ -368,7 +372,6 @@ def test_dvc_reads_an_override_as_it_is_meant(value: Any) -> None:
     ],
 )
 def test_a_bad_assignment_is_one_sentence(project: Project, word: str, sentence: str) -> None:
-    done = project.run("grocery", "trial", word, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: trial: {sentence}")
-    assert done.stderr.count("\n") == 1
+    done = grocery(project, "trial", word)
+    assert (done.code, done.out) == (1, "")
+    assert done.sentence.startswith(f"error: trial: {sentence}")

@@ -18,7 +18,7 @@ def records(folder: Path) -> list[Any]:
             position += left
             continue
         _, length, kind = struct.unpack_from("<IHB", data, position)
-        if kind == 0:
+        if kind == 0 or position + 7 + length > len(data):  # no more, or not yet
             break
         part += data[position + 7 : position + 7 + length]
         position += 7 + length

@@ -1,79 +1,96 @@
-"""Three small stages that use every verb of tracking, run as the pipeline runs its own."""
+"""Three small stages that use every verb of tracking, and `grocery sync`, at the tests' server.
+
+They run in this process, which has imported W&B already, except where the process is the point.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
 
 from conftest import ROOT, environment
-from wandb_server import WandbServer
-
-# What the data holds is an argument, so that a test can change it.
-STAGES = """
-import io, sys
-from pathlib import Path
-from PIL import Image
+from grocery.cli import main
 from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
-from grocery.tracking.run import stage_run
+from grocery.tracking.run import StageRun, stage_run
+from running import wait_for
+from wandb_server import WandbServer
 
-timeout, upload, word, *stages = sys.argv[1:]
-stages = stages or ["prepare", "train", "register"]
-settings = TrackingParams(
-    project="grocery",
-    entity="",
-    timeout=float(timeout),
-    upload=upload,
-    registry="wandb-registry-model/grocery-classifier",
-)
-shards, model, release = Path("shards"), Path("classifier"), Path("release")
+STAGES = ("prepare", "train", "register")
 
 
-def write(folder, **files):
-    folder.mkdir(exist_ok=True)
-    for name, text in files.items():
-        (folder / name).write_text(text)
+def settings(timeout: float = 30, upload: Any = "metadata") -> TrackingParams:
+    return TrackingParams(
+        project="grocery",
+        entity="",
+        timeout=timeout,
+        upload=upload,
+        registry="wandb-registry-model/grocery-classifier",
+    )
 
 
-def jpeg(colour):
+def jpeg(colour: str) -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (16, 12), colour).save(stream, "JPEG")
     return stream.getvalue()
 
 
-if "prepare" in stages:
-    config = {"prepare": {"shards": 2}}
-    with stage_run("prepare", settings=settings, config=config, tags=["synthetic"]) as run:
-        write(shards, one="the same " * 1000, two=word * 1000)
-        run.summary({"images": 3})
-        run.table("quarantine", ["path", "reason"], [["a.jpg", "truncated"]])
-        run.artifact(artifacts.DATASET, shards, {"images": 3})
+def write(folder: str, **files: str) -> Path:
+    """A folder of a stage, with these files."""
+    path = Path(folder)
+    path.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
 
-if "train" in stages:
-    inputs = {artifacts.DATASET: shards}
-    config = {"train": {"alpha": 0.95, "scales": [1.5, 0.5]}}
-    with stage_run("train", settings=settings, config=config, inputs=inputs) as run:
-        for step in range(4):
-            run.log({"residual": 1 / (step + 1)}, step=step)
-        run.table("predictions", ["image", "label"], [[jpeg("red"), "apple"], [None, "pear"]])
-        run.images("mistakes", [(jpeg("green"), "apple as pear")])
-        run.confusion_matrix("confusion", [0, 1, 1], [0, 1, 0], ["apple", "pear"])
-        run.histogram("confidence", [3, 5], [0.0, 0.5, 1.0])
-        Path("page.html").write_text("<h1>Card</h1>")
-        run.html("card", Path("page.html"))
-        run.alert("Drift in batch noon", "darker than ever")
-        run.summary({"accuracy": 0.9})
-        write(model, weights=word)
-        run.artifact(artifacts.CLASSIFIER, model, {"accuracy": 0.9})
 
-if "register" in stages:
-    inputs = {artifacts.CLASSIFIER: model}
-    with stage_run("register", settings=settings, config={}, inputs=inputs) as run:
-        write(release, weights=word, card=f"# {word}")
-        run.artifact(artifacts.RELEASE, release, {"accepted": True})
-        run.link(artifacts.RELEASE, release, alias="candidate")
-"""
+def show(run: StageRun) -> None:
+    """Use every verb that shows something."""
+    for step in range(4):
+        run.log({"residual": 1 / (step + 1), "accuracy": step / 4}, step=step)
+    run.table("predictions", ["image", "label"], [[jpeg("red"), "apple"], [None, "pear"]])
+    run.images("worst mistakes", [(jpeg("green"), "apple as pear")])
+    run.confusion_matrix("confusion", [0, 1, 1], [0, 1, 0], ["apple", "pear"])
+    run.histogram("confidence", [3, 5], [0.0, 0.5, 1.0])
+    Path("page.html").write_text("<h1>Card</h1>")
+    run.html("card", Path("page.html"))
+    run.alert("Drift in batch noon", "darker than ever")
+    run.summary({"accuracy": 0.9})
+
+
+def run_stages(tracking: TrackingParams, word: str, stages: Sequence[str]) -> None:
+    """Run stages in the working directory; what their data holds depends on a word."""
+    shards, model, release = Path("shards"), Path("classifier"), Path("release")
+    if "prepare" in stages:
+        config = {"prepare": {"shards": 2}}
+        with stage_run("prepare", settings=tracking, config=config, tags=["synthetic"]) as run:
+            write("shards", one="the same " * 1000, two=word * 1000)
+            run.summary({"images": 3})
+            run.table("quarantine", ["path", "reason"], [["a.jpg", "truncated"]])
+            run.artifact(artifacts.DATASET, shards, {"images": 3})
+    if "train" in stages:
+        config = {"train": {"alpha": 0.95, "scales": [1.5, 0.5]}}
+        inputs = {artifacts.DATASET: shards}
+        with stage_run("train", settings=tracking, config=config, inputs=inputs) as run:
+            show(run)
+            write("classifier", weights=word)
+            run.artifact(artifacts.CLASSIFIER, model, {"accuracy": 0.9})
+    if "register" in stages:
+        inputs = {artifacts.CLASSIFIER: model}
+        with stage_run("register", settings=tracking, config={}, inputs=inputs) as run:
+            write("release", weights=word, card=f"# {word}")
+            run.artifact(artifacts.RELEASE, release, {"accepted": True})
+            run.link(artifacts.RELEASE, release, alias="candidate")
 
 
 def variables(folder: Path, server: WandbServer | None, **changes: str) -> dict[str, str]:
@@ -81,7 +98,40 @@ def variables(folder: Path, server: WandbServer | None, **changes: str) -> dict[
     known = environment(**(server.environment() if server else {}), **changes)
     if "WANDB_MODE" not in changes:
         del known["WANDB_MODE"]
-    return known | {"PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    return known | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HOME": str(folder)}
+
+
+@contextmanager
+def inside(folder: Path, server: WandbServer | None = None, **changes: str) -> Iterator[None]:
+    """In `folder`, with that environment; what W&B remembers of a key is forgotten in the end."""
+    wanted = variables(folder, server, **changes)
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ.keys() - wanted.keys():
+            patch.delenv(name)
+        for name, value in wanted.items():
+            patch.setenv(name, value)
+        patch.chdir(folder)
+        try:
+            yield
+        finally:
+            if wbauth := sys.modules.get("wandb.sdk.lib.wbauth"):
+                wbauth.unauthenticate_session(update_settings=False)
+
+
+@contextmanager
+def asking(server: WandbServer, folder: Path) -> Iterator[Any]:
+    """W&B's own client of the server, for what people do to it by hand."""
+    with inside(folder, server, WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"):
+        import wandb
+
+        try:
+            yield wandb.Api()
+        finally:
+            wandb.teardown()
+
+
+Said = subprocess.CompletedProcess[str]
 
 
 def pipeline(
@@ -92,42 +142,74 @@ def pipeline(
     upload: str = "metadata",
     word: str = "red",
     **changes: str,
-) -> subprocess.CompletedProcess[str]:
+) -> Said:
     """Run stages (all by default) in `folder`, tracking at the server."""
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", STAGES, str(timeout), upload, word, *stages],
-        cwd=folder,
-        env=variables(folder, server, **changes),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    out, err = io.StringIO(), io.StringIO()
+    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
+        run_stages(settings(timeout, upload), word, stages or STAGES)
+    return Said(stages, 0, out.getvalue(), err.getvalue())
 
 
-def offline(folder: Path, *stages: str, **changes: str) -> None:
+def offline(folder: Path, *stages: str, **options: str) -> None:
     """Run stages that keep their runs."""
-    silent(pipeline(folder, None, *stages, **{"WANDB_MODE": "offline"} | changes))
+    silent(pipeline(folder, None, *stages, **{"WANDB_MODE": "offline", **options}))
 
 
-def synchronize(
-    folder: Path, server: WandbServer | None, *options: str, **changes: str
-) -> subprocess.CompletedProcess[str]:
+def synchronize(folder: Path, server: WandbServer | None, *options: str, **changes: str) -> Said:
     """Run `grocery sync` in `folder`."""
-    return subprocess.run(
-        [sys.executable, "-m", "grocery.cli", "sync", *options],
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(["sync", *options])
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+    return Said(options, code, out.getvalue(), err.getvalue())
+
+
+def begin(
+    folder: Path,
+    server: WandbServer | None,
+    *command: str,
+    env: Mapping[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[str]:
+    """Begin a Python command in `folder`, as a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *command],
         cwd=folder,
-        env=variables(folder, server, **changes),
+        env=variables(folder, server, **(env or {})),
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=180,
-        check=False,
+        start_new_session=True,
+        **{"stderr": subprocess.PIPE, **options},
     )
 
 
-def silent(done: subprocess.CompletedProcess[str]) -> None:
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process and all that it has started, unless it has ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def killed_when_silent(process: subprocess.Popen[str], server: WandbServer, seen: int) -> bool:
+    """Kill a process as soon as one of its requests hangs; whether it came to that.
+
+    `seen` is the number of requests before it began.
+    """
+    wait_for(
+        lambda: (
+            process.poll() is not None
+            or "hang" in [request.status for request in server.requests[seen:]]
+        )
+    )
+    alive = process.poll() is None
+    kill(process)
+    server.heal()
+    return alive
+
+
+def silent(done: Said) -> None:
     """Require that a command went well and had nothing to say."""
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,16 +1,13 @@
 """A small W&B server for the tests: in memory, on loopback, for the unmodified W&B SDK.
 
-Use it as a context manager, or run ``python tests/wandb_server.py``, which prints its address for
-WANDB_BASE_URL. WANDB_API_KEY is `KEY`.
+Use it as a context manager; `WandbServer.environment` is what the SDK needs to find it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -86,11 +83,6 @@ class WandbServer:
         with self._lock:
             return picture(self.store)
 
-    def advance(self, seconds: float) -> None:
-        """Set the server's clock forward; it says when an alert may be sent once more."""
-        with self._lock:
-            self.store.clock += seconds
-
     def stop_runs(self, *, after: int, times: int = 1) -> None:
         """Stop runs of sweeps early, as W&B does by hyperband.
 
@@ -107,7 +99,12 @@ class WandbServer:
             self.store.stop_rule = StopRule(after, times)
 
     def fail(
-        self, mode: str, *, only: str | None = None, after: int = 0, times: int | None = None
+        self,
+        mode: str,
+        *,
+        only: str | Collection[str] = (),
+        after: int = 0,
+        times: int | None = None,
     ) -> None:
         """Fail from now on, until `heal`.
 
@@ -118,8 +115,8 @@ class WandbServer:
             the connection, in the middle of the body of an upload, and of the answer to all other
             requests, which have had their effect; ``"refuse"``: listen no longer.
         only
-            Only requests of this kind (graphql, file_stream, upload, download), or this GraphQL
-            operation. Where the mode is ``"refuse"``, the request at which it begins.
+            Only requests of these kinds (graphql, file_stream, upload, download) or GraphQL
+            operations. Where the mode is ``"refuse"``, the request at which it begins.
         after
             The number of such requests that still succeed.
         times
@@ -128,10 +125,10 @@ class WandbServer:
         if mode not in ("hang", "drop", "refuse") and not mode.isdecimal():
             raise ValueError(f"there is no fault {mode!r}")
         self.heal()
-        fault = Fault(mode, only, after, times)
+        fault = Fault(mode, (only,) if isinstance(only, str) else only, after, times)
         with self._lock:
             self._fault = fault
-            if mode == "refuse" and only is None and after == 0:
+            if mode == "refuse" and not only and after == 0:
                 self.stop_listening(fault)
 
     def heal(self) -> None:
@@ -186,17 +183,3 @@ class WandbServer:
         status, answer = self._executor.execute(body)
         self.errors.extend(error["message"] for error in answer.get("errors") or ())
         return status, json.dumps(answer).encode()
-
-
-def main() -> None:
-    """Serve in the foreground until interrupted."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    port = parser.parse_args().port
-    with suppress(KeyboardInterrupt), WandbServer(port) as server:
-        print(server.url, flush=True)
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

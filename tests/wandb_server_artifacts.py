@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,17 +15,6 @@ if TYPE_CHECKING:
     from wandb_server_runs import Project, Run
 
 
-def collections_page(
-    collections: Iterable[ArtifactCollection],
-    filters: str | None,
-    order: str | None,
-    page: Mapping[str, Any],
-) -> dict[str, Any]:
-    wanted = json.loads(filters or "{}")
-    found = [item for item in collections if matches(wanted, {"name": item.name})]
-    return connection(ordered(found, order), **page)
-
-
 @dataclass(eq=False)
 class ArtifactType:
     """A type of artifacts, as far as a project has collections of it."""
@@ -34,20 +23,6 @@ class ArtifactType:
     name: str
 
     description = None
-
-    @property
-    def id(self) -> str:
-        return server_id("ArtifactType", f"{self.project.id}:{self.name}")
-
-    @property
-    def created_at(self) -> str:
-        return self.project.created_at
-
-    def artifact_collections(
-        self, filters: str | None = None, order: str | None = None, **page: Any
-    ) -> dict[str, Any]:
-        mine = [item for item in self.project.collections.values() if item.type_name == self.name]
-        return collections_page(mine, filters, order, page)
 
     def artifact_collection(self, name: str) -> ArtifactCollection | None:
         collection = self.project.collections.get(name)
@@ -84,9 +59,6 @@ class ArtifactCollection:
     @property
     def tags(self) -> dict[str, Any]:
         return connection([])
-
-    def aliases(self, **page: Any) -> dict[str, Any]:
-        return connection((ArtifactAlias(self, name) for name in self.alias_owners), **page)
 
     def artifact_membership(self, alias_name: str) -> ArtifactCollectionMembership | None:
         for membership in self.memberships:
@@ -248,11 +220,6 @@ class Artifact:
             if not names or name in names
         ]
         return connection(found, **page)
-
-    def files_by_manifest_entries(
-        self, entries: Sequence[Mapping[str, str]] = (), **_: Any
-    ) -> dict[str, Any]:
-        return self.files([entry["name"] for entry in entries])
 
     def file(self, name: str, digest: str, size: int, reference: str | None = None) -> File:
         if reference is not None:

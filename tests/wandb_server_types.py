@@ -64,41 +64,15 @@ def snake(name: str) -> str:
 def matches(filters: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
     """Whether an object passes a filter in MongoDB's language, as far as it is needed here."""
     for key, wanted in filters.items():
-        if key == "$and":
-            passed = all(matches(part, fields) for part in wanted)
-        elif key == "$or":
-            passed = any(matches(part, fields) for part in wanted)
+        if key in ("$and", "$or"):
+            passed = (all if key == "$and" else any)(matches(part, fields) for part in wanted)
+        elif snake(key) not in fields or isinstance(wanted, Mapping):
+            raise WandbError(f"the filter {key!r}: {wanted!r} is not known here")
         else:
-            passed = _passes(wanted, _lookup(key, fields))
+            passed = wanted == fields[snake(key)]
         if not passed:
             return False
     return True
-
-
-def _lookup(key: str, fields: Mapping[str, Any]) -> Any:
-    name, *path = key.removesuffix(".value").split(".")
-    if snake(name) not in fields:
-        raise WandbError(f"the filter {key!r} is not known; the fields are {', '.join(fields)}")
-    value = fields[snake(name)]
-    for step in path:
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
-
-
-def _passes(wanted: Any, value: Any) -> bool:
-    if not isinstance(wanted, Mapping):
-        return bool(wanted in value if isinstance(value, list) else wanted == value)
-    tests = {
-        "$eq": lambda operand: _passes(operand, value),
-        "$ne": lambda operand: not _passes(operand, value),
-        "$in": lambda operand: any(_passes(item, value) for item in operand),
-        "$nin": lambda operand: not any(_passes(item, value) for item in operand),
-        "$regex": lambda operand: re.search(operand, str(value)) is not None,
-        "$exists": lambda operand: (value is not None) == operand,
-    }
-    if unknown := wanted.keys() - tests.keys():
-        raise WandbError(f"the operator {sorted(unknown)[0]} of a filter is not known")
-    return all(tests[operator](operand) for operator, operand in wanted.items())
 
 
 def ordered(nodes: Sequence[Any], order: str | None) -> list[Any]:
@@ -132,18 +106,12 @@ class Entity:
         return self.name != USER
 
     @property
-    def entity_type(self) -> str:
-        return "organization" if self.name == ORG_ENTITY else "team" if self.is_team else "user"
-
-    @property
     def organization(self) -> Organization | None:
         return Organization() if self.is_team else None
 
     @property
     def user(self) -> dict[str, Any] | None:
         return None if self.is_team else {"organizations": [Organization()]}
-
-    available, read_only, xxhash_digests_enabled = True, False, False
 
 
 class Organization:
@@ -177,16 +145,5 @@ class File:
         return server_id("File", self.url_or_none or self.upload_url)
 
     @property
-    def display_name(self) -> str:
-        return self.name
-
-    @property
-    def digest(self) -> str | None:
-        return self.md5
-
-    @property
     def direct_url(self) -> str | None:
         return self.url_or_none
-
-    def url(self, upload: bool = False) -> str | None:
-        return self.upload_url if upload else self.url_or_none

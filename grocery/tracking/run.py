@@ -85,14 +85,26 @@ class StageRun:
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Add one point to each curve. `step` counts from 0 and never goes back."""
-        self._tell(lambda on: on.run.log(dict(values), step=step))
+
+        def log(on: OpenRun) -> None:
+            on.curves.update(values)
+            on.run.log(dict(values), step=step)
+
+        self._tell(log)
 
     def summary(self, values: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
         """Set final metrics, the columns of W&B's table of runs.
 
         A function is called in W&B's own thread, and not at all when nothing is tracked.
         """
-        self._tell(lambda on: on.run.summary.update(dict(values() if callable(values) else values)))
+
+        def summarize(on: OpenRun) -> None:
+            final = dict(values() if callable(values) else values)
+            for name in sorted(on.curves & final.keys()):
+                on.run.define_metric(name, summary="none")  # else its curve's last point would win
+            on.run.summary.update(final)
+
+        self._tell(summarize)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Show a table. A cell of type bytes is a picture (JPEG)."""

@@ -77,6 +77,7 @@ class OpenRun:
     warn: Callable[[str], object]  # takes one sentence, which is shown when the stage ends
     content: Callable[[Path], Content]  # what a file or folder holds; read once
     logged: dict[str, wandb.Artifact] = field(default_factory=dict)  # by name
+    curves: set[str] = field(default_factory=set)  # names of what was logged by steps
 
     @cached_property
     def api(self) -> wandb.Api:
@@ -305,7 +306,7 @@ def _quiet_threads() -> None:
     usual = threading.excepthook
 
     def without_wandb(hook: threading.ExceptHookArgs) -> None:
-        if not (hook.thread and hook.thread.name.startswith("wandb-")):
+        if not (hook.thread and hook.thread.name.startswith(("wandb-", "NetStatThr"))):
             usual(hook)
 
     if getattr(usual, "__module__", "") != __name__:  # once is enough
