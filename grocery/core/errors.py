@@ -84,10 +84,11 @@ def one_sentence(command: str) -> Iterator[None]:
 
 
 def meant(name: str, names: Iterable[str]) -> str:
-    """The nearest of the known names, as a question in brackets; nothing where none is near."""
+    """The nearest of the other names, as a question in brackets; nothing where none is near."""
     from difflib import get_close_matches
 
-    return "".join(f" (did you mean {near}?)" for near in get_close_matches(name, [*names], n=1))
+    others = [other for other in names if other != name]
+    return "".join(f" (did you mean {near}?)" for near in get_close_matches(name, others, n=1))
 
 
 def printable(text: str) -> str:
