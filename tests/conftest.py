@@ -12,6 +12,7 @@ import atexit
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,9 @@ from filelock import FileLock
 from grocery import action_cache, runner
 from grocery.contents import read_content
 from grocery.parallel import sharing
+
+# Where the tests are started in the background a shell lets them ignore Ctrl-C, and what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests

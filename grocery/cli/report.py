@@ -22,5 +22,6 @@ def add_parser(parsers: Any) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from grocery import said
+    from grocery.tracking.provenance import dvc_root
 
-    print(said.summary())
+    print(said.summary(dvc_root()))
