@@ -16,7 +16,7 @@ extras: $(VENV)/.extras            ## set up, then install what is optional: S3,
 test:            ## set up, then lint, check types and run every test but the long ones
 	$(MAKE) --jobs 2 $(VENV)/.dev debian
 	$(MAKE) lint
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.dev            ## run the tests that take minutes and are not part of `make test`
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long
