@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import grocery
-from conftest import Project, checkout
+from conftest import ROOT, Project, checkout
 from grocery import runner
 from grocery.data.sources import open_source
 from grocery.settings import load
@@ -70,6 +70,8 @@ def test_the_committed_lock_is_what_this_machine_builds(tmp_path: Path) -> None:
     project.run("dvc", "repro", "--force")
     assert project.hashes() == hashes
     assert project.lock() == recorded
+    told = project.run("grocery", "report").stdout.partition("\n\nNext:")[0]
+    assert told in (ROOT / "README.md").read_text()
 
 
 class TestPrecision:
