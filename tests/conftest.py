@@ -30,7 +30,7 @@ from grocery import action_cache, runner
 from grocery.contents import read_content
 from grocery.parallel import sharing
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so would all that is started here.
+# What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
