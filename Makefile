@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: repro extras test test-long lint debian lock clean help
 
 help:            ## list the targets
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 repro: $(VENV)/.run            ## set up, then run the pipeline on the embedded dataset
 	$(BIN)/dvc repro

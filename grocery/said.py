@@ -19,7 +19,7 @@ PAGES = {
 NEXT = {
     "source .venv/bin/activate": "the commands below are there",
     "dvc plots show --open": "confusions, calibration, and how training went",
-    "dvc exp run --name more -S train.labeled_ratio=0.4": "the same with twice the labels",
+    "dvc exp run --name all-labels $(cat params/full-labels)": "the same with all labels",
     "dvc exp diff": "what that changed",
     "grocery data samples shelf/ && grocery predict shelf/": "the model on some test images",
 }
@@ -100,10 +100,10 @@ def _train(paths: Any, found: Mapping[str, Any]) -> str:
 def _accuracy(measured: Mapping[str, Any]) -> str:
     low, high = measured["accuracy_interval"]
     gain = measured["gain"]
+    compared = f"{abs(gain):.3f} {'more' if gain > 0 else 'less'} than" if gain else "as"
     return (
         f"Test accuracy {measured['accuracy']:.3f} on {measured['images']:,} images (95 % interval "
-        f"{low:.3f} to {high:.3f}), {abs(gain):.3f} {'more' if gain >= 0 else 'less'} than with "
-        "the labelled images alone"
+        f"{low:.3f} to {high:.3f}), {compared} with the labelled images alone"
     )
 
 

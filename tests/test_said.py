@@ -72,8 +72,12 @@ LIMIT = {"name": "test accuracy", "value": 0.246, "side": "at least", "limit": 0
         ({"converged": False}, "Training stopped after 47 iterations", "Raise train.max_iter."),
         ({"validation": 8}, "Only 8 validation images", "Raise prepare.val_ratio."),
         ({"gain": -0.01}, "The unlabelled images cost 0.010 of accuracy.", "leaves them out."),
-        ({"recalls": RECALLS | {"leek": 0.5}}, "Few labels, and often not", "more of these."),
-        ({"confused": 3}, "Taken for another: apple for pear (3 of 20 images).", "merge them."),
+        (
+            {"recalls": RECALLS | {"leek": 0.5}},
+            "Few labels, and often not",
+            "(train.labeled_ratio).",
+        ),
+        ({"confused": 3}, "Taken for another: apple for pear (3 of its 20 images).", "merge them."),
         ({"suspects": 7}, "7 labels look wrong", "data/card/index.html."),
         (
             {"checks": (LIMIT | {"passed": False}, LIMIT | {"passed": True})},

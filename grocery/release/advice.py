@@ -99,7 +99,10 @@ def _of_classes(classes: list[dict[str, str]], labels: Mapping[str, int]) -> Ite
     ]
     if few := sorted(pair for pair in poor if pair[0] < FEW_LABELS):
         names = _listed([f"{name} ({count})" for count, name in few])
-        yield f"Few labels, and often not recognised: {names}. Label more of these."
+        yield (
+            f"Few labels, and often not recognised: {names}. Label more of these, or keep more of "
+            "the labels that there are (train.labeled_ratio)."
+        )
 
 
 def _of_confusions(rows: list[dict[str, str]], classes: list[dict[str, str]]) -> Iterator[str]:
@@ -112,7 +115,7 @@ def _of_confusions(rows: list[dict[str, str]], classes: list[dict[str, str]]) ->
     ]
     confused.sort(key=lambda each: (-each[0], *each[1:]))
     if confused:
-        said = [f"{a} for {b} ({n} of {images[a]} images)" for n, a, b in confused]
+        said = [f"{a} for {b} ({n} of its {images[a]} images)" for n, a, b in confused]
         yield f"Taken for another: {_listed(said)}. Label more of both, or merge them."
 
 
