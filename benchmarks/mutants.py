@@ -133,17 +133,15 @@ def main() -> None:
                 sys.exit(f"error: {', '.join(tests)} fail without any change:\n{why}")
             free.put(copy)
         outcomes = pool.map(lambda mutant: survives(mutant, free), mutants)
-        survived = [
-            mutant
-            for mutant, alive in zip(
-                mutants, tqdm(outcomes, total=len(mutants), disable=None), strict=True
-            )
-            if alive
-        ]
-    for mutant in survived:
-        print(f"{mutant.file}: {mutant.wrong}\n  {mutant.old!r}\n  {mutant.new!r}")
-    print(f"{len(survived)} of {len(mutants)} survived")
-    sys.exit(len(survived) > ALLOWED * len(mutants))
+        survived = 0
+        done = zip(mutants, outcomes, strict=True)
+        for mutant, alive in tqdm(done, total=len(mutants), disable=None):
+            if alive:
+                survived += 1
+                tqdm.write(f"{mutant.file}: {mutant.wrong}\n  {mutant.old!r}\n  {mutant.new!r}")
+                sys.stdout.flush()
+    print(f"{survived} of {len(mutants)} survived")
+    sys.exit(survived > ALLOWED * len(mutants))
 
 
 if __name__ == "__main__":
