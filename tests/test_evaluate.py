@@ -128,6 +128,9 @@ def test_a_release_is_what_it_was_made_of(built: Project) -> None:
     )
     assert recorded["model_digest"] == described["sha256"]
     assert said == recorded | {"model_digest": model.digest}
+    kept = Reference.load(release / "reference")  # of 32 dimensions, which are kept whole
+    np.testing.assert_allclose(np.linalg.norm(kept.features, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(kept.logits, model.head.logits(kept.features), atol=1e-4)
 
     metrics = built.path / "metrics"
     measured = json.loads((metrics / "evaluate.json").read_text())
