@@ -8,10 +8,14 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 
+from conftest import Project, call_stage
+from grocery.core.arrays import load_arrays
 from grocery.core.linear import rowwise_product, unit_length
+from grocery.features.encoder import KIND
 from grocery.features.fisher import FisherVector, Grid, fit_fisher, local_descriptors
 from grocery.features.mixture import fit_mixture
 from grocery.features.projection import fit_projection
+from grocery.settings import load
 
 TWO_SCALES = Grid(4, [1.0, 0.5], 2.0, align=True)
 RNG = np.random.default_rng(0)
@@ -198,3 +202,15 @@ class TestProjection:
     def test_unit_length_keeps_a_zero_row(self) -> None:
         found = unit_length(np.array([[3, 4], [0, 0]], np.float32))
         np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+
+
+def test_the_seed_decides_what_the_encoder_is_fitted_on(project: Project) -> None:
+    """The images are the same, all of training; their descriptors and the vocabulary are drawn."""
+    params = load(project.path / "params.yaml").featurize.model_copy(update={"fit_images": 10_000})
+    found = []
+    for seed in (0, 1, 0):
+        call_stage("featurize", params.model_copy(update={"seed": seed}), root=project.path)
+        found.append(load_arrays(project.path / "models/encoder", KIND)[0])
+    for name, array in found[0].items():
+        assert np.array_equal(array, found[2][name])
+    assert any(not np.array_equal(array, found[1][name]) for name, array in found[0].items())
