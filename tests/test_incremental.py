@@ -44,11 +44,18 @@ class World:
         self.memory = folder / "memory"
         self.count = 0
 
-    def build(self, folder: Path, *, remember: bool, params: FeaturizeParams = FEATURIZE) -> None:
+    def build(
+        self,
+        folder: Path,
+        *,
+        remember: bool,
+        params: FeaturizeParams = FEATURIZE,
+        prepare: dict[str, Any] = {"shards": SHARDS},  # noqa: B006
+    ) -> None:
         memory = self.memory if remember else None
         call_stage(
             "prepare",
-            PARAMS.model_copy(update={"shards": SHARDS}),
+            PARAMS.model_copy(update=prepare),
             memory=memory,
             raw=self.raw,
             shards=folder / "shards",
@@ -270,6 +277,17 @@ def test_other_parameters_keep_nothing(world: World, work: dict[str, int]) -> No
     before = dict(work)
     world.build(world.folder, remember=True, params=FEATURIZE.model_copy(update={"seed": 9}))
     assert since(work, before) == {"hashed": 0, "decoded": 0, "encoded": SHARDS, "fitted": 1}
+
+
+def test_other_parameters_give_what_they_give_from_scratch(world: World, tmp_path: Path) -> None:
+    """Of featurize; and of prepare other shares of the splits, which leave the decoded images."""
+    world.rebuilt()
+    fewer = FEATURIZE.model_copy(update={"dimensions": FEATURIZE.dimensions - 1})
+    resplit = {"shards": SHARDS, "val_ratio": 0.3}
+    for remember in (True, False):
+        folder = world.folder if remember else tmp_path / "scratch"
+        world.build(folder, remember=remember, params=fewer, prepare=resplit)
+    assert world.outputs(world.folder) == world.outputs(tmp_path / "scratch")
 
 
 def test_what_failed_half_way_is_not_taken_for_whole(
