@@ -284,10 +284,11 @@ def test_other_parameters_give_what_they_give_from_scratch(world: World, tmp_pat
     world.rebuilt()
     fewer = FEATURIZE.model_copy(update={"dimensions": FEATURIZE.dimensions - 1})
     resplit = {"shards": SHARDS, "val_ratio": 0.3}
-    for remember in (True, False):
-        folder = world.folder if remember else tmp_path / "scratch"
-        world.build(folder, remember=remember, params=fewer, prepare=resplit)
-    assert world.outputs(world.folder) == world.outputs(tmp_path / "scratch")
+    for number, change in enumerate(({"params": fewer}, {"prepare": resplit})):
+        scratch = tmp_path / f"scratch{number}"
+        for remember, folder in ((True, world.folder), (False, scratch)):
+            world.build(folder, remember=remember, **change)  # type: ignore[arg-type]
+        assert world.outputs(world.folder) == world.outputs(scratch)
 
 
 def test_what_failed_half_way_is_not_taken_for_whole(
