@@ -1,8 +1,4 @@
-"""Another supported Python, where one is installed, builds the same bytes from the same lock.
-
-It takes minutes to install. That the lock has one version of each library for all Pythons is tested
-in test_libraries.py, and that nothing of the machine reaches the bytes in test_pipeline.py.
-"""
+"""Another supported Python, where one is installed, builds the same bytes from the same lock."""
 
 from __future__ import annotations
 
@@ -16,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Project
+from grocery.runner import STAGES
+from running import SCRATCH, in_one_process
 
 OLDEST = 11  # minor version, as pyproject.toml says
 LOCK = ROOT / "requirements.lock"
@@ -37,22 +35,18 @@ def works(python: Path) -> bool:
     return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0
 
 
-@pytest.mark.long
 def test_another_python_gives_the_same_bytes(built: Project, tmp_path: Path) -> None:
     python = next(filter(works, candidates()), None)
     if python is None:
         pytest.skip(f"no other Python than 3.{sys.version_info.minor}, from 3.{OLDEST} on, is here")
-    commands = tmp_path / "venv/bin"
-    subprocess.run([python, "-m", "venv", commands.parent], check=True)
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    other = str(tmp_path / "venv/bin/python")
     install = f"-m pip install --quiet --no-compile --require-hashes -r {LOCK}".split()
-    subprocess.run([commands / "python", *install], check=True)
+    subprocess.run([other, *install], check=True)
 
     built.run("git", "clone", "--quiet", str(built.path), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
-    (clone.path / "dvc.lock").unlink()
-    path = f"{commands}{os.pathsep}{os.environ['PATH']}"
-    clone.run("dvc", "repro", env={"PATH": path, "PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": ""})
-    assert clone.lock() == built.lock()
-    version = clone.run("python", "--version", env={"PATH": path}).stdout.split(".")[1]
-    assert version != str(sys.version_info.minor)
-    assert list(clone.path.glob(f"stages/__pycache__/train.cpython-3{version}.pyc"))
+    clone.run(other, *in_one_process(*STAGES)[1:], env=SCRATCH | {"PYTHONPATH": ""})
+    assert clone.found() == built.hashes()
+    version = clone.run(other, "-c", "import sys; print(sys.version_info.minor)").stdout
+    assert int(version) != sys.version_info.minor
