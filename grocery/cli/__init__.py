@@ -1,8 +1,7 @@
 """The `grocery` command: what people ask of the project beside running its pipeline.
 
-A command is a module of two functions: `add_parser` says what it takes, and the other runs it. The
-latter imports what it needs, so that the command line itself answers at once. `_COMMANDS` and
-`_GROUPS` list them all.
+A command (see `grocery.cli.command`) imports what it needs when it runs, so that the command line
+itself answers at once. `_COMMANDS` and `_GROUPS` list them all.
 """
 
 from __future__ import annotations
@@ -13,26 +12,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from grocery import __version__
-from grocery.cli import (
-    data_diff,
-    monitor,
-    predict,
-    registry,
-    report,
-    samples,
-    sweep,
-    sync,
-    trial,
-    worker,
-)
+from grocery.cli import monitor, registry, trial
+from grocery.cli.data_diff import diff
+from grocery.cli.predict import predict
+from grocery.cli.report import report
+from grocery.cli.samples import samples
+from grocery.cli.sweep import sweep
+from grocery.cli.sync import sync
 from grocery.cli.terminal import standard_output
+from grocery.cli.worker import worker
 from grocery.core.errors import meant, one_sentence
 from grocery.core.pin import pin
 
-_COMMANDS = (report, predict, monitor, sweep, sync, trial, worker)
+_COMMANDS = (report, predict, monitor.add_parser, sweep, sync, trial.add_parser, worker)
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "registry": ("versions of the model and what runs in production", registry.COMMANDS),
-    "data": ("look at the dataset", [data_diff.add_parser, samples.add_parser]),
+    "data": ("look at the dataset", [diff, samples]),
 }
 
 
@@ -80,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"grocery {__version__}")
     commands = parser.add_commands()
     for command in _COMMANDS:
-        command.add_parser(commands)
+        command(commands)
     for name, (text, members) in _GROUPS.items():
         group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         subparsers = group.add_commands()

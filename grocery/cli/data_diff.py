@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from grocery.cli.command import argument, command
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
@@ -14,41 +15,34 @@ if TYPE_CHECKING:
 _MOST_LINES = 20
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command to the group `data`."""
-    parser = parsers.add_parser(
-        "diff",
-        help="what changed between two revisions of the dataset",
-        description=(
-            "Say which images were added, removed, relabelled, regrouped (other coarse class),\n"
-            "moved (other split) or renamed between two revisions of the prepared dataset.\n"
-            "Only the light columns are read; no image is."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery data diff                  HEAD and the workspace\n"
-            "  grocery data diff v1.0.0           a tag and the workspace\n"
-            "  grocery data diff v1.0.0 v1.1.0    two tags\n"
-            "  grocery data diff main --json      all changes, for a program\n"
-            "\n"
-            "A revision's data must lie in the DVC cache or in the default remote."
-        ),
-    )
-    parser.add_argument(
+@command(
+    "data diff",
+    "what changed between two revisions of the dataset",
+    argument(
         "old",
         nargs="?",
         default="HEAD",
         metavar="REV",
         help="anything that git knows: a tag, a branch, a commit (default: HEAD)",
-    )
-    parser.add_argument(
+    ),
+    argument(
         "new", nargs="?", metavar="REV", help="what to compare it with (default: the workspace)"
-    )
-    parser.add_argument("--json", action="store_true", help="print all changes as JSON")
-    parser.set_defaults(run=_run, command="data diff")
+    ),
+    argument("--json", action="store_true", help="print all changes as JSON"),
+)
+def diff(arguments: argparse.Namespace) -> None:
+    """Say which images were added, removed, relabelled, regrouped (other coarse class),
+    moved (other split) or renamed between two revisions of the prepared dataset.
+    Only the light columns are read; no image is.
 
+    A revision's data must lie in the DVC cache or in the default remote.
 
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery data diff                  HEAD and the workspace
+      grocery data diff v1.0.0           a tag and the workspace
+      grocery data diff v1.0.0 v1.1.0    two tags
+      grocery data diff main --json      all changes, for a program
+    """
     from grocery.dataset_diff import diff_rows, rows_at
 
     diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new))

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from grocery.cli.command import argument, command
 from grocery.cli.terminal import count
 from grocery.core.errors import DataError, printable
 
@@ -28,50 +29,41 @@ _BATCH = 8  # images predicted together: few, so that the first results come ear
 _LONG = 50  # from this many images on, a progress bar is worth its import
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = parsers.add_parser(
-        "predict",
-        help="say what is on images",
-        description=(
-            "Predict the class of images with a released model.\n"
-            "The results come in the order of the arguments, each as soon as it is known."
-        ),
-        epilog=(
-            "With --json every image is one line with a JSON object (JSON Lines): path, class,\n"
-            "coarse (null where there are no coarse classes) and confidence; with --top K also\n"
-            "top, the list of the K most probable classes, each with the last three.\n"
-            "\n"
-            "An image that cannot be read is named on standard error; the others are predicted\n"
-            "all the same, and the exit code is 1.\n"
-            "\n"
-            "examples:\n"
-            "  grocery predict photo.jpg\n"
-            "  grocery predict shelf/ --top 3       all images below the folder, by name\n"
-            "  grocery predict shelf/ --json | jq 'select(.confidence < 0.5) | .path'\n"
-        ),
-    )
-    parser.add_argument(
+@command(
+    "predict",
+    "say what is on images",
+    argument(
         "images",
         nargs="+",
         metavar="IMAGE",
         help="an image file, or a folder: all image files below it, hidden ones left out",
-    )
-    parser.add_argument(
+    ),
+    argument(
         "--model",
         default="models/release",
         metavar="MODEL",
         help="a folder, or a name in the registry: production, staging or a version such as "
         "v1.2.0 (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    parser.add_argument(
-        "--top", type=count, metavar="K", help="the K most probable classes (default: 1)"
-    )
-    parser.set_defaults(run=_run, command="predict")
+    ),
+    argument("--json", action="store_true", help="one JSON object a line, for programs"),
+    argument("--top", type=count, metavar="K", help="the K most probable classes (default: 1)"),
+)
+def predict(arguments: argparse.Namespace) -> None:
+    """Predict the class of images with a released model.
+    The results come in the order of the arguments, each as soon as it is known.
 
+    With --json every image is one line with a JSON object (JSON Lines): path, class,
+    coarse (null where there are no coarse classes) and confidence; with --top K also
+    top, the list of the K most probable classes, each with the last three.
 
-def _run(arguments: argparse.Namespace) -> None:
+    An image that cannot be read is named on standard error; the others are predicted
+    all the same, and the exit code is 1.
+
+    examples:
+      grocery predict photo.jpg
+      grocery predict shelf/ --top 3       all images below the folder, by name
+      grocery predict shelf/ --json | jq 'select(.confidence < 0.5) | .path'
+    """
     from grocery.registry.serving import load_model
 
     model = load_model(arguments.model)

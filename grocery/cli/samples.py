@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from grocery.cli.command import argument, command
 from grocery.cli.terminal import count
 from grocery.core.errors import DataError, printable
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command to the group `data`."""
-    parser = parsers.add_parser(
-        "samples",
-        help="write some test images, to try the other commands on",
-        description=(
-            "Write test images of the prepared dataset into a folder, each below the name of its\n"
-            "class. They are drawn by their content: the same ones each time."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery data samples shelf/\n"
-            "  grocery predict shelf/\n"
-            "  grocery monitor shelf/ --labelled\n"
-        ),
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to; new or not")
-    parser.add_argument(
+@command(
+    "data samples",
+    "write some test images, to try the other commands on",
+    argument("folder", type=Path, metavar="FOLDER", help="where to; new or not"),
+    argument(
         "--count", type=count, default=24, metavar="N", help="how many (default: %(default)s)"
-    )
-    parser.set_defaults(run=_run, command="data samples")
+    ),
+)
+def samples(arguments: argparse.Namespace) -> None:
+    """Write test images of the prepared dataset into a folder, each below the name of its
+    class. They are drawn by their content: the same ones each time.
 
-
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery data samples shelf/
+      grocery predict shelf/
+      grocery monitor shelf/ --labelled
+    """
     from grocery.core.files import write_bytes
     from grocery.shards import images_of, read_columns, shard_paths
     from grocery.tracking.provenance import dvc_root

@@ -8,48 +8,39 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from grocery.cli.command import argument, command
 from grocery.cli.terminal import count, table
 
 
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = parsers.add_parser(
-        "sweep",
-        help="search for good parameters, without a server",
-        description=(
-            "Read a W&B sweep file and run its trials here, with W&B's own search engine. Each\n"
-            "trial is a DVC experiment, NAME-001 and so on, and its runs are grouped in W&B.\n"
-            "Trials that the file's early_terminate gives up are stopped at that step; one that\n"
-            "fails is noted, and the sweep goes on.\n"
-            "\n"
-            "The trials are noted in sweeps/NAME; there is a page with plots, too. An\n"
-            "interrupted sweep goes on with --resume."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery sweep sweep.yaml --count 20 --jobs 2\n"
-            "  grocery sweep sweep.yaml --count 40 --resume     twenty more\n"
-            "  dvc exp apply learner-007                        take the best one\n"
-        ),
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the sweep file")
-    parser.add_argument(
+@command(
+    "sweep",
+    "search for good parameters, without a server",
+    argument("file", type=Path, metavar="FILE", help="the sweep file"),
+    argument(
         "--count", type=count, default=20, metavar="N", help="trials in all (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--jobs", type=count, default=2, metavar="N", help="trials at a time (default: 2)"
-    )
-    parser.add_argument(
+    ),
+    argument("--jobs", type=count, default=2, metavar="N", help="trials at a time (default: 2)"),
+    argument(
         "--seed", type=int, default=0, metavar="N", help="of the search (default: %(default)s)"
-    )
-    parser.add_argument("--name", help="name of the sweep (default: the file's)")
-    parser.add_argument("--resume", action="store_true", help="go on with what was begun")
-    parser.set_defaults(run=_run, command="sweep")
+    ),
+    argument("--name", help="name of the sweep (default: the file's)"),
+    argument("--resume", action="store_true", help="go on with what was begun"),
+)
+def sweep(arguments: argparse.Namespace) -> None:
+    """Read a W&B sweep file and run its trials here, with W&B's own search engine. Each
+    trial is a DVC experiment, NAME-001 and so on, and its runs are grouped in W&B.
+    Trials that the file's early_terminate gives up are stopped at that step; one that
+    fails is noted, and the sweep goes on.
 
+    The trials are noted in sweeps/NAME; there is a page with plots, too. An
+    interrupted sweep goes on with --resume.
 
-def _run(arguments: argparse.Namespace) -> None:
+    examples:
+      grocery sweep sweep.yaml --count 20 --jobs 2
+      grocery sweep sweep.yaml --count 40 --resume     twenty more
+      dvc exp apply learner-007                        take the best one
+    """
     from grocery.core.errors import DataError, ParamsError
     from grocery.core.files import write_bytes
     from grocery.parallel import progress

@@ -5,44 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from grocery.cli.command import argument, command
 from grocery.core.errors import TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.tracking.sync import WaitingRun
-
-
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = parsers.add_parser(
-        "sync",
-        help="send to W&B what was kept offline",
-        description=(
-            "Send the runs that were kept offline with W&B's own sync, then deliver what W&B\n"
-            "cannot be told offline: which artifacts a run used, and links to the registry. Each\n"
-            "thing is sent once. At last versions and stages are made in W&B as git has them now.\n"
-            "It may be interrupted at any point, and repeated.\n"
-            "A run that a stage is still writing is left for later. What W&B refuses for good\n"
-            "is forgotten by removing its folder in wandb/outbox."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery sync --dry-run    say what would be sent\n"
-            "  grocery sync              send it\n"
-            "\n"
-            "`wandb clean` removes the local copies of runs that were sent."
-        ),
-    )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=30,
-        metavar="SECONDS",
-        help="longest wait for an answer of W&B (default: %(default)s); an upload takes its time",
-    )
-    parser.set_defaults(run=_run, command="sync")
 
 
 def _seconds(text: str) -> int:
@@ -52,7 +21,32 @@ def _seconds(text: str) -> int:
     return value
 
 
-def _run(arguments: argparse.Namespace) -> None:
+@command(
+    "sync",
+    "send to W&B what was kept offline",
+    argument("--dry-run", action="store_true", help="say what would be sent"),
+    argument(
+        "--timeout",
+        type=_seconds,
+        default=30,
+        metavar="SECONDS",
+        help="longest wait for an answer of W&B (default: %(default)s); an upload takes its time",
+    ),
+)
+def sync(arguments: argparse.Namespace) -> None:
+    """Send the runs that were kept offline with W&B's own sync, then deliver what W&B
+    cannot be told offline: which artifacts a run used, and links to the registry. Each
+    thing is sent once. At last versions and stages are made in W&B as git has them now.
+    It may be interrupted at any point, and repeated.
+    A run that a stage is still writing is left for later. What W&B refuses for good
+    is forgotten by removing its folder in wandb/outbox.
+
+    `wandb clean` removes the local copies of runs that were sent.
+
+    examples:
+      grocery sync --dry-run    say what would be sent
+      grocery sync              send it
+    """
     from grocery.parallel import progress
     from grocery.registry.notes import Notes
     from grocery.tracking.provenance import project_root

@@ -7,43 +7,10 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
+from grocery.cli.command import argument, command
 from grocery.core.errors import GroceryError
 from grocery.core.threads import cores
-
-
-def add_parser(parsers: Any) -> None:
-    """Add the command."""
-    parser = parsers.add_parser(
-        "worker",
-        help="lend this machine to a project on another one, through Dask",
-        description=(
-            "Start Dask workers that compute what the project's own machine would: numeric\n"
-            "kernels as recorded, one thread each. They go on until they are interrupted, or the\n"
-            "scheduler has been gone for a minute. The project's folder must be shared, under the\n"
-            "same path. Whoever reaches the scheduler can run code here: see docs/machines.md."
-        ),
-        epilog=(
-            "examples:\n"
-            "  grocery worker tcp://10.0.0.1:8786                  one process per core\n"
-            "  grocery worker tcp://10.0.0.1:8786 --workers 8\n"
-            "\n"
-            "Dask's own settings are taken from its files and from the environment, such as\n"
-            "DASK_TEMPORARY_DIRECTORY=/scratch or DASK_DISTRIBUTED__COMM__TLS__CA_FILE=ca.pem."
-        ),
-    )
-    parser.add_argument("address", help="the scheduler: tcp://HOST:PORT or tls://HOST:PORT")
-    parser.add_argument(
-        "--workers", type=_count, default=0, metavar="N", help="processes (default: one per core)"
-    )
-    parser.add_argument(
-        "--memory",
-        default="auto",
-        metavar="SIZE",
-        help="what a process may use, such as 2GB, before it is started again (default: its share)",
-    )
-    parser.set_defaults(run=_run, command="worker")
 
 
 def _count(text: str) -> int:
@@ -53,8 +20,34 @@ def _count(text: str) -> int:
     return value
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    """Become `dask worker`; what this process has pinned is in the environment that it inherits."""
+@command(
+    "worker",
+    "lend this machine to a project on another one, through Dask",
+    argument("address", help="the scheduler: tcp://HOST:PORT or tls://HOST:PORT"),
+    argument(
+        "--workers", type=_count, default=0, metavar="N", help="processes (default: one per core)"
+    ),
+    argument(
+        "--memory",
+        default="auto",
+        metavar="SIZE",
+        help="what a process may use, such as 2GB, before it is started again (default: its share)",
+    ),
+)
+def worker(arguments: argparse.Namespace) -> None:
+    """Start Dask workers that compute what the project's own machine would: numeric
+    kernels as recorded, one thread each. They go on until they are interrupted, or the
+    scheduler has been gone for a minute. The project's folder must be shared, under the
+    same path. Whoever reaches the scheduler can run code here: see docs/machines.md.
+
+    Dask's own settings are taken from its files and from the environment, such as
+    DASK_TEMPORARY_DIRECTORY=/scratch or DASK_DISTRIBUTED__COMM__TLS__CA_FILE=ca.pem.
+
+    examples:
+      grocery worker tcp://10.0.0.1:8786                  one process per core
+      grocery worker tcp://10.0.0.1:8786 --workers 8
+    """
+    # Become `dask worker`; what this process has pinned is in the environment that it inherits.
     from importlib.util import find_spec
 
     import grocery

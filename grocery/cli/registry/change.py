@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from grocery.cli.command import argument
 from grocery.cli.registry.common import (
     NAME,
     answer,
-    argument,
     command,
     done,
     metric,

@@ -3,60 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from grocery.cli.command import Argument, Run, argument
+from grocery.cli.command import command as any_command
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
     from grocery.registry.state import Version
 
-Argument = tuple[tuple[str, ...], dict[str, Any]]
-
-
-def argument(*names: str, **options: Any) -> Argument:
-    """What argparse's `add_argument` takes."""
-    return names, options
-
-
 NAME = argument("name", metavar="VERSION", help="a version or a stage")
+_JSON = argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def command(
     name: str, help: str, *arguments: Argument | list[Argument], more: str = ""
-) -> Callable[[Callable[[argparse.Namespace], None]], Callable[[Any], None]]:
-    """Make a function a command of the group `registry`, with a `--json`.
-
-    Its docstring is the description; the last paragraph, the examples, is shown below the options.
-
-    Parameters
-    ----------
-    arguments
-        Of those in one list, only one may be given.
-    more
-        A paragraph that other commands have, too.
-    """
-
-    def parser_of(run: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
-        def add_parser(parsers: Any) -> None:
-            description, _, examples = inspect.cleandoc(run.__doc__ or "").rpartition("\n\n")
-            text = f"{description}\n\n{more}".strip()
-            parser = parsers.add_parser(name, help=help, description=text, epilog=examples)
-            parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-            for item in arguments:
-                one_of = isinstance(item, list)
-                group = parser.add_mutually_exclusive_group() if one_of else parser
-                for names, options in item if isinstance(item, list) else [item]:
-                    group.add_argument(*names, **options)
-            parser.set_defaults(run=run, command=f"registry {name}")
-
-        return add_parser
-
-    return parser_of
+) -> Callable[[Run], Callable[[Any], None]]:
+    """Make a function a command of the group `registry`, with a `--json`."""
+    return any_command(f"registry {name}", help, _JSON, *arguments, more=more)
 
 
 def open_registry(*, local: bool = False) -> Registry:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.registry.common import NAME, answer, argument, command, metric, open_registry, said
+from grocery.cli.command import argument
+from grocery.cli.registry.common import NAME, answer, command, metric, open_registry, said
 from grocery.cli.terminal import table
 
 if TYPE_CHECKING:

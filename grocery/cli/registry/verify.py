@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grocery.cli.registry.common import NAME, answer, argument, command, open_registry
+from grocery.cli.command import argument
+from grocery.cli.registry.common import NAME, answer, command, open_registry
 from grocery.core.errors import RegistryError, TrackingError, printable
 
 if TYPE_CHECKING:
