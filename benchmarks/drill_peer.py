@@ -20,10 +20,10 @@ import numpy as np
 
 from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.errors import one_sentence
+from grocery.core.intervals import clopper_pearson
 from grocery.drill.drawing import CLEAN, Condition, Drawn, Stage
 from grocery.drill.drill import left_out_classes, outcome
 from grocery.drill.held_out import heads_without, held_out
-from grocery.drill.report import clopper_pearson
 from grocery.drill.shifts import SHIFTS
 from grocery.parallel import progress
 from grocery.reference.image_statistics import NAMES

@@ -10,7 +10,7 @@ from typing import Any
 
 from grocery.core.errors import DataError, printable
 
-RELEASE, MEASURED = Path("models/release"), Path("metrics/evaluate.json")
+MEASURED, VERDICT = Path("metrics/evaluate.json"), Path("models/release/verdict.json")
 PAGES = {
     "data/card/index.html": "the dataset, and labels to check",
     "models/release/README.md": "the model's card",
@@ -26,10 +26,7 @@ NEXT = {
 
 
 def line(stage: str, paths: Any, found: Mapping[str, Any]) -> str:
-    """What a stage has found, in one line.
-
-    `paths` are the stage's own, and `found` is what its `run` gave.
-    """
+    """What a stage has found, in one line; its own paths, and what its `run` gave, tell it."""
     return printable(f"{stage}: {_LINES[stage](paths, found)}")
 
 
@@ -42,15 +39,19 @@ def summary(root: Path = Path()) -> str:
         When the pipeline has not been built.
     """
     try:
-        measured = json.loads((root / MEASURED).read_bytes())
-        verdict = json.loads((root / RELEASE / "verdict.json").read_bytes())
+        measured, verdict = _read(root / MEASURED), _read(root / VERDICT)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is not there yet; run: dvc repro") from None
-    lines = [f"{_accuracy(measured)}.", f"{_verdict(verdict)}."]
+    found = (_accuracy(measured), _verdict(verdict))
+    lines = [f"{said[0].upper()}{said[1:]}." for said in found]
     if verdict["advice"]:
         lines += ["", "To do:", *(f"  {sentence}" for sentence in verdict["advice"])]
     lines += _listed("Look at:", PAGES) + _listed("Next:", NEXT)
     return "\n".join(map(printable, lines))
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_bytes())
 
 
 def _listed(title: str, items: Mapping[str, str]) -> list[str]:
@@ -58,16 +59,12 @@ def _listed(title: str, items: Mapping[str, str]) -> list[str]:
     return ["", title, *(f"  {what:{width}}  {why}" for what, why in items.items())]
 
 
-def _source(paths: Any, found: Mapping[str, Any]) -> str:
-    return f"data/raw/{found['source']} is here"
-
-
 def _prepare(paths: Any, found: Mapping[str, Any]) -> str:
     said = (
         f"{found['images']:,} images of {found['classes']} classes ({found['train']:,} to train, "
         f"{found['val']:,} to validate, {found['test']:,} to test)"
     )
-    bad = json.loads(paths.report.read_bytes())["quarantined"]
+    bad = _read(paths.report)["quarantined"]
     left_out = {
         "exact copies": found["duplicates"],
         "near duplicates across splits": found["leaked"],
@@ -83,11 +80,7 @@ def _version(paths: Any, found: Mapping[str, Any]) -> str:
     return f"dataset {found['digest'][:12]}, {doubts} ({paths.card}/index.html)"
 
 
-def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
-    return f"{found['dimensions']:,} numbers per image"
-
-
-def _train(paths: Any, found: Mapping[str, Any]) -> str:
+def _train(found: Mapping[str, Any]) -> str:
     said = f"{found['labeled']:,} labelled and {found['unlabeled']:,} unlabelled images"
     if "val_accuracy" in found:
         said += (
@@ -102,30 +95,20 @@ def _accuracy(measured: Mapping[str, Any]) -> str:
     gain = measured["gain"]
     compared = f"{abs(gain):.3f} {'more' if gain > 0 else 'less'} than" if gain else "as"
     return (
-        f"Test accuracy {measured['accuracy']:.3f} on {measured['images']:,} images (95 % interval "
+        f"test accuracy {measured['accuracy']:.3f} on {measured['images']:,} images (95 % interval "
         f"{low:.3f} to {high:.3f}), {compared} with the labelled images alone"
     )
-
-
-def _evaluate(paths: Any, found: Mapping[str, Any]) -> str:
-    said = _accuracy(found)
-    return said[0].lower() + said[1:]
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
     failed = [check for check in verdict["checks"] if not check["passed"]]
     if not failed:
-        return f"The release is accepted: it passed all {len(verdict['checks'])} checks"
+        return f"the release is accepted: it passed all {len(verdict['checks'])} checks"
     why = ", ".join(
         f"{check['name']} {check['value']:.3f} ({check['side']} {check['limit']:g} is asked)"
         for check in failed
     )
-    return f"The release is REJECTED: {why}"
-
-
-def _register(paths: Any, found: Mapping[str, Any]) -> str:
-    said = _verdict(json.loads((paths.release / "verdict.json").read_bytes()))
-    return said[0].lower() + said[1:]
+    return f"the release is REJECTED: {why}"
 
 
 def _monitor(paths: Any, found: Mapping[str, Any]) -> str:
@@ -137,6 +120,12 @@ def _monitor(paths: Any, found: Mapping[str, Any]) -> str:
 
 
 _LINES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
-    each.__name__[1:]: each
-    for each in (_source, _prepare, _version, _featurize, _train, _evaluate, _register, _monitor)
+    "source": lambda paths, found: f"data/raw/{found['source']} is here",
+    "prepare": _prepare,
+    "version": _version,
+    "featurize": lambda paths, found: f"{found['dimensions']:,} numbers per image",
+    "train": lambda paths, found: _train(found),
+    "evaluate": lambda paths, found: _accuracy(found),
+    "register": lambda paths, found: _verdict(_read(paths.release / "verdict.json")),
+    "monitor": _monitor,
 }

@@ -16,15 +16,10 @@ from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
 from grocery.core.errors import DataError, ModelError
 from grocery.core.files import rounded, write_json
+from grocery.core.intervals import clopper_pearson
 from grocery.core.params import EvaluateParams
 from grocery.core.stage import Report, reads, writes
-from grocery.evaluation.metrics import (
-    ClassScore,
-    class_scores,
-    reliability,
-    summary,
-    wilson_interval,
-)
+from grocery.evaluation.metrics import ClassScore, class_scores, reliability, summary
 from grocery.pages.pictures import captioned_grid
 from grocery.reference.image_statistics import image_statistics
 from grocery.reference.reference import Reference, sample_rows
@@ -73,7 +68,7 @@ def run(params: EvaluateParams, paths: Paths, report: Report) -> dict[str, Any]:
         "images": len(test.labels),
     }
     correct = int((model.argmax(axis=1) == test.labels).sum())
-    result["accuracy_interval"] = wilson_interval(correct, len(test.labels))
+    result["accuracy_interval"] = clopper_pearson(correct, len(test.labels))
     result["gain"] = result["accuracy"] - result["baseline"]["accuracy"]
     scores = class_scores(model, test.labels, names=classes)
     baseline_scores = class_scores(baseline, test.labels, names=classes)

@@ -76,9 +76,7 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
     result = {
         "labeled": int(chosen.sum()),
         "unlabeled": int((~chosen).sum()),
-        "labels_per_class": {
-            name: int((known == number).sum()) for number, name in enumerate(classes)
-        },
+        "labels_per_class": {name: int((known == n).sum()) for n, name in enumerate(classes)},
         "validation": len(val.labels),
         "labels_used": int(chosen.sum()) + len(val.labels),  # validation chooses and calibrates
         "iterations": estimator.n_iter_,

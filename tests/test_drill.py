@@ -13,6 +13,7 @@ from scipy import stats
 from coloured import CLASSES, write_release, write_shards
 from conftest import ROOT
 from grocery.cli import main
+from grocery.core.intervals import clopper_pearson
 from grocery.drill import drill
 from grocery.drill import report as drill_report
 from grocery.drill.drawing import CHECKED, CLEAN, Condition, Drawn, Stage
@@ -155,7 +156,7 @@ def test_workers_change_nothing(stage: Stage) -> None:
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20)])
 def test_clopper_pearson(k: int, n: int) -> None:
     expected = stats.binomtest(k, n).proportion_ci(0.95, method="exact")
-    assert drill_report.clopper_pearson(k, n) == pytest.approx(tuple(expected))
+    assert clopper_pearson(k, n) == pytest.approx(tuple(expected))
 
 
 def test_the_table_says_what_was_found() -> None:

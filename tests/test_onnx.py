@@ -27,9 +27,8 @@ from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError, ParamsError
 from grocery.core.files import digest
 from grocery.data.sources import open_source
-from grocery.features.backbone import BACKBONE, Backbone, Preparation
+from grocery.features.backbone import BACKBONE, Backbone, Preparation, open_session
 from grocery.features.encoder import KIND, Encoder
-from grocery.features.onnx_file import open_session
 from grocery.features.projection import Projection
 from grocery.images.decoding import pixels
 from grocery.parallel import sharing

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import betaincinv, expit
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from grocery.classifier.head import Head
 from grocery.core.bounds import SMOOTHING, TEMPERATURE
 from grocery.core.errors import DataError
+from grocery.core.intervals import clopper_pearson
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -111,9 +112,8 @@ def calibrate(head: Head, features: Floats, labels: Integers, *, level: float) -
     First the temperature (Guo et al., "On calibration of modern neural networks", ICML 2017) and
     the smoothing that make the labels most likely. A few hundred images do not prove a confidence
     of 0.98, though, and the world differs from them: then smoothing rises until the mean confidence
-    is no more than the lower confidence bound of the accuracy (Clopper & Pearson, "The use of
-    confidence or fiducial limits illustrated in the case of the binomial", 1934). With many images
-    the bound is the accuracy. No prediction's class changes, and smoothing is at most 0.9.
+    is no more than the exact lower confidence bound of the accuracy. With many images the bound is
+    the accuracy. No prediction's class changes, and smoothing is at most 0.9.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def calibrate(head: Head, features: Floats, labels: Integers, *, level: float) -
     likely = tried(minimize(loss, _START, method="Nelder-Mead").x)
     confidence = float(likely.calibrate(logits).max(axis=1).mean())
     right = int((logits.argmax(axis=1) == labels).sum())
-    bound = float(betaincinv(right, len(labels) - right + 1, 1 - level)) if right else 0.0
+    bound, _ = clopper_pearson(right, len(labels), 2 * level - 1)  # one-sided
     # Smoothing by s leaves (1 - s) confidence + s / c of a confidence.
     chance = 1 / logits.shape[1]
     excess = max(0.0, (confidence - bound) / max(confidence - chance, 1e-12))

@@ -62,8 +62,8 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Offer the near one for a word that is none of the choices."""
         if action.choices is not None and value not in action.choices:
-            known = ", ".join(map(str, action.choices))
-            said = meant(str(value), map(str, action.choices)) or f"; known are {known}"
+            known = [*map(str, action.choices)]
+            said = meant(str(value), known) or f"; known are {', '.join(known)}"
             raise argparse.ArgumentError(action, f"{value!r} is not known{said}")
 
 

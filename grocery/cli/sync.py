@@ -8,17 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grocery.cli.command import argument, command
+from grocery.cli.terminal import count
 from grocery.core.errors import TrackingError, printable
 
 if TYPE_CHECKING:
     from grocery.tracking.sync import WaitingRun
-
-
-def _seconds(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("a number of seconds, at least 1")
-    return value
 
 
 @command(
@@ -27,7 +21,7 @@ def _seconds(text: str) -> int:
     argument("--dry-run", action="store_true", help="say what would be sent"),
     argument(
         "--timeout",
-        type=_seconds,
+        type=count,
         default=30,
         metavar="SECONDS",
         help="longest wait for an answer of W&B (default: %(default)s); an upload takes its time",

@@ -84,19 +84,18 @@ def image_ids_of(images: Sequence[RawImage]) -> list[str]:
 
 def written_down(images: Sequence[RawImage], folder: Path) -> list[RawImage]:
     """The same images, those without a file written to the folder: read twice, made once."""
-    made = [
-        (image, folder / str(number)) for number, image in enumerate(images) if image.file is None
-    ]
-    if made:
-        folder.mkdir()
-        list(parallel_map(_write_down, made, title="draw"))
-    files = dict(zip((image.path for image, _ in made), (file for _, file in made), strict=True))
-    return [RawImage(i.path, i.label, i.coarse, i.split, files.get(i.path, i.file)) for i in images]
+    folder.mkdir()
+    made = [image for image in images if image.file is None]
+    tasks = [(image, folder / str(number)) for number, image in enumerate(made)]
+    files = dict(parallel_map(_write_down, tasks, title="draw"))
+    fields = ((i.path, i.label, i.coarse, i.split, files.get(i.path, i.file)) for i in images)
+    return [RawImage(*each) for each in fields]
 
 
-def _write_down(task: tuple[RawImage, Path]) -> None:
+def _write_down(task: tuple[RawImage, Path]) -> tuple[str, Path]:
     image, file = task
     file.write_bytes(image.read())
+    return image.path, file
 
 
 def hash_files(images: Sequence[RawImage]) -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv
 
+from grocery.core.intervals import clopper_pearson
 from grocery.drill.drawing import CHECKED, CLEAN, Condition
 from grocery.drill.drill import Outcome
 from grocery.drill.shifts import SHIFTS
@@ -20,18 +20,6 @@ _STRENGTHS = {
 } | {name: text for name, (_, text, _) in SHIFTS.items()}
 
 Results = Mapping[Condition, Sequence[Outcome]]
-
-
-def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact confidence interval of a chance, from its successes in trials.
-
-    Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the
-    binomial", Biometrika 1934.
-    """
-    tail = (1 - level) / 2
-    low = betaincinv(successes, trials - successes + 1, tail) if successes else 0.0
-    high = betaincinv(successes + 1, trials - successes, 1 - tail) if successes < trials else 1.0
-    return float(low), float(high)
 
 
 def summary(results: Results) -> list[dict[str, Any]]:

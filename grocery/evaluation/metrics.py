@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,18 +58,6 @@ def summary(
         names = np.array(coarse)
         found["coarse_accuracy"] = float((names[predicted] == names[labels]).mean())
     return found
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a share of at least one trial.
-
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
-    """
-    z = 1.959964  # the normal distribution's 97.5 % quantile
-    share, extra = successes / trials, z**2 / trials
-    middle = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / trials + extra / (4 * trials)) / (1 + extra)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def class_scores(

@@ -1,8 +1,10 @@
 """An image backbone that somebody else trained, as an ONNX file run by onnxruntime.
 
 The file is data: onnxruntime runs the operators that it brings itself, libraries of further ones
-are never registered, and the file must hold all of its numbers (see `grocery.features.onnx_file`).
-It is known by its SHA-256, and another file is refused.
+are never registered. It is known by its SHA-256, and another file is refused. So it must hold all
+of its numbers: a tensor may name another file instead (*external data*), for which onnxruntime
+looks in the current directory even when it gets the model as bytes. It is told to look where no
+file can be.
 
 onnxruntime chooses kernels by the processor and cannot be told which. A vector's bytes are the same
 for any number of workers and images, and on any processor of the same kind.
@@ -11,6 +13,8 @@ for any number of workers and images, and on any processor of the same kind.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -25,9 +29,9 @@ from grocery.core import bounds
 from grocery.core.arrays import Arrays
 from grocery.core.errors import ModelError, ParamsError
 from grocery.core.files import write_bytes
-from grocery.features.onnx_file import open_session, runtime_reason
 
 NO_BACKBONE = b"no backbone"  # what models/backbones/none.onnx begins with
+_NOWHERE = f"{os.devnull}/nothing"  # below what is no folder
 BACKBONE = "backbone.onnx"  # its name beside the arrays of an encoder or a model
 
 Floats = NDArray[np.float32]
@@ -143,9 +147,7 @@ class Backbone:
         try:
             (output,) = session.run([self.preparation.output], feed)
         except Exception as error:  # onnxruntime's errors have no base of their own
-            raise ModelError(
-                f"{self.path} cannot be run on an image: {runtime_reason(error)}"
-            ) from None
+            raise ModelError(f"{self.path} cannot be run on an image: {_reason(error)}") from None
         vector = self._pooled(output)
         if not np.isfinite(vector).all():
             raise ModelError(f"{self.path} gives an image values that are not finite numbers")
@@ -229,6 +231,49 @@ def _read(path: Path, sha256: str | None = None) -> bytes:
 def _session(path: Path, sha256: str) -> Any:
     """A worker's session: each task brings its own `Backbone`, and opening a file takes long."""
     return open_session(path, _read(path, sha256))
+
+
+def open_session(path: Path, data: bytes) -> Any:
+    """Open onnxruntime's session of a whole file, on one thread; sentences call it by its path.
+
+    Raises
+    ------
+    ModelError
+        When onnxruntime is not installed, or the file is no model that it can run, or not a whole
+        one.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ModelError("the encoder onnx needs the package onnxruntime: `make extras`") from None
+    options = onnxruntime.SessionOptions()
+    # The pipeline is parallel over shards, and one thread adds in one order.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # Errors are raised; onnxruntime would print them too.
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", _NOWHERE
+    )
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        if re.search("external data|in-memory address", str(error), re.IGNORECASE):
+            raise ModelError(
+                f"{path} keeps numbers in other files; a backbone must be one file, so save it "
+                "without external data"
+            ) from None
+        if "protobuf" in str(error).lower():
+            raise ModelError(f"{path} is not an ONNX file, or not a whole one") from None
+        raise ModelError(f"{path} cannot be used: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What onnxruntime says, on one line of bounded length, without its codes."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _network_input(path: Path, session: Any, size: int) -> NetworkInput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ def advice(
     trained: Mapping[str, Any],
     measured: Mapping[str, Any],
     dataset: Mapping[str, Any],
-    checks: Sequence[Mapping[str, Any]],
     evaluation: Path,
 ) -> list[str]:
     """Say what to do next, in sentences.
@@ -31,20 +30,15 @@ def advice(
         Contents of ``metrics/train.json`` and ``metrics/evaluate.json``.
     dataset
         The dataset card.
-    checks
-        See `grocery.release.verdict.decide`.
     evaluation
         The folder with ``per_class.csv`` and ``confusion.csv``.
     """
-    classes, actual_and_predicted = (
-        _rows(evaluation / name) for name in ("per_class.csv", "confusion.csv")
-    )
+    classes, pairs = (_rows(evaluation / name) for name in ("per_class.csv", "confusion.csv"))
     return [
         *_of_the_test(measured, classes=len(classes)),
-        *_of_checks(checks),
         *_of_training(trained, measured),
         *_of_classes(classes, trained["labels_per_class"]),
-        *_of_confusions(actual_and_predicted, classes),
+        *_of_confusions(pairs, classes),
         *_of_labels(dataset),
     ]
 
@@ -62,15 +56,6 @@ def _of_the_test(measured: Mapping[str, Any], *, classes: int) -> Iterator[str]:
             f"This may be no better than guessing one of {classes} classes. Look at "
             "data/card/index.html: are the labels right, and do the images show the products?"
         )
-
-
-def _of_checks(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for check in checks:
-        if not check["passed"]:
-            yield (
-                f"Rejected for its {check['name']}: {check['value']:.3f}, where {check['side']} "
-                f"{check['limit']:g} is asked (params.yaml, register)."
-            )
 
 
 def _of_training(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[str]:
