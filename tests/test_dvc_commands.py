@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import ROOT, Project
+from running import wait_for
 
 # Each leaves a clone as it is, those that may write and those that only look. Experiments that
 # change something are below.
@@ -130,9 +131,11 @@ def test_a_clone_of_git_for_windows(clone: Clone) -> None:
 
 
 def test_experiments(clone: Clone) -> None:
-    """From a temporary copy; applied, shared, and made a branch."""
+    """From the queue and from a temporary copy; applied, shared, and made a branch."""
     lab = clone.double("lab")
+    lab.clean("exp run --queue --name queued -S monitor.sample_images=1", "queue start")
     lab.clean("exp run --temp --name beside -S monitor.sample_images=2")
+    wait_for(lambda: lab.experiments("show-ref") >= {"queued", "beside"})
     assert lab.changed("HEAD") == set()
     *_, diff = lab.clean("exp apply beside", "exp diff")
     assert lab.changed("HEAD") == {"dvc.lock", "params.yaml"}
