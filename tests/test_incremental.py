@@ -22,7 +22,7 @@ from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
 from grocery.data import build
 from grocery.images.preprocessing import Preprocessing
-from grocery.runner import STAGES
+from grocery.runner import STAGES, run
 from grocery.settings import load
 from grocery.shards import read_table, shard_name, shard_of
 from running import SCRATCH, in_one_process
@@ -378,3 +378,14 @@ def test_dvc_notices_a_damaged_shard_and_a_missing_one(project: Project) -> None
     # Without the run cache, so that the stages must make them again.
     project.run("dvc", "repro", "--no-run-cache", "featurize")
     assert project.found() == before
+
+
+def test_an_experiment_remembers_in_its_project(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC runs it in a temporary copy, which is gone afterwards, and says where the project is."""
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    run("featurize", load())
+    assert list((tmp_path / ".dvc/tmp/grocery/actions").glob("*/*"))
