@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
 from conftest import Project, call_stage
@@ -23,15 +22,21 @@ from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import RegisterParams
 from grocery.core.stage import written_by
-from grocery.evaluation.metrics import ClassScore, class_scores
+from grocery.evaluation.metrics import (
+    ClassScore,
+    calibration_error,
+    class_scores,
+    reliability,
+    summary,
+)
 from grocery.features.encoder import KIND as ENCODER_KIND
-from grocery.images.decoding import canonical
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
 from grocery.release.verdict import decide
 from grocery.runner import resolved
 from grocery.settings import load
-from grocery.shards import IMAGE_SCHEMA, images_of, read_columns, shard_paths, write_table
+from grocery.shards import IMAGE_SCHEMA, images_of, shard_paths, write_table
+from samples import image_row
 from stages import evaluate
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -78,14 +83,52 @@ def test_outputs_of_a_stage_are_replaced_together_or_not_at_all(
     assert {path: digest(path) for path in written} != before
 
 
+def verdict(
+    tmp_path: Path,
+    images: tuple[int, ...] = (20, 20, 2),
+    recalls: tuple[float, ...] = (0.9, 0.5, 0.0),
+    leaks: int = 0,
+    **limits: float,
+) -> dict[str, Any]:
+    """Of a model that is good enough, with these test images and recalls of three classes."""
+    allowed = {"min_accuracy": 0.8, "min_macro_f1": 0.7, "max_calibration_error": 0.05}
+    allowed |= {"min_class_recall": 0.05, "min_class_images": 10}
+    table = tmp_path / "per_class.csv"
+    rows = zip("abc", recalls, images, strict=True)
+    table.write_text("name,recall,images\n" + "".join(f"{n},{r},{i}\n" for n, r, i in rows))
+    measured = {"accuracy": 0.8, "macro_f1": 0.7, "calibration_error": 0.05}
+    dataset = {"near_duplicates": {"across_splits": leaks}}
+    return decide(RegisterParams.model_validate(allowed | limits), measured, dataset, table)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({}, None),
+        ({"min_accuracy": 0.81}, "test accuracy"),
+        ({"min_macro_f1": 0.71}, "test macro F1"),
+        ({"max_calibration_error": 0.04}, "expected calibration error"),
+        ({"min_class_recall": 0.51}, "recall of the worst class (b)"),
+        ({"leaks": 1}, "near duplicates across splits"),
+    ],
+)
+def test_a_candidate_is_rejected_for_the_limit_that_it_breaks(
+    change: dict[str, Any], check: str | None, tmp_path: Path
+) -> None:
+    found = verdict(tmp_path, **change)
+    failed = [one["name"] for one in found["checks"] if not one["passed"]]
+    assert failed == ([check] if check else [])
+    assert found["accepted"] is (not failed)
+
+
 @pytest.mark.parametrize(
     ("images", "recalls", "worst", "accepted"),
     [
-        ((20, 20, 2), (0.9, 0.5, 0.0), "recall of the worst class (b)", True),
-        ((20, 20, 10), (0.9, 0.5, 0.0), "recall of the worst class (c)", False),
-        ((9, 5, 2), (0.9, 0.5, 0.0), "recall of the worst class (c)", False),
-        ((9, 5, 2), (0.9, 0.5, 0.5), "recall of the worst class (b)", True),
-        ((9, 5, 0), (0.9, 0.5, 0.0), "recall of the worst class (b)", True),
+        ((20, 20, 2), (0.9, 0.5, 0.0), "b", True),
+        ((20, 20, 10), (0.9, 0.5, 0.0), "c", False),
+        ((9, 5, 2), (0.9, 0.5, 0.0), "c", False),
+        ((9, 5, 2), (0.9, 0.5, 0.5), "b", True),
+        ((9, 5, 0), (0.9, 0.5, 0.0), "b", True),
     ],
 )
 def test_the_worst_class_is_judged_however_few_images_there_are(
@@ -95,20 +138,9 @@ def test_the_worst_class_is_judged_however_few_images_there_are(
     worst: str,
     accepted: bool,
 ) -> None:
-    limits = RegisterParams(
-        min_accuracy=0.5,
-        min_macro_f1=0.5,
-        max_calibration_error=0.1,
-        min_class_recall=0.05,
-        min_class_images=10,
-    )
-    table = tmp_path / "per_class.csv"
-    rows = zip("abc", recalls, images, strict=True)
-    table.write_text("name,recall,images\n" + "".join(f"{n},{r},{i}\n" for n, r, i in rows))
-    measured = {"accuracy": 0.9, "macro_f1": 0.8, "calibration_error": 0.01}
-    verdict = decide(limits, measured, {"near_duplicates": {"across_splits": 0}}, table)
-    assert verdict["checks"][-1]["name"] == worst
-    assert verdict["accepted"] is accepted
+    found = verdict(tmp_path, images, recalls)
+    assert found["checks"][-1]["name"] == f"recall of the worst class ({worst})"
+    assert found["accepted"] is accepted
 
 
 def test_a_release_is_what_it_was_made_of(built: Project) -> None:
@@ -188,24 +220,15 @@ class TestImagesOf:
     @pytest.fixture
     def shards(self, tmp_path: Path) -> list[Path]:
         for number in range(3):
-            common = {"path": "1.jpg", "split": "train", "phash": ""}
-            jpegs = [
-                canonical(Image.new("RGB", (4, 4), (row, number, 0)), size=4, quality=90)
-                for row in range(2 * number)
-            ]
-            rows = [
-                common | {"image_id": f"{number}{row}", "image": jpeg}
-                for row, jpeg in enumerate(jpegs)
-            ]
+            ids = [f"{number}{row}" for row in range(2 * number)]
+            rows = [image_row(i.encode(), "1.jpg", None, image_id=i) for i in ids]
             table = pa.Table.from_pylist(rows, schema=IMAGE_SCHEMA)
             write_table(tmp_path / f"shard-0000{number}-of-00003.parquet", table)
         return shard_paths(tmp_path)
 
     def test_by_id(self, shards: list[Path]) -> None:
-        table = read_columns(shards[0].parent, ["image_id", "image"]).to_pylist()
-        every = {row["image_id"]: row["image"] for row in table}
-        wanted = {"23", "10", "20", "no such image"}
-        assert images_of(shards, wanted) == {i: every[i] for i in ("10", "20", "23")}
+        found = images_of(shards, {"23", "10", "20", "no such image"})
+        assert found == {"10": b"10", "20": b"20", "23": b"23"}
         assert images_of(shards, []) == {}
 
     def test_shards_without_a_wanted_image_stay_unread(self, shards: list[Path]) -> None:
@@ -228,3 +251,17 @@ def test_scores_of_classes_are_scikit_learns() -> None:
     found = [(s.precision, s.recall, s.f1, s.images) for s in scores]
     np.testing.assert_allclose(np.array(found).T, expected)
     assert [score.name for score in scores] == list("abcdef")
+
+
+def test_summary_and_calibration_error_by_hand() -> None:
+    probabilities = np.array(
+        [[0.9, 0.1, 0], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]], np.float32
+    )
+    labels = np.array([0, 1, 1, 2])
+    found = summary(probabilities, labels, coarse=["x", "x", "y"], bins=10)
+    assert (found["accuracy"], found["coarse_accuracy"], found["top5_accuracy"]) == (0.75, 1, 1)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    bins = reliability(probabilities, labels, bins=10)
+    assert calibration_error(bins) == pytest.approx((0.1 + 0.6 + 0.5 + 0.2) / 4, abs=1e-6)
+    without = summary(probabilities, labels, coarse=["x", None, "y"], bins=10)
+    assert "coarse_accuracy" not in without
