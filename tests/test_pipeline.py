@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sys
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from grocery.settings import load
 from grocery.shards import read_table
 from running import SCRATCH, in_one_process
 from samples import put
-from stages import prepare
 
 STAGES = ["source", "prepare", "version", "featurize", "train", "evaluate", "register", "monitor"]
 
@@ -76,44 +74,29 @@ def test_the_committed_lock_is_what_this_machine_builds(tmp_path: Path) -> None:
 
 class TestPrecision:
     def test_a_comment_rebuilds_the_stage_and_not_what_follows(self, project: Project) -> None:
-        """What follows has the same inputs, since the stage gives the same bytes."""
-        for module in ("grocery/semi_supervised/algorithms.py", "README.md"):
-            with (project.path / module).open("a") as stream:
+        """What follows has the same inputs, since the stage gives the same bytes.
+
+        Who runs a stage, watches it or shares it is no dependency.
+        """
+        library = project.path / "grocery"
+        rooms = ("tracking", "cluster", "registry", "sweep", "inbox", "drill", "cli")
+        outside = [file for room in rooms for file in (library / room).rglob("*.py")]
+        assert len(outside) > 50
+        inside = library / "semi_supervised/algorithms.py"
+        for file in (inside, project.path / "README.md", library / "runner.py", *outside):
+            with file.open("a") as stream:
                 stream.write("\n# A comment.\n")
         before = project.hashes()
         assert ran(project.run("dvc", "repro").stdout) == ["train"]
         assert project.hashes() == before
 
     def test_who_uses_a_module_or_a_parameter_is_rebuilt(self, project: Project) -> None:
-        for module, stages in (
-            ("grocery/evaluation/metrics.py", {"evaluate"}),
-            ("grocery/monitoring/report.py", {"monitor"}),
-            ("grocery/pages/pictures.py", {"version", "evaluate", "monitor"}),
-            ("grocery/synthetic/drawing.py", {"prepare"}),
-        ):
-            text = (project.path / module).read_text()
-            (project.path / module).write_text(f"{text}\n# A comment.\n")
-            assert project.stale() == stages, module
-            (project.path / module).write_text(text)
         project.edit_params({"compute": {"workers": 2}, "tracking": {"project": "elsewhere"}})
         assert project.stale() == set()
         project.edit_params({"train": {"C": 1.0}})
-        assert project.stale() == {"train"}
-
-    def test_a_comment_outside_of_the_rooms_makes_nothing_stale(self, project: Project) -> None:
-        """Who runs a stage, watches it or shares it is no dependency."""
-        rooms = [dep["path"] for stage in project.lock().values() for dep in stage.get("deps", [])]
-        outside = [
-            file
-            for file in (project.path / "grocery").rglob("*.py")
-            if not any(file.relative_to(project.path).is_relative_to(room) for room in rooms)
-        ]
-        names = {file.relative_to(project.path / "grocery").parts[0] for file in outside}
-        assert names >= {"tracking", "cluster", "registry", "sweep", "cli", "runner.py"}
-        for file in outside:
-            with file.open("a") as stream:
-                stream.write("\n# A comment.\n")
-        assert project.stale() == set()
+        with (project.path / "grocery/pages/pictures.py").open("a") as stream:
+            stream.write("\n# A comment.\n")
+        assert project.stale() == {"train", "version", "evaluate", "monitor"}
 
 
 def test_more_dimensions_than_images_keep_a_geometry(
@@ -187,13 +170,10 @@ class TestBadInput:
     def test_a_dataset_that_is_missing(
         self, project: Project, mine: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        out = {"path": "mine", "md5": f"{'0' * 32}.dir", "hash": "md5"}
-        for known in ("", "mine (get it with: dvc pull), "):
-            if known:
-                mine.with_suffix(".dvc").write_text(json.dumps({"outs": [out]}))
-            sentence = self.refused(project, "source", capsys)
-            assert "source: data/raw/mine is missing; data.source can be " in sentence
-            assert sentence.endswith(f" -o data/raw/grocery-store), {known}synthetic")
+        mine.with_suffix(".dvc").touch()
+        sentence = self.refused(project, "source", capsys)
+        assert "source: data/raw/mine is missing; data.source can be grocery-store " in sentence
+        assert sentence.endswith(", mine (get it with: dvc pull), synthetic")
 
     def test_a_folder_that_is_no_dataset(
         self, project: Project, mine: Path, capsys: pytest.CaptureFixture[str]
@@ -203,20 +183,6 @@ class TestBadInput:
         for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg"):
             put(mine, name, f"no image {name}".encode())
         assert "a/1.jpg" in self.refused(project, "prepare", capsys)
-
-    def test_ctrl_c(
-        self,
-        project: Project,
-        mine: Path,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        def interrupted(*_: object) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-        monkeypatch.setattr(prepare, "run", interrupted)
-        sentence = self.refused(project, "prepare", capsys)
-        assert sentence.endswith("interrupted; earlier outputs are as they were")
 
     def test_a_full_disk(self, project: Project) -> None:
         """The kernel refuses to let any file grow beyond a limit, as a full disk would."""
