@@ -173,35 +173,19 @@ class TestCalibrationAndScaling:
     def test_validation_labels_calibrate_and_do_not_train(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """But for the choice of a scale, which is held still here."""
-        monkeypatch.setattr(train, "gains_by_scaling", lambda *arguments, **how: False)
-        one = trained(tmp_path / "one", ROWS).arrays()
+        """But for the choice of a scale, which is given them too, and held still here."""
+        given: list[Any] = []
+        monkeypatch.setattr(train, "gains_by_scaling", lambda *a, **how: bool(given.append(a)))
+        one = trained(tmp_path / "one", ROWS)
         two = trained(tmp_path / "two", relabelled(ROWS, of("val"))).arrays()
-        for name, array in one.items():
+        for name, array in one.arrays().items():
             changed = not np.array_equal(array, two[name])
             assert changed == name.endswith("calibration"), name
-
-    def test_both_are_given_the_validation_images(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        given: list[tuple[Any, Any]] = []
-
-        def noting(function: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any, **how: Any) -> Any:
-                given.append(arguments[-2:])
-                return function(*arguments, **how)
-
-            return call
-
-        for name in ("calibrate", "gains_by_scaling"):
-            monkeypatch.setattr(train, name, noting(getattr(train, name)))
-        world = trained(tmp_path / "world", ROWS)
-        features, names = world.features(), sorted(CLASSES)
+        features, names = one.features(), sorted(CLASSES)
         held = sorted((row for row in ROWS if row["split"] == "val"), key=lambda r: r["image_id"])
-        assert len(given) == 3
-        for points, labels in given:
-            assert points.tolist() == [features[row["image_id"]] for row in held]
-            assert labels.tolist() == [names.index(row["label"]) for row in held]
+        (_, _, points, labels), _ = given
+        assert points.tolist() == [features[row["image_id"]] for row in held]
+        assert labels.tolist() == [names.index(row["label"]) for row in held]
 
     def test_the_baseline_learns_from_the_labels_alone(self, tmp_path: Path) -> None:
         one = trained(tmp_path / "one", ROWS, alpha=0.95).arrays()
