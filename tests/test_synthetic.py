@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import pickle
 import sys
@@ -14,15 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from conftest import ROOT, Project
 from grocery.core.errors import DataError
-from grocery.data.duplicates import perceptual_hash
-from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import UnreadableImage, decode
 from grocery.images.raw import RawImage
-from grocery.settings import load
 from grocery.synthetic.recipe import load_recipe
 from grocery.synthetic.source import DrawnImage, SyntheticSource
 
@@ -154,19 +149,6 @@ class TestDataset:
         corrupt = embedded.planted()["corrupt"]
         assert set(corrupt.values()) == {"truncated", "empty", "text", "noise", "header", "bomb"}
         assert not any(readable(image) for image in embedded.images() if image.path in corrupt)
-
-    def test_near_duplicates_are_found_and_scenes_are_not(self, embedded: SyntheticSource) -> None:
-        """Planted pairs are near duplicates; photographs of one scene are not."""
-        planted = embedded.planted()["near_duplicates"]
-        wanted = {*planted, *planted.values()}
-        bits = load(ROOT / "params.yaml").prepare.near_duplicate_bits
-        names = [*wanted, *(f"Lemon/{number:04d}.jpg" for number in range(60))]
-        files = {image.path: image for image in embedded.images()}
-        names = sorted(set(names) - set(embedded.planted()["corrupt"]))
-        hashes = [perceptual_hash(Image.open(io.BytesIO(files[n].read()))) for n in names]
-        groups = NearDuplicates(hashes, max_bits=bits).groups()
-        found = {frozenset(names[i] for i in group) for group in groups}
-        assert found == {frozenset(pair) for pair in planted.items()}
 
 
 class TestIncoming:
