@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pytest
 from dvc.cli import main as dvc_main
 
-from conftest import Project
+from conftest import ROOT, Project
 from grocery.cli import main
 from grocery.core.errors import DataError
 from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
@@ -72,20 +71,11 @@ class TestRows:
         assert diff.changes["added"][0].image_id == image("new")["image_id"]
 
 
-def save(folder: Path, rows: list[dict[str, Any]], tag: str) -> None:
-    """Write shards, record and push them with DVC, commit and tag."""
-    write(folder, rows)
-    dvc(folder, "add", "--quiet", SHARDS.as_posix())
-    dvc(folder, "push", "--quiet")
-    commit(folder, tag)
-
-
-def dvc(folder: Path, *arguments: str) -> None:
-    with inside(folder, DVC_NO_ANALYTICS="1"):
-        assert dvc_main(arguments) == 0
-
-
-def commit(folder: Path, tag: str) -> None:
+def commit(folder: Path, tag: str, *commands: str) -> None:
+    """Run commands of DVC's, commit and tag."""
+    for command in commands:
+        with inside(folder, DVC_NO_ANALYTICS="1"):
+            assert dvc_main([*command.split(), "--quiet"]) == 0
     Project(folder).commit(tag)
     Project(folder).run("git", "tag", tag)
 
@@ -100,12 +90,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repository") / "checkout"
     folder.mkdir()
     Project(folder).run("git", "init", "--quiet", "--initial-branch=main")
-    dvc(folder, "init", "--quiet")
     # Beside the checkout wherever that is, as in this project: a copy of it finds nothing there.
-    dvc(folder, "remote", "add", "--quiet", "--default", "storage", "../storage")
-    commit(folder, "empty")
-    save(folder, OLD, "v1")
-    save(folder, NEW, "v2")
+    commit(folder, "empty", "init", "remote add --default storage ../storage")
+    for tag, rows in (("v1", OLD), ("v2", NEW)):
+        write(folder, rows)
+        commit(folder, tag, f"add {SHARDS.as_posix()}", "push")
     return folder
 
 
@@ -161,7 +150,7 @@ class TestCommand:
         main(["data", "diff", *arguments])
         return capsys.readouterr().out
 
-    def test_for_people(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_for_people_and_machines(self, capsys: pytest.CaptureFixture[str]) -> None:
         text = self.said(capsys, "v1", "v2")
         assert text.startswith("v1 -> v2: 6 -> 6 images\n")
         assert "  relabelled         2\n" in text
@@ -169,6 +158,8 @@ class TestCommand:
         assert "  Lemon/d.jpg  (Lemon -> no label)\n" in text
         assert "  Lemon/new.jpg  (Lemon)\n" in text
         assert "  Lemon/e.jpg -> Lemon/renamed.jpg\n" in text
+        document = json.loads(self.said(capsys, "v1", "v2", "--json"))
+        assert document == diff_rows(table(*OLD), table(*NEW)).document()
 
     def test_the_defaults_are_head_and_the_workspace(
         self, repository: Path, capsys: pytest.CaptureFixture[str]
@@ -177,10 +168,6 @@ class TestCommand:
         write(repository, OLD)
         assert "added" in self.said(capsys)
         assert self.said(capsys, "v1") == "v1 -> workspace: 6 -> 6 images, no changes\n"
-
-    def test_for_machines(self, capsys: pytest.CaptureFixture[str]) -> None:
-        document = json.loads(self.said(capsys, "v1", "v2", "--json"))
-        assert document == diff_rows(table(*OLD), table(*NEW)).document()
 
     def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(
         self, repository: Path, capsys: pytest.CaptureFixture[str]
@@ -214,5 +201,4 @@ def test_the_command_line_answers_before_anything_heavy_is_loaded() -> None:
         "import sys; from grocery.cli import build_parser; build_parser().format_help()\n"
         "print(sorted({'numpy', 'pyarrow', 'dvc', 'PIL', 'sklearn', 'wandb'} & set(sys.modules)))"
     )
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert said.stdout == "[]\n"
+    assert Project(ROOT).run(sys.executable, "-c", code).stdout == "[]\n"

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from conftest import ROOT, Project
 from grocery.core.errors import DataError
 from grocery.features.mixture import fit_mixture
 from grocery.semi_supervised.graph import EXACT_POINTS, SimilarityGraph, nearest
@@ -105,8 +103,7 @@ class TestApproximate:
         points = clustered(6000)
         points[1000:5000] = points[1000]
         found, distances = nearest(points, n_neighbors=5, search="approximate")
-        copies = found[1000:5000]
-        assert ((copies >= 1000) & (copies < 5000)).all()
+        assert ((found[1000:5000] >= 1000) & (found[1000:5000] < 5000)).all()
         assert (distances[1000:5000] == 0).all()
 
     def test_auto_is_exact_up_to_the_limit(self) -> None:
@@ -147,9 +144,7 @@ print(digest())
 
 
 def test_the_same_bytes_whatever_the_number_of_threads() -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = Project(ROOT / "tests").run(sys.executable, "-c", SCRIPT)
     assert done.stdout.strip() == digest()
 
 
