@@ -317,22 +317,6 @@ def test_a_change_that_is_killed_again_and_again_ends_as_from_scratch(project: P
     assert project.found() == after
 
 
-def test_dvc_notices_a_damaged_shard_and_a_missing_one(project: Project) -> None:
-    before = project.found()
-    damaged, gone = (
-        project.path / folder / f"shard-{number:05d}-of-00004.parquet"
-        for folder, number in ((CACHED[0], 1), (CACHED[3], 2))
-    )
-    data = bytearray(damaged.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    damaged.write_bytes(data)
-    gone.unlink()
-    assert project.found() != before
-    # Without the run cache, so that the stages must make them again.
-    project.run("dvc", "repro", "--no-run-cache", "featurize")
-    assert project.found() == before
-
-
 def test_an_experiment_remembers_in_its_project(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,19 +36,6 @@ class TestPurity:
         clone.run(*in_one_process(*STAGES), env=env | SCRATCH)
         assert clone.found() == built.hashes()
 
-    def test_other_kernels_would_be_noticed(self, project: Project) -> None:
-        """Without the pin, the choice of kernels reaches the bytes; with it, it does not."""
-        before = project.found()
-        featurize = (sys.executable, "-m", "grocery.runner", "featurize")
-        old = SCRATCH | {
-            "OPENBLAS_CORETYPE": "Prescott",
-            "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
-        }
-        project.run(*featurize, env=old | {"GROCERY_KERNELS": "native"})
-        assert project.found()["data/features"] != before["data/features"]
-        project.run(*featurize, env=old)
-        assert project.found() == before
-
     @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs Debian's qemu-user")
     def test_an_emulated_processor_without_avx512(self, project: Project) -> None:
         """The stages that compute with floats on a Haswell, the oldest processor that is promised
