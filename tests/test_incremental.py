@@ -32,6 +32,7 @@ from stages import featurize, prepare
 from test_prepare import PARAMS
 
 SHARDS = 8
+CACHED = ("data/prepared/shards", "data/prepared/incoming", "models/encoder", "data/features")
 FEATURIZE = load(ROOT / "params.yaml").featurize.model_copy(
     update={"encoder": "colour", "dimensions": 8, "fit_images": 20}
 )
@@ -42,8 +43,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.raw, self.folder = dataset(folder / "raw", images=20), folder / "kept"
-        self.memory = folder / "memory"
-        self.count = 0
+        self.memory, self.count = folder / "memory", 0
 
     def build(
         self,
@@ -54,23 +54,9 @@ class World:
         prepare: dict[str, Any] = {"shards": SHARDS},  # noqa: B006
     ) -> None:
         memory = self.memory if remember else None
-        call_stage(
-            "prepare",
-            PARAMS.model_copy(update=prepare),
-            memory=memory,
-            raw=self.raw,
-            shards=folder / "shards",
-            incoming=folder / "incoming",
-            report=folder / "report.json",
-        )
-        call_stage(
-            "featurize",
-            params,
-            memory=memory,
-            shards=folder / "shards",
-            encoder=folder / "encoder",
-            features=folder / "features",
-        )
+        changed = PARAMS.model_copy(update=prepare)
+        call_stage("prepare", changed, root=folder, memory=memory, raw=self.raw)
+        call_stage("featurize", params, root=folder, memory=memory)
 
     def outputs(self, folder: Path) -> dict[str, str]:
         return dict(read_content(folder).files)
@@ -121,7 +107,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def inodes(world: World) -> dict[str, int]:
-    found = [path for name in ("shards", "features") for path in (world.folder / name).iterdir()]
+    found = [path for name in CACHED[::3] for path in (world.folder / name).iterdir()]
     return {f"{path.parent.name}/{path.name}": path.stat().st_ino for path in found}
 
 
@@ -164,7 +150,7 @@ def test_one_new_image_costs_one_shard(world: World, work: Counter[str]) -> None
     put(world.raw, "a/new.jpg", jpeg(picture(10**7)))
     image_id = hashlib.sha256((world.raw / "a/new.jpg").read_bytes()).hexdigest()
     world.rebuilt()
-    own = world.folder / "shards" / shard_name(shard_of(image_id, SHARDS), SHARDS)
+    own = world.folder / CACHED[0] / shard_name(shard_of(image_id, SHARDS), SHARDS)
     encoded = SHARDS if work["fitted"] else 1
     chunk = {"hashed": 61, "decoded": len(read_table(own)), "encoded": encoded}
     assert work == Counter(chunk, fitted=work["fitted"])
@@ -181,7 +167,8 @@ def test_what_is_or_was_there_costs_nothing(world: World, work: Counter[str]) ->
     for number in range(20):
         put(world.raw, f"unlabeled/{number}.jpg", jpeg(picture(number), 60))
     first = world.rebuilt()
-    assert json.loads((world.folder / "report.json").read_bytes())["counts"]["leaked"] > 0
+    report = json.loads((world.folder / "data/prepared/report.json").read_bytes())
+    assert report["counts"]["leaked"] > 0
     were = inodes(world)
     work.clear()
     assert world.rebuilt() == first
@@ -237,7 +224,7 @@ def test_a_relabelled_image_leaves_the_features_alone(world: World, work: Counte
 def test_a_damaged_output_is_noticed_and_made_again(world: World) -> None:
     """It is the very file that is remembered."""
     first = world.rebuilt()
-    for where in ("shards", "features", "encoder"):
+    for where in (CACHED[0], *CACHED[2:]):
         file = min((world.folder / where).iterdir())
         file.write_bytes(file.read_bytes()[:-9])
     assert world.rebuilt() == first
@@ -262,7 +249,6 @@ def test_other_parameters_give_what_they_give_from_scratch(
 
 # Real processes below: stages, their ends, and `dvc repro`.
 
-CACHED = ("data/prepared/shards", "data/prepared/incoming", "models/encoder", "data/features")
 # Where the kills strike: decoding, writing, encoding.
 MOMENTS = (
     ("prepare", "decode_shard", 2),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from conftest import ROOT, call_stage
+from conftest import ROOT, Heard, call_stage
 from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
 from grocery.core.files import digest
@@ -75,50 +75,31 @@ class World:
 
     def __init__(self, folder: Path, rows: list[Row], incoming: list[Row] | None = None) -> None:
         self.folder = folder
-        shard_files(folder / "shards", rows, 2, PREPARED)
-        (folder / "incoming").mkdir()
+        shard_files(folder / "data/prepared/shards", rows, 2, PREPARED)
+        (folder / "data/prepared/incoming").mkdir()
         batch = pa.Table.from_pylist(incoming or [], BATCH_SCHEMA)
-        write_table(folder / "incoming/batch.parquet", batch)
-
-    def path(self, *names: str) -> dict[str, Path]:
-        return {name: self.folder / name for name in names}
+        write_table(folder / "data/prepared/incoming/batch.parquet", batch)
 
     def featurize(self) -> World:
-        call_stage(
-            "featurize",
-            FEATURIZE,
-            backbone=ROOT / "models/backbones/none.onnx",
-            **self.path("shards", "encoder", "features"),
-        )
+        call_stage("featurize", FEATURIZE, root=self.folder)
         return self
 
-    def train(self, **changes: Any) -> World:
-        call_stage(
-            "train",
-            TRAIN.model_copy(update=changes),
-            metrics=self.folder / "train.json",
-            headline=self.folder / "train-headline.json",
-            **self.path("shards", "features", "classifier", "curves"),
-        )
+    def train(self, heard: Heard | None = None, **changes: Any) -> World:
+        params = TRAIN.model_copy(update=changes)
+        call_stage("train", params, root=self.folder, heard=heard)
         return self
 
     def evaluate(self) -> dict[str, Any]:
-        return call_stage(
-            "evaluate",
-            PARAMS.evaluate,
-            metrics=self.folder / "evaluate.json",
-            headline=self.folder / "evaluate-headline.json",
-            **self.path("shards", "incoming", "features", "classifier", "reference", "evaluation"),
-        )
+        return call_stage("evaluate", PARAMS.evaluate, root=self.folder)
 
     def digest(self, name: str) -> str:
         return digest(self.folder / name)
 
     def arrays(self) -> dict[str, Any]:
-        return load_arrays(self.folder / "classifier", KIND)[0]
+        return load_arrays(self.folder / "models/classifier", KIND)[0]
 
     def features(self) -> dict[str, list[float]]:
-        table = read_columns(self.folder / "features", ["image_id", "features"])
+        table = read_columns(self.folder / "data/features", ["image_id", "features"])
         return dict(zip(*(c.to_pylist() for c in table.columns), strict=True))
 
 
@@ -135,17 +116,17 @@ class TestTheEncoder:
     @pytest.mark.parametrize("split", ["test", "val"])
     def test_sees_training_images_alone(self, split: str, world: World, tmp_path: Path) -> None:
         fewer = World(tmp_path / "fewer", without(ROWS, split)).featurize()
-        assert fewer.digest("encoder") == world.digest("encoder")
+        assert fewer.digest("models/encoder") == world.digest("models/encoder")
         every = world.features()
         assert all(every[i] == vector for i, vector in fewer.features().items())
 
     def test_sees_training_images_and_no_label(self, world: World, tmp_path: Path) -> None:
         other = World(tmp_path / "other", relabelled(ROWS, lambda row: True)).featurize()
-        for name in ("encoder", "features"):
+        for name in ("models/encoder", "data/features"):
             assert other.digest(name) == world.digest(name)
         fewer = [row for row in ROWS if row["path"] != "apple/3.jpg"]
         without_one = World(tmp_path / "fewer", fewer).featurize()
-        assert without_one.digest("encoder") != world.digest("encoder")
+        assert without_one.digest("models/encoder") != world.digest("models/encoder")
 
 
 @pytest.mark.parametrize("algorithm", ["label_spreading", "label_propagation", "self_training"])
@@ -160,7 +141,7 @@ def test_the_learner_sees_neither_test_images_nor_labels_that_are_not_kept(
     hidden = relabelled(ROWS, lambda r: r["split"] == "train" and r["image_id"] not in kept)
     shown = relabelled(ROWS, lambda row: row["image_id"] in kept)
     whole, *same, other = (
-        trained(tmp_path / str(number), rows, algorithm=algorithm).digest("classifier")
+        trained(tmp_path / str(number), rows, algorithm=algorithm).digest("models/classifier")
         for number, rows in enumerate(
             (ROWS, without(ROWS, "test"), relabelled(ROWS, of("test")), hidden, shown)
         )
@@ -198,19 +179,19 @@ class TestTheEvaluation:
     def other(self, folder: Path, world: World, *rows: Any) -> World:
         """The same classifier on other rows and batches, evaluated."""
         other = World(folder, *rows).featurize()
-        (other.folder / "classifier").symlink_to(world.folder / "classifier")
+        (other.folder / "models/classifier").symlink_to(world.folder / "models/classifier")
         other.evaluate()
         return other
 
     def test_reads_test_images_alone(self, world: World, tmp_path: Path) -> None:
         world.evaluate()
         other = self.other(tmp_path / "other", world, relabelled(ROWS, of("val")))
-        for name in ("evaluation", "reference", "evaluate.json"):
+        for name in ("metrics/evaluation", "models/reference", "metrics/evaluate.json"):
             assert other.digest(name) == world.digest(name)
 
     def test_counts_what_the_head_gets_right(self, world: World) -> None:
         found = world.evaluate()
-        arrays, description = load_arrays(world.folder / "classifier", KIND)
+        arrays, description = load_arrays(world.folder / "models/classifier", KIND)
         features = world.features()
         tests = [row for row in ROWS if row["split"] == "test"]
         points = np.array([features[row["image_id"]] for row in tests], np.float32)
@@ -233,7 +214,7 @@ class TestTheEvaluation:
             for row in tests[:10]
         ]
         other = self.other(tmp_path / "other", world, ROWS, batch)
-        assert Reference.load(other.folder / "reference").images == len(tests) - 10
+        assert Reference.load(other.folder / "models/reference").images == len(tests) - 10
         rest = [row for row in ROWS if row["path"] not in {b["path"] for b in batch}]
         alone = self.other(tmp_path / "alone", world, rest)
-        assert other.digest("reference") == alone.digest("reference")
+        assert other.digest("models/reference") == alone.digest("models/reference")
