@@ -28,7 +28,7 @@ from grocery.images.raw import RawImage
 from grocery.parallel import sharing
 from grocery.shards import IMAGE_SCHEMA, SPLITS, shard_paths
 from grocery.synthetic.source import SyntheticSource
-from samples import image_row, jpeg, picture, shard_files
+from samples import image_row, jpeg, picture, put, shard_files
 from test_report import HOSTILE, Page
 
 Rows = list[dict[str, Any]]
@@ -293,22 +293,14 @@ class TestPage:
 
 class TestStage:
     def run(self, shards: Path, out: Path) -> dict[str, Any]:
-        out.mkdir(exist_ok=True)
-        (out / "report.json").write_text(json.dumps(REPORT))
-        return call_stage(
-            "version",
-            PARAMS,
-            shards=shards,
-            report=out / "report.json",
-            card=out / "card",
-            metrics=out / "data.json",
-        )
+        put(out, "data/prepared/report.json", json.dumps(REPORT).encode())
+        return call_stage("version", PARAMS, root=out, shards=shards)
 
     def test_what_it_writes(self, shards: Path, tmp_path: Path, rows: Rows) -> None:
         result = self.run(shards, tmp_path / "out")
-        card = json.loads((tmp_path / "out/card/card.json").read_bytes())
-        figures = json.loads((tmp_path / "out/data.json").read_bytes())
-        names = sorted(path.name for path in (tmp_path / "out/card").iterdir())
+        card = json.loads((tmp_path / "out/data/card/card.json").read_bytes())
+        figures = json.loads((tmp_path / "out/metrics/data.json").read_bytes())
+        names = sorted(path.name for path in (tmp_path / "out/data/card").iterdir())
         assert names == ["card.json", "contact-sheet.jpg", "index.html"]
         assert result == figures | {"digest": card["digest"]}
         assert (figures["images"], figures["classes"]) == (len(rows), 3)
@@ -319,17 +311,17 @@ class TestStage:
         self.run(shards, tmp_path / "a")
         with sharing(2):
             self.run(shards, tmp_path / "b")
-        assert digest(tmp_path / "a/card") == digest(tmp_path / "b/card")
+        assert digest(tmp_path / "a/data/card") == digest(tmp_path / "b/data/card")
 
     def test_a_damaged_image_leaves_the_card_as_it_was(
         self, shards: Path, tmp_path: Path, rows: Rows
     ) -> None:
         self.run(shards, tmp_path / "out")
-        before = digest(tmp_path / "out/card")
+        before = digest(tmp_path / "out/data/card")
         bad = write(tmp_path / "bad", [{**rows[0], "image": rows[0]["image"][:400]}])
         with pytest.raises(DataError, match="shard-0000"):
             self.run(bad, tmp_path / "out")
-        assert digest(tmp_path / "out/card") == before
+        assert digest(tmp_path / "out/data/card") == before
 
     def test_unlabelled_images_only(self, tmp_path: Path, rows: Rows) -> None:
         unlabelled = [{**row, "label": None, "coarse": None} for row in rows]
