@@ -15,6 +15,7 @@ from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import GroceryStoreSource
 from grocery.data.sources import open_source
 from grocery.images.raw import RawImage
+from grocery.shards import SPLITS
 from grocery.synthetic.source import SyntheticSource
 
 CLASSES = """\
@@ -35,8 +36,8 @@ def touch(folder: Path, *paths: str) -> Path:
 
 def store(folder: Path, **lists: str) -> Path:
     """A dataset in the Grocery Store layout, of one image a class and split."""
-    touch(folder, *(f"{s}/{i}.jpg" for s in ("train", "val", "test") for i in range(3)))
-    for split in ("train", "val", "test"):
+    touch(folder, *(f"{s}/{i}.jpg" for s in SPLITS for i in range(3)))
+    for split in SPLITS:
         lines = "".join(f"{split}/{i}.jpg, {i}, {i // 2}\n" for i in range(3))
         (folder / f"{split}.txt").write_text(lists.get(split, lines))
     (folder / "classes.csv").write_text(lists.get("classes", CLASSES))
@@ -188,6 +189,26 @@ class TestFolders:
             FolderSource(tmp_path).images()
 
 
+BAD_LINES = [
+    ("train/0.jpg 0 0", "train.txt, line 2: 'train/0.jpg 0 0' is not 'path, class id"),
+    ("train/0.jpg, zero, 0", "train.txt, line 2: .* is not 'path, class id"),
+    ("train/0.jpg, 7, 0", r"train.txt, line 2: classes.csv has no class with the ids \(7, 0\)"),
+    ("train/0.jpg, 0, 1", r"train.txt, line 2: classes.csv has no class with the ids \(0, 1\)"),
+    ("../secret.jpg, 0, 0", "train.txt, line 2: '../secret.jpg' leads out of the dataset"),
+    ("train/../../secret.jpg, 0, 0", "train.txt, line 2: .* leads out of the dataset"),
+    ("/etc/passwd, 0, 0", "train.txt, line 2: '/etc/passwd' leads out of the dataset"),
+    ("train/9.jpg, 0, 0", "train.txt, line 2: 'train/9.jpg' is missing"),
+    ("train/1.jpg, 1, 0", "train.txt, line 2: 'train/1.jpg' was listed before"),
+]
+BAD_CLASSES = [
+    ("name,id\nApple,0\n", "classes.csv, line 2: needs Class Name"),
+    (CLASSES + "Pear,x,Pear,2\n", "classes.csv, line 5: needs Class Name"),
+    (CLASSES + "P" * 140_000 + ",3,Pear,2\n", "classes.csv cannot be read as CSV: field"),
+    (CLASSES + "Pear,2,Pear,1\n", "classes.csv, line 5: 'Pear' or its ids"),
+    (CLASSES + "Oat-Milk,3,Milk,1\n", "classes.csv, line 5: 'Oat-Milk' or its ids"),
+]
+
+
 class TestGroceryStore:
     def test_reads_names_and_splits(self, tmp_path: Path) -> None:
         images = GroceryStoreSource(store(tmp_path)).images()
@@ -203,42 +224,19 @@ class TestGroceryStore:
         assert "train/a, b.jpg" in [image.path for image in GroceryStoreSource(tmp_path).images()]
 
     @pytest.mark.parametrize(
-        ("line", "sentence"),
+        ("lists", "sentence"),
         [
-            ("train/0.jpg 0 0", "line 2: 'train/0.jpg 0 0' is not 'path, class id"),
-            ("train/0.jpg, zero, 0", "line 2: .* is not 'path, class id"),
-            ("train/0.jpg, 7, 0", r"line 2: classes.csv has no class with the ids \(7, 0\)"),
-            ("train/0.jpg, 0, 1", r"line 2: classes.csv has no class with the ids \(0, 1\)"),
-            ("../secret.jpg, 0, 0", "line 2: '../secret.jpg' leads out of the dataset"),
-            ("train/../../x.jpg, 0, 0", "line 2: .* leads out of the dataset"),
-            ("/etc/passwd, 0, 0", "line 2: '/etc/passwd' leads out of the dataset"),
-            ("train/9.jpg, 0, 0", "line 2: 'train/9.jpg' is missing"),
-            ("train/1.jpg, 1, 0", "line 2: 'train/1.jpg' was listed before"),
+            *(({"train": f"train/1.jpg, 1, 0\n{line}\n"}, said) for line, said in BAD_LINES),
+            *(({"classes": text}, said) for text, said in BAD_CLASSES),
+            (dict.fromkeys(SPLITS, ""), "lists no images"),
         ],
     )
-    def test_bad_lines(self, tmp_path: Path, line: str, sentence: str) -> None:
+    def test_bad_lists(self, tmp_path: Path, lists: dict[str, str], sentence: str) -> None:
         touch(tmp_path, "secret.jpg")
-        store(tmp_path / "raw", train=f"train/1.jpg, 1, 0\n{line}\n")
-        with pytest.raises(DataError, match=f"train.txt, {sentence}"):
-            GroceryStoreSource(tmp_path / "raw").images()
-
-    @pytest.mark.parametrize(
-        ("classes", "sentence"),
-        [
-            ("name,id\nApple,0\n", "classes.csv, line 2: needs Class Name"),
-            (CLASSES + "Pear,x,Pear,2\n", "classes.csv, line 5: needs Class Name"),
-            (CLASSES + "P" * 140_000 + ",3,Pear,2\n", "classes.csv cannot be read as CSV: field"),
-            (CLASSES + "Pear,2,Pear,1\n", "classes.csv, line 5: 'Pear' or its ids"),
-            (CLASSES + "Oat-Milk,3,Milk,1\n", "classes.csv, line 5: 'Oat-Milk' or its ids"),
-        ],
-    )
-    def test_bad_classes(self, tmp_path: Path, classes: str, sentence: str) -> None:
         with pytest.raises(DataError, match=sentence):
-            GroceryStoreSource(store(tmp_path, classes=classes)).images()
+            GroceryStoreSource(store(tmp_path / "raw", **lists)).images()
 
-    def test_empty_lists_and_links_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="lists no images"):
-            GroceryStoreSource(store(tmp_path / "raw", train="", val="", test="")).images()
+    def test_links_are_refused(self, tmp_path: Path) -> None:
         folder = store(tmp_path / "raw")
         (folder / "train/0.jpg").rename(tmp_path / "outside.jpg")
         (folder / "train/0.jpg").symlink_to(tmp_path / "outside.jpg")
