@@ -38,16 +38,30 @@ def summary(root: Path = Path()) -> str:
     DataError
         When the pipeline has not been built.
     """
+    accuracy, verdict, advice = found(root)
+    lines = [accuracy, verdict]
+    if advice:
+        lines += ["", "To do:", *(f"  {sentence}" for sentence in advice)]
+    lines += _listed("Look at:", PAGES) + _listed("Next:", NEXT)
+    return "\n".join(map(printable, lines))
+
+
+def found(root: Path) -> tuple[str, str, list[str]]:
+    """How good the model is, whether it is accepted, and what to do about poor numbers.
+
+    Raises
+    ------
+    DataError
+        When the pipeline has not been built.
+    """
     try:
         measured, verdict = _read(root / MEASURED), _read(root / VERDICT)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is not there yet; run: dvc repro") from None
-    found = (_accuracy(measured), _verdict(verdict))
-    lines = [f"{said[0].upper()}{said[1:]}." for said in found]
-    if verdict["advice"]:
-        lines += ["", "To do:", *(f"  {sentence}" for sentence in verdict["advice"])]
-    lines += _listed("Look at:", PAGES) + _listed("Next:", NEXT)
-    return "\n".join(map(printable, lines))
+    accuracy, judged = (
+        f"{said[0].upper()}{said[1:]}." for said in (_accuracy(measured), _verdict(verdict))
+    )
+    return accuracy, judged, verdict["advice"]
 
 
 def _read(file: Path) -> Any:

@@ -134,3 +134,36 @@ def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
 def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not there yet; run: dvc repro"):
         said.summary(tmp_path)
+
+
+class TestComment:
+    """`grocery report --markdown`."""
+
+    def test_what_a_change_did(self, project: Project) -> None:
+        project.edit_params({"train": {"labeled_ratio": 0.123}})
+        headline = project.path / "metrics/headline/evaluate.json"
+        headline.write_text(json.dumps(json.loads(headline.read_bytes()) | {"macro_f1": 0.9876}))
+        (project.path / "metrics/evaluation/reliability.csv").write_text(
+            "lower,upper,images,confidence,accuracy\n0.2,0.4,0,0.0,0.0\n0.4,0.6,8,0.5123,0.75\n"
+        )
+        text = project.run("grocery", "report", "--markdown").stdout
+        assert text.startswith("### The release is accepted: ")
+        assert " 0.988 " in rows(text, "Metrics")["macro_f1"]
+        assert "accuracy" not in rows(text, "Metrics"), "it did not change"
+        assert "0.3" in rows(text, "Parameters")["params.yaml"]
+        assert "0.123" in rows(text, "Parameters")["params.yaml"]
+        assert "images: no change." in text
+        assert "[0.51]\n" in text, "the one bin with images"
+        assert "bar [0.75]" in text
+
+    def test_a_revision_that_git_does_not_know(self, project: Project) -> None:
+        done = project.run("grocery", "report", "--markdown", "--against", "v7", check=False)
+        assert done.returncode == 1
+        assert done.stderr == "grocery report: unknown Git revision 'v7'\n"
+
+
+def rows(text: str, title: str) -> dict[str, str]:
+    """Lines of the table below a title, by their first cell."""
+    section = text.partition(f"#### {title}\n")[2].partition("####")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return {line.split("|")[1].strip(): line for line in lines}
