@@ -19,6 +19,7 @@ from dvc.utils.hydra import apply_overrides
 from conftest import ROOT, Project
 from grocery import runner
 from grocery.settings import load
+from running import wait_for
 from samples import jpeg, picture
 from test_sources import store
 from wandb_server import WandbServer
@@ -70,8 +71,10 @@ def explored(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Explor
         "queue remove neighbors-2",
         "exp run --queue --name wrong -S train.labeled_ratio=1.7",
     )
-    # The workers hold the pipe, so this waits for them.
     project.run("dvc", "queue", "start", "--jobs", "2", env={"WANDB_MODE": "offline"})
+    wait_for(lambda: references(project).keys() >= RAN.keys(), seconds=300)
+    wait_for(lambda: {"Queued", "Running"}.isdisjoint(project.dvc("queue status")[0].split()))
+    project.dvc("queue stop --kill")
     kept = len(list((project.path / "wandb/outbox").iterdir()))
     with WandbServer() as server:
         sync = project.run("grocery", "sync", env={"WANDB_MODE": "", **server.environment()})
