@@ -5,6 +5,7 @@ How many there are, and on which machines, is for who runs the work to say, by `
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
@@ -117,4 +118,7 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal, and in silence anywhere else."""
-    yield from tqdm(items, title, total, leave=False, disable=not sys.stderr.isatty())
+    shown, width = sys.stderr.isatty(), None
+    if shown:  # one that does not know its width says 0, and tqdm would draw nothing
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    yield from tqdm(items, title, total, leave=False, disable=not shown, ncols=width)

@@ -167,6 +167,13 @@ def test_scores_of_each_class_beside_the_baselines(built: Project) -> None:
         assert np.average(recalls, weights=images) == pytest.approx(accuracy, abs=1e-5)
 
 
+def test_mistakes_are_shown_as_jpegs(built: Project) -> None:
+    for name in ("worst.jpg", "worst_classes.jpg"):
+        with Image.open(built.path / "metrics/evaluation" / name, formats=["JPEG"]) as sheet:
+            sheet.load()
+            assert sheet.width > 900  # six images in a row
+
+
 def test_mistakes_of_the_worst_classes_come_class_by_class() -> None:
     classes = ["apple", "leek", "pear"]
     truth = [0] * 9 + [1, 1] + [2, 2]

@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from grocery.cli.command import Parser
 from grocery.cli.monitor.judging import read_thresholds
-from grocery.cli.terminal import count, standard_output
+from grocery.cli.terminal import count, in_project, standard_output
 from grocery.core.errors import DataError, one_sentence
 from grocery.core.files import rounded
 from grocery.drill import report
@@ -21,7 +22,7 @@ from grocery.release.model import Model
 
 def main(argv: Sequence[str], prog: str) -> None:
     """Run the drill; `prog` is what the usage calls the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=(
             "Draw batches from a dataset's held-out images, as they are and with known shifts,\n"
@@ -34,19 +35,18 @@ def main(argv: Sequence[str], prog: str) -> None:
             "half, the batch is drawn from the other. The unknown product is a class that the\n"
             "head was not fitted on: for it heads are fitted on the training images here.\n"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--release",
         type=Path,
-        default=Path("models/release"),
+        default=in_project("models/release"),
         metavar="FOLDER",
         help="the model (default: %(default)s)",
     )
     parser.add_argument(
         "--shards",
         type=Path,
-        default=Path("data/prepared/shards"),
+        default=in_project("data/prepared/shards"),
         metavar="FOLDER",
         help="shards of the dataset that it was trained on (default: %(default)s)",
     )
@@ -86,15 +86,15 @@ def main(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=0,
         metavar="N",
-        help="processes; 0 means one per core (default: %(default)s)",
+        help="processes (default: one per core)",
     )
     parser.add_argument(
         "--params",
         type=Path,
-        default=Path("params.yaml"),
+        default=in_project("params.yaml"),
         metavar="FILE",
         help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from grocery.cli.command import command
+from grocery.cli.terminal import in_project
 
 
 @command("report", "what the pipeline has found, and what to do now")
@@ -13,6 +14,5 @@ def report(arguments: argparse.Namespace) -> None:
     poor numbers, and which pages to look at. `dvc repro` ends with the same.
     """
     from grocery import said
-    from grocery.tracking.provenance import dvc_root
 
-    print(said.summary(dvc_root()))
+    print(said.summary(in_project(".")))

@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import ceil, log
 from pathlib import Path
 from typing import Any
+
+from grocery.core.documents import Section, read_document
+from grocery.core.errors import ModelError
+from grocery.core.params import MonitorParams
 
 # What calls for advice.
 WIDE = 0.2  # an interval of the test accuracy
@@ -14,6 +19,13 @@ FEW_VALIDATION = 30  # images that choose the scaling and calibrate
 FEW_LABELS, POOR_RECALL = 5, 0.6  # of a class
 CONFUSED, CONFUSED_IMAGES = 0.1, 3  # share and number of a class's images taken for one other class
 _MOST_NAMED = 5
+
+# What to do about few images. Larger shares of both would leave fewer to train on.
+ADD = "Add labelled images."
+_RAISE = (
+    "Add labelled images, or raise prepare.{}_ratio where the dataset has no splits of its own."
+)
+ADD_TEST, ADD_VALIDATION = _RAISE.format("test"), _RAISE.format("val")
 
 
 def advice(
@@ -34,40 +46,59 @@ def advice(
         The folder with ``per_class.csv`` and ``confusion.csv``.
     """
     classes, pairs = (_rows(evaluation / name) for name in ("per_class.csv", "confusion.csv"))
+    left = dataset["splits"]["train"]["labeled"] - trained["labeled"]
     return [
-        *_of_the_test(measured, classes=len(classes)),
-        *_of_training(trained, measured),
-        *_of_classes(classes, trained["labels_per_class"]),
+        *_of_the_test(trained, measured, classes=len(classes)),
+        *_of_training(trained),
+        *_of_classes(classes, trained["labels_per_class"], kept_back=left > 0),
         *_of_confusions(pairs, classes),
         *_of_labels(dataset),
     ]
 
 
-def _of_the_test(measured: Mapping[str, Any], *, classes: int) -> Iterator[str]:
+def on_monitoring(release: Path, images: int, params: MonitorParams) -> list[str]:
+    """Say what to do next about a release and the `images` that batches are compared with.
+
+    The largest distance between the shares of n images and those of all there could be is below d
+    with a chance of at least 1 - 2 exp(-2 n d^2) (Dvoretzky, Kiefer and Wolfowitz 1956; Massart
+    1990): fewer than n cannot tell a shift that counts from chance, however large the batch.
+    """
+    file = release / "verdict.json"
+    said = read_document(file, _Verdict, ModelError).advice if file.is_file() else []
+    shift = params.min_confidence_shift
+    if shift and images < (needed := ceil(log(2 / params.significance) / (2 * shift**2))):
+        said.append(
+            f"Batches are compared with {images} test images. With fewer than {needed}, a shift of "
+            f"the confidences by {shift:g} may be chance, and only a larger one is seen. {ADD_TEST}"
+        )
+    return said
+
+
+class _Verdict(Section, extra="ignore"):
+    advice: list[str]
+
+
+def _of_the_test(
+    trained: Mapping[str, Any], measured: Mapping[str, Any], *, classes: int
+) -> Iterator[str]:
     low, high = measured["accuracy_interval"]
-    if high - low > WIDE:
+    wide, few = high - low > WIDE, trained["validation"] < FEW_VALIDATION
+    if wide:
         yield (
             f"Too few test images to judge: {measured['accuracy']:.3f} of {measured['images']} "
-            f"images may be anything from {low:.2f} to {high:.2f}. Add images, or raise "
-            "prepare.test_ratio."
+            f"images may be anything from {low:.2f} to {high:.2f}. {ADD if few else ADD_TEST}"
         )
+    if few:
+        yield (
+            f"Only {trained['validation']} validation images scale the features and the "
+            f"confidences. {ADD if wide else ADD_VALIDATION}"
+        )
+    if wide:  # what is said below would be said of chance
+        return
     if low <= 1 / classes:
         yield (
             f"This may be no better than guessing one of {classes} classes. Look at "
             "data/card/index.html: are the labels right, and do the images show the products?"
-        )
-
-
-def _of_training(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[str]:
-    if not trained["converged"]:
-        yield (
-            f"Training stopped after {trained['iterations']} iterations, before it had converged. "
-            "Raise train.max_iter."
-        )
-    if trained["validation"] < FEW_VALIDATION:
-        yield (
-            f"Only {trained['validation']} validation images scale the features and the "
-            "confidences. Raise prepare.val_ratio."
         )
     if measured["gain"] < 0:
         yield (
@@ -76,7 +107,17 @@ def _of_training(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Ite
         )
 
 
-def _of_classes(classes: list[dict[str, str]], labels: Mapping[str, int]) -> Iterator[str]:
+def _of_training(trained: Mapping[str, Any]) -> Iterator[str]:
+    if not trained["converged"]:
+        yield (
+            f"Training stopped after {trained['iterations']} iterations, before it had converged. "
+            "Raise train.max_iter."
+        )
+
+
+def _of_classes(
+    classes: list[dict[str, str]], labels: Mapping[str, int], *, kept_back: bool
+) -> Iterator[str]:
     poor = [
         (labels.get(row["name"], 0), row["name"])
         for row in classes
@@ -84,9 +125,10 @@ def _of_classes(classes: list[dict[str, str]], labels: Mapping[str, int]) -> Ite
     ]
     if few := sorted(pair for pair in poor if pair[0] < FEW_LABELS):
         names = _listed([f"{name} ({count})" for count, name in few])
+        more = ", or keep more of the labels that there are (train.labeled_ratio)"
         yield (
-            f"Few labels, and often not recognised: {names}. Label more of these, or keep more of "
-            "the labels that there are (train.labeled_ratio)."
+            f"Few labels, and often not recognised: {names}. "
+            f"Label more of these{more if kept_back else ''}."
         )
 
 

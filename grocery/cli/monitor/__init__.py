@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grocery.core.errors import printable
+from grocery.cli.command import Parser
+from grocery.cli.terminal import in_project
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
 
@@ -40,8 +40,9 @@ history:
   With --history FILE, batches that were judged before are skipped, by what their files
   hold, whatever they are called and whichever model it was. Each new one adds a line to
   FILE, and is also judged together with those before it: slightly odd batches in a row
-  become an alert. One that comes again with labels adds its accuracy. Nothing is printed
-  when nothing is new. One damaged batch does not keep the others from being judged.
+  become an alert. One that comes again with labels adds its accuracy. When nothing is
+  new, that is said on a terminal only. One damaged batch does not keep the others from
+  being judged.
 
 exit code:
   0   no batch is an alert, or nothing is new
@@ -67,11 +68,11 @@ from cron, one line for an inbox in which every folder is a batch:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Exits with 1 where argparse would with 2, which is the word for an alert here."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Hand the drill its arguments; refuse unknown ones, or the parser above would, with 2."""
+        """Hand the drill its arguments."""
         if args and args[0] == _DRILL:
             prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
 
@@ -79,15 +80,11 @@ class _Parser(argparse.ArgumentParser):
                 import_module("grocery.cli.drill").main(rest, prog)
 
             return argparse.Namespace(run=run, command=f"monitor {_DRILL}"), []
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return namespace, unknown
+        return super().parse_known_args(args, namespace)
 
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and one sentence."""
-        self.print_usage(sys.stderr)
-        self.exit(1, f"error: monitor: {printable(message)}\n")
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave, with the code of what is wrong."""
+        super().exit(min(status, 1), message)
 
 
 def add_parser(parsers: Any) -> None:
@@ -97,7 +94,6 @@ def add_parser(parsers: Any) -> None:
         prog=listed.prog,
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "incoming",
@@ -124,11 +120,10 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument(
         "--model",
-        default="models/release",
         metavar="NAME",
         help=(
             "a folder, or a name in the registry: production, staging or a version "
-            "(default: %(default)s)"
+            "(default: models/release of the project)"
         ),
     )
     parser.add_argument(
@@ -173,9 +168,8 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--params",
         type=Path,
-        default=Path("params.yaml"),
         metavar="FILE",
-        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+        help="YAML file whose section `monitor` holds the thresholds (default: the project's)",
     )
     parser.add_argument(
         "--report",
@@ -194,6 +188,8 @@ def _run(arguments: argparse.Namespace) -> None:
     for option in ("time", "quiet", "track"):
         if getattr(arguments, option) and arguments.history is None:
             arguments.parser.error(f"--{option} goes with --history")
+    arguments.model = arguments.model or str(in_project("models/release"))
+    arguments.params = arguments.params or in_project("params.yaml")
     if arguments.settled is None:
         arguments.settled = SETTLED if arguments.each else 0.0
     if arguments.history is None:
