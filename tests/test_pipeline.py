@@ -145,7 +145,7 @@ def test_dvc_shows_metrics_plots_and_the_artifact(project: Project) -> None:
     assert all("error" not in file for file in found["data"].values())
     assert not drawn.get("errors"), drawn["errors"]
     assert {"Confusion matrix", "Reliability diagram"} <= set(drawn["data"])
-    assert {"Residual", "Drift of incoming batches"} <= set(drawn["data"])
+    assert {"How far labels still move", "Drift of incoming batches"} <= set(drawn["data"])
 
 
 class TestBadInput:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from conftest import Project
+from conftest import ROOT, Project
 from grocery import said
 from grocery.core.errors import DataError, ModelError
+from grocery.core.files import write_json
 from grocery.release.advice import ADD, ADD_TEST, advice, on_monitoring
 from thresholds import thresholds
 
@@ -146,6 +147,34 @@ def test_every_stage_says_a_line_and_the_last_one_says_it_all(project: Project) 
     for page in said.PAGES:
         assert page in summary
         assert (project.path / page).is_file()
+
+
+def test_the_readme_shows_what_is_said_today(
+    built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the recorded pipeline, but for confusions: what these are made from is not in git."""
+    shown = (ROOT / "README.md").read_text().partition("```\n…\n")[2].partition("\n```")[0]
+    found = {
+        name: json.loads((ROOT / f"metrics/{name}.json").read_bytes())
+        for name in ("data", "evaluate", "register", "monitor")
+    }
+    assert found["register"]["accepted"]
+    advice = shown.partition("To do:\n")[2].partition("\n\n")[0].split("\n")
+    assert advice[-1].startswith(f"  {found['data']['suspected_labels']} labels look wrong: see")
+    verdict = json.loads((built.path / "models/release/verdict.json").read_bytes())
+    for check in verdict["checks"]:
+        check["passed"] = True
+    verdict["advice"] = [sentence.strip() for sentence in advice]
+
+    class Paths:
+        release, monitor = tmp_path / "models/release", "metrics/monitor"
+
+    write_json(Paths.release / "verdict.json", verdict)
+    write_json(tmp_path / "metrics/evaluate.json", found["evaluate"])
+    monkeypatch.chdir(tmp_path)
+    assert shown.endswith(f"\n\n{said.summary()}")
+    for stage in ("evaluate", "register", "monitor"):
+        assert said.line(stage, Paths, found[stage]) in shown.splitlines()
 
 
 def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from grocery.cli.command import Parser
+from grocery.cli.drill import drill
 from grocery.cli.terminal import in_project
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
-
-_DRILL = "drill"
 
 _DESCRIPTION = """\
 Judge batches of incoming images with a released model: do its confidences, the
@@ -73,13 +71,10 @@ class _Parser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Hand the drill its arguments."""
-        if args and args[0] == _DRILL:
-            prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
-
-            def run(_: argparse.Namespace) -> None:
-                import_module("grocery.cli.drill").main(rest, prog)
-
-            return argparse.Namespace(run=run, command=f"monitor {_DRILL}"), []
+        if args and args[0] == "drill":
+            parser = Parser(prog=self.prog)
+            drill(parser.add_subparsers())
+            return parser.parse_known_args(args)
         return super().parse_known_args(args, namespace)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -99,10 +94,8 @@ def add_parser(parsers: Any) -> None:
         "incoming",
         nargs="+",
         metavar="INCOMING",
-        help=(
-            "a folder of images: one batch, all files below it, hidden ones left out; or a "
-            "Parquet batch as the stage prepare writes it; or a folder of Parquet batches"
-        ),
+        help="a folder of images: one batch, all files below it, hidden ones left out; or a "
+        "Parquet batch as the stage prepare writes it; or a folder of Parquet batches",
     )
     parser.add_argument(
         "--each",
@@ -121,27 +114,21 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=(
-            "a folder, or a name in the registry: production, staging or a version "
-            "(default: models/release of the project)"
-        ),
+        help="a folder, or a name in the registry: production, staging or a version "
+        "(default: models/release of the project)",
     )
     parser.add_argument(
         "--fetch",
         action="store_true",
-        help=(
-            "first fetch the tags of the git remote, so that production is what it is now for all; "
-            "where that fails a warning says so, and the tags that are here count"
-        ),
+        help="first fetch the tags of the git remote, so that production is what it is now for "
+        "all; where that fails a warning says so, and the tags that are here count",
     )
     parser.add_argument(
         "--labelled",
         action="store_true",
-        help=(
-            "the folders in a folder of images are named after the true classes, for the "
-            "accuracy that was realised (a Parquet batch brings its labels); with --each a batch "
-            "without folders has no labels yet"
-        ),
+        help="the folders in a folder of images are named after the true classes, for the "
+        "accuracy that was realised (a Parquet batch brings its labels); with --each a batch "
+        "without folders has no labels yet",
     )
     parser.add_argument(
         "--history",
@@ -152,10 +139,8 @@ def add_parser(parsers: Any) -> None:
         "--time",
         type=_moment,
         metavar="TIME",
-        help=(
-            "with --history, when the one batch was taken, such as 2026-11-23T18:00:00Z; UTC "
-            "unless it says otherwise (default: when its newest file was written)"
-        ),
+        help="with --history, when the one batch was taken, such as 2026-11-23T18:00:00Z; UTC "
+        "unless it says otherwise (default: when its newest file was written)",
     )
     parser.add_argument(
         "--quiet", action="store_true", help="with --history, print nothing but alerts"
@@ -175,10 +160,8 @@ def add_parser(parsers: Any) -> None:
         "--report",
         type=Path,
         metavar="FILE",
-        help=(
-            "also write a page for people: one HTML file, which needs nothing else; with "
-            "--history also how things went over time"
-        ),
+        help="also write a page for people: one HTML file, which needs nothing else; with "
+        "--history also how things went over time",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
     parser.set_defaults(run=_run, command="monitor", parser=parser)

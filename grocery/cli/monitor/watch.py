@@ -43,9 +43,9 @@ def run(arguments: argparse.Namespace) -> None:
     judging.check_report(page)
     history = History(arguments.history)
     history.check()
-    judging.check_model(arguments.model, fetch=arguments.fetch)
 
     watch = _Watch(arguments, params, history)
+    judging.check_model(arguments.model, fetch=arguments.fetch)
     try:
         watch.look_at(origins)
     finally:  # what is recorded is not looked at again, so it is said now or never
