@@ -20,13 +20,6 @@ FEW_LABELS, POOR_RECALL = 5, 0.6  # of a class
 CONFUSED, CONFUSED_IMAGES = 0.1, 3  # share and number of a class's images taken for one other class
 _MOST_NAMED = 5
 
-# What to do about few images. Larger shares of both would leave fewer to train on.
-ADD = "Add labelled images."
-_RAISE = (
-    "Add labelled images, or raise prepare.{}_ratio where the dataset has no splits of its own."
-)
-ADD_TEST, ADD_VALIDATION = _RAISE.format("test"), _RAISE.format("val")
-
 
 def advice(
     trained: Mapping[str, Any],
@@ -69,7 +62,7 @@ def on_monitoring(release: Path, images: int, params: MonitorParams) -> list[str
     if shift and images < (needed := ceil(log(2 / params.significance) / (2 * shift**2))):
         said.append(
             f"Batches are compared with {images} test images. With fewer than {needed}, a shift of "
-            f"the confidences by {shift:g} may be chance, and only a larger one is seen. {ADD_TEST}"
+            f"the confidences by {shift:g} may be chance, and only a larger one is seen. {_add('test')}"
         )
     return said
 
@@ -86,12 +79,12 @@ def _of_the_test(
     if wide:
         yield (
             f"Too few test images to judge: {measured['accuracy']:.3f} of {measured['images']} "
-            f"images may be anything from {low:.2f} to {high:.2f}. {ADD if few else ADD_TEST}"
+            f"images may be anything from {low:.2f} to {high:.2f}. {_add('test', alone=not few)}"
         )
     if few:
         yield (
             f"Only {trained['validation']} validation images scale the features and the "
-            f"confidences. {ADD if wide else ADD_VALIDATION}"
+            f"confidences. {_add('val', alone=not wide)}"
         )
     if wide:  # what is said below would be said of chance
         return
@@ -105,6 +98,12 @@ def _of_the_test(
             f"The unlabelled images cost {-measured['gain']:.3f} of accuracy. Try another "
             "train.algorithm, or supervised, which leaves them out."
         )
+
+
+def _add(split: str, *, alone: bool = True) -> str:
+    """What to do about a small split; larger shares of both would leave few to train on."""
+    share = f", or raise prepare.{split}_ratio where the dataset has no splits of its own"
+    return f"Add labelled images{share if alone else ''}."
 
 
 def _of_training(trained: Mapping[str, Any]) -> Iterator[str]:
