@@ -62,7 +62,8 @@ def on_monitoring(release: Path, images: int, params: MonitorParams) -> list[str
     if shift and images < (needed := ceil(log(2 / params.significance) / (2 * shift**2))):
         said.append(
             f"Batches are compared with {images} test images. With fewer than {needed}, a shift of "
-            f"the confidences by {shift:g} may be chance, and only a larger one is seen. {_add('test')}"
+            f"the confidences by {shift:g} may be chance, and only a larger one is seen. "
+            + _add("test")
         )
     return said
 
