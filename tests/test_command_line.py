@@ -219,6 +219,14 @@ def test_folders_that_are_nearly_classes(built: Project, tmp_path: Path) -> None
     assert said.sentence.endswith("found: Lemno (did you mean Lemon?)")
 
 
+def test_what_the_readme_has_typed_leaves_git_clean() -> None:
+    folders = {f"{name}/" for name in re.findall(r"grocery [^`#\n]*?(\w+)/(?=[\s`])", README)}
+    assert {"shelf/", "inbox/"} <= folders
+    folders |= {"monitor/", "sweeps/", "wandb/", "dvc_plots/", "docs/.ipynb_checkpoints/"}
+    ignored = Project(ROOT).run("git", "check-ignore", *sorted(folders))
+    assert set(ignored.stdout.split()) == folders
+
+
 class TestSamples:
     """`grocery data samples`: a photograph for who has none."""
 

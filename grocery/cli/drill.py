@@ -48,7 +48,7 @@ _OF_PROJECT = {"type": Path, "metavar": "FOLDER"}
         type=count,
         default=800,
         metavar="N",
-        help="held-out images that are shifted, at most (default: 800)",
+        help="shift at most N images (default: 800)",
     ),
     argument(
         "--workers", type=count, default=0, metavar="N", help="processes (default: one per core)"

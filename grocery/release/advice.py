@@ -41,8 +41,7 @@ def advice(
     classes, pairs = (_rows(evaluation / name) for name in ("per_class.csv", "confusion.csv"))
     left = dataset["splits"]["train"]["labeled"] - trained["labeled"]
     return [
-        *_of_the_test(trained, measured, classes=len(classes)),
-        *_of_training(trained),
+        *_of_the_whole(trained, measured, classes=len(classes)),
         *_of_classes(classes, trained["labels_per_class"], kept_back=left > 0),
         *_of_confusions(pairs, classes),
         *_of_labels(dataset),
@@ -72,7 +71,7 @@ class _Verdict(Section, extra="ignore"):
     advice: list[str]
 
 
-def _of_the_test(
+def _of_the_whole(
     trained: Mapping[str, Any], measured: Mapping[str, Any], *, classes: int
 ) -> Iterator[str]:
     low, high = measured["accuracy_interval"]
@@ -86,6 +85,11 @@ def _of_the_test(
         yield (
             f"Only {trained['validation']} validation images scale the features and the "
             f"confidences. {_add('val', alone=not wide)}"
+        )
+    if not trained["converged"]:
+        yield (
+            f"Training stopped after {trained['iterations']} iterations, before it had converged. "
+            "Raise train.max_iter."
         )
     if wide:  # what is said below would be said of chance
         return
@@ -105,14 +109,6 @@ def _add(split: str, *, alone: bool = True) -> str:
     """What to do about a small split; larger shares of both would leave few to train on."""
     share = f", or raise prepare.{split}_ratio where the dataset has no splits of its own"
     return f"Add labelled images{share if alone else ''}."
-
-
-def _of_training(trained: Mapping[str, Any]) -> Iterator[str]:
-    if not trained["converged"]:
-        yield (
-            f"Training stopped after {trained['iterations']} iterations, before it had converged. "
-            "Raise train.max_iter."
-        )
 
 
 def _of_classes(

@@ -101,14 +101,13 @@ def check_model(name: str, *, fetch: bool) -> None:
         if not find(name)[0].is_dir():
             raise ModelError(f"{name} is not here; run the pipeline, or name another --model")
         return
-    git = Git(dvc_root())
     try:
-        read_state(git).find(name)
+        read_state(Git(dvc_root())).find(name)
     except RegistryError:
         if not fetch:
             raise
         _fetch_tags()
-        read_state(git).find(name)
+        read_state(Git(dvc_root())).find(name)
 
 
 def _fetch_tags() -> None:
