@@ -119,6 +119,7 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal, and in silence anywhere else."""
     shown = sys.stderr.isatty()
-    # One that does not know its width says 0, and tqdm would draw nothing.
-    width = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) if shown else None
-    yield from tqdm(items, title, total, leave=False, disable=not shown, ncols=width)
+    # One that does not know its size says 0, and tqdm would draw nothing.
+    width, height = os.get_terminal_size(sys.stderr.fileno()) if shown else (0, 0)
+    columns, rows = width or 80, height or 24
+    yield from tqdm(items, title, total, False, disable=not shown, ncols=columns, nrows=rows)

@@ -142,8 +142,8 @@ def _progress_bar(names: Sequence[str]) -> tqdm[Any] | None:
         return None
     from tqdm import tqdm
 
-    width = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # some say 0
-    return tqdm(total=total, desc="predict", unit="image", leave=False, ncols=width)
+    width, height = os.get_terminal_size(sys.stderr.fileno())  # 0 where it does not know
+    return tqdm(None, "predict", total, False, ncols=width or 80, nrows=height or 24, unit="image")
 
 
 def _json_line(path: str, ranking: Sequence[Prediction], *, top: int | None) -> str:

@@ -51,9 +51,8 @@ def advice(
 def on_monitoring(release: Path, images: int, params: MonitorParams) -> list[str]:
     """Say what to do next about a release and the `images` that batches are compared with.
 
-    The largest distance between the shares of n images and those of all there could be is below d
-    with a chance of at least 1 - 2 exp(-2 n d^2) (Dvoretzky, Kiefer and Wolfowitz 1956; Massart
-    1990): fewer than n cannot tell a shift that counts from chance, however large the batch.
+    By chance alone the shares among n images are off by d or more with a chance of at most
+    2 exp(-2 n d^2) (Massart 1990), which fewer images do not keep below the significance.
     """
     file = release / "verdict.json"
     said = read_document(file, _Verdict, ModelError).advice if file.is_file() else []
