@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,7 +43,8 @@ def summary(root: Path = Path()) -> str:
     lines = [accuracy, verdict]
     if advice:
         lines += ["", "To do:", *(f"  {sentence}" for sentence in advice)]
-    lines += _listed("Look at:", PAGES) + _listed("Next:", NEXT)
+    lines += _listed("Look at:", {os.path.relpath(root / page): why for page, why in PAGES.items()})
+    lines += _listed("Next:", NEXT)
     return "\n".join(map(printable, lines))
 
 
@@ -94,6 +96,18 @@ def _version(paths: Any, found: Mapping[str, Any]) -> str:
     return f"dataset {found['digest'][:12]}, {doubts} ({paths.card}/index.html)"
 
 
+def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
+    given, asked = (
+        found["dimensions"],
+        _read(paths.encoder / "model.json")["featurize"]["dimensions"],
+    )
+    fewer = (
+        f", fewer than featurize.dimensions ({asked:,}): at most half as many as images that the "
+        "encoder is fitted on, and only those that vary between these"
+    )
+    return f"{given:,} numbers per image{fewer if given < asked else ''}"
+
+
 def _train(found: Mapping[str, Any]) -> str:
     said = f"{found['labeled']:,} labelled and {found['unlabeled']:,} unlabelled images"
     if "val_accuracy" in found:
@@ -137,7 +151,7 @@ _LINES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "source": lambda paths, found: f"data/raw/{found['source']} is here",
     "prepare": _prepare,
     "version": _version,
-    "featurize": lambda paths, found: f"{found['dimensions']:,} numbers per image",
+    "featurize": _featurize,
     "train": lambda paths, found: _train(found),
     "evaluate": lambda paths, found: _accuracy(found),
     "register": lambda paths, found: _verdict(_read(paths.release / "verdict.json")),

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
 from conftest import Project, call_stage
@@ -152,6 +153,13 @@ def test_scores_of_each_class_beside_the_baselines(built: Project) -> None:
     ]:
         recalls = [float(row[column]) for row in scores]
         assert np.average(recalls, weights=images) == pytest.approx(accuracy, abs=1e-5)
+
+
+def test_mistakes_are_shown_as_jpegs(built: Project) -> None:
+    for name in ("worst.jpg", "worst_classes.jpg"):
+        with Image.open(built.path / "metrics/evaluation" / name, formats=["JPEG"]) as sheet:
+            sheet.load()
+            assert sheet.width > 900  # six images in a row
 
 
 def test_mistakes_of_the_worst_classes_come_class_by_class() -> None:

@@ -178,7 +178,7 @@ class TestCommands:
 
         plots = json.loads(drawn)
         assert not plots.get("errors"), plots["errors"]
-        assert {"Residual", "Drift of incoming batches"} <= plots["data"].keys()
+        assert {"How far labels still move", "Drift of incoming batches"} <= plots["data"].keys()
         for name in ("Confusion matrix", "Reliability diagram", "Recall of each class"):
             assert {r for p in plots["data"][name] for r in p["revisions"]} == {"main", "few"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from grocery.cli.command import argument, command
+from grocery.cli.terminal import in_project
 
 
 @command(
@@ -30,7 +31,6 @@ def report(arguments: argparse.Namespace) -> None:
     """
     from grocery import said
     from grocery.comment import comment
-    from grocery.tracking.provenance import dvc_root
 
-    root = dvc_root()
+    root = in_project(".")
     print(comment(root, arguments.against) if arguments.markdown else said.summary(root))
