@@ -68,11 +68,10 @@ def run(stage: str, params: Params) -> dict[str, Any]:
         )
         if stage in shown.SHOWN
         else nullcontext(StageRun(None)) as tracked,
-        Steering() as steering,
         opened(params.compute),
         action_cache.remembering(_memory()),
     ):
-        result = call(module, section, paths, Speaker(stage, tracked, steering))
+        result = call(module, section, paths, Speaker(stage, tracked, Steering()))
         if stage in shown.SHOWN:
             shown.show(stage, tracked, paths, section, result)
     print(said.line(stage, paths, result))

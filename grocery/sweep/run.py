@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
-from statistics import mean, median
 from threading import Lock
 from typing import Any
 
-from grocery.core.errors import GroceryError, RegistryError
+from grocery.core.errors import DataError, GroceryError
+from grocery.core.stage import Stopped
 from grocery.registry.git import Git
-from grocery.registry.records import json_at
+from grocery.registry.records import json_at, params_at
 from grocery.registry.revisions import experiments
-from grocery.sweep.journal import Journal, Trial
 from grocery.sweep.process import Experiment
 from grocery.sweep.search import Search
 from grocery.sweep.steering import ADDRESS, TRIAL, listening
+from grocery.sweep.study import Study, Trial
 
 
-@dataclass
 class Sweep:
-    """A search for good parameters.
+    """A search for good parameters. What was begun goes on, and running trials begin again.
 
-    `seed` is of the search. `trials` are those of an interrupted sweep; one that was running is
-    begun again.
+    Raises
+    ------
+    DataError
+        When the sweep was begun before and is not to go on, or experiments have its name already.
     """
 
-    search: Search
-    root: Path
-    journal: Journal
-    seed: int
-    trials: list[Trial]
-
-    def __post_init__(self) -> None:
+    def __init__(self, search: Search, root: Path, study: Study, *, resume: bool = False) -> None:
+        self._search, self._root, self._study = search, root, study
+        others = [each.name for each in experiments(Git(root)) if not study.begun]
+        for name in others:
+            if re.fullmatch(rf"{re.escape(search.name)}-\d+", name):
+                raise DataError(
+                    f"{name} is an experiment of an earlier sweep; give another --name, or remove "
+                    f"it with: dvc exp remove {name}"
+                )
+        study.begin(resume=resume)
+        self.trials = study.trials()
         self._again = [trial for trial in self.trials if trial.state == "running"]
         self._lock = Lock()
         self._processes: dict[str, Experiment] = {}
@@ -48,7 +55,7 @@ class Sweep:
         """Run trials until there are `count`, `jobs` at a time; yields each as it ends.
 
         When the iteration is ended early, as by an interrupt, no process is left behind, and the
-        journal holds what has been found.
+        study holds what has been found.
         """
         with listening(self._on_step) as address, ThreadPoolExecutor(jobs) as pool:
             running: set[Future[Trial]] = set()
@@ -69,54 +76,31 @@ class Sweep:
     def _next(self, count: int) -> Trial | None:
         with self._lock:
             if self._again:
-                trial = self._again.pop(0)
-                trial.steps, trial.summary = [], {}
-                return trial
-            if len(self.trials) >= count:
-                return None
-            number = len(self.trials) + 1
-            assignments = self.search.next(self._results_so_far(), self.seed + number)
-            if assignments is None:  # a grid has come to its end
-                return None
-            trial = Trial(number, f"{self.search.name}-{number:03d}", assignments)
-            self.trials.append(trial)
-            self.journal.write(trial)
+                return self._again.pop(0)
+            trial = self._study.draw() if len(self.trials) < count else None
+            self.trials += [trial] if trial else []
             return trial
 
-    def _results_so_far(self) -> list[Any]:
-        """The trials with one value each, as the search looks at them.
-
-        A step's value is that of the graph, the final one is that of the model. The engine would
-        take the better of them, and learn nothing of what makes the model. So a finished trial
-        counts by the model alone, and one that was stopped, since others were better, by its last
-        step, but by no more than the middle of those that finished.
-        """
-        name, sign = self.search.metric, self.search.sign
-        finals = [sign * t.summary[name] for t in self.trials if name in t.summary]
-        most = [median(finals)] if finals else []
-        found = []
-        for t in self.trials:
-            summary = t.summary
-            if t.state == "stopped" and t.steps and name in t.steps[-1]:
-                summary = {name: sign * min([sign * t.steps[-1][name], *most])}
-            found.append(self.search.run(t.name, t.assignments, t.state, [], summary))
-        return found
-
     def _try(self, trial: Trial, address: str) -> Trial:
-        begun = time.monotonic()
-        if (done := self._results(trial.name)) is not None:  # killed before it was noted
-            trial.state, trial.summary = "finished", done
-        else:
-            self._experiment(trial, address)
+        begun, metric = time.monotonic(), self._search.metric.name
+        try:  # the experiment is there if a kill came between its end and the note of it
+            trial.summary = self._recorded(trial) or self._experiment(trial, address)
+            if not math.isfinite(trial.summary.get(metric, math.nan)):
+                raise DataError(f"it has no finite {metric}")
+            trial.state = "finished"
+        except Stopped:
+            trial.state = "stopped"
+        except GroceryError as error:
+            trial.state, trial.reason = "failed", str(error)
         trial.seconds = round(time.monotonic() - begun, 3)
         with self._lock:
             if not self._over:
-                self.journal.write(trial)
+                self._study.end(trial)
         return trial
 
-    def _experiment(self, trial: Trial, address: str) -> None:
-        own = {ADDRESS: address, TRIAL: trial.name, "WANDB_RUN_GROUP": self.search.name}
-        process = Experiment(self.root, trial.name, trial.assignments, os.environ | own)
+    def _experiment(self, trial: Trial, address: str) -> dict[str, float]:
+        own = {ADDRESS: address, TRIAL: trial.name, "WANDB_RUN_GROUP": self._search.name}
+        process = Experiment(self._root, trial.name, trial.assignments, os.environ | own)
         with self._lock:
             if self._over:
                 process.terminate()
@@ -125,48 +109,41 @@ class Sweep:
         with self._lock:
             del self._processes[trial.name]
         if trial.name in self._stopped:
-            trial.state = "stopped"
-        elif code:
-            trial.state, trial.reason = "failed", process.reason
-        else:
-            trial.state, trial.summary = "finished", self._results(trial.name) or {}
+            raise Stopped(process.reason)
+        if code:
+            raise GroceryError(process.reason)
+        return self._recorded(trial) or {}
 
     def _on_step(self, name: str, values: dict[str, float]) -> bool:
         """Note a step of a trial, and say whether it is to stop."""
+        rule, value = self._search.early_terminate, values.get(self._search.metric.name, math.nan)
         with self._lock:
-            for trial in (t for t in self.trials if t.name == name):
-                trial.steps.append(values)
-            run = self.search.run
-            runs = [run(t.name, t.assignments, t.state, t.steps, t.summary) for t in self.trials]
-            stop = name in self.search.to_stop(runs)
-            if stop:
+            trial = next((trial for trial in self.trials if trial.name == name), None)
+            if trial is None or not math.isfinite(value):
+                return False
+            trial.steps.append(value)
+            costs = {t.name: [-self._search.sign * step for step in t.steps] for t in self.trials}
+            if stop := rule is not None and rule.stops(costs[name], costs.values()):
                 self._stopped.add(name)
             return stop
 
-    def _results(self, name: str) -> dict[str, Any] | None:
-        """Metrics of an experiment; None when there is no such experiment."""
-        git = Git(self.root)
-        found = next((known for known in experiments(git) if known.name == name), None)
-        if found is None:
-            return None
-        try:
-            return _summary(lambda path: json_at(git, found.commit, path))
-        except RegistryError as error:
-            raise GroceryError(f"experiment {name} cannot be read: {error}") from None
+    def _recorded(self, trial: Trial) -> dict[str, float] | None:
+        """Metrics of a trial's experiment; None when there is no such experiment.
 
-
-def best(trials: Sequence[Trial], search: Search) -> Trial | None:
-    """The finished trial with the best metric; of equal ones the first."""
-    finished = [t for t in trials if t.state == "finished" and search.metric in t.summary]
-    return max(finished, key=lambda t: search.sign * t.summary[search.metric], default=None)
-
-
-def saved_seconds(trials: Sequence[Trial]) -> float:
-    """Estimate of the time that stopping early has saved: a stopped trial would have taken as long
-    as the finished ones did on average."""
-    finished = [t.seconds for t in trials if t.state == "finished"]
-    usual = mean(finished) if finished else 0.0
-    return sum(max(0.0, usual - t.seconds) for t in trials if t.state == "stopped")
+        Raises
+        ------
+        DataError
+            When an experiment has its name and other parameters.
+        """
+        git = Git(self._root)
+        named = [found.commit for found in experiments(git) if found.name == trial.name]
+        for commit in named:
+            there = params_at(git, commit)
+            if all(_value(there, name) == value for name, value in trial.assignments.items()):
+                return _summary(partial(json_at, git, commit))
+        if named:
+            raise DataError("an experiment of another sweep has its name; give another --name")
+        return None
 
 
 def workspace_summary(root: Path) -> dict[str, float]:
@@ -175,6 +152,13 @@ def workspace_summary(root: Path) -> dict[str, float]:
         return _summary(lambda path: json.loads((root / path).read_bytes()))
     except (OSError, ValueError):
         return {}
+
+
+def _value(params: Any, name: str) -> Any:
+    """The value of a dotted name."""
+    return reduce(
+        lambda at, key: at.get(key) if isinstance(at, dict) else None, name.split("."), params
+    )
 
 
 def _summary(read: Callable[[str], Mapping[str, Any]]) -> dict[str, float]:
