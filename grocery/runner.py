@@ -33,8 +33,8 @@ from grocery.core.errors import one_sentence, printable
 from grocery.core.files import replacing
 from grocery.core.libraries import check_installed
 from grocery.core.stage import Report, read_by, written_by
+from grocery.experiment.steering import Steering
 from grocery.settings import Params, load
-from grocery.sweep.steering import Steering
 from grocery.tracking import shown
 from grocery.tracking.artifacts import OUTPUTS
 from grocery.tracking.run import StageRun, stage_run

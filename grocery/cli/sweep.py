@@ -42,9 +42,12 @@ def sweep(arguments: argparse.Namespace) -> None:
     """
     from grocery.core.errors import ParamsError
     from grocery.core.files import write_bytes
+    from grocery.experiment.results import in_workspace
     from grocery.parallel import progress
+    from grocery.registry.git import Git
+    from grocery.registry.revisions import experiments
     from grocery.sweep.report import page, rows, sentences
-    from grocery.sweep.run import Sweep, workspace_summary
+    from grocery.sweep.run import Sweep
     from grocery.sweep.search import read_search
     from grocery.sweep.study import Study
     from grocery.tracking.provenance import dvc_root
@@ -58,7 +61,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         )
     search, folder = search.model_copy(update={"name": name}), root / "sweeps" / name
     study = Study(folder / "journal.log", search, arguments.seed)
-    sweep = Sweep(search, root, study, resume=arguments.resume)
+    study.begin(resume=arguments.resume, taken=[each.name for each in experiments(Git(root))])
+    sweep = Sweep(search, root, study)
     done = sum(trial.state != "running" for trial in sweep.trials)
     begun = time.monotonic()
     try:
@@ -70,8 +74,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         print("what has been found is noted; go on with --resume", file=sys.stderr)
         raise
     finally:
-        seconds, workspace = time.monotonic() - begun, workspace_summary(root)
-        account = sentences(sweep.trials, search, seconds, before=done, workspace=workspace)
+        seconds, workspace = time.monotonic() - begun, in_workspace(root)
+        account = sentences(sweep.trials, search, seconds, workspace)
         write_bytes(folder / "index.html", page(sweep.trials, search, account).encode())
     print(*table(rows(sweep.trials, search)), "", *account, sep="\n")
     print(f"plots: {(folder / 'index.html').relative_to(root)}")

@@ -50,43 +50,33 @@ def rows(trials: Sequence[Trial], search: Search) -> list[list[str]]:
 
 
 def sentences(
-    trials: Sequence[Trial],
-    search: Search,
-    seconds: float,
-    *,
-    before: int = 0,
-    workspace: Mapping[str, float] | None = None,
+    trials: Sequence[Trial], search: Search, seconds: float, workspace: Mapping[str, float]
 ) -> list[str]:
     """The account of a sweep: counts, time, what stopping saved, and whether to apply the best.
 
-    `before` trials are of an earlier command, which `seconds` are not. The metrics of what is in
-    the `workspace` are named as in `Trial.summary`.
+    The sweep has taken `seconds` this time. The metrics of what is in the `workspace` are named as
+    in `Trial.summary`; there are none before a first run.
     """
-    took = {
-        state: [trial.seconds for trial in trials if trial.state == state]
+    finished, stopped, failed = (
+        [trial.seconds for trial in trials if trial.state == state]
         for state in ("finished", "stopped", "failed")
-    }
-    now = f"{len(trials) - before} of them now, " if before else ""
-    work = sum(trial.seconds for trial in trials)
-    ended = [f"{len(took[state])} {state}" for state in ("stopped", "failed") if took[state]]
-    parts = (f"{len(trials)} trials of {work:.0f} s", f"{now}in {seconds:.0f} s", *ended)
+    )
+    parts = [f"{len(trials)} trials of {sum(trial.seconds for trial in trials):.0f} s"]
+    parts += [f"this time in {seconds:.0f} s"]
+    parts += [f"{len(stopped)} stopped"] * bool(stopped) + [f"{len(failed)} failed"] * bool(failed)
     found = [", ".join(parts)]
-    if took["stopped"]:  # as if each had taken as long as the finished ones on average
-        usual = mean(took["finished"] or [0])
-        saved = sum(max(0.0, usual - each) for each in took["stopped"])
+    if stopped:  # as if each had taken as long as the finished ones on average
+        saved = sum(max(0.0, mean(finished or [0]) - took) for took in stopped)
         found.append(f"stopping early saved about {saved:.0f} s of trials")
-    if not took["finished"]:
+    if not finished:
         return [*found, "no trial has finished, so there is no best one"]
-    best, here = ranked(trials, search)[0], workspace or {}
-    name = search.metric.name
-    compared = [
-        f"{title} {best.summary[key]:.4f}"
-        + (f" (workspace: {here[key]:.4f})" if key in here else "")
-        for title, key in ((name, name), ("test accuracy", "test_accuracy"))
-        if key in best.summary
-    ]
-    found.append(f"best: {', '.join([best.name, *compared])}")
-    if name in here and search.sign * (best.summary[name] - here[name]) <= 0:
+    best, name = ranked(trials, search)[0], search.metric.name
+    parts = [f"best: {best.name}"]
+    for title, key in ((name, name), ("test accuracy", "test_accuracy")):
+        here = f" (workspace: {workspace[key]:.4f})" if key in workspace else ""
+        parts += [f"{title} {best.summary[key]:.4f}{here}"] if key in best.summary else []
+    found.append(", ".join(parts))
+    if name in workspace and search.sign * (best.summary[name] - workspace[name]) <= 0:
         return [*found, "no trial beats the workspace, so there is nothing to apply"]
     return [*found, f"apply it with: dvc exp apply {best.name}"]
 
@@ -116,13 +106,12 @@ def _chart(name: str | None, scored: Sequence[tuple[Trial, float]], search: Sear
     else:
         x, at = _axis(name, [trial.assignments[name] for trial, _ in scored], search)
         chart = Chart(f"By {name}", x, y)
-    best = ranked([trial for trial, _ in scored], search)[0]
-    for (trial, value), place in sorted(
-        zip(scored, at, strict=True), key=lambda mark: mark[0][0] is best
-    ):  # the best on top
-        ended = "finished" if trial.state == "finished" else "stopped"
-        kind = "best" if trial is best and ended == "finished" else ended
-        chart.dot(kind, place, value, f"{trial.name}: {value:.4f}")
+    winner = ranked([trial for trial, _ in scored], search)[0]
+    marks = sorted(zip(scored, at, strict=True), key=lambda mark: mark[0][0] is winner)  # on top
+    for (trial, value), place in marks:
+        kind = "finished" if trial.state == "finished" else "stopped"
+        best = trial is winner and kind == "finished"
+        chart.dot("best" if best else kind, place, value, f"{trial.name}: {value:.4f}")
     return chart
 
 

@@ -52,8 +52,6 @@ class Space(Section):
     a: float = Field(1, gt=0)
     b: float = Field(1, gt=0)
     q: Number = Field(1, gt=0)
-    mu: Any = None  # of those without bounds
-    sigma: Any = None
 
     @cached_property
     def kind(self) -> str:
@@ -69,52 +67,56 @@ class Space(Section):
     @model_validator(mode="after")
     def _fit(self) -> Self:
         if not self.kind:
-            raise ValueError(
-                "its keys fit no distribution of W&B's that has bounds; give a value, values, "
-                "or min and max"
-            )
+            bounded = "no distribution of W&B's that has bounds"
+            raise ValueError(f"its keys fit {bounded}; give a value, values, or min and max")
         if "min" in _KEYS[self.kind] and self.min >= self.max:
             raise ValueError(f"min {self.min} is not less than max {self.max}")
         if "log_uniform_values" in self.kind and self.min <= 0:
             raise ValueError("its min should be greater than 0, for there are logarithms")
-        shares = self.probabilities
-        if shares and (
-            len(shares) != len(self.values) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-8
-        ):
+        shares = self.probabilities or [1.0]
+        fit = len(shares) == len(self.values) or not self.probabilities
+        if not fit or min(shares) < 0 or not math.isclose(sum(shares), 1):
             raise ValueError("each value should have a probability, and their sum should be 1")
         return self
 
     @cached_property
-    def grid(self) -> Sequence[Any]:
-        """All values, each once, if there is an end to them; else nothing."""
-        if self.kind == "int_uniform":
-            return range(int(self.min), int(self.max) + 1)
-        if self.kind == "q_uniform":
-            return [self.min + k * self.q for k in range(math.ceil((self.max - self.min) / self.q))]
+    def listed(self) -> list[Any]:
+        """All values, each once, where a list of them is what is searched; else nothing."""
         values = [self.value] if self.kind == "constant" else self.values
         different = {json.dumps(value, default=str): value for value in values}
         return [] if self.probabilities else [*different.values()]
 
+    @cached_property
+    def grid(self) -> Sequence[Any]:
+        """All values, if there is an end to them; else nothing."""
+        if self.kind == "int_uniform":
+            return range(int(self.min), int(self.max) + 1)
+        if self.kind == "q_uniform":
+            return [self.min + k * self.q for k in range(math.ceil((self.max - self.min) / self.q))]
+        return self.listed
+
     @property
     def extremes(self) -> Sequence[Any]:
         """Values that show whether all of them are allowed."""
-        if self.kind == "int_uniform":
-            return self.min, self.max
-        if self.kind == "constant" or self.values:
-            return self.values or [self.value]
-        return self.at(0), self.at(1), self.at(0.5)
+        ends = (self.min, self.max) if self.kind == "int_uniform" else (0, 1, 0.5)
+        return self.listed or self.values or [*map(self.value_of, ends)]
 
-    def at(self, share: float) -> Any:
-        """The value below which this share, from 0 to 1, of W&B's draws lies."""
+    def value_of(self, drawn: Any) -> Any:
+        """The value for what was drawn: a place in the list, a whole number, or a share of 1.
+
+        It is the value below which this share of W&B's draws lies.
+        """
+        if self.listed or self.kind == "int_uniform":
+            return self.listed[drawn] if self.listed else drawn
         if self.probabilities:
-            place = bisect([*accumulate(self.probabilities)], share)
+            place = bisect([*accumulate(self.probabilities)], drawn)
             return self.values[min(place, len(self.values) - 1)]
         low, high, line = self.min, self.max, self.kind.removeprefix("q_")
         if "values" in line:
             low, high = math.log(low), math.log(high)
         elif "inv" in line:
             low, high = -high, -low
-        found = betaincinv(self.a, self.b, share) if line == "beta" else low + share * (high - low)
+        found = betaincinv(self.a, self.b, drawn) if line == "beta" else low + drawn * (high - low)
         if "log" in line:
             found = math.exp(min(found, 709))  # the largest that is finite
         if line == "uniform" or "values" in line:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna import distributions
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from grocery.core.errors import DataError
 from grocery.core.files import write_bytes
@@ -57,22 +54,24 @@ class Study:
     def __init__(self, file: Path, search: Search, seed: int) -> None:
         self._file, self._search, self._seed = file, search, seed
 
-    @property
-    def begun(self) -> bool:
-        """Whether there is a file."""
-        return self._file.is_file()
-
-    def begin(self, *, resume: bool) -> None:
+    def begin(self, *, resume: bool = False, taken: Iterable[str] = ()) -> None:
         """Make the file, or check that it is of this very sweep.
 
         Raises
         ------
         DataError
-            When the sweep was begun before, and is not to go on or was another one.
+            When the sweep was begun before, and is not to go on or was another one; or when it was
+            not, and some of its trials' names are `taken` by experiments.
         """
         name = self._search.name
-        if self.begun and not (data := self._file.read_bytes()).endswith(b"\n"):
-            write_bytes(self._file, data[: data.rfind(b"\n") + 1])  # a kill has cut off a line
+        if self._file.is_file():
+            data = self._file.read_bytes()
+            write_bytes(self._file, data[: data.rfind(b"\n") + 1])  # a kill may cut off a line
+        elif older := [each for each in taken if re.fullmatch(rf"{name}-\d+", each)]:
+            raise DataError(
+                f"{older[0]} is an experiment of an earlier sweep; give another --name, or remove "
+                f"it with: dvc exp remove {older[0]}"
+            )
         self._file.parent.mkdir(parents=True, exist_ok=True)
         try:
             if name not in optuna.get_all_study_names(self._storage()):
@@ -84,14 +83,9 @@ class Study:
         about = {"search": self._search.model_dump(mode="json"), "seed": self._seed}
         if known is None:
             self._open().set_user_attr("sweep", about)
-        elif not resume:
-            raise DataError(
-                f"the sweep {name} was begun before; go on with --resume, or give another --name"
-            )
-        elif known != about:
-            raise DataError(
-                f"the sweep {name} was begun with another file or seed; give another --name"
-            )
+        elif not resume or known != about:
+            how = "with another file or seed;" if resume else "before; go on with --resume, or"
+            raise DataError(f"the sweep {name} was begun {how} give another --name")
 
     def trials(self) -> list[Trial]:
         """All trials in order. One that a kill has ended is still running."""
@@ -107,28 +101,19 @@ class Study:
     def draw(self) -> Trial | None:
         """Choose the next trial, and note it as running; None when a grid has come to its end."""
         study, search = self._open(), self._search
-        number = len(study.trials) + 1
-        domains = {name: _domain(space) for name, space in search.parameters.items()}
-        params: dict[str, Any] = {}
-        if search.method == "grid":
-            assignments = search.cell(number - 1)
-        else:
-            kind = TPESampler if search.method == "bayes" else RandomSampler
-            sampler = kind(seed=(self._seed + number) % 2**32)
-            fresh = optuna.create_study(sampler=sampler, direction=search.metric.goal)
-            fresh.add_trials(study.trials)
-            params = fresh.ask(domains).params
-            assignments = {name: _value(search.parameters[name], params[name]) for name in params}
-        if assignments is None:
+        kind, seed = TPESampler if search.method == "bayes" else RandomSampler, self._seed
+        sampler = kind(seed=(seed + len(study.trials) + 1) % 2**32)
+        fresh = optuna.create_study(sampler=sampler, direction=search.metric.goal)
+        fresh.add_trials(study.trials)
+        spaces = search.parameters if search.method != "grid" else {}
+        asked = fresh.ask({name: _domain(space) for name, space in spaces.items()})
+        found = {name: space.value_of(asked.params[name]) for name, space in spaces.items()}
+        if (assignments := found or search.cell(asked.number)) is None:
             return None
-        trial = Trial(number, f"{search.name}-{number:03d}", assignments)
-        running = create_trial(
-            state=TrialState.RUNNING,
-            params=params,
-            distributions={name: domains[name] for name in params},
-            user_attrs={"name": trial.name, "assignments": assignments},
-        )
-        study.add_trial(running)
+        trial = Trial(asked.number + 1, f"{search.name}-{asked.number + 1:03d}", assignments)
+        asked.set_user_attr("name", trial.name)
+        asked.set_user_attr("assignments", assignments)
+        study.add_trial(fresh.trials[-1])  # one line of the file: a kill leaves all of it or none
         return trial
 
     def end(self, trial: Trial) -> None:
@@ -145,16 +130,10 @@ class Study:
         return JournalStorage(JournalFileBackend(str(self._file)))
 
 
-def _domain(space: Space) -> BaseDistribution:
-    """Where Optuna draws: numbers of values, whole numbers, or shares of W&B's distribution."""
-    if space.kind in ("categorical", "constant"):
-        return CategoricalDistribution(range(len(space.grid)))
+def _domain(space: Space) -> distributions.BaseDistribution:
+    """Where Optuna draws: places in a list, whole numbers, or shares of W&B's distribution."""
+    if space.listed:
+        return distributions.CategoricalDistribution(range(len(space.listed)))
     if space.kind == "int_uniform":
-        return IntDistribution(int(space.min), int(space.max))
-    return FloatDistribution(0, 1)
-
-
-def _value(space: Space, drawn: Any) -> Any:
-    if space.kind == "int_uniform":
-        return drawn
-    return space.grid[drawn] if space.kind in ("categorical", "constant") else space.at(drawn)
+        return distributions.IntDistribution(int(space.min), int(space.max))
+    return distributions.FloatDistribution(0, 1)
