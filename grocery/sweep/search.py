@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from scipy.special import betaincinv
@@ -19,11 +19,6 @@ from grocery.core.documents import Section, read_document
 from grocery.core.errors import ParamsError
 from grocery.settings import load, with_values
 from grocery.sweep.hyperband import Hyperband
-
-Number = int | float
-
-# What training reports at each step, and so may be the metric before anything has been trained.
-STEPS = ("val_accuracy", "residual", "pseudo_labels")
 
 # The keys of W&B's distributions that have bounds. Without a name the first that fits is meant.
 _LINES = ["uniform", "log_uniform", "inv_log_uniform"]
@@ -46,12 +41,12 @@ class Space(Section):
     distribution: str = ""
     value: Any = None
     values: list[Any] = Field([], min_length=1)
-    probabilities: list[float] = Field([], min_length=1)
-    min: Number = 0
-    max: Number = 0
+    probabilities: list[Annotated[float, Field(ge=0)]] = Field([], min_length=1)
+    min: int | float = 0
+    max: int | float = 0
     a: float = Field(1, gt=0)
     b: float = Field(1, gt=0)
-    q: Number = Field(1, gt=0)
+    q: int | float = Field(1, gt=0)
 
     @cached_property
     def kind(self) -> str:
@@ -73,9 +68,8 @@ class Space(Section):
             raise ValueError(f"min {self.min} is not less than max {self.max}")
         if "log_uniform_values" in self.kind and self.min <= 0:
             raise ValueError("its min should be greater than 0, for there are logarithms")
-        shares = self.probabilities or [1.0]
-        fit = len(shares) == len(self.values) or not self.probabilities
-        if not fit or min(shares) < 0 or not math.isclose(sum(shares), 1):
+        shares = self.probabilities
+        if shares and (len(shares), round(sum(shares), 8)) != (len(self.values), 1):
             raise ValueError("each value should have a probability, and their sum should be 1")
         return self
 
@@ -187,13 +181,13 @@ def read_search(path: Path, root: Path) -> Search:
     trained = {}
     with suppress(OSError, ValueError):
         trained = json.loads((root / "metrics/train.json").read_bytes())
-    metrics = {*STEPS, *(name for name, value in trained.items() if isinstance(value, Number))}
+    # What training reports at each step is known before anything has been trained.
+    metrics = {"val_accuracy", "residual", "pseudo_labels"}
+    metrics |= {name for name, value in trained.items() if isinstance(value, int | float)}
     try:
         if (metric := search.metric.name) not in metrics:
-            known = ", ".join(sorted(metrics))
-            raise ParamsError(
-                f"metric.name is {metric!r}, which no stage writes; there are {known}"
-            )
+            known = f"which no stage writes; there are {', '.join(sorted(metrics))}"
+            raise ParamsError(f"metric.name is {metric!r}, {known}")
         for name, space in search.parameters.items():
             for value in space.extremes:
                 with_values(params, {name: value})

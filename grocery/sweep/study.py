@@ -65,8 +65,8 @@ class Study:
         """
         name = self._search.name
         if self._file.is_file():
-            data = self._file.read_bytes()
-            write_bytes(self._file, data[: data.rfind(b"\n") + 1])  # a kill may cut off a line
+            if not (data := self._file.read_bytes()).endswith(b"\n"):  # cut off by a kill
+                write_bytes(self._file, data[: data.rfind(b"\n") + 1])
         elif older := [each for each in taken if re.fullmatch(rf"{name}-\d+", each)]:
             raise DataError(
                 f"{older[0]} is an experiment of an earlier sweep; give another --name, or remove "
@@ -101,8 +101,8 @@ class Study:
     def draw(self) -> Trial | None:
         """Choose the next trial, and note it as running; None when a grid has come to its end."""
         study, search = self._open(), self._search
-        kind, seed = TPESampler if search.method == "bayes" else RandomSampler, self._seed
-        sampler = kind(seed=(seed + len(study.trials) + 1) % 2**32)
+        kind = TPESampler if search.method == "bayes" else RandomSampler
+        sampler = kind(seed=(self._seed + len(study.trials) + 1) % 2**32)
         fresh = optuna.create_study(sampler=sampler, direction=search.metric.goal)
         fresh.add_trials(study.trials)
         spaces = search.parameters if search.method != "grid" else {}
