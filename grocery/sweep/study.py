@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import optuna
 from optuna import distributions
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from grocery.core.errors import DataError
 from grocery.core.files import write_bytes
@@ -104,7 +105,7 @@ class Study:
         kind = TPESampler if search.method == "bayes" else RandomSampler
         sampler = kind(seed=(self._seed + len(study.trials) + 1) % 2**32)
         fresh = optuna.create_study(sampler=sampler, direction=search.metric.goal)
-        fresh.add_trials(study.trials)
+        fresh.add_trials(self._judged(study))
         spaces = search.parameters if search.method != "grid" else {}
         asked = fresh.ask({name: _domain(space) for name, space in spaces.items()})
         found = {name: space.value_of(asked.params[name]) for name, space in spaces.items()}
@@ -115,6 +116,22 @@ class Study:
         asked.set_user_attr("assignments", assignments)
         study.add_trial(fresh.trials[-1])  # one line of the file: a kill leaves all of it or none
         return trial
+
+    def _judged(self, study: optuna.Study) -> list[FrozenTrial]:
+        """The trials as the search looks at them.
+
+        Optuna takes one that was stopped for worse than all that finished, however poor; so those
+        that have one step, and are never stopped, would win. It counts by its last step instead,
+        which is the graph's and not the model's, and so by no more than the middle of the finished.
+        """
+        trials, sign = study.trials, self._search.sign
+        finals = [sign * each.value for each in trials if each.value is not None]
+        for each in trials:
+            steps = study.user_attrs.get(each.user_attrs["name"], {}).get("steps")
+            if each.state is TrialState.PRUNED and steps:
+                reached = min([sign * steps[-1], *([median(finals)] if finals else [])])
+                each.state, each.value = TrialState.COMPLETE, sign * reached
+        return trials
 
     def end(self, trial: Trial) -> None:
         """Note what has come of a trial."""
