@@ -523,7 +523,7 @@ def test_the_table_begins_with_the_best_and_ends_with_what_failed(search: Search
     assert [row[2] for row in table[1:]] == ["0.8000", "0.8000", "0.5000", "0.9000", "-"]
     workspace = {"val_accuracy": 0.7, "test_accuracy": 0.65}
     assert sentences(trials, search, 30.0, workspace) == [
-        "5 trials of 46 s, this time in 30 s, 1 stopped, 1 failed",
+        "5 trials of 46 s, 1 stopped, 1 failed; this command took 30 s",
         "stopping early saved about 10 s of trials",
         "best: t-004, val_accuracy 0.8000 (workspace: 0.7000), "
         "test accuracy 0.7900 (workspace: 0.6500)",

@@ -14,8 +14,8 @@ from grocery.registry.records import json_at, params_at
 from grocery.registry.revisions import experiments
 
 
-def recorded(root: Path, name: str, assignments: Mapping[str, Any]) -> dict[str, float] | None:
-    """Metrics of the experiment with this name and these parameters; None without such a name.
+def recorded(root: Path, name: str, assignments: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of the experiment with this name and these parameters; none without it.
 
     Those of the stage evaluate have `test_` before their names.
 
@@ -32,7 +32,7 @@ def recorded(root: Path, name: str, assignments: Mapping[str, Any]) -> dict[str,
             return _metrics(partial(json_at, git, commit))
     if named:
         raise DataError(f"another experiment is called {name}, with other parameters")
-    return None
+    return {}
 
 
 def in_workspace(root: Path) -> dict[str, float]:

@@ -54,7 +54,7 @@ def sentences(
 ) -> list[str]:
     """The account of a sweep: counts, time, what stopping saved, and whether to apply the best.
 
-    The sweep has taken `seconds` this time. The metrics of what is in the `workspace` are named as
+    This command has taken `seconds`. The metrics of what is in the `workspace` are named as
     in `Trial.summary`; there are none before a first run.
     """
     finished, stopped, failed = (
@@ -62,9 +62,8 @@ def sentences(
         for state in ("finished", "stopped", "failed")
     )
     parts = [f"{len(trials)} trials of {sum(trial.seconds for trial in trials):.0f} s"]
-    parts += [f"this time in {seconds:.0f} s"]
     parts += [f"{len(stopped)} stopped"] * bool(stopped) + [f"{len(failed)} failed"] * bool(failed)
-    found = [", ".join(parts)]
+    found = [f"{', '.join(parts)}; this command took {seconds:.0f} s"]
     if stopped:  # as if each had taken as long as the finished ones on average
         saved = sum(max(0.0, mean(finished or [0]) - took) for took in stopped)
         found.append(f"stopping early saved about {saved:.0f} s of trials")

@@ -62,9 +62,10 @@ class Sweep:
 
     def _try(self, trial: Trial, address: str) -> Trial:
         begun, metric = time.monotonic(), self._search.metric.name
+        named = (trial.name, trial.assignments)
         try:
             # It is there already if a kill came between the experiment's end and the note of it.
-            trial.summary = self._measured(trial) or self._experiment(trial, address)
+            trial.summary = recorded(self._root, *named) or self._experiment(trial, address)
             if not math.isfinite(trial.summary.get(metric, math.nan)):
                 raise DataError(f"it has no finite {metric}")
             trial.state = "finished"
@@ -78,9 +79,6 @@ class Sweep:
                 self._study.end(trial)
         return trial
 
-    def _measured(self, trial: Trial) -> dict[str, float]:
-        return recorded(self._root, trial.name, trial.assignments) or {}
-
     def _experiment(self, trial: Trial, address: str) -> dict[str, float]:
         own = {ADDRESS: address, TRIAL: trial.name, "WANDB_RUN_GROUP": self._search.name}
         process = Experiment(self._root, trial.name, trial.assignments, os.environ | own)
@@ -93,7 +91,7 @@ class Sweep:
             raise Stopped(process.reason)
         if code:
             raise GroceryError(process.reason)
-        return self._measured(trial)
+        return recorded(self._root, trial.name, trial.assignments)
 
     def _on_step(self, name: str, values: dict[str, float]) -> bool:
         """Note a step of a trial, and say whether it is to stop."""
