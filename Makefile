@@ -11,7 +11,7 @@ help:            ## list the targets
 repro: $(VENV)/.run            ## set up, then run the pipeline on the embedded dataset
 	$(BIN)/dvc repro
 
-extras: $(VENV)/.extras            ## set up, then install what is optional: S3, ONNX, FAISS, Dask, sweeps
+extras: $(VENV)/.extras            ## set up, then install what is optional: S3, ONNX, FAISS, Dask
 
 test:            ## set up, then lint, check types and run every test but the long ones
 	$(MAKE) --jobs 2 $(VENV)/.dev debian
@@ -42,16 +42,13 @@ $(VENV)/.run: requirements.lock pyproject.toml | $(BIN)/python
 	$(ITSELF)
 	@touch $@
 
-# The second line installs its packages and no others: sweeps asks for a numpy that it does not need.
-$(VENV)/.extras: requirements-extras.lock requirements-sweep.lock pyproject.toml | $(BIN)/python
+$(VENV)/.extras: requirements-extras.lock pyproject.toml | $(BIN)/python
 	$(INSTALL) -r requirements-extras.lock
-	$(INSTALL) --no-deps -r requirements-sweep.lock
 	$(ITSELF)
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.dev: requirements-dev.lock requirements-sweep.lock pyproject.toml | $(BIN)/python
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	$(INSTALL) -r requirements-dev.lock
-	$(INSTALL) --no-deps -r requirements-sweep.lock
 	$(ITSELF)
 	@touch $@ $(VENV)/.run $(VENV)/.extras
 
@@ -73,7 +70,6 @@ lock:            ## resolve pyproject.toml again (needs uv), and note what compu
 	$(LOCK) pyproject.toml --group build -o requirements.lock
 	$(LOCK) pyproject.toml --all-extras --group build -c requirements.lock -o requirements-extras.lock
 	$(LOCK) pyproject.toml --all-extras --group dev -c requirements-extras.lock -o requirements-dev.lock
-	$(LOCK) --group sweep -c requirements-extras.lock -o requirements-sweep.lock
 	@echo '# Written by `make lock`: the libraries that compute what the stages write.' > libraries.yaml
 	sed -nE 's/^($(NUMERIC))==([^ ]+).*/\1: "\2"/p' requirements-extras.lock >> libraries.yaml
 

@@ -23,6 +23,8 @@ from workspace import restored, set_parameters
 
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import ParamsError
+from grocery.sweep.search import read_search
+from grocery.sweep.study import Study
 
 NAME = "benchmark-of-sweeps"
 
@@ -37,7 +39,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         sweep = timed(*sweep_command(folder, arguments.count, arguments.jobs))
-        trials = finished(folder / "trials.jsonl")
+        trials = finished(folder)
     finally:
         remove_experiments()
         shutil.rmtree(folder, ignore_errors=True)
@@ -59,11 +61,11 @@ def sweep_command(folder: Path, count: int, jobs: int) -> list[str]:
     """The sweep of the project's file, without early termination."""
     config: dict[str, Any] = parse_yaml(Path("sweep.yaml").read_bytes(), "sweep.yaml", ParamsError)
     del config["early_terminate"]
+    config["name"] = NAME
     folder.parent.mkdir(exist_ok=True)
     file = folder.parent / f"{NAME}.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
-    options = ["--name", NAME, "--count", str(count), "--jobs", str(jobs)]
-    return ["grocery", "sweep", str(file), *options]
+    return ["grocery", "sweep", str(file), "--count", str(count), "--jobs", str(jobs)]
 
 
 def timed(*command: str) -> float:
@@ -75,10 +77,11 @@ def timed(*command: str) -> float:
     return time.perf_counter() - begun
 
 
-def finished(journal: Path) -> list[dict[str, Any]]:
+def finished(folder: Path) -> list[dict[str, Any]]:
     """Parameters of the trials that finished."""
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    return [line["assignments"] for line in lines if line.get("state") == "finished"]
+    search = read_search(folder.parent / f"{NAME}.yaml", Path())
+    trials = Study(folder / "journal.log", search, 0).trials()
+    return [trial.assignments for trial in trials if trial.state == "finished"]
 
 
 def remove_experiments() -> None:

@@ -33,8 +33,8 @@ from grocery.core.errors import one_sentence, printable
 from grocery.core.files import replacing
 from grocery.core.libraries import check_installed
 from grocery.core.stage import Report, read_by, written_by
+from grocery.experiment.steering import Steering
 from grocery.settings import Params, load
-from grocery.sweep.steering import Steering
 from grocery.tracking import shown
 from grocery.tracking.artifacts import OUTPUTS
 from grocery.tracking.run import StageRun, stage_run
@@ -68,11 +68,10 @@ def run(stage: str, params: Params) -> dict[str, Any]:
         )
         if stage in shown.SHOWN
         else nullcontext(StageRun(None)) as tracked,
-        Steering() as steering,
         opened(params.compute),
         action_cache.remembering(_memory()),
     ):
-        result = call(module, section, paths, Speaker(stage, tracked, steering))
+        result = call(module, section, paths, Speaker(stage, tracked, Steering()))
         if stage in shown.SHOWN:
             shown.show(stage, tracked, paths, section, result)
     print(said.line(stage, paths, result))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from grocery.core.documents import Section, read_document
-from grocery.core.errors import ParamsError
+from grocery.core.errors import ParamsError, meant
 from grocery.core.params import (
     DataParams,
     EvaluateParams,
@@ -28,6 +29,9 @@ ADDRESSES = {
     "local": (r"", "empty"),
     "dask": (rf"(?:tcp|tls)://{_HOST}", "like tcp://10.0.0.1:8786"),
 }
+
+# Sections whose values change a trial's model.
+SEARCHED = ("data", "prepare", "featurize", "train")
 
 
 class ComputeParams(Section):
@@ -86,3 +90,34 @@ class Params(Section):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check a params file; a ParamsError names the key, its value and what is allowed."""
     return read_document(path, Params, ParamsError)
+
+
+def with_values(params: Params, assignments: Mapping[str, Any]) -> Params:
+    """Parameters with some values changed, by dotted name, and checked.
+
+    Raises
+    ------
+    ParamsError
+        When a name is unknown, belongs to nothing that makes a model, or a value is not allowed.
+    """
+    document = params.model_dump(by_alias=True)
+    for name, value in assignments.items():
+        *sections, key = name.split(".")
+        place: Any = document
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        known = place if isinstance(place, dict) else {}
+        if not sections or sections[0] not in SEARCHED or key not in known:
+            near = meant(key, known) or meant(name.partition(".")[0], SEARCHED)
+            raise ParamsError(
+                f"{name} is no parameter that makes a model{near}; see the sections "
+                f"{', '.join(SEARCHED)} of params.yaml"
+            )
+        place[key] = value
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key = ".".join(str(part) for part in detail["loc"]) or "params.yaml"
+        reason = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        raise ParamsError(f"{key} may be {detail['input']!r:.80}, but {reason}") from None

@@ -24,9 +24,8 @@ from grocery.core.errors import DataError, GroceryError, ParamsError
 from grocery.data.sources import open_source
 from grocery.inbox.history import History
 from grocery.registry.state import State
-from grocery.settings import load
+from grocery.settings import load, with_values
 from grocery.shards import read_columns, write_table
-from grocery.sweep.search import with_values
 from grocery.synthetic.recipe import load_recipe
 from registry_project import Said, grocery
 from samples import jpeg, picture, put

@@ -18,7 +18,7 @@ import yaml
 from conftest import ROOT, Project, environment
 from grocery.cli.trial import parse_assignments
 from grocery.core.errors import ParamsError
-from grocery.sweep.process import Experiment, as_override
+from grocery.experiment.process import Experiment, as_override
 from grocery.tracking.sync import waiting_runs
 from registry_project import grocery
 from running import processes, wait_for

@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from grocery.cli.command import argument, command
@@ -28,8 +27,8 @@ from grocery.cli.terminal import count, table
     argument("--resume", action="store_true", help="go on with what was begun"),
 )
 def sweep(arguments: argparse.Namespace) -> None:
-    """Read a W&B sweep file and run its trials here, with W&B's own search engine. Each
-    trial is a DVC experiment, NAME-001 and so on, and its runs are grouped in W&B.
+    """Read a W&B sweep file and run its trials here; Optuna chooses their parameters.
+    Each trial is a DVC experiment, NAME-001 and so on, and its runs are grouped in W&B.
     Trials that the file's early_terminate gives up are stopped at that step; one that
     fails is noted, and the sweep goes on.
 
@@ -41,13 +40,16 @@ def sweep(arguments: argparse.Namespace) -> None:
       grocery sweep sweep.yaml --count 40 --resume     twenty more
       dvc exp apply learner-007                        take the best one
     """
-    from grocery.core.errors import DataError, ParamsError
+    from grocery.core.errors import ParamsError
     from grocery.core.files import write_bytes
+    from grocery.experiment.results import in_workspace
     from grocery.parallel import progress
-    from grocery.sweep.journal import Journal, Trial
+    from grocery.registry.git import Git
+    from grocery.registry.revisions import experiments
     from grocery.sweep.report import page, rows, sentences
-    from grocery.sweep.run import Sweep, workspace_summary
+    from grocery.sweep.run import Sweep
     from grocery.sweep.search import read_search
+    from grocery.sweep.study import Study
     from grocery.tracking.provenance import dvc_root
 
     root = dvc_root()
@@ -57,26 +59,12 @@ def sweep(arguments: argparse.Namespace) -> None:
         raise ParamsError(
             f"a sweep cannot be called {name!r}; use letters, digits, dashes and underscores"
         )
-    search = replace(search, name=name)
-    folder = root / "sweeps" / name
-    journal = Journal(folder / "trials.jsonl")
-    about = {"config": dict(search.config), "seed": arguments.seed}
-    trials: list[Trial] = []
-    if not journal.file.is_file():
-        journal.begin(about)
-    elif not arguments.resume:
-        raise DataError(
-            f"the sweep {name} was begun before; go on with --resume, or give another --name"
-        )
-    else:
-        known, trials = journal.read()
-        if known != about:
-            raise DataError(
-                f"the sweep {name} was begun with another file or seed; give another --name"
-            )
-    sweep = Sweep(search, root, journal, seed=arguments.seed, trials=trials)
+    search, folder = search.model_copy(update={"name": name}), root / "sweeps" / name
+    study = Study(folder / "journal.log", search, arguments.seed)
+    study.begin(resume=arguments.resume, taken=[each.name for each in experiments(Git(root))])
+    sweep = Sweep(search, root, study)
+    done = sum(trial.state != "running" for trial in sweep.trials)
     begun = time.monotonic()
-    done = sum(trial.state != "running" for trial in trials)
     try:
         ended = sweep.run(arguments.count, jobs=arguments.jobs)
         for trial in progress(ended, title=f"sweep {name}", total=max(0, arguments.count - done)):
@@ -86,8 +74,8 @@ def sweep(arguments: argparse.Namespace) -> None:
         print("what has been found is noted; go on with --resume", file=sys.stderr)
         raise
     finally:
-        seconds, workspace = time.monotonic() - begun, workspace_summary(root)
-        account = sentences(sweep.trials, search, seconds, before=done, workspace=workspace)
+        seconds, workspace = time.monotonic() - begun, in_workspace(root)
+        account = sentences(sweep.trials, search, seconds, workspace)
         write_bytes(folder / "index.html", page(sweep.trials, search, account).encode())
     print(*table(rows(sweep.trials, search)), "", *account, sep="\n")
     print(f"plots: {(folder / 'index.html').relative_to(root)}")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from grocery.core.errors import GroceryError, ParamsError
 
 if TYPE_CHECKING:
+    from grocery.experiment.process import Experiment
     from grocery.settings import Params
-    from grocery.sweep.process import Experiment
     from grocery.tracking.sweep_run import SweepRun
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -59,9 +59,8 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     from secrets import token_hex
 
-    from grocery.settings import load
-    from grocery.sweep.process import Experiment
-    from grocery.sweep.search import with_values
+    from grocery.experiment.process import Experiment
+    from grocery.settings import load, with_values
     from grocery.tracking.provenance import dvc_root
     from grocery.tracking.run import STOPPED
     from grocery.tracking.sweep_run import handed_out

@@ -1,1 +1,5 @@
-"""Sweeps without a server: W&B's search engine, DVC's experiments, and a journal between them."""
+"""Sweeps without a server: a file of W&B's, Optuna's search, and DVC's experiments."""
+
+from grocery.core.pin import pin
+
+pin()  # before numpy is loaded: on another processor the search would draw other values

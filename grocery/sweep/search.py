@@ -1,123 +1,170 @@
-"""What is searched and how: a W&B sweep file, and W&B's own engine (the package ``sweeps``)."""
+"""What is searched and how: a sweep file of W&B's, as it stands."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import random
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, model_validator
+from scipy.special import betaincinv
 
-from grocery.core.documents import parse_yaml
-from grocery.core.errors import ParamsError, meant
-from grocery.settings import Params, load
+from grocery.core.documents import Section, read_document
+from grocery.core.errors import ParamsError
+from grocery.settings import load, with_values
+from grocery.sweep.hyperband import Hyperband
 
-METHODS = ("bayes", "random", "grid")
-# Sections of params.yaml whose values change a trial's model.
-SECTIONS = ("data", "prepare", "featurize", "train")
-# What training reports at each step.
-STEPS = ("val_accuracy", "residual", "pseudo_labels")
-
-
-def engine() -> ModuleType:
-    """W&B's search engine.
-
-    Raises
-    ------
-    ParamsError
-        When it is not installed.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # it has a word of pydantic 1 in it
-            return importlib.import_module("sweeps")
-    except ImportError as error:
-        raise ParamsError(
-            f"W&B's search engine is not installed ({error}); `make extras` installs it"
-        ) from None
+# The keys of W&B's distributions that have bounds. Without a name the first that fits is meant.
+_LINES = ["uniform", "log_uniform", "inv_log_uniform"]
+_LINES += ["log_uniform_values", "inv_log_uniform_values"]
+_KEYS = {
+    "constant": {"value"},
+    "categorical": {"values"},
+    "categorical_w_probabilities": {"values", "probabilities"},
+    "int_uniform": {"min", "max"},
+    **{name: {"min", "max"} for name in _LINES},
+    **{f"q_{name}": {"min", "max", "q"} for name in _LINES},
+    "beta": {"a", "b"},
+    "q_beta": {"a", "b", "q"},
+}
 
 
-@dataclass(frozen=True)
-class Search:
-    """A checked sweep file; `config` is what W&B reads."""
+class Space(Section):
+    """The values of one parameter; W&B's documentation says what the keys mean."""
 
-    name: str
-    config: Mapping[str, Any]
+    distribution: str = ""
+    value: Any = None
+    values: list[Any] = Field([], min_length=1)
+    probabilities: list[Annotated[float, Field(ge=0)]] = Field([], min_length=1)
+    min: int | float = 0
+    max: int | float = 0
+    a: float = Field(1, gt=0)
+    b: float = Field(1, gt=0)
+    q: int | float = Field(1, gt=0)
+
+    @cached_property
+    def kind(self) -> str:
+        """W&B's name of the distribution; empty for one without bounds."""
+        given = self.model_fields_set - {"distribution"}
+        for name in [self.distribution] if self.distribution else _KEYS:
+            keys = _KEYS.get(name, {""})
+            whole = name != "int_uniform" or isinstance(self.min + self.max, int)
+            if whole and keys - {"a", "b", "q"} <= given <= keys:
+                return name
+        return ""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if not self.kind:
+            bounded = "no distribution of W&B's that has bounds"
+            raise ValueError(f"its keys fit {bounded}; give a value, values, or min and max")
+        if "min" in _KEYS[self.kind] and self.min >= self.max:
+            raise ValueError(f"min {self.min} is not less than max {self.max}")
+        if "log_uniform_values" in self.kind and self.min <= 0:
+            raise ValueError("its min should be greater than 0, for there are logarithms")
+        shares = self.probabilities
+        if shares and (len(shares), round(sum(shares), 8)) != (len(self.values), 1):
+            raise ValueError("each value should have a probability, and their sum should be 1")
+        return self
+
+    @cached_property
+    def listed(self) -> list[Any]:
+        """All values, each once, where a list of them is what is searched; else nothing."""
+        values = [self.value] if self.kind == "constant" else self.values
+        different = {json.dumps(value, default=str): value for value in values}
+        return [] if self.probabilities else [*different.values()]
+
+    @cached_property
+    def grid(self) -> Sequence[Any]:
+        """All values, if there is an end to them; else nothing."""
+        if self.kind == "int_uniform":
+            return range(int(self.min), int(self.max) + 1)
+        if self.kind == "q_uniform":
+            return [self.min + k * self.q for k in range(math.ceil((self.max - self.min) / self.q))]
+        return self.listed
 
     @property
-    def metric(self) -> str:
-        """Name of the metric that is optimised."""
-        return str(self.config["metric"]["name"])
+    def extremes(self) -> Sequence[Any]:
+        """Values that show whether all of them are allowed."""
+        ends = (self.min, self.max) if self.kind == "int_uniform" else (0, 1, 0.5)
+        return self.listed or self.values or [*map(self.value_of, ends)]
+
+    def value_of(self, drawn: Any) -> Any:
+        """The value for what was drawn: a place in the list, a whole number, or a share of 1.
+
+        It is the value below which this share of W&B's draws lies.
+        """
+        if self.listed or self.kind == "int_uniform":
+            return self.listed[drawn] if self.listed else drawn
+        if self.probabilities:
+            place = bisect([*accumulate(self.probabilities)], drawn)
+            return self.values[min(place, len(self.values) - 1)]
+        low, high, line = self.min, self.max, self.kind.removeprefix("q_")
+        if "values" in line:
+            low, high = math.log(low), math.log(high)
+        elif "inv" in line:
+            low, high = -high, -low
+        found = betaincinv(self.a, self.b, drawn) if line == "beta" else low + drawn * (high - low)
+        if "log" in line:
+            found = math.exp(min(found, 709))  # the largest that is finite
+        if line == "uniform" or "values" in line:
+            found = min(max(found, self.min), self.max)
+        return float(found) if line == self.kind else round(found / self.q) * self.q
+
+
+class Metric(Section):
+    """What is optimised. The keys beside name and goal are for W&B's server."""
+
+    name: str
+    goal: Literal["minimize", "maximize"] = "minimize"
+    target: Any = None
+    impute: Any = None
+    impute_while_running: Any = None
+
+
+class Search(Section):
+    """A sweep file. The keys below `early_terminate` are for W&B's server and its agents."""
+
+    name: str = ""
+    method: Literal["bayes", "random", "grid"]
+    metric: Metric
+    parameters: dict[str, Space] = Field(min_length=1)
+    early_terminate: Hyperband | None = None
+    project: Any = None
+    entity: Any = None
+    description: Any = None
+    program: Any = None
+    command: Any = None
+    run_cap: Any = None
+    controller: Any = None
+    kind: Any = None
+    apiVersion: Any = None
 
     @property
     def sign(self) -> int:
         """1 when more is better, -1 when less is."""
-        return -1 if self.config["metric"].get("goal", "minimize") == "minimize" else 1
+        return 1 if self.metric.goal == "maximize" else -1
 
-    @property
-    def parameters(self) -> list[str]:
-        """Dotted names of the parameters that are searched."""
-        return list(self.config["parameters"])
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.method == "grid":
+            for name in (name for name, space in self.parameters.items() if not space.grid):
+                raise ValueError(f"a grid needs values of {name}, or whole numbers as bounds")
+        return self
 
-    @cached_property
-    def _engine(self) -> ModuleType:
-        module = engine()
-        # At its first call it imports what draws random numbers itself: not after a seed is set.
-        module.next_run(dict(self.config), [])
-        return module
-
-    def next(self, runs: Sequence[Any], seed: int) -> dict[str, Any] | None:
-        """The parameters of the next trial; None when a grid is exhausted.
-
-        Parameters
-        ----------
-        runs
-            The trials so far, as `run` makes them, running ones too.
-        seed
-            Of the engine's draws: equal runs and seeds give equal parameters.
-        """
-        engine = self._engine
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # what the engine draws from
-        # Of scikit-learn's Gaussian process, for a person.
-        with warnings.catch_warnings(action="ignore"):
-            found = engine.next_run(dict(self.config), list(runs))
-        if found is None:
-            return None
-        values = {name: item["value"] for name, item in found.config.items()}
-        # The engine also gives numpy's numbers.
-        return {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
-
-    def run(
-        self,
-        name: str,
-        assignments: Mapping[str, Any],
-        state: str,
-        history: Sequence[Mapping[str, float]],
-        summary: Mapping[str, Any],
-    ) -> Any:
-        """A trial in the engine's terms; for it one that was stopped has finished."""
-        return self._engine.SweepRun(
-            name=name,
-            state="finished" if state == "stopped" else state,
-            config={key: {"value": value} for key, value in assignments.items()},
-            history=[dict(step) for step in history],
-            summary_metrics=dict(summary),
-        )
-
-    def to_stop(self, runs: Sequence[Any]) -> set[str]:
-        """Names of the running trials that the file says to stop."""
-        if "early_terminate" not in self.config:
-            return set()
-        return {run.name for run in self._engine.stop_runs(dict(self.config), list(runs))}
+    def cell(self, number: int) -> dict[str, Any] | None:
+        """The values of a grid's trial, whose number is counted from 0; None after the last."""
+        found = {}
+        for name, space in sorted(self.parameters.items(), reverse=True):
+            number, place = divmod(number, len(space.grid))
+            found[name] = space.grid[place]
+        return None if number else found
 
 
 def read_search(path: Path, root: Path) -> Search:
@@ -130,106 +177,20 @@ def read_search(path: Path, root: Path) -> Search:
     ParamsError
         One sentence that says what, where and what is allowed.
     """
+    search, params = read_document(path, Search, ParamsError), load(root / "params.yaml")
+    trained = {}
+    with suppress(OSError, ValueError):
+        trained = json.loads((root / "metrics/train.json").read_bytes())
+    # What training reports at each step is known before anything has been trained.
+    metrics = {"val_accuracy", "residual", "pseudo_labels"}
+    metrics |= {name for name, value in trained.items() if isinstance(value, int | float)}
     try:
-        config = parse_yaml(path.read_bytes(), str(path), ParamsError)
-    except OSError as error:
-        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
-    if not isinstance(config, dict):
-        raise ParamsError(f"{path} holds no sweep: it should be a mapping with method, metric ...")
-    params = load(root / "params.yaml")
-    try:
-        _check(config, _metrics(root), params)
+        if (metric := search.metric.name) not in metrics:
+            known = f"which no stage writes; there are {', '.join(sorted(metrics))}"
+            raise ParamsError(f"metric.name is {metric!r}, {known}")
+        for name, space in search.parameters.items():
+            for value in space.extremes:
+                with_values(params, {name: value})
     except ParamsError as error:
         raise ParamsError(f"{path}: {error}") from None
-    return Search(str(config.get("name") or path.stem), config)
-
-
-def _check(config: Mapping[str, Any], metrics: Collection[str], params: Params) -> None:
-    if (method := config.get("method")) not in METHODS:
-        raise ParamsError(f"method is {method!r}, but it should be {', '.join(METHODS)}")
-    if violation := _violation(config):
-        raise ParamsError(violation)
-    if (metric := config.get("metric", {}).get("name")) not in metrics:
-        known = ", ".join(sorted(metrics))
-        raise ParamsError(f"metric.name is {metric!r}, which no stage writes; there are {known}")
-    for name, space in config["parameters"].items():
-        for value in _extremes(name, space):
-            with_values(params, {name: value})
-
-
-def _violation(config: Mapping[str, Any]) -> str | None:
-    """What W&B's own schema of sweep files has against this one, if anything, and where."""
-    module = engine()
-    from jsonschema.exceptions import best_match  # a requirement of the engine's
-
-    error = best_match(module.config.schema.validator.iter_errors(config))
-    if error is not None:
-        place = ".".join(str(part) for part in error.absolute_path)
-        said = " or ".join(dict.fromkeys(part.message for part in error.context)) or error.message
-        return f"{place}: {said}" if place else said
-    try:
-        violations = module.schema_violations_from_proposed_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError) as failure:
-        violations = [str(failure)]
-    return "; ".join(violations) or None
-
-
-def _metrics(root: Path) -> set[str]:
-    """Names of the metrics that the stage train writes, as its last run tells."""
-    try:
-        trained = json.loads((root / "metrics/train.json").read_bytes())
-    except (OSError, ValueError):
-        trained = {}
-    return {*STEPS, *(name for name, value in trained.items() if isinstance(value, int | float))}
-
-
-def with_values(params: Params, assignments: Mapping[str, Any]) -> Params:
-    """Parameters with some values changed, checked.
-
-    Raises
-    ------
-    ParamsError
-        When a name is unknown, belongs to nothing that makes a model, or a value is not allowed.
-    """
-    document = params.model_dump(by_alias=True)
-    for name, value in assignments.items():
-        *sections, key = name.split(".")
-        place: Any = document
-        for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
-        known = place if isinstance(place, dict) else {}
-        if not sections or sections[0] not in SECTIONS or key not in known:
-            near = meant(key, known) or meant(name.partition(".")[0], SECTIONS)
-            raise ParamsError(
-                f"{name} is no parameter that makes a model{near}; see the sections "
-                f"{', '.join(SECTIONS)} of params.yaml"
-            )
-        place[key] = value
-    try:
-        return Params.model_validate(document)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(str(part) for part in detail["loc"]) or "params.yaml"
-        reason = detail["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        raise ParamsError(f"{key} may be {detail['input']!r:.80}, but {reason}") from None
-
-
-def _extremes(name: str, space: Mapping[str, Any]) -> Iterator[Any]:
-    """Values of a parameter that show whether all of its values are allowed."""
-    if "value" in space or "values" in space:
-        yield from [space["value"]] if "value" in space else space["values"]
-        return
-    if "min" not in space or "max" not in space:
-        raise ParamsError(f"{name} has no bounds; give values, or min and max")
-    low, high = space["min"], space["max"]
-    whole = isinstance(low, int) and isinstance(high, int)
-    distribution = space.get("distribution") or ("int_uniform" if whole else "uniform")
-    if distribution.removeprefix("q_") in ("log_uniform", "inv_log_uniform"):
-        low, high = math.exp(low), math.exp(high)
-    q = space.get("q", 1) if distribution.startswith("q_") else None
-    if distribution == "int_uniform":
-        yield from (low, high)
-    elif isinstance(q, int):  # rounded to whole numbers, which W&B gives as such
-        yield from (round(low / q) * q, round(high / q) * q)
-    else:
-        yield from (float(low), float(high), (float(low) + float(high)) / 2)
+    return search if search.name else search.model_copy(update={"name": path.stem})

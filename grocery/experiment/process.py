@@ -1,4 +1,4 @@
-"""One trial as a DVC experiment of its own, with all processes that belong to it."""
+"""A DVC experiment of its own, with all processes that belong to it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from grocery.core.errors import printable
-from grocery.sweep import guard
+from grocery.experiment import guard
 
-TARGET = "evaluate"  # the stage that a trial ends with; those after it judge a release
+TARGET = "evaluate"  # the stage that it ends with; those after it judge a release
 
 
 class Experiment:
     """A `dvc exp run --temp` that has been started.
 
     It runs in a temporary folder of DVC's, beside others. It never outlives this process, however
-    that ends, and leaves nothing behind when it is ended (see `grocery.sweep.guard`).
+    that ends, and leaves nothing behind when it is ended (see `grocery.experiment.guard`).
 
     Parameters
     ----------
@@ -48,18 +48,17 @@ class Experiment:
         *,
         show: bool = False,
     ) -> None:
-        self.reason = ""
-        self._show = show
-        self._ended = False
-        sets = [f"--set-param={key}={as_override(value)}" for key, value in assignments.items()]
+        self.reason, self._show, self._ended = "", show, False
         lock = root / ".dvc" / "tmp" / "experiments.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         path = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         # -I and -S: the guard needs nothing that is installed, and starts in no time.
-        watcher = [sys.executable, "-I", "-S", guard.__file__, str(lock), name]
-        dvc = [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
+        command = [sys.executable, "-I", "-S", guard.__file__, str(lock), name]
+        command += [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
+        command += [f"--name={name}", TARGET]
+        command += [f"--set-param={key}={as_override(value)}" for key, value in assignments.items()]
         self._process = subprocess.Popen(
-            [*watcher, *dvc, f"--name={name}", TARGET, *sets],
+            command,
             cwd=root,
             env={**environment, "PATH": os.pathsep.join(path)},
             stdin=subprocess.PIPE,

@@ -13,7 +13,7 @@ import socket
 import socketserver
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -25,18 +25,11 @@ TRIAL = "GROCERY_TRIAL"
 _PATIENCE = 10.0  # longest wait for an answer, in seconds
 
 
-class Steering(ExitStack):
-    """The stage's end of the line; a context manager."""
+class Steering:
+    """The stage's end of the line."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._line: socket.socket | None = None
-        if address := os.environ.get(ADDRESS):
-            line = self.enter_context(socket.socket(socket.AF_UNIX))
-            line.settimeout(_PATIENCE)
-            with suppress(OSError):
-                line.connect(address)
-                self._line = line
+        self._address = os.environ.get(ADDRESS)
 
     def step(self, values: Mapping[str, float]) -> None:
         """Report one step.
@@ -46,15 +39,17 @@ class Steering(ExitStack):
         Stopped
             When the trial is to end here.
         """
-        if self._line is None:
+        if self._address is None:
             return
         report = {"trial": os.environ.get(TRIAL), "values": dict(values)}
         try:
-            self._line.sendall(json.dumps(report).encode() + b"\n")
-            answer = self._line.recv(16)
+            with socket.socket(socket.AF_UNIX) as line:
+                line.settimeout(_PATIENCE)
+                line.connect(self._address)
+                line.sendall(json.dumps(report).encode() + b"\n")
+                answer = line.recv(16)
         except OSError:
-            self._line = None
-            self.close()
+            self._address = None  # it is not asked again
             return
         if answer.startswith(b"stop"):
             raise Stopped("stopped early by the sweep; earlier outputs are as they were")
@@ -65,18 +60,17 @@ def listening(on_step: Callable[[str, dict[str, float]], bool]) -> Iterator[str]
     """Hear all trials' steps at a Unix socket, whose path is given, until the block ends.
 
     `on_step` gets a trial's name and the values of its step, and says whether it is to stop. It is
-    called from the threads of the connections.
+    called from several threads.
     """
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            for line in self.rfile:
-                try:
-                    report = json.loads(line)
-                    stop = on_step(str(report["trial"]), dict(report["values"]))
-                except (ValueError, KeyError, TypeError):
-                    return
-                self.wfile.write(b"stop\n" if stop else b"go\n")
+            try:
+                report = json.loads(self.rfile.readline())
+                stop = on_step(str(report["trial"]), dict(report["values"]))
+            except (ValueError, KeyError, TypeError):
+                return
+            self.wfile.write(b"stop\n" if stop else b"go\n")
 
     # Not below the project: the path of a Unix socket has at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="grocery-sweep-") as folder:
