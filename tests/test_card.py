@@ -24,7 +24,8 @@ from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import VersionParams
 from grocery.data.duplicates import perceptual_hash
-from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.core.errors import UnreadableImage
+from grocery.images.decoding import canonical, decode
 from grocery.images.raw import RawImage
 from grocery.parallel import sharing
 from grocery.shards import IMAGE_SCHEMA, shard_paths

@@ -189,8 +189,8 @@ class TestFoldersOfImages:
         limit = yaml.safe_load((built.path / "params.yaml").read_text())["prepare"]["max_pixels"]
         assert said.err.splitlines() == [
             f"unreadable: {first} cannot be read as an image: truncated",
-            f"unreadable: {second} cannot be read as an image: 2,500,000,000 pixels, more than "
-            f"the {limit:,} allowed",
+            f"unreadable: {second} cannot be read as an image: too many pixels: 2,500,000,000; "
+            f"prepare.max_pixels allows {limit:,}",
         ]
 
     def test_a_batch_of_rubbish_is_an_alert(self, built: Project, tmp_path: Path) -> None:

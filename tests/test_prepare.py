@@ -36,6 +36,7 @@ PARAMS = PrepareParams(
     near_duplicate_bits=8,
     max_bad_ratio=0.2,
     max_pixels=1_000_000,
+    max_file_bytes=1_000_000,
 )
 
 
@@ -135,7 +136,7 @@ class TestBadFiles:
             "b/also-empty.jpg": "empty file",
             "b/text.jpg": "not an image of a known format",
             "c/half.jpg": "truncated",
-            "c/huge.png": "1,100,000 pixels, more than the 1,000,000 allowed",
+            "c/huge.png": "too many pixels: 1,100,000; prepare.max_pixels allows 1,000,000",
         }
         assert counts["quarantined"] == 5
         assert counts["duplicates"] == 0

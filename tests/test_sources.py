@@ -142,10 +142,8 @@ class TestFolders:
             (["README.md"], "holds no images"),
             (["x.jpg", "a/1.jpg"], "x.jpg lies in no class"),
             (["train/x.jpg", "test/a/1.jpg"], "x.jpg lies in no class"),
-            (
-                ["train/a/1.jpg", "validation/a/2.jpg"],
-                "'validation/a/2.jpg' must lie in train, val",
-            ),
+            (["train/a/1.jpg", "b/a/2.jpg"], "'b/a/2.jpg' must lie in train, val"),
+            (["training/a/1.jpg", "testing/a/1.jpg"], "testing looks like a split; .* to 'test'"),
             (["train/a/1.jpg", "test/unlabeled/2.jpg"], "2.jpg has no label; test needs one"),
         ],
     )

@@ -21,7 +21,8 @@ from conftest import ROOT
 from grocery.core.errors import DataError
 from grocery.data.duplicates import perceptual_hash
 from grocery.data.near_duplicates import NearDuplicates
-from grocery.images.decoding import UnreadableImage, decode
+from grocery.core.errors import UnreadableImage
+from grocery.images.decoding import decode
 from grocery.settings import load
 from grocery.synthetic.recipe import load_recipe
 from grocery.synthetic.source import DrawnImage, SyntheticSource

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path, PurePosixPath
 
 from grocery.core.errors import DataError
-from grocery.data.folders import INCOMING, RawFolder, walk
+from grocery.data.folders import INCOMING, RawFolder, class_name, files_of
 from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
@@ -30,7 +30,7 @@ class GroceryStoreSource(RawFolder):
             For a line or a name that is not allowed; says where.
         """
         classes = self._classes()
-        files = {path for path in walk(self.folder) if not path.startswith(f"{INCOMING}/")}
+        files = {path for path in files_of(self.folder) if not path.startswith(f"{INCOMING}/")}
         images: dict[str, RawImage] = {}
         for split, name in LISTS.items():
             for number, line in enumerate(_lines(self.folder / name), start=1):
@@ -50,6 +50,13 @@ class GroceryStoreSource(RawFolder):
             raise DataError(f"{self.folder} lists no images")
         return [images[path] for path in sorted(images)]
 
+    def left_out(self) -> dict[str, str]:
+        """What lies in it and is not looked at, by path, and why."""
+        listed = {image.path for image in self.images()} | {CLASSES, *LISTS.values()}
+        found = super().left_out()
+        others = {path for path in files_of(self.folder) if not path.startswith(f"{INCOMING}/")}
+        return found | dict.fromkeys(others - listed, "not listed")
+
     def _classes(self) -> dict[tuple[int, int], tuple[str, str]]:
         """Names of fine and coarse class by their ids."""
         path = self.folder / CLASSES
@@ -63,7 +70,8 @@ class GroceryStoreSource(RawFolder):
             where = f"{path}, line {number}"
             try:
                 ids = int(row["Class ID (int)"]), int(row["Coarse Class ID (int)"])
-                names = row["Class Name (str)"].strip(), row["Coarse Class Name (str)"].strip()
+                fine, coarse = row["Class Name (str)"], row["Coarse Class Name (str)"]
+                names = class_name(fine.strip()), class_name(coarse.strip())
             except (KeyError, TypeError, ValueError, AttributeError):
                 names = ("", "")
             if not all(names):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery.core.draws import draw
-from grocery.core.errors import memory_for
+from grocery.core.errors import NotInstalled, UnreadableImage, memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.build import preprocessing_of
-from grocery.images.decoding import UnreadableImage, pixels
+from grocery.images.decoding import pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import RawImage
 from grocery.shards import BATCH_SCHEMA, DRILL, images_of, read_columns, shard_paths, write_table
@@ -47,14 +46,18 @@ def write_batch(
     preprocessing = preprocessing_of(params)
     unreadable, rows = [], []
     for raw in sorted(images, key=lambda raw: raw.path):
-        data = raw.read()
         jpeg: bytes | None = None
+        image_id = ""
         try:
             with memory_for(raw.path):
+                data = raw.read(preprocessing.file_limit)
+                image_id = hashlib.sha256(data).hexdigest()
                 jpeg = preprocessing.prepare(data)
         except UnreadableImage as error:
             unreadable.append({"path": raw.path, "reason": str(error)})
-        image_id = hashlib.sha256(data).hexdigest()
+            image_id = image_id or raw.identify(preprocessing.file_limit)[0]
+        except NotInstalled as error:
+            raise NotInstalled(f"{raw.path} is {error}, or leave it out") from None
         rows.append({"image_id": image_id, "path": raw.path, "label": raw.label, "image": jpeg})
     _write(folder, name, rows, preprocessing, images[0].drill if images else None)
     return unreadable
@@ -107,4 +110,4 @@ def _write(
 ) -> None:
     schema = BATCH_SCHEMA if drill is None else BATCH_SCHEMA.with_metadata({DRILL: drill})
     table = pa.Table.from_pylist(rows, schema=schema)
-    write_table(folder / f"{name}.parquet", table, asdict(how))
+    write_table(folder / f"{name}.parquet", table, how.settings())

@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import math
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from grocery.core.errors import DataError
+from grocery.core.bounds import FILE_BYTES
+from grocery.core.errors import DataError, UnreadableImage
+
+
+def opened(file: str | os.PathLike[str], limit: float) -> io.BufferedReader:
+    """Open a plain file of at most `limit` bytes; a link to one is followed.
+
+    Raises
+    ------
+    UnreadableImage
+        When it is a pipe or a device, which may never end, or too large.
+    """
+    stream = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
+    status, reason = os.fstat(stream.fileno()), ""
+    if not stat.S_ISREG(status.st_mode):
+        reason = "no plain file, but a pipe or a device"
+    elif status.st_size > limit:
+        reason = f"too large a file: {status.st_size:,} bytes; prepare.max_file_bytes allows "
+        reason += f"{limit:,}"
+    if reason:
+        stream.close()
+        raise UnreadableImage(reason)
+    return stream
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def identify(file: Path, limit: float = math.inf) -> tuple[str, str | None]:
+    """SHA-256 (hex) of a file, read in pieces; and why it cannot be read, or None.
+
+    A file that is too large, or may not be read, is not read: the reason stands for what it holds.
+    """
+    try:
+        with opened(file, limit) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest(), None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        reason = str(error.strerror)
+    except UnreadableImage as error:
+        reason = str(error)
+    return hashlib.sha256(f"unread: {reason}".encode()).hexdigest(), reason
 
 
 @dataclass(frozen=True)
@@ -36,11 +82,27 @@ class RawImage:
     file: Path | None = None
     drill: str | None = None
 
-    def read(self) -> bytes:
-        """Return the raw file's bytes."""
+    def read(self, limit: int = FILE_BYTES) -> bytes:
+        """Return the raw file's bytes.
+
+        Raises
+        ------
+        UnreadableImage
+            When it is no plain file, larger than `limit`, or may not be read.
+        """
         if self.file is None:
             raise DataError(f"{self.path} has no file to read")
-        return self.file.read_bytes()
+        try:
+            with opened(self.file, limit) as stream:
+                return stream.read()
+        except PermissionError as error:
+            raise UnreadableImage(str(error.strerror)) from error
+
+    def identify(self, limit: int) -> tuple[str, str | None]:
+        """Its SHA-256 (hex), from pieces; and why it cannot be read, or None."""
+        if self.file is None:
+            return hashlib.sha256(self.read()).hexdigest(), None
+        return identify(self.file, limit)
 
 
 class Source(Protocol):
@@ -51,3 +113,6 @@ class Source(Protocol):
 
     def incoming(self) -> dict[str, list[RawImage]]:
         """Batches of incoming images for the monitor by name; may be empty."""
+
+    def left_out(self) -> dict[str, str]:
+        """What lies in it and is not looked at, by path, and why."""
