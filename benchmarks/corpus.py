@@ -1,4 +1,4 @@
-"""What becomes of your own files: which are read, why others are not, how long it takes, and memory.
+"""What becomes of your own files: which are read, why others are not, their time and memory.
 
     python benchmarks/corpus.py FOLDER           # any folder: an archive of photographs, odd files
     python benchmarks/corpus.py FOLDER --list    # also a line per file that is not read, or noted

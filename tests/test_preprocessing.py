@@ -77,7 +77,7 @@ def test_the_settings_decide() -> None:
     assert pixels(HOW.prepare(RAW["small.png"])).shape == (10, 20, 3)
     better = Preprocessing(48, 100, 10_000).prepare(RAW["photo.jpg"])
     assert len(better) > len(HOW.prepare(RAW["photo.jpg"]))
-    with pytest.raises(UnreadableImage, match="10,100; prepare.max_pixels allows 10,000"):
+    with pytest.raises(UnreadableImage, match=r"10,100; prepare\.max_pixels allows 10,000"):
         HOW.prepare(raw_file("PNG", (101, 100)))
 
 

@@ -18,10 +18,9 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT
-from grocery.core.errors import DataError
+from grocery.core.errors import DataError, UnreadableImage
 from grocery.data.duplicates import perceptual_hash
 from grocery.data.near_duplicates import NearDuplicates
-from grocery.core.errors import UnreadableImage
 from grocery.images.decoding import decode
 from grocery.settings import load
 from grocery.synthetic.recipe import load_recipe

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from grocery.core.errors import NotInstalled, UnreadableImage
@@ -178,5 +179,6 @@ def _samples(data: bytes, said: str) -> str:
         return ""
     tags = Image.Exif()
     tags.load(data)
-    kind = {2: "signed", 3: "float"}.get(tags.get(339, 0), "")
-    return f" ({tags.get(277, 1)} samples of {tags.get(258)} bits {kind})".replace(" )", ")")
+    bits, *_ = np.atleast_1d(tags.get(258, 1))
+    kind, *_ = np.atleast_1d(tags.get(339, 1))
+    return f" ({tags.get(277, 1)} samples of {bits} bits{', float' if kind == 3 else ''})"
