@@ -206,14 +206,18 @@ class TestFoldersOfImages:
     def test_sidecars_are_left_out_and_the_folder_may_be_a_link(
         self, built: Project, flat: Path, tmp_path: Path
     ) -> None:
-        for name in (".DS_Store", "Thumbs.db", ".cache/1.jpg"):
+        for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
             (flat / name).parent.mkdir(exist_ok=True)
             (flat / name).write_bytes(b"no image")
         (tmp_path / "latest").symlink_to(flat)
         said = monitor(built, tmp_path / "latest", "--json")
         (found,) = documents(said)
         assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 24, 0)
-        assert said.err == ""
+        latest = f"left out: {tmp_path}/latest"
+        assert said.err.splitlines() == [
+            f"{latest}/.cache: hidden",
+            f"{latest}/README: about the images",
+        ]
 
     def test_names_cannot_steer_the_terminal(self, built: Project, tmp_path: Path) -> None:
         evil = "\x1b[2J\n"
@@ -426,6 +430,20 @@ class TestHistory:
         (inbox / "dim").rename(inbox / "another-name")
         assert watch() == (0, "", "")
         assert [line["batch"] for line in self.lines(tmp_path)] == ["monday", "dim"]
+
+    def test_what_lies_in_an_inbox_stops_nothing(self, inbox: Path, watch: Any) -> None:
+        """Neither what systems leave there, nor what should not lie there, which is named."""
+        for name in ("Thumbs.db", ".DS_Store", "@eaDir/x", "#recycle/x", "notes.txt", ".part/x"):
+            (inbox / name).parent.mkdir(exist_ok=True)
+            (inbox / name).write_bytes(b"no image")
+        os.mkfifo(inbox / "pipe.parquet")
+        code, out, err = watch()
+        assert (code, "monday" in out) == (0, True)
+        assert err.splitlines() == [
+            f"left out: {inbox / name}: it is in no batch"
+            for name in (".part", "notes.txt", "pipe.parquet")
+        ]
+        assert watch("--quiet") == (0, "", "")
 
     def test_what_a_line_says(self, built: Project, watch: Any, tmp_path: Path) -> None:
         (document,) = [json.loads(line) for line in watch("--json")[1].splitlines()]

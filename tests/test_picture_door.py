@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -393,6 +394,39 @@ class TestBounds:
         for read in (RawImage("v", file=video).read, lambda: small_model().prepare(video)):
             with pytest.raises(DataError, match=reason):
                 read()
+
+
+# Says of a file that its owner may not read why it is not read, in shards, batches and the monitor.
+DENIED = """
+import sys
+from pathlib import Path
+from grocery.cli.monitor import incoming
+from grocery.data.incoming import write_batch
+from grocery.images.raw import RawImage
+from grocery.settings import load
+from test_model import small_model
+
+folder = Path(sys.argv[1])
+image = RawImage("a.jpg", file=folder / "files/a.jpg")
+print(image.identify(10**6)[1])
+print(write_batch(("batch", [image]), params=load().prepare, folder=folder)[0]["reason"])
+print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False)[1])
+"""
+
+
+def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
+    file = tmp_path / "files/a.jpg"
+    file.parent.mkdir()
+    file.write_bytes(jpeg(picture()))
+    file.chmod(0)
+    powers = "-dac_override,-dac_read_search"  # by which root reads all
+    without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
+    command = [*without, sys.executable, "-c", DENIED, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [
+        *["Permission denied"] * 2,
+        f"unreadable: {file} cannot be read: Permission denied",
+    ]
 
 
 # Prepares a file with the limits of params.yaml, and says what it took at most, in MiB.

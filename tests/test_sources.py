@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from grocery.core.errors import DataError
 from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import GroceryStoreSource
 from grocery.data.sources import open_source
+from grocery.data.splits import check_labels
 from grocery.images.raw import RawImage
 from grocery.synthetic.source import SyntheticSource
 
@@ -150,6 +152,20 @@ class TestFolders:
     def test_refused(self, tmp_path: Path, paths: list[str], sentence: str) -> None:
         with pytest.raises(DataError, match=sentence):
             FolderSource(touch(tmp_path, *paths)).images()
+
+    def test_one_class_however_its_accents_are_composed(self, tmp_path: Path) -> None:
+        composed, apart = (normalize(form, "Café") for form in ("NFC", "NFD"))
+        touch(tmp_path, f"train/{composed}/1.jpg", f"test/{apart}/2.jpg", "train/Tea/3.jpg")
+        images = FolderSource(tmp_path).images()
+        assert {image.label for image in images} == {composed, "Tea"}
+        assert all(image.read() for image in images)
+
+    @pytest.mark.parametrize("other", ["milk", "Milk ", "Ｍilk", "MILK"])
+    def test_classes_that_are_easily_taken_for_each_other(self, other: str) -> None:
+        first, second = sorted(["Milk", other])
+        sentence = f"the classes {first!r} and {second!r} differ in case, spaces or width only"
+        with pytest.raises(DataError, match=sentence):
+            check_labels(["Milk", other, "Tea"] * 2, [None] * 6)
 
     @pytest.mark.parametrize(
         "folder", ["Train", "VAL", "Test", "Unlabeled", "unLabelled", "Incoming", "train/Unlabeled"]

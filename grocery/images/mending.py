@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 
 # Photographs have about ten scans at most; a hostile file's each take as long as all of these.
 MOST_SCANS = 100
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd8])", re.DOTALL)
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])", re.DOTALL)
 _END = b"\xff\xd9"
 # Bytes that would decode to something, were they needed: no pixel may depend on them.
 _FILLER = bytes((73 * place + 41) % 255 for place in range(1024))
@@ -27,7 +28,7 @@ def jpeg_scans(data: bytes) -> list[bytes]:
     return scans
 
 
-def mended(data: bytes) -> tuple[list[bytes], str] | None:
+def mended(data: bytes) -> tuple[Iterable[bytes], str] | None:
     """Files that can be read instead of a damaged one, and what is wrong with it.
 
     All of them must give the same pixels, or pixels are missing. None where nothing can be done.
@@ -35,7 +36,8 @@ def mended(data: bytes) -> tuple[list[bytes], str] | None:
     if data.startswith(b"\xff\xd8"):
         whole = data.rstrip(b"\xff")
         if not whole.endswith(_END) and _complete(jpeg_scans(data)):
-            return [whole + _END, whole + _FILLER + _END], "the end marker is missing"
+            ends = (_END, _FILLER + _END)
+            return (whole + end for end in ends), "the end marker is missing"
     elif data.startswith(_PNG):
         kept, dropped = _chunks(data)
         if dropped:
@@ -58,10 +60,12 @@ def _complete(scans: list[bytes]) -> bool:
 
 def _chunks(data: bytes) -> tuple[bytes, list[str]]:
     """A PNG without texts and without damaged chunks that no pixel depends on; which these are."""
-    kept, dropped, place = [_PNG], set(), len(_PNG)
-    while chunk := data[place : place + 12 + int.from_bytes(data[place : place + 4], "big")]:
+    kept: list[bytes | memoryview] = [_PNG]
+    dropped, place = set(), len(_PNG)
+    view = memoryview(data)
+    while chunk := view[place : place + 12 + int.from_bytes(data[place : place + 4], "big")]:
         place += len(chunk)
-        name, intact = chunk[4:8], zlib.crc32(chunk[4:-4]).to_bytes(4, "big") == chunk[-4:]
+        name, intact = bytes(chunk[4:8]), zlib.crc32(chunk[4:-4]).to_bytes(4, "big") == chunk[-4:]
         text = name in (b"tEXt", b"zTXt", b"iTXt")
         if text or (name[:1].islower() and name != b"tRNS" and not intact):
             dropped.add(name.decode("ascii", "replace"))
