@@ -425,7 +425,7 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines() == [
         *["Permission denied"] * 2,
-        f"unreadable: {file} cannot be read: Permission denied",
+        f"unreadable: {file} cannot be read as an image: Permission denied",
     ]
 
 

@@ -21,10 +21,10 @@ from PIL import Image
 
 from grocery import action_cache
 from grocery.action_cache import Action, values_of
-from grocery.core.errors import DataError, NotInstalled, UnreadableImage, memory_for
+from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
-from grocery.images.preprocessing import SRGB, Preprocessing
+from grocery.images.preprocessing import SRGB, Preprocessing, prepare
 from grocery.images.raw import RawImage
 from grocery.parallel import parallel_map
 from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_of, write_table
@@ -163,18 +163,15 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
     shard, preprocessing, file = task
     found, rows = Decoded(), []
     for image_id, image in ((group.image_id, group.kept) for group in shard.copies):
-        notes: list[str] = []
-        try:
-            with memory_for(image.path):
-                data = _unchanged(image, image_id, preprocessing.file_limit)
-                jpeg = preprocessing.prepare(data, notes.append)
-        except UnreadableImage as error:
-            found.reasons[image_id] = str(error)
+        done = prepare(image, preprocessing)
+        if done.image_id != image_id:
+            raise DataError(f"{image.path} was changed while it was read; run again")
+        if done.jpeg is None:
+            found.reasons[image_id] = str(done.reason)
             continue
-        except NotInstalled as error:
-            raise NotInstalled(f"{image.path} is {error}, or leave it out") from None
-        if notes:
-            found.notes[image_id] = notes
+        if done.notes:
+            found.notes[image_id] = done.notes
+        jpeg = done.jpeg
         # Of the canonical image, so that whoever has the shard can compute it again.
         with Image.open(io.BytesIO(jpeg)) as prepared:
             found.hashes[image_id] = perceptual_hash(prepared)
@@ -182,17 +179,6 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
         rows.append(dict(zip(_DECODED_SCHEMA.names, row, strict=True)))
     write_table(file, pa.Table.from_pylist(rows, schema=_DECODED_SCHEMA))
     return asdict(found)
-
-
-def _unchanged(image: RawImage, image_id: str, limit: int) -> bytes:
-    """The bytes that have the id."""
-    try:
-        data = image.read(limit)
-    except UnreadableImage:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != image_id:
-        raise DataError(f"{image.path} was changed while it was read; run again")
-    return data
 
 
 def preprocessing_of(params: PrepareParams) -> Preprocessing:

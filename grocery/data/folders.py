@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from grocery.core.errors import DataError
-from grocery.images.finding import HARMLESS, LINK, walk
+from grocery.images.finding import ABOUT, HARMLESS, LINK, walk
 from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
@@ -25,11 +26,10 @@ RESERVED = (*SPLITS, *UNLABELED, INCOMING)
 # Outside the folders of images a text file is a note on the dataset.
 _NOTE = re.compile(r".*\.(csv|json|md|txt|ya?ml)", re.IGNORECASE)
 
-# What other datasets call the splits.
-_SPLITS_ELSEWHERE = {
-    **dict.fromkeys(("training", "trainset", "train_set"), "train"),
-    **dict.fromkeys(("validation", "valid", "validate"), "val"),
-    **dict.fromkeys(("testing", "testset", "test_set"), "test"),
+# What a folder of another name may be meant as, in lower case.
+_MEANT = {
+    **{name: name for name in RESERVED},
+    **{"training": "train", "validation": "val", "valid": "val", "testing": "test"},
 }
 
 _BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -40,12 +40,6 @@ class RawFolder:
     """A raw dataset that lies in a folder as files."""
 
     folder: Path
-
-    def left_out(self) -> dict[str, str]:
-        """What lies in it and is not looked at, by path, and why."""
-        found: dict[str, str] = {}
-        files_of(self.folder, left_out=found)
-        return found
 
     def incoming(self) -> dict[str, list[RawImage]]:
         """Batches in ``incoming/BATCH/[CLASS/...]NAME``, by name."""
@@ -63,6 +57,19 @@ class RawFolder:
             image = RawImage(path, label, file=self.folder / path)
             found.setdefault(parts[1], []).append(image)
         return found
+
+    def left_out(self) -> dict[str, str]:
+        """What lies in it and is not looked at, by path, and why."""
+        found: dict[str, str] = {}
+        files = files_of(self.folder, left_out=found)
+        batches = chain.from_iterable(self.incoming().values())
+        used = {image.path for image in chain(self.images(), batches)}
+        others = [path for path in files if path not in used]
+        return found | {p: ABOUT if _NOTE.fullmatch(p) else "not listed" for p in others}
+
+    def images(self) -> list[RawImage]:
+        """All images, sorted by path."""
+        raise NotImplementedError
 
 
 class FolderSource(RawFolder):
@@ -92,8 +99,7 @@ class FolderSource(RawFolder):
     def _image(self, parts: list[str], splits: bool) -> RawImage | None:
         """What a file's place says of it; None for a note on the dataset."""
         if len(parts) > 1:
-            _refuse_other_case(self.folder, parts[0], RESERVED)
-            _refuse_split(self.folder, parts[0])
+            _refuse_almost(self.folder, parts[0], _MEANT)
         split, place = None, parts
         if splits:
             split = "train"
@@ -113,7 +119,7 @@ class FolderSource(RawFolder):
                 f"class, or into {UNLABELED[0]}"
             )
         if splits:
-            _refuse_other_case(self.folder / parts[0], place[0], UNLABELED)
+            _refuse_almost(self.folder / parts[0], place[0], UNLABELED)
         label = None if place[0] in UNLABELED else class_name(place[0])
         if label is None and split in ("val", "test"):
             raise DataError(f"{self.folder / path} has no label; {split} needs one")
@@ -162,20 +168,11 @@ def class_name(folder: str) -> str:
     return unicodedata.normalize("NFC", folder)
 
 
-def _refuse_split(folder: Path, name: str) -> None:
-    """Refuse a folder that is meant as a split; taken for a class, it would mislead."""
-    meant = _SPLITS_ELSEWHERE.get(name.lower())
-    if meant is not None:
-        raise DataError(
-            f"{folder / name} looks like a split; rename it to {meant!r}, or to something else if "
-            "it is a class"
-        )
-
-
-def _refuse_other_case(folder: Path, name: str, reserved: Sequence[str]) -> None:
+def _refuse_almost(folder: Path, name: str, reserved: Collection[str]) -> None:
     """Refuse a folder name that is almost a reserved one; taken for a class, it would mislead."""
-    if name not in reserved and name.lower() in reserved:
+    meant = _MEANT.get(name.lower(), name)
+    if meant != name and name.lower() in reserved:
         raise DataError(
-            f"{folder / name} differs from the reserved name {name.lower()!r} in case only; "
-            "rename it to that, or to something else if it is a class"
+            f"{folder / name} differs little from the reserved name {meant!r}; rename it to that, "
+            "or to something else if it is a class"
         )

@@ -50,13 +50,6 @@ class GroceryStoreSource(RawFolder):
             raise DataError(f"{self.folder} lists no images")
         return [images[path] for path in sorted(images)]
 
-    def left_out(self) -> dict[str, str]:
-        """What lies in it and is not looked at, by path, and why."""
-        listed = {image.path for image in self.images()} | {CLASSES, *LISTS.values()}
-        found = super().left_out()
-        others = {path for path in files_of(self.folder) if not path.startswith(f"{INCOMING}/")}
-        return found | dict.fromkeys(others - listed, "not listed")
-
     def _classes(self) -> dict[tuple[int, int], tuple[str, str]]:
         """Names of fine and coarse class by their ids."""
         path = self.folder / CLASSES

@@ -6,15 +6,17 @@ the release, so that a model never sees an image that was prepared otherwise.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from PIL import Image
 
 from grocery.core import bounds
-from grocery.core.errors import DataError
+from grocery.core.errors import DataError, NotInstalled, UnreadableImage, memory_for
 from grocery.images.colours import Note
 from grocery.images.decoding import canonical, decode, upright_rgb
+from grocery.images.raw import RawImage
 
 SRGB = "srgb"
 
@@ -95,6 +97,46 @@ class Preprocessing:
         `max_pixels` and `max_file_bytes` only decide which files are refused.
         """
         return other.image_size == self.image_size and other.jpeg_quality == self.jpeg_quality
+
+
+class Prepared(NamedTuple):
+    """What became of a raw image.
+
+    Attributes
+    ----------
+    image_id
+        SHA-256 (hex) of its file, see `grocery.images.raw.identify`.
+    jpeg, reason
+        The canonical image, or None and why there is none.
+    notes
+        What is wrong with a file that is read all the same.
+    """
+
+    image_id: str
+    jpeg: bytes | None
+    reason: str | None
+    notes: list[str]
+
+
+def prepare(image: RawImage, how: Preprocessing) -> Prepared:
+    """Read and prepare a raw image; what is wrong with its file is a fact, and no error.
+
+    Raises
+    ------
+    NotInstalled, OutOfMemory
+        Names the image: something optional would decode it, or memory does not suffice.
+    """
+    notes: list[str] = []
+    image_id = None
+    try:
+        with memory_for(image.path):
+            data = image.read(how.file_limit)
+            image_id = hashlib.sha256(data).hexdigest()
+            return Prepared(image_id, how.prepare(data, notes.append), None, notes)
+    except NotInstalled as error:
+        raise NotInstalled(f"{image.path} is {error}, or leave it out") from None
+    except UnreadableImage as error:
+        return Prepared(image_id or image.identify()[0], None, str(error), notes)
 
 
 _LATER = ("max_file_bytes", "colours")  # settings that older releases do not have

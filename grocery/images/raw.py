@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from grocery.core.bounds import FILE_BYTES
+from grocery.core.bounds import FILE_BYTES, MAX_FILE_BYTES
 from grocery.core.errors import DataError, UnreadableImage
+
+# Facts about a file; other errors, such as too many open files, are of a run.
+_DENIED = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
 def opened(file: str | os.PathLike[str], limit: float) -> io.BufferedReader:
@@ -40,7 +42,7 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def identify(file: Path, limit: float = math.inf) -> tuple[str, str | None]:
+def identify(file: Path, limit: float = MAX_FILE_BYTES.most) -> tuple[str, str | None]:
     """SHA-256 (hex) of a file, read in pieces; and why it cannot be read, or None.
 
     A file that is too large, or may not be read, is not read: the reason stands for what it holds.
@@ -48,7 +50,7 @@ def identify(file: Path, limit: float = math.inf) -> tuple[str, str | None]:
     try:
         with opened(file, limit) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest(), None
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except _DENIED as error:
         reason = str(error.strerror)
     except UnreadableImage as error:
         reason = str(error)
@@ -95,10 +97,10 @@ class RawImage:
         try:
             with opened(self.file, limit) as stream:
                 return stream.read()
-        except PermissionError as error:
+        except _DENIED as error:
             raise UnreadableImage(str(error.strerror)) from error
 
-    def identify(self, limit: int) -> tuple[str, str | None]:
+    def identify(self, limit: float = MAX_FILE_BYTES.most) -> tuple[str, str | None]:
         """Its SHA-256 (hex), from pieces; and why it cannot be read, or None."""
         if self.file is None:
             return hashlib.sha256(self.read()).hexdigest(), None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from grocery.core.errors import DataError, NotInstalled, UnreadableImage, meant, printable
+from grocery.core.errors import DataError, meant, printable
 from grocery.data.folders import class_name, files_of
 from grocery.images.finding import is_system
-from grocery.images.raw import identify, opened
+from grocery.images.preprocessing import Prepared, prepare
+from grocery.images.raw import RawImage, identify
 from grocery.inbox.history import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
 from grocery.parallel import progress
@@ -153,22 +153,13 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
     labels: list[str | None] = [None] * len(paths)
     if labelled and not (flat and all("/" not in path for path in paths)):
         labels = _labels(folder, paths, model.classes)
-    image_ids: list[str] = []
-    jpegs: list[bytes | None] = []
+    found: list[Prepared] = []
     for path in progress(paths, title=printable(folder.name), total=len(paths)):
-        file, jpeg = folder / path, None
-        data, trouble = _content(file, model.preprocessing.file_limit)
-        if data is not None:
-            try:
-                jpeg = model.prepare(data, str(file))
-            except NotInstalled:
-                raise
-            except DataError as error:
-                trouble = str(error)
-        if trouble is not None:
-            said.append(f"unreadable: {trouble}")
-        image_ids.append(identify(file)[0] if data is None else hashlib.sha256(data).hexdigest())
-        jpegs.append(jpeg)
+        file = folder / path
+        found.append(prepare(RawImage(str(file), file=file), model.preprocessing))
+        if found[-1].jpeg is None:
+            said.append(f"unreadable: {file} cannot be read as an image: {found[-1].reason}")
+    image_ids, jpegs = [one.image_id for one in found], [one.jpeg for one in found]
     name = Path(os.path.abspath(folder)).name  # of "." too
     return Batch(name, folder, image_ids, paths, labels, jpegs), said
 
@@ -180,21 +171,6 @@ def _files(folder: Path) -> tuple[list[str], list[str]]:
     if not paths:
         raise DataError(f"{folder} holds no images")
     return paths, [f"left out: {folder / path}: {why}" for path, why in left_out.items()]
-
-
-def _content(file: Path, limit: int) -> tuple[bytes | None, str | None]:
-    """The bytes of a file; or none, and a sentence that says why.
-
-    The history remembers what could not be read. So that is said of the file alone: that a disk
-    fails, or that too many files are open, is an error of this run.
-    """
-    try:
-        with opened(file, limit) as stream:
-            return stream.read(), None
-    except UnreadableImage as error:
-        return None, f"{file} cannot be read as an image: {error}"
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return None, f"{file} cannot be read: {error.strerror}"
 
 
 def _class_folder(path: str) -> str | None:
