@@ -128,7 +128,7 @@ def _transform(image: Image.Image, note: Note) -> Transform | None:
     profile = image.info.get("icc_profile")
     mode = "L" if image.mode[:2] in ("I", "F", "I;") else image.mode
     if mode == "LAB":
-        return "LAB", ImageCms.buildTransform(_known("LAB"), _known("sRGB"), "LAB", "RGB")
+        return "LAB", _transform_to_srgb(ImageCms.createProfile("LAB"), "LAB")
     if not profile:
         return None
     try:
@@ -143,8 +143,8 @@ def _transform(image: Image.Image, note: Note) -> Transform | None:
     return None if transform is None else (takes, transform)
 
 
-def _known(name: Any) -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name))
+def _transform_to_srgb(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
 
 
 @lru_cache(maxsize=4)
@@ -158,17 +158,14 @@ def _to_srgb(profile: bytes) -> tuple[str, tuple[str, ...], ImageCms.ImageCmsTra
     if space not in _SPACES:
         raise UnreadableImage(f"it is for {space}")
     mode, fits = _SPACES[space]
-    transform = ImageCms.buildTransform(opened, _known("sRGB"), mode, "RGB")
+    transform = _transform_to_srgb(opened, mode)
     steps = np.arange(256, dtype=np.uint8)
     probe = Image.fromarray(steps[None])
     if mode == "RGB":
         colours = np.meshgrid(*[steps[::17]] * 3)
         probe = Image.fromarray(np.stack(colours, axis=-1).reshape(1, -1, 3))
-    found, same = (
-        np.asarray(_applied(probe, mode, transform), int),
-        np.asarray(probe.convert("RGB")),
-    )
-    alike = mode != "CMYK" and np.abs(found - same).max() <= _ROUNDING
+    found = np.asarray(_applied(probe, mode, transform), np.int16)
+    alike = mode != "CMYK" and np.abs(found - np.asarray(probe.convert("RGB"))).max() <= _ROUNDING
     return mode, fits, None if alike else transform
 
 

@@ -100,22 +100,12 @@ class Preprocessing:
 
 
 class Prepared(NamedTuple):
-    """What became of a raw image.
+    """What became of a raw image."""
 
-    Attributes
-    ----------
-    image_id
-        SHA-256 (hex) of its file, see `grocery.images.raw.identify`.
-    jpeg, reason
-        The canonical image, or None and why there is none.
-    notes
-        What is wrong with a file that is read all the same.
-    """
-
-    image_id: str
-    jpeg: bytes | None
-    reason: str | None
-    notes: list[str]
+    image_id: str  # SHA-256 (hex) of its file, see `grocery.images.raw.identify`
+    jpeg: bytes | None  # the canonical image
+    reason: str | None  # why there is none
+    notes: list[str]  # what is wrong with a file that is read all the same
 
 
 def prepare(image: RawImage, how: Preprocessing) -> Prepared:
