@@ -80,11 +80,10 @@ def decode(
         found: list[Image.Image] = []
         for each in instead[0]:
             try:
-                found.append(_decoded(each, max_pixels, profiles, note if not found else _ignore))
+                found.append(_decoded(each, max_pixels, profiles, _ignore if found else note))
             except UnreadableImage:
                 raise error from None
-        first, *others = map(np.asarray, found)
-        if not all(np.array_equal(first, other) for other in others):
+        if any(other.tobytes() != found[0].tobytes() for other in found[1:]):
             raise
         note(instead[1])
         return found[0]

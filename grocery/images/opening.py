@@ -49,7 +49,7 @@ def opened(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header of a file, and refuse what would be too large to decode."""
     if data.startswith(b"\xff\xd8") and len(jpeg_scans(data)) > MOST_SCANS:
         raise UnreadableImage(f"too many scans: a JPEG may have {MOST_SCANS}")
-    with undisturbed(max_pixels):
+    with undisturbed():
         try:
             heic = _brands(data) & _HEIC and not _brands(data) & _AVIF
             image = _heic(data) if heic else Image.open(io.BytesIO(data), formats=FORMATS)
@@ -61,7 +61,8 @@ def opened(data: bytes, max_pixels: int) -> Image.Image:
     like = int(count * max(1, _taken(image) / _ALLOWED))
     if max(count, like) > max_pixels:
         much = "" if count > max_pixels else f" of {image.format}, as much memory as {like:,} take"
-        raise UnreadableImage(_too_large(f"{count:,}{much}", max_pixels))
+        allowed = f"prepare.max_pixels allows {max_pixels:,}"
+        raise UnreadableImage(f"too many pixels: {count:,}{much}; {allowed}")
     return image
 
 
@@ -70,7 +71,7 @@ def load(image: Image.Image) -> None:
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load()
         return
-    with undisturbed(image.width * image.height), ExitStack() as stack:
+    with undisturbed(), ExitStack() as stack:
         with suppress(OSError):  # where standard error is closed
             before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
             stack.callback(os.close, before)
@@ -81,12 +82,11 @@ def load(image: Image.Image) -> None:
 
 
 @contextmanager
-def undisturbed(max_pixels: int | None = None) -> Iterator[None]:
-    """Keep Pillow's warnings from the terminal, and have it go by our limit."""
+def undisturbed() -> Iterator[None]:
+    """Keep Pillow's warnings from the terminal, and its own limit out of the way."""
     with _ALONE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        limit = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels or limit
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
         finally:
@@ -141,19 +141,13 @@ def reason(error: Exception) -> str:
     """Say in a few words why Pillow could not read a file."""
     text = " ".join(str(error).split())
     if isinstance(error, Image.DecompressionBombError):
-        numbers = [int(number) for number in re.findall(r"\d+", text)]
-        # Pillow refuses at twice its limit, and says so.
-        return _too_large(f"{numbers[0]:,}", numbers[-1] // 2) if numbers else "too many pixels"
+        return "too many pixels"
     if isinstance(error, EOFError) or "truncated" in text.lower():
         return "truncated"
     if re.search(r"\b(un|not )supported\b|unknown pixel mode", text, re.IGNORECASE):
         return f"unsupported layout: {text}"
     # An object's address in the text would differ from run to run.
     return f"damaged: {text}" if text and " at 0x" not in text else "damaged"
-
-
-def _too_large(much: str, allowed: int) -> str:
-    return f"too many pixels: {much}; prepare.max_pixels allows {allowed:,}"
 
 
 def _unidentified(data: bytes) -> str:
