@@ -10,8 +10,9 @@ from unicodedata import normalize
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, call_stage
 from grocery.core.errors import DataError
+from grocery.core.params import DataParams
 from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import GroceryStoreSource
 from grocery.data.sources import open_source
@@ -209,6 +210,23 @@ class TestFolders:
         pipe.rename(tmp_path / os.fsdecode(b"a/\xff.jpg"))
         with pytest.raises(DataError, match="is not UTF-8"):
             FolderSource(tmp_path).images()
+
+
+def test_the_first_stage_names_what_dvc_would_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = touch(Path("data/raw/mine"), "a/1.jpg", "b/1.jpg")
+    link, name = folder / "a/gone.jpg", folder / os.fsdecode(b"a/caf\xe9.jpg")
+    link.symlink_to("nowhere")
+    with pytest.raises(DataError, match=f"{link} is a symbolic link"):
+        call_stage("source", DataParams(source="mine"))
+    link.unlink()
+    name.touch()
+    with pytest.raises(DataError, match="is not UTF-8"):
+        call_stage("source", DataParams(source="mine"))
+    name.unlink()
+    assert call_stage("source", DataParams(source="mine")) == {"source": "mine"}
 
 
 class TestGroceryStore:

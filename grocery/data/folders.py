@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import chain
@@ -36,7 +37,7 @@ _BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class RawFolder:
+class RawFolder(ABC):
     """A raw dataset that lies in a folder as files."""
 
     folder: Path
@@ -67,9 +68,9 @@ class RawFolder:
         others = [path for path in files if path not in used]
         return found | {p: ABOUT if _NOTE.fullmatch(p) else "not listed" for p in others}
 
+    @abstractmethod
     def images(self) -> list[RawImage]:
         """All images, sorted by path."""
-        raise NotImplementedError
 
 
 class FolderSource(RawFolder):

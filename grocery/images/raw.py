@@ -25,21 +25,19 @@ def opened(file: str | os.PathLike[str], limit: float) -> io.BufferedReader:
     UnreadableImage
         When it is a pipe or a device, which may never end, or too large.
     """
-    stream = open(file, "rb", opener=_without_waiting)  # noqa: SIM115
-    status, reason = os.fstat(stream.fileno()), ""
-    if not stat.S_ISREG(status.st_mode):
-        reason = "no plain file, but a pipe or a device"
-    elif status.st_size > limit:
-        reason = f"too large a file: {status.st_size:,} bytes; prepare.max_file_bytes allows "
-        reason += f"{limit:,}"
-    if reason:
-        stream.close()
-        raise UnreadableImage(reason)
-    return stream
 
+    def at_once(path: str, how: int) -> int:
+        return os.open(path, how | os.O_NONBLOCK)  # or a pipe would wait for its writer
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
+    stream = open(file, "rb", opener=at_once)  # noqa: SIM115
+    status = os.fstat(stream.fileno())
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+        return stream
+    stream.close()
+    size, allowed = f"{status.st_size:,} bytes", f"prepare.max_file_bytes allows {limit:,}"
+    large = f"too large a file: {size}; {allowed}"
+    special = "no plain file, but a pipe or a device"
+    raise UnreadableImage(large if stat.S_ISREG(status.st_mode) else special)
 
 
 def identify(file: Path, limit: float = MAX_FILE_BYTES.most) -> tuple[str, str | None]:
