@@ -320,7 +320,7 @@ class TestBounds:
 
     def test_what_decoders_need_more_memory_for_counts_as_more(self) -> None:
         data = encoded(Image.new("RGB", (800, 800)), "WEBP")
-        with pytest.raises(UnreadableImage, match="640,000 of WEBP, as much memory as 1,280,000"):
+        with pytest.raises(UnreadableImage, match="640,000 of WEBP, as much memory as 1,600,000"):
             decode(data, max_pixels=MAX)
         one_strip = encoded(
             Image.new("RGBA", (900, 900)), "TIFF", compression="tiff_lzw", strip_size=10**8

@@ -41,7 +41,7 @@ _OTHERS = {
 }
 # Bytes of memory that are allowed per pixel of max_pixels, and those that decoders take, if more.
 _ALLOWED = 8
-_TAKEN = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
+_TAKEN = {"WEBP": 20, "AVIF": 16, "HEIF": 16}
 _ALONE = threading.Lock()  # Pillow's own limit, Python's filters and standard error are global
 
 
