@@ -100,6 +100,15 @@ def failure(copy: Path, tests: tuple[str, ...]) -> str:
     return done.stdout[-2000:] if done.returncode else ""
 
 
+def unchanged(tests: tuple[str, ...], free: SimpleQueue[Path]) -> str:
+    """Why one of these test files fails without any change; "" where they all pass."""
+    copy = free.get()
+    try:
+        return failure(copy, tests)
+    finally:
+        free.put(copy)
+
+
 def survives(mutant: Mutant, free: SimpleQueue[Path]) -> bool:
     """Whether the tests pass with the change."""
     copy = free.get()
@@ -127,11 +136,11 @@ def main() -> None:
     ]
     with copies(arguments.jobs) as free, ThreadPoolExecutor(arguments.jobs) as pool:
         sets = sorted({mutant.tests for mutant in mutants})
-        for tests in sets:
-            copy = free.get()
-            if why := failure(copy, tests):
+        for tests, why in zip(
+            sets, pool.map(lambda tests: unchanged(tests, free), sets), strict=True
+        ):
+            if why:
                 sys.exit(f"error: {', '.join(tests)} fail without any change:\n{why}")
-            free.put(copy)
         outcomes = pool.map(lambda mutant: survives(mutant, free), mutants)
         survived = 0
         done = zip(mutants, outcomes, strict=True)

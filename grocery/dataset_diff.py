@@ -110,7 +110,7 @@ def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
     from dvc_data.index import DataIndexDirError
 
     try:
-        files, place = DVCFileSystem(rev=revision), folder.as_posix()
+        files, place = DVCFileSystem(rev=revision), f"/{folder.as_posix()}"
         found = sorted(files.ls(place, detail=False)) if files.isdir(place) else []
         names = [n for n in found if PurePosixPath(n).match("shard-*-of-*.parquet")]
         if not names:

@@ -5,6 +5,7 @@ How many there are, and on which machines, is for who runs the work to say, by `
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures.process import BrokenProcessPool
@@ -117,4 +118,8 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal, and in silence anywhere else."""
-    yield from tqdm(items, title, total, leave=False, disable=not sys.stderr.isatty())
+    shown = sys.stderr.isatty()
+    # One that does not know its size says 0, and tqdm would draw nothing.
+    width, height = os.get_terminal_size(sys.stderr.fileno()) if shown else (0, 0)
+    columns, rows = width or 80, height or 24
+    yield from tqdm(items, title, total, False, disable=not shown, ncols=columns, nrows=rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,16 +39,31 @@ def summary(root: Path = Path()) -> str:
     DataError
         When the pipeline has not been built.
     """
+    accuracy, verdict, advice = found(root)
+    lines = [accuracy, verdict]
+    if advice:
+        lines += ["", "To do:", *(f"  {sentence}" for sentence in advice)]
+    lines += _listed("Look at:", {os.path.relpath(root / page): why for page, why in PAGES.items()})
+    lines += _listed("Next:", NEXT)
+    return "\n".join(map(printable, lines))
+
+
+def found(root: Path) -> tuple[str, str, list[str]]:
+    """How good the model is, whether it is accepted, and what to do about poor numbers.
+
+    Raises
+    ------
+    DataError
+        When the pipeline has not been built.
+    """
     try:
         measured, verdict = _read(root / MEASURED), _read(root / VERDICT)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename} is not there yet; run: dvc repro") from None
-    found = (_accuracy(measured), _verdict(verdict))
-    lines = [f"{said[0].upper()}{said[1:]}." for said in found]
-    if verdict["advice"]:
-        lines += ["", "To do:", *(f"  {sentence}" for sentence in verdict["advice"])]
-    lines += _listed("Look at:", PAGES) + _listed("Next:", NEXT)
-    return "\n".join(map(printable, lines))
+    accuracy, judged = (
+        f"{said[0].upper()}{said[1:]}." for said in (_accuracy(measured), _verdict(verdict))
+    )
+    return accuracy, judged, verdict["advice"]
 
 
 def _read(file: Path) -> Any:
@@ -81,6 +97,18 @@ def _version(paths: Any, found: Mapping[str, Any]) -> str:
     suspects = found["suspected_labels"]
     doubts = f"{suspects} labels to check" if suspects else "no label looks wrong"
     return f"dataset {found['digest'][:12]}, {doubts} ({paths.card}/index.html)"
+
+
+def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
+    given, asked = (
+        found["dimensions"],
+        _read(paths.encoder / "model.json")["featurize"]["dimensions"],
+    )
+    fewer = (
+        f", fewer than featurize.dimensions ({asked:,}): at most half as many as images that the "
+        "encoder is fitted on, and only those that vary between these"
+    )
+    return f"{given:,} numbers per image{fewer if given < asked else ''}"
 
 
 def _train(found: Mapping[str, Any]) -> str:
@@ -126,7 +154,7 @@ _LINES: dict[str, Callable[[Any, Mapping[str, Any]], str]] = {
     "source": lambda paths, found: f"data/raw/{found['source']} is here",
     "prepare": _prepare,
     "version": _version,
-    "featurize": lambda paths, found: f"{found['dimensions']:,} numbers per image",
+    "featurize": _featurize,
     "train": lambda paths, found: _train(found),
     "evaluate": lambda paths, found: _accuracy(found),
     "register": lambda paths, found: _verdict(_read(paths.release / "verdict.json")),

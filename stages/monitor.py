@@ -15,6 +15,7 @@ from grocery.monitoring.batches import accuracies, examine_file, numbers, rows, 
 from grocery.monitoring.report import render
 from grocery.parallel import parallel_map
 from grocery.reference.reference import Reference
+from grocery.release.advice import on_monitoring
 from grocery.release.model import Model
 
 
@@ -55,6 +56,7 @@ def run(params: MonitorParams, paths: Paths, report: Report) -> dict[str, Any]:
     folder = paths.monitor
     write_json(folder / "batches.json", [row for batch in batches for row in rows(batch)])
     write_json(folder / "accuracy.json", [accuracies(batch) for batch in batches])
-    write_bytes(folder / "index.html", render(reference, batches, params))
+    advice = on_monitoring(paths.release, reference.images, params)
+    write_bytes(folder / "index.html", render(reference, batches, params, advice=advice))
     write_json(paths.metrics, result)
     return result

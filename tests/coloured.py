@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from grocery.classifier.fit_head import fit_head
@@ -19,7 +17,7 @@ from grocery.images.preprocessing import Preprocessing
 from grocery.reference.image_statistics import image_statistics
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
-from grocery.shards import IMAGE_SCHEMA, shard_name, write_table
+from samples import image_row, shard_files
 
 CLASSES = ["blue", "green", "red"]
 
@@ -68,21 +66,10 @@ def write_release(folder: Path) -> Model:
 
 def write_shards(folder: Path, sizes: dict[str, int]) -> None:
     """One shard with so many pictures of each split."""
-    rows = []
-    for seed, (split, size) in enumerate(sizes.items(), start=20):
-        for number, (jpeg, truth) in enumerate(zip(*pictures(seed, size), strict=True)):
-            rows.append(
-                {
-                    "image_id": hashlib.sha256(jpeg).hexdigest(),
-                    "path": f"{split}/{number}.jpg",
-                    "label": CLASSES[truth],
-                    "coarse": None,
-                    "split": split,
-                    "phash": perceptual_hash(Image.fromarray(pixels(jpeg))),
-                    "image": jpeg,
-                }
-            )
-    rows.sort(key=lambda row: str(row["image_id"]))
-    folder.mkdir(parents=True)
-    table = pa.Table.from_pylist(rows, schema=IMAGE_SCHEMA)
-    write_table(folder / shard_name(0, 1), table)
+    rows = [
+        image_row(jpeg, f"{split}/{number}.jpg", CLASSES[truth], split=split)
+        | {"phash": perceptual_hash(Image.fromarray(pixels(jpeg)))}
+        for seed, (split, size) in enumerate(sizes.items(), start=20)
+        for number, (jpeg, truth) in enumerate(zip(*pictures(seed, size), strict=True))
+    ]
+    shard_files(folder, rows, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,25 @@ def put(folder: Path, path: str, data: bytes) -> None:
     (folder / path).write_bytes(data)
 
 
-def shard_files(folder: Path, rows: Sequence[dict[str, Any]], shards: int) -> list[Path]:
+def image_row(image: bytes, path: str, label: str | None, **changes: Any) -> dict[str, Any]:
+    """A prepared image, as a row of a shard."""
+    return {
+        "image_id": hashlib.sha256(image).hexdigest(),
+        "path": path,
+        "label": label,
+        "coarse": None,
+        "split": "train",
+        "phash": "0" * 128,
+        "image": image,
+    } | changes
+
+
+def shard_files(
+    folder: Path,
+    rows: Sequence[dict[str, Any]],
+    shards: int,
+    prepared: Mapping[str, int] | None = None,
+) -> list[Path]:
     """Prepared images in so many shards, whatever lay there before."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -39,7 +58,7 @@ def shard_files(folder: Path, rows: Sequence[dict[str, Any]], shards: int) -> li
         members = [row for row in rows if shard_of(row["image_id"], shards) == index]
         members.sort(key=lambda row: str(row["image_id"]))
         table = pa.Table.from_pylist(members, IMAGE_SCHEMA)
-        write_table(folder / shard_name(index, shards), table)
+        write_table(folder / shard_name(index, shards), table, prepared)
     return shard_paths(folder)
 
 

@@ -150,6 +150,11 @@ class TestCommands:
             ("registry promot v1.0.0", "promote"),
             ("data dif", "diff"),
             ("registry register --bump minr", "minor"),
+            ("--verison", "--version"),
+            ("predict photo.jpg --tpo 3", "--top"),
+            ("sweep sweep.yaml --cuont=3", "--count"),
+            ("registry promote v1.0.0 --stage production --froce", "--force"),
+            ("monitor drill --sizse 30", "--sizes"),
         ],
     )
     def test_a_mistyped_word_is_offered_the_near_one(
@@ -157,10 +162,18 @@ class TestCommands:
     ) -> None:
         refused = said(*typed.split())
         assert (refused.code, refused.out) == (2, "")
-        assert refused.err.endswith(f" is not known (did you mean {near}?)\n")
+        assert refused.err.endswith(f" (did you mean {near}?)\n")
+
+    def test_for_the_monitor_two_is_an_alert(self, said: Callable[..., Said]) -> None:
+        refused = said("monitor", "shelf", "--reprot=page.html")
+        assert (refused.code, refused.out) == (1, "")
+        assert refused.err.endswith(
+            "unrecognized arguments: --reprot=page.html (did you mean --report?)\n"
+        )
 
     def test_one_that_is_near_to_none_is_told_all(self, said: Callable[..., Said]) -> None:
-        assert said("data", "xyz").err.endswith("'xyz' is not known; known are diff, samples\n")
+        known = said("data", "xyz").err.partition("choose from ")[2]
+        assert re.findall(r"\w+", known) == ["diff", "samples"]
 
 
 def changed(name: str) -> Callable[[Path], object]:
@@ -204,6 +217,14 @@ def test_folders_that_are_nearly_classes(built: Project, tmp_path: Path) -> None
     said = grocery(built, "monitor", str(tmp_path / "checked"), "--labelled")
     assert said.code == 1
     assert said.sentence.endswith("found: Lemno (did you mean Lemon?)")
+
+
+def test_what_the_readme_has_typed_leaves_git_clean() -> None:
+    folders = {f"{name}/" for name in re.findall(r"grocery [^`#\n]*?(\w+)/(?=[\s`])", README)}
+    assert {"shelf/", "inbox/"} <= folders
+    folders |= {"monitor/", "sweeps/", "wandb/", "dvc_plots/", "docs/.ipynb_checkpoints/"}
+    ignored = Project(ROOT).run("git", "check-ignore", *sorted(folders))
+    assert set(ignored.stdout.split()) == folders
 
 
 class TestSamples:
@@ -250,6 +271,22 @@ class TestSamples:
         assert said.code == 1
         assert said.sentence.endswith(f"the class {label!r} cannot be the name of a folder")
         assert not (tmp_path / "shelf").exists()
+
+
+def test_commands_work_from_any_folder_of_the_project(project: Project) -> None:
+    picture().save(project.path / "photo.jpg")
+    for typed in (
+        "predict ROOT/photo.jpg",
+        "monitor ROOT/data/prepared/incoming/clean.parquet",
+        "monitor drill --batches 1 --sizes 20 --only relabelling --workers 1",
+        "data diff",
+        "data samples ROOT/samples --count 3",
+        "report",
+    ):
+        below = grocery(Project(project.path / "docs"), *typed.replace("ROOT", "..").split())
+        above = grocery(project, *typed.replace("ROOT", ".").split())
+        assert (below.code, below.err) == (0, ""), typed
+        assert below.out.replace("../", "") == above.out.replace("./", "")
 
 
 class TestCron:

@@ -420,6 +420,9 @@ def test_images_that_any_model_has_seen_are_left_out(
     assert ours.equals(recorded.slice(spare))
     assert theirs.column("image_id") == ours.column("image_id")
 
+    with pytest.raises(ValueError, match="2 models, but the seen images of 1"):
+        evaluate_anew([model, worse(model)], shards, seen[:1], model.preprocessing)
+
     seen[0].add(ids[-1])
     with pytest.raises(RegistryError) as caught:
         evaluate_anew([model, worse(model)], shards, seen, model.preprocessing)

@@ -19,7 +19,9 @@ from dvc.utils.hydra import apply_overrides
 from conftest import ROOT, Project
 from grocery import runner
 from grocery.settings import load
-from samples import jpeg, picture, put
+from running import wait_for
+from samples import jpeg, picture
+from test_sources import store
 from wandb_server import WandbServer
 
 SETS = sorted(path.name for path in (ROOT / "params").iterdir())
@@ -37,25 +39,13 @@ RAN: dict[str, tuple[set[str], dict[str, Any]]] = {
 
 @dataclass
 class Explored:
-    """A project in which experiments ran two at a time, tracked offline.
-
-    Attributes
-    ----------
-    kept
-        Number of outboxes that they left.
-    sent
-        What `grocery sync` said.
-    state
-        What the W&B server holds in the end.
-    refs
-        Git reference of each experiment.
-    """
+    """A project in which experiments ran two at a time, tracked offline."""
 
     project: Project
-    kept: int
-    sent: str
-    state: dict[str, Any]
-    refs: dict[str, str]
+    kept: int  # number of outboxes that they left
+    sent: str  # what `grocery sync` said
+    state: dict[str, Any]  # what the W&B server holds in the end
+    refs: dict[str, str]  # git reference of each experiment
 
     def lock(self, name: str) -> dict[str, Any]:
         """The dvc.lock of an experiment."""
@@ -81,8 +71,10 @@ def explored(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Explor
         "queue remove neighbors-2",
         "exp run --queue --name wrong -S train.labeled_ratio=1.7",
     )
-    # The workers hold the pipe, so this waits for them.
     project.run("dvc", "queue", "start", "--jobs", "2", env={"WANDB_MODE": "offline"})
+    wait_for(lambda: references(project).keys() >= RAN.keys(), seconds=300)
+    wait_for(lambda: {"Queued", "Running"}.isdisjoint(project.dvc("queue status")[0].split()))
+    project.dvc("queue stop --kill")
     kept = len(list((project.path / "wandb/outbox").iterdir()))
     with WandbServer() as server:
         sync = project.run("grocery", "sync", env={"WANDB_MODE": "", **server.environment()})
@@ -94,15 +86,11 @@ class TestSideBySide:
     """Two experiments at a time, each in a temporary copy that DVC makes."""
 
     def test_each_ran_with_its_parameters(self, explored: Explored) -> None:
+        before = explored.project.lock()
         for name, (stages, asked) in RAN.items():
-            params = explored.lock(name)["train"]["params"]["params.yaml"]["train"]
-            assert asked.items() <= params.items()
-            differ = {
-                stage
-                for stage, entry in explored.lock(name).items()
-                if entry != explored.project.lock()[stage]
-            }
-            assert differ == stages
+            lock = explored.lock(name)
+            assert asked.items() <= lock["train"]["params"]["params.yaml"]["train"].items()
+            assert {stage for stage in lock if lock[stage] != before[stage]} == stages
 
     def test_one_that_fails_says_why_and_holds_up_no_other(self, explored: Explored) -> None:
         said, status = explored.project.dvc("queue logs wrong", "queue status")
@@ -113,11 +101,7 @@ class TestSideBySide:
         assert explored.refs.keys() >= RAN.keys()
         assert explored.refs.keys().isdisjoint({"wrong", "neighbors-2"})
 
-    def test_the_workspace_is_as_it_was(self, explored: Explored) -> None:
-        project = explored.project
-        assert project.run("git", "status", "--porcelain").stdout == ""
-        assert project.stale() == set()
-        assert list((project.path / ".dvc/tmp/exps").rglob("tmp*")) == [], "a copy was left"
+        assert list((explored.project.path / ".dvc/tmp/exps").rglob("tmp*")) == [], "a copy"
 
 
 class TestTracking:
@@ -144,17 +128,15 @@ class TestTracking:
             assert asked.items() <= config["train"].items()
 
     @pytest.mark.parametrize("name", RAN)
-    def test_artifacts_are_shared_by_their_hash(self, explored: Explored, name: str) -> None:
-        lock, artifacts = explored.lock(name), explored.state["artifacts"]
-        outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
-        (dataset,) = artifacts["team/grocery/dataset"]["versions"].values()
-        assert f"md5-{outs['data/prepared/shards']}" in dataset["aliases"]
-        runs = explored.state["runs"]
-        (classifier,) = runs[f"team/grocery/{name}/train"]["logs"]
-        kind, version = classifier.split(":")
-        assert f"md5-{outs['models/classifier']}" in artifacts[kind]["versions"][version]["aliases"]
-        used = runs[f"team/grocery/{name}/evaluate"]["uses"]
+    def test_they_share_the_dataset_and_not_the_classifier(
+        self, explored: Explored, name: str
+    ) -> None:
+        (classifier,) = explored.state["runs"][f"team/grocery/{name}/train"]["logs"]
+        used = explored.state["runs"][f"team/grocery/{name}/evaluate"]["uses"]
         assert {"team/grocery/dataset:v0", classifier} <= set(used)
+        kind, version = classifier.split(":")
+        (md5,) = [o["md5"] for o in explored.lock(name)["train"]["outs"] if "models" in o["path"]]
+        assert f"md5-{md5}" in explored.state["artifacts"][kind]["versions"][version]["aliases"]
 
 
 class TestCommands:
@@ -196,6 +178,7 @@ class TestCommands:
 
         plots = json.loads(drawn)
         assert not plots.get("errors"), plots["errors"]
+        assert {"How far labels still move", "Drift of incoming batches"} <= plots["data"].keys()
         for name in ("Confusion matrix", "Reliability diagram", "Recall of each class"):
             assert {r for p in plots["data"][name] for r in p["revisions"]} == {"main", "few"}
 
@@ -204,12 +187,8 @@ class TestCommands:
         project = explored.project.copy(tmp_path / "project")
         project.dvc("exp apply few")
         assert project.lock() == explored.lock("few")
-        assert project.stale() == set()
-        text = (project.path / "params.yaml").read_text()
-        assert yaml.safe_load(text)["train"]["labeled_ratio"] == 0.05
         project.commit("The best one")
         project.run("dvc", "repro", "--force", "--single-item", "train", "evaluate")
-        assert project.lock() == explored.lock("few")
         assert project.run("git", "status", "--porcelain").stdout == ""
 
 
@@ -253,18 +232,12 @@ class TestParameterSets:
 
     def test_grocery_store(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a few images in its layout."""
-        folder = project.path / "data/raw/grocery-store"
-        names = ["Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int)"]
-        names += ["Pear,0,Fruit,0", "Milk,1,Dairy,1"]
-        put(folder, "classes.csv", "\n".join([*names, ""]).encode())
-        for number, split in enumerate(("train", "val", "test")):
-            lines = [f"{split}/{k}.png, {k % 2}, {k % 2}\n" for k in range(6)]
-            put(folder, f"{split}.txt", "".join(lines).encode())
-            for k in range(6):
-                put(folder, f"{split}/{k}.png", jpeg(picture(6 * number + k)))
+        folder = store(project.path / "data/raw/grocery-store")
+        for number, file in enumerate(folder.rglob("*.jpg")):
+            file.write_bytes(jpeg(picture(number)))
         monkeypatch.chdir(project.path)
         monkeypatch.setenv("WANDB_MODE", "disabled")
         with_sets(Path("params.yaml"), "grocery-store")
         for stage in ("source", "prepare", "version"):
             runner.run(stage, load())
-        assert "Pear" in Path("data/card/card.json").read_text()
+        assert "Oat-Milk" in Path("data/card/card.json").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -238,7 +239,7 @@ class TestBadInput:
             said = monitor(built, *arguments, code=1)
             sentence = said.err.splitlines()[-1]
             assert (said.out, said.err.count("error: ")) == ("", 1)
-            assert sentence.startswith("error: monitor: ")
+            assert re.match(r"(error: monitor|grocery monitor: error): ", sentence)
             return sentence
 
         return call
@@ -348,10 +349,10 @@ class TestBadInput:
 
 
 def test_a_progress_bar_on_a_terminal_only(built: Project, raw: Path) -> None:
-    """In a real process, as cron starts it."""
+    """In a real process, as cron starts it; a terminal may not know its size."""
     folder = raw / "flat/clean"
     parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (24, 80))
+    termios.tcsetwinsize(child, (0, 0))
     done = subprocess.run(
         [sys.executable, "-m", "grocery.cli", "monitor", str(folder)],
         cwd=built.path,
@@ -412,7 +413,11 @@ class TestHistory:
     def test_each_batch_is_judged_once(
         self, inbox: Path, dim: Any, watch: Any, tmp_path: Path
     ) -> None:
-        assert watch("--settled", "3600") == (0, "", "")  # it may be still on its way
+        later = (
+            f"not settled: {inbox}/monday changed less than 3600 s ago; it is left for the next "
+        )
+        assert watch("--settled", "3600") == (0, "", f"{later}time\n")
+        assert watch("--settled", "3600", "--quiet") == (0, "", "")
         assert self.lines(tmp_path) == []
         broken = inbox / "a-broken.parquet"
         broken.write_bytes(b"no Parquet")  # it keeps no other from being judged
@@ -421,7 +426,7 @@ class TestHistory:
         assert f"{broken} cannot be read" in err
         broken.unlink()
         assert watch() == (0, "", "")
-        assert watch("--model", "no-such-model") == (0, "", "")  # it is not even loaded
+        assert watch("--model", tmp_path) == (0, "", "")  # it is not even loaded
         dim()
         code, out, _ = watch()
         assert code == 2
@@ -444,6 +449,18 @@ class TestHistory:
             for name in (".part", "notes.txt", "pipe.parquet")
         ]
         assert watch("--quiet") == (0, "", "")
+
+    @pytest.mark.parametrize(
+        ("model", "said"),
+        [("production", "no version is in production"), ("no-model", "no-model is not here")],
+    )
+    def test_a_model_that_is_not_there_is_said_before_a_batch(
+        self, watch: Any, model: str, said: str
+    ) -> None:
+        for more in ((), ("--quiet", "--settled", "3600")):
+            code, out, err = watch("--model", model, *more)
+            assert (code, out) == (1, "")
+            assert err.startswith(f"error: monitor: {said}")
 
     def test_what_a_line_says(self, built: Project, watch: Any, tmp_path: Path) -> None:
         (document,) = [json.loads(line) for line in watch("--json")[1].splitlines()]

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from conftest import ROOT, Project
 from grocery.core.errors import DataError
 from grocery.features.mixture import fit_mixture
 from grocery.semi_supervised.graph import EXACT_POINTS, SimilarityGraph, nearest
@@ -48,16 +46,10 @@ def recall(found: NDArray[Any], exact: NDArray[Any]) -> float:
 class TestExact:
     def test_as_a_full_sort(self) -> None:
         for points, count in ((clustered(700), 9), (clustered(40), 39)):
-            found, _ = nearest(points, n_neighbors=count)
+            found, distances = nearest(points, n_neighbors=count)
             assert (found == naive(points, points, count, own=True)).all()
-
-    def test_the_order_of_cosine_similarity(self) -> None:
-        points = clustered(700)
-        found, distances = nearest(points[:200], points, n_neighbors=9)
-        similarity = points[:200].astype(float) @ points.T.astype(float)
-        assert (found == np.argsort(-similarity, axis=1)[:, :9]).all()
-        expected = np.take_along_axis(similarity, found, axis=1)
-        np.testing.assert_allclose(1 - distances / 2, expected, atol=1e-6)
+            similarity = np.einsum("nd,nkd->nk", points, points[found])
+            np.testing.assert_allclose(1 - distances / 2, similarity, atol=1e-6)
 
     def test_ties_go_by_index(self) -> None:
         points = np.array([[0], [1], [-1], [1], [-1], [2]], np.float32)
@@ -80,13 +72,13 @@ class TestExact:
         expected = ((points[:50, None] - points[found]) ** 2).sum(axis=-1)
         np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
-    def test_no_points(self) -> None:
-        found, distances = nearest(clustered(9)[:0], clustered(9), n_neighbors=4)
+        found, distances = nearest(points[:0], points, n_neighbors=4)
         assert found.shape == distances.shape == (0, 4)
 
 
 class TestApproximate:
     def test_finds_most_of_the_exact_neighbours(self) -> None:
+        """Of the points themselves, and of others among them."""
         points = clustered(12_000)
         found, distances = nearest(points, n_neighbors=10, search="approximate")
         exact, _ = nearest(points, n_neighbors=10, search="exact")
@@ -94,11 +86,11 @@ class TestApproximate:
         assert (np.diff(distances, axis=1) >= 0).all()
         assert (found != np.arange(len(points))[:, None]).all()
         assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
-
-    def test_other_points_than_those_searched(self) -> None:
-        among, points = clustered(12_000), clustered(12_500)[12_000:]
-        found, _ = nearest(points, among, n_neighbors=10, search="approximate")
-        exact, _ = nearest(points, among, n_neighbors=10, search="exact")
+        others = clustered(12_500)[12_000:]
+        found, exact = (
+            nearest(others, points, n_neighbors=10, search=search)[0]
+            for search in ("approximate", "exact")
+        )
         assert recall(found, exact) > 0.9
 
     def test_lists_shorter_than_the_neighbours_that_are_asked_for(self) -> None:
@@ -111,8 +103,7 @@ class TestApproximate:
         points = clustered(6000)
         points[1000:5000] = points[1000]
         found, distances = nearest(points, n_neighbors=5, search="approximate")
-        copies = found[1000:5000]
-        assert ((copies >= 1000) & (copies < 5000)).all()
+        assert ((found[1000:5000] >= 1000) & (found[1000:5000] < 5000)).all()
         assert (distances[1000:5000] == 0).all()
 
     def test_auto_is_exact_up_to_the_limit(self) -> None:
@@ -153,9 +144,7 @@ print(digest())
 
 
 def test_the_same_bytes_whatever_the_number_of_threads() -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = Project(ROOT / "tests").run(sys.executable, "-c", SCRIPT)
     assert done.stdout.strip() == digest()
 
 

@@ -269,7 +269,7 @@ def test_an_output_that_is_full() -> None:
 def on_a_terminal(*arguments: str) -> tuple[str, str]:
     """Standard output, a pipe, and standard error, a terminal."""
     parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (24, 80))
+    termios.tcsetwinsize(child, (0, 0))  # as of some who log in from afar
     process = subprocess.Popen(
         [*COMMAND, *arguments], env=environment(), stdout=subprocess.PIPE, stderr=child
     )

@@ -135,6 +135,7 @@ MESSAGES = {
     "cut off": b'By hand\n\n{"metrics": ',
     "not UTF-8": b'\xff\xfe\x1b[31m\n\n{"experiment": "\xff"}',
     "endless": b"By hand\n\n" + b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "deep": b"By hand\n\n" + b'{"a":' * 900 + b"1" + b"}" * 900,
     "a huge number": b'By hand\n\n{"a": ' + b"9" * 5000 + b"}",
     "marks": b'By hand\x01\n\n{"experiment": "\x01\x02"}\x01',
 }

@@ -103,6 +103,14 @@ def test_a_pipeline_that_does_not_run(project: Project) -> None:
         reproduced(project, "v2.0.0")
 
 
+def test_damaged_parameters(project: Project) -> None:
+    write(project, {"params.yaml": "data: [cut off"})
+    project.commit("Damaged")
+    git(project, "tag", "-a", f"{ARTIFACT}@v2.0.0", "-m", "By hand")
+    with pytest.raises(RegistryError, match=r"^params\.yaml of commit .* is damaged"):
+        reproduced(project, "v2.0.0")
+
+
 def test_packages_of_another_version_are_named() -> None:
     lock = b"pytest==0.0.1\n    # via x\nnobody-has-this==3\n"
     (found,) = other_packages(lock).items()

@@ -141,6 +141,19 @@ def test_headlines() -> None:
         assert page.text.count(headline) == 2  # title and heading
 
 
+def test_a_page_without_batches_says_how_to_add_one() -> None:
+    text = Page(render(REFERENCE, [], PARAMS)).text
+    assert "data/raw/NAME/incoming/monday/" in text
+    assert "grocery monitor FOLDER --report FILE" in text
+    assert "incoming/monday" not in Page(render(REFERENCE, BATCHES, PARAMS)).text
+
+
+def test_advice_stands_between_the_verdicts_and_the_reasons() -> None:
+    text = Page(render(REFERENCE, BATCHES, PARAMS, advice=[HOSTILE, "Label more."])).text
+    assert text.count("Label more.") == 1
+    assert text.index("5 batches") < text.index("about the model") < text.index("Most uncertain")
+
+
 # Which pictures are shown
 
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from conftest import Project
+from conftest import ROOT, Project
 from grocery import said
-from grocery.core.errors import DataError
-from grocery.release.advice import advice
+from grocery.core.errors import DataError, ModelError
+from grocery.core.files import write_json
+from grocery.release.advice import advice, on_monitoring
+from thresholds import thresholds
 
 TRAINED: dict[str, Any] = {
+    "labeled": 72,
     "converged": True,
     "iterations": 47,
     "validation": 100,
@@ -35,6 +38,7 @@ def advised(
     recalls: dict[str, float] = RECALLS,
     confused: int = 0,
     suspects: int = 0,
+    kept_of: int = 72,
     **changes: Any,
 ) -> list[str]:
     """Advice where all is well but for this; `confused` of 20 apples are taken for pears."""
@@ -46,7 +50,8 @@ def advised(
     (folder / "confusion.csv").write_text("\n".join(["actual,predicted", *pairs]))
     trained = TRAINED | {k: v for k, v in changes.items() if k in TRAINED}
     measured = MEASURED | {k: v for k, v in changes.items() if k in MEASURED}
-    return advice(trained, measured, {"suspected_labels": [{}] * suspects}, folder)
+    dataset = {"splits": {"train": {"labeled": kept_of}}, "suspected_labels": [{}] * suspects}
+    return advice(trained, measured, dataset, folder)
 
 
 def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
@@ -60,15 +65,20 @@ def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
         (
             {"accuracy": 0.5, "images": 4, "accuracy_interval": [0.35, 0.85]},
             "Too few test images to judge: 0.500 of 4 images may be anything from 0.35 to 0.85.",
-            "raise prepare.test_ratio.",
+            "or raise prepare.test_ratio where the dataset has no splits of its own.",
         ),
         ({"converged": False}, "Training stopped after 47 iterations", "Raise train.max_iter."),
-        ({"validation": 8}, "Only 8 validation images", "Raise prepare.val_ratio."),
+        ({"validation": 8}, "Only 8 validation images", "no splits of its own."),
         ({"gain": -0.01}, "The unlabelled images cost 0.010 of accuracy.", "leaves them out."),
         (
-            {"recalls": RECALLS | {"leek": 0.5}},
+            {"recalls": RECALLS | {"leek": 0.5}, "kept_of": 400},
             "Few labels, and often not",
             "(train.labeled_ratio).",
+        ),
+        (
+            {"recalls": RECALLS | {"leek": 0.5}},
+            "Few labels, and often not recognised: leek (2).",
+            "Label more of these.",
         ),
         ({"confused": 3}, "Taken for another: apple for pear (3 of its 20 images).", "merge them."),
         ({"suspects": 7}, "7 labels look wrong", "data/card/index.html."),
@@ -83,9 +93,30 @@ def test_what_is_poor_is_said_with_what_to_do(
 
 
 def test_a_guess_is_called_a_guess(tmp_path: Path) -> None:
-    wide, guess = advised(tmp_path, accuracy=0.4, accuracy_interval=[0.3, 0.55])
-    assert wide.startswith("Too few test images")
+    (guess,) = advised(tmp_path, accuracy=0.4, accuracy_interval=[0.32, 0.5])
     assert guess.startswith("This may be no better than guessing one of 3 classes.")
+
+
+def test_few_images_are_not_told_to_be_shared_out_otherwise(tmp_path: Path) -> None:
+    """A larger test split would make validation smaller; and of chance nothing more is said."""
+    few = {"accuracy": 0.5, "images": 4, "accuracy_interval": [0.07, 0.93], "gain": -0.25}
+    test, validation = advised(tmp_path, **few, validation=3)
+    assert test.startswith("Too few test images to judge")
+    assert validation.startswith("Only 3 validation images")
+    assert test.endswith(" Add labelled images.")
+    assert validation.endswith(" Add labelled images.")
+    assert ", or raise prepare.test_ratio" in advised(tmp_path, **few)[0]
+
+
+def test_what_the_monitor_is_told(tmp_path: Path) -> None:
+    (tmp_path / "verdict.json").write_text('{"accepted": true, "advice": ["Label more."]}')
+    assert on_monitoring(tmp_path, 118, thresholds()) == ["Label more."]
+    _, few = on_monitoring(tmp_path, 117, thresholds())
+    assert few.startswith("Batches are compared with 117 test images. With fewer than 118, a shift")
+    assert on_monitoring(tmp_path / "bare", 1, thresholds(min_confidence_shift=0.0)) == []
+    (tmp_path / "verdict.json").write_text('{"advice": 3}')
+    with pytest.raises(ModelError, match=r"verdict\.json: advice is 3, but it should be a"):
+        on_monitoring(tmp_path, 118, thresholds())
 
 
 def test_a_poor_class_with_many_labels_needs_no_more_of_them(tmp_path: Path) -> None:
@@ -118,6 +149,34 @@ def test_every_stage_says_a_line_and_the_last_one_says_it_all(project: Project) 
         assert (project.path / page).is_file()
 
 
+def test_the_readme_shows_what_is_said_today(
+    built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the recorded pipeline, but for confusions: what these are made from is not in git."""
+    shown = (ROOT / "README.md").read_text().partition("```\n…\n")[2].partition("\n```")[0]
+    found = {
+        name: json.loads((ROOT / f"metrics/{name}.json").read_bytes())
+        for name in ("data", "evaluate", "register", "monitor")
+    }
+    assert found["register"]["accepted"]
+    advice = shown.partition("To do:\n")[2].partition("\n\n")[0].split("\n")
+    assert advice[-1].startswith(f"  {found['data']['suspected_labels']} labels look wrong: see")
+    verdict = json.loads((built.path / "models/release/verdict.json").read_bytes())
+    for check in verdict["checks"]:
+        check["passed"] = True
+    verdict["advice"] = [sentence.strip() for sentence in advice]
+
+    class Paths:
+        release, monitor = tmp_path / "models/release", "metrics/monitor"
+
+    write_json(Paths.release / "verdict.json", verdict)
+    write_json(tmp_path / "metrics/evaluate.json", found["evaluate"])
+    monkeypatch.chdir(tmp_path)
+    assert shown.endswith(f"\n\n{said.summary()}")
+    for stage in ("evaluate", "register", "monitor"):
+        assert said.line(stage, Paths, found[stage]) in shown.splitlines()
+
+
 def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
     class Paths:
         report = built.path / "data/prepared/report.json"
@@ -131,6 +190,48 @@ def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
         assert entry["reason"].partition(":")[0] in sentence
 
 
+def test_fewer_dimensions_than_are_asked_for_are_explained(built: Project) -> None:
+    class Paths:
+        encoder = built.path / "models/encoder"
+
+    assert said.line("featurize", Paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
+    fewer = said.line("featurize", Paths, {"dimensions": 12})
+    assert "12 numbers per image, fewer than featurize.dimensions (32): at most half as" in fewer
+
+
 def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not there yet; run: dvc repro"):
         said.summary(tmp_path)
+
+
+class TestComment:
+    """`grocery report --markdown`."""
+
+    def test_what_a_change_did(self, project: Project) -> None:
+        project.edit_params({"train": {"labeled_ratio": 0.123}})
+        headline = project.path / "metrics/headline/evaluate.json"
+        headline.write_text(json.dumps(json.loads(headline.read_bytes()) | {"macro_f1": 0.9876}))
+        (project.path / "metrics/evaluation/reliability.csv").write_text(
+            "lower,upper,images,confidence,accuracy\n0.2,0.4,0,0.0,0.0\n0.4,0.6,8,0.5123,0.75\n"
+        )
+        text = project.run("grocery", "report", "--markdown").stdout
+        assert text.startswith("### The release is accepted: ")
+        assert " 0.988 " in rows(text, "Metrics")["macro_f1"]
+        assert "accuracy" not in rows(text, "Metrics"), "it did not change"
+        assert "0.3" in rows(text, "Parameters")["params.yaml"]
+        assert "0.123" in rows(text, "Parameters")["params.yaml"]
+        assert "images: no change." in text
+        assert "[0.51]\n" in text, "the one bin with images"
+        assert "bar [0.75]" in text
+
+    def test_a_revision_that_git_does_not_know(self, project: Project) -> None:
+        done = project.run("grocery", "report", "--markdown", "--against", "v7", check=False)
+        assert done.returncode == 1
+        assert done.stderr == "grocery report: unknown Git revision 'v7'\n"
+
+
+def rows(text: str, title: str) -> dict[str, str]:
+    """Lines of the table below a title, by their first cell."""
+    section = text.partition(f"#### {title}\n")[2].partition("####")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return {line.split("|")[1].strip(): line for line in lines}

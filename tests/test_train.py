@@ -6,21 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import Heard, call_stage
+from conftest import Heard
 from test_leaks import ROWS, TRAIN, World
 
 
 def said(world: World, **changes: Any) -> tuple[dict[str, Any], Heard]:
     heard = Heard()
-    call_stage(
-        "train",
-        TRAIN.model_copy(update=changes),
-        heard=heard,
-        metrics=world.folder / "train.json",
-        headline=world.folder / "headline.json",
-        **world.path("shards", "features", "classifier", "curves"),
-    )
-    return json.loads((world.folder / "train.json").read_bytes()), heard
+    world.train(heard, **changes)
+    return json.loads((world.folder / "metrics/train.json").read_bytes()), heard
 
 
 def test_a_training_that_has_not_converged_is_said(tmp_path: Path) -> None:
@@ -59,5 +52,5 @@ def test_every_choice_of_labels_and_of_the_calibration_counts(tmp_path: Path) ->
     ):
         found, _ = said(world, **changes)
         assert (found["labeled"], found["labels_used"]) == (labels, labels + 36)
-        fitted.add((world.folder / "classifier/model.safetensors").read_bytes())
+        fitted.add((world.folder / "models/classifier/model.safetensors").read_bytes())
     assert len(fitted) == 6

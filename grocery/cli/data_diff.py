@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from grocery.cli.command import argument, command
+from grocery.cli.terminal import in_project
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def diff(arguments: argparse.Namespace) -> None:
       grocery data diff v1.0.0 v1.1.0    two tags
       grocery data diff main --json      all changes, for a program
     """
-    from grocery.dataset_diff import diff_rows, rows_at
+    from grocery.dataset_diff import SHARDS, diff_rows, rows_at
 
-    diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new))
+    shards = SHARDS if arguments.new else in_project(SHARDS)
+    diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new, shards))
     if arguments.json:
         print(json.dumps(diff.document(), indent=2, ensure_ascii=False))
     else:

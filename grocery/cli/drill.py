@@ -4,108 +4,85 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from grocery.cli.monitor.judging import read_thresholds
-from grocery.cli.terminal import count, standard_output
-from grocery.core.errors import DataError, one_sentence
-from grocery.core.files import rounded
-from grocery.drill import report
-from grocery.drill.drawing import conditions
-from grocery.drill.drill import left_out_classes, run_drill
-from grocery.drill.held_out import heads_without, held_out, labelled_images
-from grocery.parallel import sharing
-from grocery.release.model import Model
+from grocery.cli.command import argument, command
+from grocery.cli.terminal import count, in_project
+
+_OF_PROJECT = {"type": Path, "metavar": "FOLDER"}
 
 
-def main(argv: Sequence[str], prog: str) -> None:
-    """Run the drill; `prog` is what the usage calls the command."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=(
-            "Draw batches from a dataset's held-out images, as they are and with known shifts,\n"
-            "judge them as incoming batches are judged, and say how often the monitor raises an\n"
-            "alert (with exact 95 % intervals), what the shift costs in points of accuracy, and\n"
-            "how far the estimated accuracy is off."
-        ),
-        epilog=(
-            "For each batch the held-out images are divided again: the reference is made of one\n"
-            "half, the batch is drawn from the other. The unknown product is a class that the\n"
-            "head was not fitted on: for it heads are fitted on the training images here.\n"
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--release",
-        type=Path,
-        default=Path("models/release"),
-        metavar="FOLDER",
-        help="the model (default: %(default)s)",
-    )
-    parser.add_argument(
+@command(
+    "monitor drill",
+    "say how often the monitor is wrong",
+    argument("--release", **_OF_PROJECT, help="the model (default: models/release)"),
+    argument(
         "--shards",
-        type=Path,
-        default=Path("data/prepared/shards"),
-        metavar="FOLDER",
-        help="shards of the dataset that it was trained on (default: %(default)s)",
-    )
-    parser.add_argument(
+        **_OF_PROJECT,
+        help="shards of the dataset that it was trained on (default: data/prepared/shards)",
+    ),
+    argument(
         "--batches",
         type=count,
         default=100,
         metavar="N",
-        help=(
-            "batches a shift, strength and size; twice as many without a shift "
-            "(default: %(default)s)"
-        ),
-    )
-    parser.add_argument(
+        help="batches a shift, strength and size; twice as many without a shift (default: 100)",
+    ),
+    argument(
         "--sizes",
         type=count,
         nargs="+",
         default=[25, 50, 100, 200],
         metavar="N",
         help="images a batch (default: 25 50 100 200)",
-    )
-    parser.add_argument(
+    ),
+    argument(
         "--only",
         action="append",
         metavar="SHIFT",
-        help=(
-            "leave the other shifts out, such as --only relabelling --only 'unknown product'; the "
-            "batches are those of the whole drill (default: all)"
-        ),
-    )
-    parser.add_argument(
+        help="leave the other shifts out, such as --only relabelling --only 'unknown product'; the "
+        "batches are those of the whole drill (default: all)",
+    ),
+    argument(
         "--images",
         type=count,
         default=800,
         metavar="N",
-        help="held-out images that are shifted, at most (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes; 0 means one per core (default: %(default)s)",
-    )
-    parser.add_argument(
+        help="shift at most N images (default: 800)",
+    ),
+    argument(
+        "--workers", type=count, default=0, metavar="N", help="processes (default: one per core)"
+    ),
+    argument(
         "--params",
         type=Path,
-        default=Path("params.yaml"),
         metavar="FILE",
-        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON array, for programs")
-    arguments = parser.parse_args(argv)
-    with one_sentence("monitor drill"), standard_output(), sharing(arguments.workers):
-        _run(arguments)
+        help="YAML file whose section `monitor` holds the thresholds (default: the project's)",
+    ),
+    argument("--json", action="store_true", help="one JSON array, for programs"),
+)
+def drill(arguments: argparse.Namespace) -> None:
+    """Draw batches from a dataset's held-out images, as they are and with known shifts,
+    judge them as incoming batches are judged, and say how often the monitor raises an
+    alert (with exact 95 % intervals), what the shift costs in points of accuracy, and
+    how far the estimated accuracy is off.
 
+    For each batch the held-out images are divided again: the reference is made of one
+    half, the batch is drawn from the other. The unknown product is a class that the
+    head was not fitted on: for it heads are fitted on the training images here.
+    """
+    from grocery.cli.monitor.judging import read_thresholds
+    from grocery.core.errors import DataError
+    from grocery.core.files import rounded
+    from grocery.drill import report
+    from grocery.drill.drawing import conditions
+    from grocery.drill.drill import left_out_classes, run_drill
+    from grocery.drill.held_out import heads_without, held_out, labelled_images
+    from grocery.parallel import sharing
+    from grocery.release.model import Model
 
-def _run(arguments: argparse.Namespace) -> None:
-    params = read_thresholds(arguments.params)
+    params = read_thresholds(arguments.params or in_project("params.yaml"))
+    shards = arguments.shards or in_project("data/prepared/shards")
     sizes = sorted(set(arguments.sizes))
     if sizes[0] < params.min_batch:
         raise DataError(
@@ -118,18 +95,19 @@ def _run(arguments: argparse.Namespace) -> None:
         raise DataError(f"--only has {unknown[0]!r}; there are {', '.join(map(repr, names))}")
     only = arguments.only or names
     wanted = [condition for condition in wanted if condition.shift in only]
-    model = Model.load(arguments.release)
-    available = len(labelled_images(arguments.shards, "test"))
+    model = Model.load(arguments.release or in_project("models/release"))
+    available = len(labelled_images(shards, "test"))
     if available and sizes[-1] > 3 * available // 4:
         raise DataError(
-            f"--sizes has {sizes[-1]}, but {arguments.shards} holds {available} labelled test "
+            f"--sizes has {sizes[-1]}, but {shards} holds {available} labelled test "
             "images, and a batch takes three quarters of them at most"
         )
-    images = held_out(model, arguments.shards, images=arguments.images, shifts=only)
-    left_out = left_out_classes(images) if "unknown product" in only else []
-    heads = {"": model.head} | heads_without(model, arguments.shards, left_out)
     batches = arguments.batches
-    results = run_drill(images, heads, model.classes, wanted, batches=batches, params=params)
+    with sharing(arguments.workers):
+        images = held_out(model, shards, images=arguments.images, shifts=only)
+        left_out = left_out_classes(images) if "unknown product" in only else []
+        heads = {"": model.head} | heads_without(model, shards, left_out)
+        results = run_drill(images, heads, model.classes, wanted, batches=batches, params=params)
     rows = report.summary(results)
     if arguments.json:
         print(json.dumps(rounded(rows)))

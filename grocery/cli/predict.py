@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.command import argument, command
-from grocery.cli.terminal import count
+from grocery.cli.terminal import count, in_project
 from grocery.core.errors import DataError, printable
 from grocery.images.finding import HARMLESS, walk
 
@@ -37,10 +37,9 @@ _LONG = 50  # from this many images on, a progress bar is worth its import
     ),
     argument(
         "--model",
-        default="models/release",
         metavar="MODEL",
         help="a folder, or a name in the registry: production, staging or a version such as "
-        "v1.2.0 (default: %(default)s)",
+        "v1.2.0 (default: models/release of the project)",
     ),
     argument("--json", action="store_true", help="one JSON object a line, for programs"),
     argument("--top", type=count, metavar="K", help="the K most probable classes (default: 1)"),
@@ -64,7 +63,7 @@ def predict(arguments: argparse.Namespace) -> None:
     """
     from grocery.registry.serving import load_model
 
-    model = load_model(arguments.model)
+    model = load_model(arguments.model or in_project("models/release"))
     text = partial(_json_line, top=arguments.top) if arguments.json else _table(model)
     bar = _progress_bar(arguments.images)
     failed = False
@@ -147,7 +146,8 @@ def _progress_bar(names: Sequence[str]) -> tqdm[Any] | None:
         return None
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="predict", unit="image", leave=False)
+    width, height = os.get_terminal_size(sys.stderr.fileno())  # 0 where it does not know
+    return tqdm(None, "predict", total, False, ncols=width or 80, nrows=height or 24, unit="image")
 
 
 def _json_line(path: str, ranking: Sequence[Prediction], *, top: int | None) -> str:

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import argparse
 
-from grocery.cli.command import command
+from grocery.cli.command import argument, command
+from grocery.cli.terminal import in_project
 
 
-@command("report", "what the pipeline has found, and what to do now")
+@command(
+    "report",
+    "what the pipeline has found, and what to do now",
+    argument("--markdown", action="store_true", help="as a comment on a pull request"),
+    argument(
+        "--against",
+        default="HEAD",
+        metavar="REV",
+        help="what --markdown compares with: a tag, a branch, a commit (default: HEAD)",
+    ),
+)
 def report(arguments: argparse.Namespace) -> None:
     """Say how good the model in the workspace is, whether it is accepted, what to do about
     poor numbers, and which pages to look at. `dvc repro` ends with the same.
+
+    With --markdown: verdict, advice, changed metrics, parameters and images, and calibration.
+
+    examples:
+      grocery report
+      grocery report --markdown --against origin/main > comment.md
     """
     from grocery import said
-    from grocery.tracking.provenance import dvc_root
+    from grocery.comment import comment
 
-    print(said.summary(dvc_root()))
+    root = in_project(".")
+    print(comment(root, arguments.against) if arguments.markdown else said.summary(root))

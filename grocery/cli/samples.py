@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from grocery.cli.command import argument, command
-from grocery.cli.terminal import count
+from grocery.cli.terminal import count, in_project
 from grocery.core.errors import DataError, printable
 
 
@@ -29,9 +29,8 @@ def samples(arguments: argparse.Namespace) -> None:
     """
     from grocery.core.files import write_bytes
     from grocery.shards import images_of, read_columns, shard_paths
-    from grocery.tracking.provenance import dvc_root
 
-    shards = dvc_root() / "data/prepared/shards"
+    shards = in_project("data/prepared/shards")
     rows = read_columns(shards, ["image_id", "label", "split"]).to_pylist()
     labels = {row["image_id"]: row["label"] for row in rows if row["split"] == "test"}
     chosen = list(labels)[: arguments.count]

@@ -1,4 +1,4 @@
-"""What the commands share: numbers they take, and standard output, which may go away."""
+"""What the commands share: what they take, and standard output, which may go away."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from grocery.core.errors import printable
 
@@ -18,6 +19,13 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def in_project(path: str | Path) -> Path:
+    """A path of the project that we are in, as seen from here, such as ``../params.yaml``."""
+    from grocery.tracking.provenance import dvc_root
+
+    return Path(os.path.relpath(dvc_root() / path))
 
 
 @contextmanager

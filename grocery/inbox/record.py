@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ class Release:
     reference: Reference  # which names the model
     reference_digest: str  # SHA-256 (hex)
     version: str | None  # in the registry; None for a model that was named by its folder
+    advice: Sequence[str] = ()  # what to do next about it
 
 
 @dataclass(frozen=True)

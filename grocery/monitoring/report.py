@@ -91,10 +91,12 @@ def render(
     batches: Sequence[BatchReport],
     params: MonitorParams,
     over_time: OverTime | None = None,
+    advice: Sequence[str] = (),
 ) -> bytes:
     """The page, as UTF-8 bytes: the worst verdicts first, then by name.
 
-    `over_time` is what the history has to say; None without one.
+    `over_time` is what the history has to say, None without one, and `advice` that of
+    `grocery.release.advice.on_monitoring`.
     """
     batches = sorted(batches, key=lambda b: (VERDICTS.index(b.judgement.verdict), b.name))
     return page.render(
@@ -103,6 +105,7 @@ def render(
         batches=batches,
         significance=params.significance,
         headline=_headline(batches, over_time),
+        advice=advice,
         drills=any(batch.drill for batch in batches),
         past=over_time or OverTime((), ""),
         title=title,

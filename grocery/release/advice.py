@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from math import ceil, log
 from pathlib import Path
 from typing import Any
+
+from grocery.core.documents import Section, read_document
+from grocery.core.errors import ModelError
+from grocery.core.params import MonitorParams
 
 # What calls for advice.
 WIDE = 0.2  # an interval of the test accuracy
@@ -34,40 +39,63 @@ def advice(
         The folder with ``per_class.csv`` and ``confusion.csv``.
     """
     classes, pairs = (_rows(evaluation / name) for name in ("per_class.csv", "confusion.csv"))
+    left = dataset["splits"]["train"]["labeled"] - trained["labeled"]
     return [
-        *_of_the_test(measured, classes=len(classes)),
-        *_of_training(trained, measured),
-        *_of_classes(classes, trained["labels_per_class"]),
+        *_of_the_whole(trained, measured, classes=len(classes)),
+        *_of_classes(classes, trained["labels_per_class"], kept_back=left > 0),
         *_of_confusions(pairs, classes),
         *_of_labels(dataset),
     ]
 
 
-def _of_the_test(measured: Mapping[str, Any], *, classes: int) -> Iterator[str]:
+def on_monitoring(release: Path, images: int, params: MonitorParams) -> list[str]:
+    """Say what to do next about a release and the `images` that batches are compared with.
+
+    By chance alone the shares among n images are off by d or more with a chance of at most
+    2 exp(-2 n d^2) (Massart 1990), which fewer images do not keep below the significance.
+    """
+    file = release / "verdict.json"
+    said = read_document(file, _Verdict, ModelError).advice if file.is_file() else []
+    shift = params.min_confidence_shift
+    if shift and images < (needed := ceil(log(2 / params.significance) / (2 * shift**2))):
+        said.append(
+            f"Batches are compared with {images} test images. With fewer than {needed}, a shift of "
+            f"the confidences by {shift:g} may be chance, and only a larger one is seen. "
+            + _add("test")
+        )
+    return said
+
+
+class _Verdict(Section, extra="ignore"):
+    advice: list[str]
+
+
+def _of_the_whole(
+    trained: Mapping[str, Any], measured: Mapping[str, Any], *, classes: int
+) -> Iterator[str]:
     low, high = measured["accuracy_interval"]
-    if high - low > WIDE:
+    wide, few = high - low > WIDE, trained["validation"] < FEW_VALIDATION
+    if wide:
         yield (
             f"Too few test images to judge: {measured['accuracy']:.3f} of {measured['images']} "
-            f"images may be anything from {low:.2f} to {high:.2f}. Add images, or raise "
-            "prepare.test_ratio."
+            f"images may be anything from {low:.2f} to {high:.2f}. {_add('test', alone=not few)}"
         )
-    if low <= 1 / classes:
+    if few:
         yield (
-            f"This may be no better than guessing one of {classes} classes. Look at "
-            "data/card/index.html: are the labels right, and do the images show the products?"
+            f"Only {trained['validation']} validation images scale the features and the "
+            f"confidences. {_add('val', alone=not wide)}"
         )
-
-
-def _of_training(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[str]:
     if not trained["converged"]:
         yield (
             f"Training stopped after {trained['iterations']} iterations, before it had converged. "
             "Raise train.max_iter."
         )
-    if trained["validation"] < FEW_VALIDATION:
+    if wide:  # what is said below would be said of chance
+        return
+    if low <= 1 / classes:
         yield (
-            f"Only {trained['validation']} validation images scale the features and the "
-            "confidences. Raise prepare.val_ratio."
+            f"This may be no better than guessing one of {classes} classes. Look at "
+            "data/card/index.html: are the labels right, and do the images show the products?"
         )
     if measured["gain"] < 0:
         yield (
@@ -76,7 +104,15 @@ def _of_training(trained: Mapping[str, Any], measured: Mapping[str, Any]) -> Ite
         )
 
 
-def _of_classes(classes: list[dict[str, str]], labels: Mapping[str, int]) -> Iterator[str]:
+def _add(split: str, *, alone: bool = True) -> str:
+    """What to do about a small split; larger shares of both would leave few to train on."""
+    share = f", or raise prepare.{split}_ratio where the dataset has no splits of its own"
+    return f"Add labelled images{share if alone else ''}."
+
+
+def _of_classes(
+    classes: list[dict[str, str]], labels: Mapping[str, int], *, kept_back: bool
+) -> Iterator[str]:
     poor = [
         (labels.get(row["name"], 0), row["name"])
         for row in classes
@@ -84,9 +120,10 @@ def _of_classes(classes: list[dict[str, str]], labels: Mapping[str, int]) -> Ite
     ]
     if few := sorted(pair for pair in poor if pair[0] < FEW_LABELS):
         names = _listed([f"{name} ({count})" for count, name in few])
+        more = ", or keep more of the labels that there are (train.labeled_ratio)"
         yield (
-            f"Few labels, and often not recognised: {names}. Label more of these, or keep more of "
-            "the labels that there are (train.labeled_ratio)."
+            f"Few labels, and often not recognised: {names}. "
+            f"Label more of these{more if kept_back else ''}."
         )
 
 

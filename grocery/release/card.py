@@ -54,11 +54,9 @@ def model_card(
     classes = ", ".join(_plain(name) for name in sorted(dataset["classes"]))
     return f"""# Grocery classifier: release candidate, {_word(verdict)}
 
-| | |
-|---|---|
-| model | `{digest}` |
-| dataset | `{dataset["digest"]}` ({_plain(dataset["source"])}) |
-| algorithm | {train["algorithm"]}, {train["labeled_ratio"]:.0%} of the training labels |
+- Model `{digest}`
+- Dataset {_plain(dataset["source"])}, `{dataset["digest"]}`
+- Algorithm {train["algorithm"]}, with {100 * train["labeled_ratio"]:g} % of the training labels
 
 ## Test metrics
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grocery.core.errors import printable
+from grocery.cli.command import Parser
+from grocery.cli.drill import drill
+from grocery.cli.terminal import in_project
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
-
-_DRILL = "drill"
 
 _DESCRIPTION = """\
 Judge batches of incoming images with a released model: do its confidences, the
@@ -40,8 +38,9 @@ history:
   With --history FILE, batches that were judged before are skipped, by what their files
   hold, whatever they are called and whichever model it was. Each new one adds a line to
   FILE, and is also judged together with those before it: slightly odd batches in a row
-  become an alert. One that comes again with labels adds its accuracy. Nothing is printed
-  when nothing is new. One damaged batch does not keep the others from being judged.
+  become an alert. One that comes again with labels adds its accuracy. When nothing is
+  new, that is said on a terminal only. One damaged batch does not keep the others from
+  being judged.
 
 exit code:
   0   no batch is an alert, or nothing is new
@@ -67,27 +66,20 @@ from cron, one line for an inbox in which every folder is a batch:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Exits with 1 where argparse would with 2, which is the word for an alert here."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Hand the drill its arguments; refuse unknown ones, or the parser above would, with 2."""
-        if args and args[0] == _DRILL:
-            prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
+        """Hand the drill its arguments."""
+        if args and args[0] == "drill":
+            parser = Parser(prog=self.prog)
+            drill(parser.add_subparsers())
+            return parser.parse_known_args(args)
+        return super().parse_known_args(args, namespace)
 
-            def run(_: argparse.Namespace) -> None:
-                import_module("grocery.cli.drill").main(rest, prog)
-
-            return argparse.Namespace(run=run, command=f"monitor {_DRILL}"), []
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return namespace, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and one sentence."""
-        self.print_usage(sys.stderr)
-        self.exit(1, f"error: monitor: {printable(message)}\n")
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Leave, with the code of what is wrong."""
+        super().exit(min(status, 1), message)
 
 
 def add_parser(parsers: Any) -> None:
@@ -97,16 +89,13 @@ def add_parser(parsers: Any) -> None:
         prog=listed.prog,
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "incoming",
         nargs="+",
         metavar="INCOMING",
-        help=(
-            "a folder of images: one batch, all files below it (hidden ones are left out, and "
-            "named); or a Parquet batch as the stage prepare writes it; or a folder of such batches"
-        ),
+        help="a folder of images: one batch, all files below it (hidden ones are left out, and "
+        "named); or a Parquet batch as the stage prepare writes it; or a folder of such batches",
     )
     parser.add_argument(
         "--each",
@@ -124,29 +113,22 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument(
         "--model",
-        default="models/release",
         metavar="NAME",
-        help=(
-            "a folder, or a name in the registry: production, staging or a version "
-            "(default: %(default)s)"
-        ),
+        help="a folder, or a name in the registry: production, staging or a version "
+        "(default: models/release of the project)",
     )
     parser.add_argument(
         "--fetch",
         action="store_true",
-        help=(
-            "first fetch the tags of the git remote, so that production is what it is now for all; "
-            "where that fails a warning says so, and the tags that are here count"
-        ),
+        help="first fetch the tags of the git remote, so that production is what it is now for "
+        "all; where that fails a warning says so, and the tags that are here count",
     )
     parser.add_argument(
         "--labelled",
         action="store_true",
-        help=(
-            "the folders in a folder of images are named after the true classes, for the "
-            "accuracy that was realised (a Parquet batch brings its labels); with --each a batch "
-            "without folders has no labels yet"
-        ),
+        help="the folders in a folder of images are named after the true classes, for the "
+        "accuracy that was realised (a Parquet batch brings its labels); with --each a batch "
+        "without folders has no labels yet",
     )
     parser.add_argument(
         "--history",
@@ -157,10 +139,8 @@ def add_parser(parsers: Any) -> None:
         "--time",
         type=_moment,
         metavar="TIME",
-        help=(
-            "with --history, when the one batch was taken, such as 2026-11-23T18:00:00Z; UTC "
-            "unless it says otherwise (default: when its newest file was written)"
-        ),
+        help="with --history, when the one batch was taken, such as 2026-11-23T18:00:00Z; UTC "
+        "unless it says otherwise (default: when its newest file was written)",
     )
     parser.add_argument(
         "--quiet", action="store_true", help="with --history, print nothing but alerts"
@@ -173,18 +153,15 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--params",
         type=Path,
-        default=Path("params.yaml"),
         metavar="FILE",
-        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+        help="YAML file whose section `monitor` holds the thresholds (default: the project's)",
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
-        help=(
-            "also write a page for people: one HTML file, which needs nothing else; with "
-            "--history also how things went over time"
-        ),
+        help="also write a page for people: one HTML file, which needs nothing else; with "
+        "--history also how things went over time",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
     parser.set_defaults(run=_run, command="monitor", parser=parser)
@@ -194,6 +171,8 @@ def _run(arguments: argparse.Namespace) -> None:
     for option in ("time", "quiet", "track"):
         if getattr(arguments, option) and arguments.history is None:
             arguments.parser.error(f"--{option} goes with --history")
+    arguments.model = arguments.model or str(in_project("models/release"))
+    arguments.params = arguments.params or in_project("params.yaml")
     if arguments.settled is None:
         arguments.settled = SETTLED if arguments.each else 0.0
     if arguments.history is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from grocery.cli.monitor import incoming
 from grocery.core.documents import Section, read_document
-from grocery.core.errors import DataError, ParamsError, printable
+from grocery.core.errors import DataError, ModelError, ParamsError, RegistryError, printable
 from grocery.core.files import digest
 from grocery.core.params import MonitorParams
 from grocery.inbox.history import Entry
@@ -19,9 +19,14 @@ from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.report import BatchReport
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
+from grocery.registry.git import Git, GitFailed
 from grocery.registry.serving import find
-from grocery.registry.state import is_registry_name
+from grocery.registry.state import is_registry_name, read_state
+from grocery.registry.tags import ARTIFACT
+from grocery.release.advice import on_monitoring
 from grocery.release.model import Model
+from grocery.settings import load
+from grocery.tracking.provenance import dvc_root
 
 ALERT = 2  # exit code
 
@@ -83,16 +88,30 @@ def open_judge(name: str, params: MonitorParams, *, fetch: bool = False) -> Judg
     model = Model.load(folder)
     reference = Reference.load(folder / "reference")
     reference.check_fits(model.classes, model.digest)
-    return Judge(model, Release(reference, digest(folder / "reference"), version), params)
+    advice = on_monitoring(folder, reference.images, params)
+    return Judge(model, Release(reference, digest(folder / "reference"), version, advice), params)
+
+
+def check_model(name: str, *, fetch: bool) -> None:
+    """Refuse a model that there is not, while there is no batch yet to load it for.
+
+    With `fetch` the git remote is asked, too, where the tags that are here do not name it.
+    """
+    if not is_registry_name(name):
+        if not find(name)[0].is_dir():
+            raise ModelError(f"{name} is not here; run the pipeline, or name another --model")
+        return
+    try:
+        read_state(Git(dvc_root())).find(name)
+    except RegistryError:
+        if not fetch:
+            raise
+        _fetch_tags()
+        read_state(Git(dvc_root())).find(name)
 
 
 def _fetch_tags() -> None:
     """Bring the tags of the git remote here, or warn that those that are here count."""
-    from grocery.registry.git import Git, GitFailed
-    from grocery.registry.tags import ARTIFACT
-    from grocery.settings import load
-    from grocery.tracking.provenance import dvc_root
-
     git, remote = Git(dvc_root()), load(dvc_root() / "params.yaml").registry.remote
     try:
         git.fetch_tags(remote, f"{ARTIFACT}*")
@@ -121,6 +140,13 @@ def check_report(page: Path | None) -> None:
     """Refuse a folder as the place of the page, before any work is done for it."""
     if page is not None and page.is_dir():
         raise DataError(f"{page} is a folder; --report wants the name of a file")
+
+
+def say_unsettled(origins: Iterable[Path], seconds: float) -> None:
+    """Name the batches that may be still on their way, on standard error."""
+    for origin in origins:
+        sentence = f"{origin} changed less than {seconds:g} s ago; it is left for the next time"
+        print(printable(f"not settled: {sentence}"), file=sys.stderr)
 
 
 def say_not_read(batches: Iterable[Examined], strays: Iterable[str]) -> None:

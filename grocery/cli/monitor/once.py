@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from grocery.cli.monitor import incoming, judging, output
-from grocery.core.errors import printable
 from grocery.core.files import write_bytes
 from grocery.monitoring.report import render
 from grocery.parallel import progress
@@ -24,12 +22,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     # Nothing is printed earlier: it would run into the progress bars.
     judging.say_not_read(batches, strays)
-    for origin in sorted(set(found) - set(origins)):
-        sentence = f"{origin} changed less than {arguments.settled:g} s ago; it is left out"
-        print(printable(f"not settled: {sentence}"), file=sys.stderr)
+    judging.say_unsettled(sorted(set(found) - set(origins)), arguments.settled)
     if arguments.report is not None:
         reports = [batch.report for batch in batches]
-        write_bytes(arguments.report, render(judge.release.reference, reports, params))
+        release = judge.release
+        page = render(release.reference, reports, params, advice=release.advice)
+        write_bytes(arguments.report, page)
     output.show(batches, params, in_json=arguments.json)
     if any(batch.alert for batch in batches):
         raise SystemExit(judging.ALERT)

@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     history.check()
 
     watch = _Watch(arguments, params, history, strays)
+    judging.check_model(arguments.model, fetch=arguments.fetch)
     try:
         watch.look_at(origins)
     finally:  # what is recorded is not looked at again, so it is said now or never
@@ -78,6 +79,7 @@ class _Watch:
         self.history = history
         self.strays = strays
         self.new: list[Examined] = []
+        self.unsettled: list[Path] = []
         self.troubles: list[str] = []
         self._recorded = history.read()
 
@@ -92,6 +94,8 @@ class _Watch:
             try:
                 if incoming.has_settled(origin, self.arguments.settled):
                     self._judge(origin)
+                else:
+                    self.unsettled.append(origin)
             except DataError as error:
                 self.troubles.append(str(error))
 
@@ -133,10 +137,16 @@ class _Watch:
         shown = [new for new in self.new if new.alert or not self.arguments.quiet]
         judging.say_not_read(shown, self.strays if self.new or not self.arguments.quiet else ())
         output.show(shown, self.params, in_json=self.arguments.json)
+        if not self.arguments.quiet:
+            judging.say_unsettled(self.unsettled, self.arguments.settled)
+            if not (self.new or self.unsettled or self.troubles) and sys.stderr.isatty():
+                print(f"nothing new: no batch that {self.history.path} lacks", file=sys.stderr)
 
     def write_page(self, page: Path) -> None:
         """Write the page: what is new, and how things went with this model."""
         entries = self._comparable(self.history.read().entries)
         past = over_time(entries, [new.entry for new in self.new if new.entry is not None])
         reports = [new.report for new in self.new]
-        write_bytes(page, render(self.judge.release.reference, reports, self.params, past))
+        release = self.judge.release
+        html = render(release.reference, reports, self.params, past, release.advice)
+        write_bytes(page, html)
