@@ -73,11 +73,11 @@ def load(image: Image.Image) -> None:
         return
     with undisturbed(), ExitStack() as stack:
         with suppress(OSError):  # where standard error is closed
-            before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            before = os.dup(2)
             stack.callback(os.close, before)
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
             stack.callback(os.dup2, before, 2)
-            os.dup2(nothing, 2)
-            os.close(nothing)
         image.load()
 
 
