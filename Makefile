@@ -65,7 +65,7 @@ debian:
 LOCK = uv pip compile --quiet --universal --python-version 3.11 $(UPGRADE:%=--upgrade-package %) \
        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 # Their versions decide bytes: a stage declares those that it uses.
-NUMERIC := numpy|scipy|scikit-learn|pillow|pyarrow|onnxruntime|faiss-cpu
+NUMERIC := numpy|scipy|scikit-learn|pillow|pillow-heif|pyarrow|onnxruntime|faiss-cpu
 lock:            ## resolve pyproject.toml again (needs uv), and note what computes bytes
 	$(LOCK) pyproject.toml --group build -o requirements.lock
 	$(LOCK) pyproject.toml --all-extras --group build -c requirements.lock -o requirements-extras.lock

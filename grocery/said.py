@@ -80,12 +80,15 @@ def _prepare(paths: Any, found: Mapping[str, Any]) -> str:
         f"{found['images']:,} images of {found['classes']} classes ({found['train']:,} to train, "
         f"{found['val']:,} to validate, {found['test']:,} to test)"
     )
-    bad = _read(paths.report)["quarantined"]
+    report = _read(paths.report)
+    others = [*report["quarantined"], *report["left_out"]]
     left_out = {
         "exact copies": found["duplicates"],
         "near duplicates across splits": found["leaked"],
-        **Counter(entry["reason"].partition(":")[0] for entry in bad),
+        **Counter(entry["reason"].partition(":")[0] for entry in others),
     }
+    if found["noted"]:
+        said += f", {found['noted']:,} of them read though something in the file is damaged"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
     return f"{said}; left out: {reasons} ({paths.report})" if reasons else said
 

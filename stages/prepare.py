@@ -59,11 +59,13 @@ def run(params: PrepareParams, paths: Paths, report: Report) -> dict[str, Any]:
     scratch = paths.shards / "scratch"
     scratch.mkdir()
     files = written_down(images, scratch / "drawn")
-    copies = exact_copies(files, image_ids_of(files))
-    shards = shards_of(copies, params.shards)
-
     preprocessing = preprocessing_of(params)
+    image_ids, unread = image_ids_of(files, preprocessing.file_limit)
+    copies = exact_copies(files, image_ids)
+    shards = shards_of([one for one in copies if one.image_id not in unread], params.shards)
+
     found = _decode(shards, preprocessing, scratch, link=False)
+    found.reasons.update(unread)
     refuse_bad(copies, found, params.max_bad_ratio)
     outcome = clean(copies, found, params)
     _finish(shards, outcome.splits, preprocessing, scratch, paths.shards)
@@ -74,6 +76,7 @@ def run(params: PrepareParams, paths: Paths, report: Report) -> dict[str, Any]:
         "source": paths.raw.name,
         "prepare": params.model_dump(),
         "incoming": arrived,
+        "left_out": [{"path": p, "reason": why} for p, why in sorted(source.left_out().items())],
     }
     write_json(paths.report, document)
     counts: dict[str, Any] = document["counts"]
@@ -91,8 +94,7 @@ def _decode(
     ]
     total = Decoded()
     for found in action_cache.do(decode_shard, actions, title="decode", link=link, few=_FEW):
-        total.hashes.update(found["hashes"])
-        total.reasons.update(found["reasons"])
+        total.add(found)
     return total
 
 

@@ -1,8 +1,9 @@
-"""Refuse a raw dataset that is not here, and say how to get it.
+"""Refuse a raw dataset that is not here or not plain files, and say how to get it, or which file.
 
 `prepare` cannot do so: DVC hashes what a stage reads before the stage runs, and ends with "No such
-file or directory". So this stage, which `prepare` waits for, declares no raw data. It runs when
-another dataset is chosen, and in a clone without outputs.
+file or directory", or with words on a link or a name that name no file. So this stage, which
+`prepare` waits for, declares no raw data. It runs when another dataset is chosen, and in a clone
+without outputs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Paths:
 
 
 def run(params: DataParams, paths: Paths, report: Report) -> dict[str, Any]:
-    """Write the name of the raw dataset, if it can be opened."""
-    open_source(RAW / params.source)
+    """Write the name of the raw dataset, if its files can be listed."""
+    open_source(RAW / params.source).images()
     write_bytes(paths.chosen, f"{params.source}\n".encode())
     return {"source": params.source}

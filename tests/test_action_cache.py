@@ -346,13 +346,13 @@ class TestRawFiles:
         read: list[Path] = []
 
         class Image(RawImage):
-            def read(self) -> bytes:
+            def identify(self, limit: int) -> tuple[str, str | None]:
                 read.append(file)
-                return super().read()
+                return super().identify(limit)
 
         with remembering(cache.memory):
-            found = image_ids_of([Image("image.jpg", file=file)])
-        assert found == [hashlib.sha256(file.read_bytes()).hexdigest()]
+            found = image_ids_of([Image("image.jpg", file=file)], 10**6)
+        assert found == ([hashlib.sha256(file.read_bytes()).hexdigest()], {})
         return bool(read)
 
     @pytest.mark.parametrize("change", ["longer", "as long", "time restored", "another file"])
@@ -380,12 +380,12 @@ class TestRawFiles:
 
     def test_a_picture_that_is_no_file_is_always_read(self, cache: Cache) -> None:
         class Drawn(RawImage):
-            def read(self) -> bytes:
+            def read(self, limit: int = 0) -> bytes:
                 return b"drawn"
 
         for _ in range(2):
             with remembering(cache.memory):
-                image_ids_of([Drawn("drawn.png")])
+                image_ids_of([Drawn("drawn.png")], 10**6)
         assert not cache.memory.exists()
 
     def test_a_changed_file_costs_its_chunk(self, cache: Cache, file: Path) -> None:
@@ -394,9 +394,9 @@ class TestRawFiles:
             each.write_bytes(str(number).encode())
         images = [RawImage(each.name, file=each) for each in files]
         with remembering(cache.memory):
-            first = image_ids_of(images)
+            first, _ = image_ids_of(images, 10**6)
             assert len(list(cache.memory.glob("actions/*/*"))) == 4
             files[0].write_bytes(b"another")
-            after = image_ids_of(images)
+            after, _ = image_ids_of(images, 10**6)
         assert [n for n in range(600) if first[n] != after[n]] == [0]
         assert len(list(cache.memory.glob("actions/*/*"))) == 5

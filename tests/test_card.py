@@ -19,11 +19,11 @@ from grocery.card.contact_sheet import SIDE, choose, contact_sheet, thumbnails
 from grocery.card.numbers import Suspect, content_digest, dataset_card, read_report, read_rows
 from grocery.card.page import pictures_per_class, render
 from grocery.card.suspects import find_suspects, suspects
-from grocery.core.errors import DataError
+from grocery.core.errors import DataError, UnreadableImage
 from grocery.core.files import digest
 from grocery.core.params import VersionParams
 from grocery.data.duplicates import perceptual_hash
-from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.images.decoding import canonical, decode
 from grocery.images.raw import RawImage
 from grocery.parallel import sharing
 from grocery.shards import IMAGE_SCHEMA, SPLITS, shard_paths

@@ -25,6 +25,7 @@ NUMERIC = {
     "scipy": "scipy",
     "sklearn": "scikit-learn",
     "PIL": "pillow",
+    "pillow_heif": "pillow-heif",
     "pyarrow": "pyarrow",
     "onnxruntime": "onnxruntime",
     "faiss": "faiss-cpu",

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from conftest import ROOT
-from grocery.core.errors import DataError
-from grocery.images.decoding import UnreadableImage, canonical, decode, pixels, upright_rgb
+from grocery.core.errors import DataError, UnreadableImage
+from grocery.images.decoding import canonical, decode, pixels, upright_rgb
 
 RED, GREEN, WHITE = (220, 30, 30), (30, 160, 40), (255, 255, 255)
 MAX_PIXELS = 1_000_000
@@ -92,19 +92,6 @@ class TestOddImages:
         grey = np.asarray(read(encoded(Image.fromarray(values), kind)))[0, :, 0]
         assert np.abs(grey.astype(int) - np.arange(256)).max() <= 1
 
-    @pytest.mark.parametrize("white", [1.0, 255.0, 65535.0, 1e6])
-    def test_float_images(self, white: float) -> None:
-        values = (np.linspace(0, 1, 256) * white).astype(np.float32)[None].repeat(4, axis=0)
-        values[1, :5] = np.nan
-        grey = np.asarray(read(encoded(Image.fromarray(values), "TIFF")))[..., 0]
-        assert np.abs(grey[0].astype(int) - np.arange(256)).max() <= 1
-        assert grey[1, :5].tolist() == [0] * 5
-
-    def test_thirty_two_bits(self) -> None:
-        values = np.array([[-5, 0, 65535, 2**31 - 1]], dtype=np.int32)
-        grey = np.asarray(read(encoded(Image.fromarray(values), "TIFF")))[0, :, 0]
-        assert grey.tolist() == [0, 0, 0, 255]
-
     def test_one_bit(self) -> None:
         image = Image.new("1", (8, 8), 0)
         image.paste(1, (4, 0, 8, 8))
@@ -124,14 +111,14 @@ class TestBadFiles:
         [
             (b"", "empty file"),
             (b"shopping list: apples, pears", "not an image of a known format"),
-            (b"\xff\xd8\xff", "not an image of a known format"),
-            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known"),
+            (b"\xff\xd8\xff", "damaged"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, which is no"),
             (encoded(halves(), "PNG")[:-60], "truncated"),
             (encoded(halves().resize((400, 200)), "JPEG")[:2000], "truncated"),
             # Refused before anything is decoded, which would be "truncated".
             (
                 encoded(Image.new("1", (1001, 1000)), "PNG")[:60],
-                "1,001,000 pixels, more than the 1",
+                "too many pixels: 1,001,000; prepare.max_pixels allows 1,000,000",
             ),
         ],
     )
@@ -171,7 +158,8 @@ class TestBadFiles:
 STARVED = """
 import collections, os, pickle, resource, sys
 import grocery
-from grocery.images.decoding import UnreadableImage, canonical, decode
+from grocery.core.errors import UnreadableImage
+from grocery.images.decoding import canonical, decode
 
 small, files = pickle.load(sys.stdin.buffer)
 for data in small:  # imports what the formats need
@@ -239,7 +227,7 @@ folder = Path(sys.argv[1])
 params = load().prepare
 decode((folder / "small.png").read_bytes(), max_pixels=10_000)
 image = RawImage("monday/large.png", file=folder / "monday/large.png")
-shard = Shard("shard", (Copies(image_ids_of([image])[0], image),))
+shard = Shard("shard", (Copies(image_ids_of([image], 10**6)[0][0], image),))
 
 def batch():
     return write_batch(("monday", [image]), params=params, folder=folder)
@@ -247,8 +235,8 @@ def batch():
 def one_shard():
     return [*decode_shard((shard, preprocessing_of(params), folder / "shard"))["reasons"]]
 
-listed = [*incoming.walk(folder / "monday"), "gone.png"]
-incoming.walk = lambda _: listed  # which needs an open file itself
+listed = [*incoming.files_of(folder / "monday"), "gone.png"]
+incoming.files_of = lambda _, left_out: listed  # which needs an open file itself
 
 def look():
     return incoming.fingerprint(folder / "monday", labelled=False)[1]

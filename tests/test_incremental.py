@@ -90,7 +90,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         def call(*arguments: Any, **options: object) -> object:
             match name:
                 case "hashed":
-                    done[name] += len(arguments[0])
+                    done[name] += len(arguments[0][0])
                 case "decoded":
                     done[name] += isinstance(arguments[1], bytes)  # not a picture that was drawn
                 case _:

@@ -190,8 +190,8 @@ class TestFoldersOfImages:
         limit = yaml.safe_load((built.path / "params.yaml").read_text())["prepare"]["max_pixels"]
         assert said.err.splitlines() == [
             f"unreadable: {first} cannot be read as an image: truncated",
-            f"unreadable: {second} cannot be read as an image: 2,500,000,000 pixels, more than "
-            f"the {limit:,} allowed",
+            f"unreadable: {second} cannot be read as an image: too many pixels: 2,500,000,000; "
+            f"prepare.max_pixels allows {limit:,}",
         ]
 
     def test_a_batch_of_rubbish_is_an_alert(self, built: Project, tmp_path: Path) -> None:
@@ -207,14 +207,18 @@ class TestFoldersOfImages:
     def test_sidecars_are_left_out_and_the_folder_may_be_a_link(
         self, built: Project, flat: Path, tmp_path: Path
     ) -> None:
-        for name in (".DS_Store", "Thumbs.db", ".cache/1.jpg"):
+        for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
             (flat / name).parent.mkdir(exist_ok=True)
             (flat / name).write_bytes(b"no image")
         (tmp_path / "latest").symlink_to(flat)
         said = monitor(built, tmp_path / "latest", "--json")
         (found,) = documents(said)
         assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 24, 0)
-        assert said.err == ""
+        latest = f"left out: {tmp_path}/latest"
+        assert said.err.splitlines() == [
+            f"{latest}/.cache: hidden",
+            f"{latest}/README: about the images",
+        ]
 
     def test_names_cannot_steer_the_terminal(self, built: Project, tmp_path: Path) -> None:
         evil = "\x1b[2J\n"
@@ -265,7 +269,7 @@ class TestBadInput:
         frame = jpeg.index(b"\xff\xc0") + 5  # height and width follow
         huge = jpeg[:frame] + b"\xff\xdc\xff\xdc" + jpeg[frame + 4 :]
         write_batch(batch, [huge] * 30)
-        assert f"{batch}: a prepared image cannot be read: 4,290,250,000 pixels" in refused(batch)
+        assert f"{batch}: a prepared image cannot be read: too many pixels" in refused(batch)
 
     def test_names_and_links_in_a_folder(self, refused: Any, flat: Path, tmp_path: Path) -> None:
         (flat / "passwords.jpg").symlink_to("/etc/passwd")
@@ -431,6 +435,20 @@ class TestHistory:
         (inbox / "dim").rename(inbox / "another-name")
         assert watch() == (0, "", "")
         assert [line["batch"] for line in self.lines(tmp_path)] == ["monday", "dim"]
+
+    def test_what_lies_in_an_inbox_stops_nothing(self, inbox: Path, watch: Any) -> None:
+        """Neither what systems leave there, nor what should not lie there, which is named."""
+        for name in ("Thumbs.db", ".DS_Store", "@eaDir/x", "#recycle/x", "notes.txt", ".part/x"):
+            (inbox / name).parent.mkdir(exist_ok=True)
+            (inbox / name).write_bytes(b"no image")
+        os.mkfifo(inbox / "pipe.parquet")
+        code, out, err = watch()
+        assert (code, "monday" in out) == (0, True)
+        assert err.splitlines() == [
+            f"left out: {inbox / name}: it is in no batch"
+            for name in (".part", "notes.txt", "pipe.parquet")
+        ]
+        assert watch("--quiet") == (0, "", "")
 
     @pytest.mark.parametrize(
         ("model", "said"),

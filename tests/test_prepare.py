@@ -36,6 +36,7 @@ PARAMS = PrepareParams(
     near_duplicate_bits=8,
     max_bad_ratio=0.2,
     max_pixels=1_000_000,
+    max_file_bytes=1_000_000,
 )
 
 
@@ -135,11 +136,28 @@ class TestBadFiles:
             "b/also-empty.jpg": "empty file",
             "b/text.jpg": "not an image of a known format",
             "c/half.jpg": "truncated",
-            "c/huge.png": "1,100,000 pixels, more than the 1,000,000 allowed",
+            "c/huge.png": "too many pixels: 1,100,000; prepare.max_pixels allows 1,000,000",
         }
         assert counts["quarantined"] == 5
         assert counts["duplicates"] == 0
         assert counts["images"] == 42
+
+    def test_large_and_damaged_files_and_what_is_left_out_are_listed(self, tmp_path: Path) -> None:
+        source = dataset(tmp_path / "raw")
+        with (tmp_path / "raw/a/video.mp4").open("wb") as stream:
+            stream.truncate(10**12)  # takes no room, and would take hours to hash
+        put(source, "b/no-end.jpg", jpeg(picture(7777))[:-2])
+        for name in ("a/.draft.jpg", "b/README.md", "Thumbs.db", "a/@eaDir/1.jpg"):
+            put(source, name, b"no image")
+        assert prepare(source, tmp_path)["images"] == 43
+        found = report(tmp_path)
+        large = "too large a file: 1,000,000,000,000 bytes; prepare.max_file_bytes allows 1,000,000"
+        assert found["quarantined"] == [{"path": "a/video.mp4", "reason": large}]
+        assert found["noted"] == [{"path": "b/no-end.jpg", "note": "the end marker is missing"}]
+        assert found["left_out"] == [
+            {"path": "a/.draft.jpg", "reason": "hidden"},
+            {"path": "b/README.md", "reason": "about the images"},
+        ]
 
     def test_too_many_are_an_error_that_names_ten(self, tmp_path: Path) -> None:
         source = dataset(tmp_path / "raw")

@@ -15,20 +15,22 @@ from PIL import Image
 from pydantic import ValidationError
 
 from conftest import ROOT
-from grocery.core.errors import DataError
+from grocery.core.errors import DataError, UnreadableImage
 from grocery.core.params import PrepareParams
 from grocery.data.build import Shard, decode_shard
 from grocery.data.duplicates import Copies
 from grocery.data.incoming import write_batch
-from grocery.images.decoding import UnreadableImage, pixels
-from grocery.images.preprocessing import Preprocessing
+from grocery.images.decoding import pixels
+from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.images.raw import RawImage
 from grocery.settings import load
 from grocery.shards import BATCH_SCHEMA, how_prepared, read_preprocessing, read_table, write_table
 from test_model import small_model
 
-HOW = Preprocessing(image_size=48, jpeg_quality=90, max_pixels=10_000)
-PARAMS = load(ROOT / "params.yaml").prepare.model_copy(update=asdict(HOW))
+HOW = Preprocessing(48, 90, max_pixels=10_000, max_file_bytes=100_000, colours=SRGB)
+PARAMS = load(ROOT / "params.yaml").prepare.model_copy(
+    update={name: value for name, value in asdict(HOW).items() if name != "colours"}
+)
 
 
 def raw_file(format: str, size: tuple[int, int] = (90, 60), **options: Any) -> bytes:
@@ -75,13 +77,18 @@ def test_the_settings_decide() -> None:
     assert pixels(HOW.prepare(RAW["small.png"])).shape == (10, 20, 3)
     better = Preprocessing(48, 100, 10_000).prepare(RAW["photo.jpg"])
     assert len(better) > len(HOW.prepare(RAW["photo.jpg"]))
-    with pytest.raises(UnreadableImage, match="10,100 pixels, more than the 10,000 allowed"):
+    with pytest.raises(UnreadableImage, match=r"10,100; prepare\.max_pixels allows 10,000"):
         HOW.prepare(raw_file("PNG", (101, 100)))
 
 
 @pytest.mark.parametrize(
     ("name", "least", "most"),
-    [("image_size", 32, 1024), ("jpeg_quality", 50, 100), ("max_pixels", 10_000, 10**9)],
+    [
+        ("image_size", 32, 1024),
+        ("jpeg_quality", 50, 100),
+        ("max_pixels", 10_000, 10**9),
+        ("max_file_bytes", 10_000, 10**10),
+    ],
 )
 def test_it_is_bounded_as_the_parameters_are(name: str, least: int, most: int) -> None:
     for value in (least, most):
@@ -95,11 +102,12 @@ def test_it_is_bounded_as_the_parameters_are(name: str, least: int, most: int) -
 
 
 def test_settings_among_others() -> None:
-    assert Preprocessing.of(PARAMS.model_dump(), "params.yaml of v1.0.0") == HOW
+    assert Preprocessing.of(asdict(HOW) | {"digest": "0"}, "v1") == HOW
     for settings, why in [
         (None, "object is not"),
         ({"image_size": 48, "jpeg_quality": 90}, "'max_pixels' is missing"),
         (asdict(HOW) | {"image_size": "48"}, "image_size is '48', but"),
+        (asdict(HOW) | {"colours": "cmyk"}, "colours is 'cmyk', but"),
     ]:
         with pytest.raises(DataError, match=f"^v1 does not say how its images were .*{why}"):
             Preprocessing.of(settings, "v1")

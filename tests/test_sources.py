@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, call_stage
 from grocery.core.errors import DataError
+from grocery.core.params import DataParams
 from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import GroceryStoreSource
 from grocery.data.sources import open_source
+from grocery.data.splits import check_labels
 from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 from grocery.synthetic.source import SyntheticSource
@@ -139,9 +142,10 @@ class TestFolders:
             (["README.md"], "holds no images"),
             (["x.jpg", "a/1.jpg"], "x.jpg lies in no class"),
             (["train/x.jpg", "test/a/1.jpg"], "x.jpg lies in no class"),
+            (["train/a/1.jpg", "b/a/2.jpg"], "'b/a/2.jpg' must lie in train, val"),
             (
-                ["train/a/1.jpg", "validation/a/2.jpg"],
-                "'validation/a/2.jpg' must lie in train, val",
+                ["training/a/1.jpg", "testing/a/1.jpg"],
+                "testing differs little from the reserved name 'test'",
             ),
             (["train/a/1.jpg", "test/unlabeled/2.jpg"], "2.jpg has no label; test needs one"),
         ],
@@ -150,6 +154,20 @@ class TestFolders:
         with pytest.raises(DataError, match=sentence):
             FolderSource(touch(tmp_path, *paths)).images()
 
+    def test_one_class_however_its_accents_are_composed(self, tmp_path: Path) -> None:
+        composed, apart = (normalize(form, "Café") for form in ("NFC", "NFD"))
+        touch(tmp_path, f"train/{composed}/1.jpg", f"test/{apart}/2.jpg", "train/Tea/3.jpg")
+        images = FolderSource(tmp_path).images()
+        assert {image.label for image in images} == {composed, "Tea"}
+        assert all(image.read() for image in images)
+
+    @pytest.mark.parametrize("other", ["milk", "Milk ", "Ｍilk", "MILK"])
+    def test_classes_that_are_easily_taken_for_each_other(self, other: str) -> None:
+        first, second = sorted(["Milk", other])
+        sentence = f"the classes {first!r} and {second!r} differ in case, spaces or width only"
+        with pytest.raises(DataError, match=sentence):
+            check_labels(["Milk", other, "Tea"] * 2, [None] * 6)
+
     @pytest.mark.parametrize(
         "folder", ["Train", "VAL", "Test", "Unlabeled", "unLabelled", "Incoming", "train/Unlabeled"]
     )
@@ -157,7 +175,9 @@ class TestFolders:
     def test_a_reserved_name_in_another_case(self, tmp_path: Path, folder: str, other: str) -> None:
         touch(tmp_path, f"{folder}/a/1.jpg", "train/pear/2.jpg" if "/" in folder else other)
         name = folder.rpartition("/")[2].lower()
-        with pytest.raises(DataError, match=f"{folder} differs from the reserved name '{name}'"):
+        with pytest.raises(
+            DataError, match=f"{folder} differs little from the reserved name '{name}'"
+        ):
             FolderSource(tmp_path).images()
 
     @pytest.mark.parametrize("link", ["a/link.jpg", "link", "a/deep/.hidden", "incoming"])
@@ -187,6 +207,23 @@ class TestFolders:
         pipe.rename(tmp_path / os.fsdecode(b"a/\xff.jpg"))
         with pytest.raises(DataError, match="is not UTF-8"):
             FolderSource(tmp_path).images()
+
+
+def test_the_first_stage_names_what_dvc_would_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = touch(Path("data/raw/mine"), "a/1.jpg", "b/1.jpg")
+    link, name = folder / "a/gone.jpg", folder / os.fsdecode(b"a/caf\xe9.jpg")
+    link.symlink_to("nowhere")
+    with pytest.raises(DataError, match=f"{link} is a symbolic link"):
+        call_stage("source", DataParams(source="mine"))
+    link.unlink()
+    name.touch()
+    with pytest.raises(DataError, match="is not UTF-8"):
+        call_stage("source", DataParams(source="mine"))
+    name.unlink()
+    assert call_stage("source", DataParams(source="mine")) == {"source": "mine"}
 
 
 BAD_LINES = [

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from conftest import ROOT, Project
-from grocery.core.errors import DataError
-from grocery.images.decoding import UnreadableImage, decode
+from grocery.core.errors import DataError, UnreadableImage
+from grocery.images.decoding import decode
 from grocery.images.raw import RawImage
 from grocery.synthetic.recipe import load_recipe
 from grocery.synthetic.source import DrawnImage, SyntheticSource

@@ -9,22 +9,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.command import argument, command
 from grocery.cli.terminal import count, in_project
 from grocery.core.errors import DataError, printable
+from grocery.images.finding import HARMLESS, walk
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from grocery.release.model import Model, Prediction
 
-# What counts as an image in a folder; a file that is named is tried whatever its name.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
 _BATCH = 8  # images predicted together: few, so that the first results come early
 _LONG = 50  # from this many images on, a progress bar is worth its import
 
@@ -36,7 +33,7 @@ _LONG = 50  # from this many images on, a progress bar is worth its import
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="an image file, or a folder: all image files below it, hidden ones left out",
+        help="an image file, or a folder: all files below it, whatever their names end in",
     ),
     argument(
         "--model",
@@ -55,8 +52,9 @@ def predict(arguments: argparse.Namespace) -> None:
     coarse (null where there are no coarse classes) and confidence; with --top K also
     top, the list of the K most probable classes, each with the last three.
 
-    An image that cannot be read is named on standard error; the others are predicted
-    all the same, and the exit code is 1.
+    A file that cannot be read is named on standard error; the others are predicted
+    all the same, and the exit code is 1. Hidden files and a README in a folder are
+    left out and named, which is no error; what a system leaves behind is passed over.
 
     examples:
       grocery predict photo.jpg
@@ -71,9 +69,11 @@ def predict(arguments: argparse.Namespace) -> None:
     failed = False
     for result in _results(model, image_files(arguments.images), arguments.top or 1):
         if isinstance(result, DataError):
-            failed = True
+            left_out = isinstance(result, LeftOut)
+            failed = failed or not left_out
             say = bar.write if bar else print
-            say(printable(f"error: predict: {result}"), file=sys.stderr)
+            kind = "note" if left_out else "error"
+            say(printable(f"{kind}: predict: {result}"), file=sys.stderr)
         else:
             print(text(*result), flush=True)
         if bar:
@@ -84,34 +84,38 @@ def predict(arguments: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
-    """The files that the arguments name: each file itself, and all images below each folder.
+class LeftOut(DataError):
+    """A file that is not looked at; no error."""
 
-    A folder's images come in the order of their names, folder by folder. Links to folders are not
-    followed. A folder that cannot be read or holds no image gives an error in its place.
+
+def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
+    """The files that the arguments name: each file itself, and all files below each folder.
+
+    A folder's files come in the order of their names, folder by folder. What is not looked at
+    (`grocery.images.finding`), a folder that cannot be read and one that holds no image give an
+    error in their place.
     """
     for name in names:
         if not os.path.isdir(name):
             yield name
             continue
-        found = _below(name)
-        none = DataError(f"{name} holds no images (files ending in {', '.join(SUFFIXES)})")
-        yield next(found, none)
-        yield from found
+        count = 0
+        for found in _below(name):
+            count += not isinstance(found, LeftOut)
+            yield found
+        if not count:
+            yield DataError(f"{name} holds no images")
 
 
 def _below(folder: str) -> Iterator[str | DataError]:
-    try:
-        with os.scandir(folder) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        yield DataError(f"{folder} cannot be read: {error.strerror}")
-        return
-    for entry in sorted(shown, key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _below(entry.path)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield entry.path
+    for path, reason in walk(Path(folder)):
+        file = os.path.join(folder, "" if path == "." else path)
+        if reason is None:
+            yield file
+        elif reason not in HARMLESS:
+            yield DataError(f"{file} {reason}")
+        else:
+            yield LeftOut(f"{file} is left out: {reason}")
 
 
 def _results(

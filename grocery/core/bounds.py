@@ -33,6 +33,8 @@ class Bounds(NamedTuple):
 IMAGE_SIZE = Bounds(32, 1024)
 JPEG_QUALITY = Bounds(50, 100)
 MAX_PIXELS = Bounds(10_000, 1_000_000_000)
+MAX_FILE_BYTES = Bounds(10_000, 10_000_000_000)
+FILE_BYTES = 100_000_000  # of a file, where nobody says how many are allowed
 
 DIMENSIONS = Bounds(2, 4096)
 

@@ -22,6 +22,18 @@ class DataError(GroceryError):
     """A raw dataset, a shard or another data file cannot be used."""
 
 
+class UnreadableImage(DataError):
+    """A raw file is no image, a damaged one, or too large; the message is a short reason.
+
+    It is a fact about the file. What only happened to fail, for a lack of memory or an error of the
+    disk, is a `MemoryError` or an `OSError` with a number.
+    """
+
+
+class NotInstalled(DataError):
+    """Something optional is needed and not there: a fact about this machine, not about the data."""
+
+
 class ModelError(GroceryError):
     """A model file is damaged, of another version, or does not fit the data."""
 

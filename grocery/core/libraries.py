@@ -13,7 +13,10 @@ from pathlib import Path
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import GroceryError
 
-NUMERIC = ("faiss-cpu", "numpy", "onnxruntime", "pillow", "pyarrow", "scikit-learn", "scipy")
+NUMERIC = (
+    *("faiss-cpu", "numpy", "onnxruntime", "pillow", "pillow-heif", "pyarrow"),
+    *("scikit-learn", "scipy"),
+)
 
 
 def installed() -> dict[str, str]:

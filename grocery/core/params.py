@@ -37,6 +37,7 @@ class PrepareParams(Section):
     near_duplicate_bits: int = Field(ge=0, le=16)
     max_bad_ratio: Ratio
     max_pixels: int = between(bounds.MAX_PIXELS)
+    max_file_bytes: int = between(bounds.MAX_FILE_BYTES)
 
     @field_validator("shards")
     @classmethod

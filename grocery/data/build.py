@@ -21,11 +21,10 @@ from PIL import Image
 
 from grocery import action_cache
 from grocery.action_cache import Action, values_of
-from grocery.core.errors import DataError, memory_for
+from grocery.core.errors import DataError
 from grocery.core.params import PrepareParams
 from grocery.data.duplicates import Copies, perceptual_hash
-from grocery.images.decoding import UnreadableImage
-from grocery.images.preprocessing import Preprocessing
+from grocery.images.preprocessing import SRGB, Preprocessing, prepare
 from grocery.images.raw import RawImage
 from grocery.parallel import parallel_map
 from grocery.shards import IMAGE_SCHEMA, read_table, shard_name, shard_of, write_table
@@ -41,10 +40,19 @@ SETTLED = 2_000_000_000
 
 @dataclass(frozen=True)
 class Decoded:
-    """What decoding found, by image id: perceptual hashes, and why the others cannot be read."""
+    """What decoding found, by image id.
+
+    Perceptual hashes, why the others cannot be read, and what is wrong with some that can be.
+    """
 
     hashes: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, other: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what was found elsewhere, its fields by name."""
+        for name, values in other.items():
+            getattr(self, name).update(values)
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,15 @@ class Shard:
         """What decides the decoded shard, as text."""
         kept = [(group.image_id, group.kept) for group in self.copies]
         return [
-            values_of(asdict(preprocessing)),
+            values_of(preprocessing.settings()),
             *(repr((i, image.path, image.label, image.coarse)) for i, image in kept),
         ]
 
 
-def image_ids_of(images: Sequence[RawImage]) -> list[str]:
-    """SHA-256 (hex) of each raw file.
+def image_ids_of(images: Sequence[RawImage], limit: int) -> tuple[list[str], dict[str, str]]:
+    """SHA-256 (hex) of each raw file, and by id why some of them cannot be read.
 
+    A file of more than `limit` bytes is one of these, and is not read.
     Files are read in chunks, by the hash of their paths, and a chunk whose files all lie where they
     lay is not read again: their sizes, times of modification and change, and inodes are as before.
     Git's index and DVC go by the same signs.
@@ -75,11 +84,15 @@ def image_ids_of(images: Sequence[RawImage]) -> list[str]:
     for image in images:
         place = shard_of(hashlib.sha256(image.path.encode()).hexdigest(), count)
         chunks.setdefault(place, []).append(image)
-    actions = [Action(chunk, _signs(chunk)) for chunk in chunks.values()]
+    actions = [
+        Action((chunk, limit), None if (signs := _signs(chunk)) is None else [*signs, str(limit)])
+        for chunk in chunks.values()
+    ]
     hashed = action_cache.do(hash_files, actions, title="hash")
     pairs = zip(chain(*chunks.values()), chain(*hashed), strict=True)
-    found = {image.path: sha256 for image, sha256 in pairs}
-    return [found[image.path] for image in images]
+    found = {image.path: (image_id, reason) for image, (image_id, reason) in pairs}
+    ids = [found[image.path][0] for image in images]
+    return ids, {image_id: reason for image_id, reason in found.values() if reason}
 
 
 def written_down(images: Sequence[RawImage], folder: Path) -> list[RawImage]:
@@ -98,9 +111,10 @@ def _write_down(task: tuple[RawImage, Path]) -> tuple[str, Path]:
     return image.path, file
 
 
-def hash_files(images: Sequence[RawImage]) -> list[str]:
-    """SHA-256 (hex) of each raw file, read now."""
-    return [hashlib.sha256(image.read()).hexdigest() for image in images]
+def hash_files(task: tuple[Sequence[RawImage], int]) -> list[tuple[str, str | None]]:
+    """SHA-256 (hex) of each raw file, read now, and why it cannot be read, or None."""
+    images, limit = task
+    return [image.identify(limit) for image in images]
 
 
 def _signs(images: Sequence[RawImage]) -> list[str] | None:
@@ -142,22 +156,22 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
 
     Raises
     ------
-    DataError, OutOfMemory
-        Names an image that has changed, or for which memory does not suffice: neither is a fact
-        about it.
+    DataError, NotInstalled, OutOfMemory
+        Names an image that has changed, that something optional would decode, or for which memory
+        does not suffice: none is a fact about it.
     """
     shard, preprocessing, file = task
     found, rows = Decoded(), []
     for image_id, image in ((group.image_id, group.kept) for group in shard.copies):
-        data = image.read()
-        if hashlib.sha256(data).hexdigest() != image_id:
+        done = prepare(image, preprocessing)
+        if done.image_id != image_id:
             raise DataError(f"{image.path} was changed while it was read; run again")
-        try:
-            with memory_for(image.path):
-                jpeg = preprocessing.prepare(data)
-        except UnreadableImage as error:
-            found.reasons[image_id] = str(error)
+        if done.jpeg is None:
+            found.reasons[image_id] = str(done.reason)
             continue
+        if done.notes:
+            found.notes[image_id] = done.notes
+        jpeg = done.jpeg
         # Of the canonical image, so that whoever has the shard can compute it again.
         with Image.open(io.BytesIO(jpeg)) as prepared:
             found.hashes[image_id] = perceptual_hash(prepared)
@@ -169,7 +183,9 @@ def decode_shard(task: tuple[Shard, Preprocessing, Path]) -> dict[str, dict[str,
 
 def preprocessing_of(params: PrepareParams) -> Preprocessing:
     """How raw images are prepared."""
-    return Preprocessing(params.image_size, params.jpeg_quality, params.max_pixels)
+    return Preprocessing(
+        params.image_size, params.jpeg_quality, params.max_pixels, params.max_file_bytes, SRGB
+    )
 
 
 # The decoded shard, splits by image id, how its images were prepared, and the file to write.
@@ -183,4 +199,4 @@ def finish_shard(task: Finish) -> None:
     column: list[Any] = [splits.get(i) for i in table.column("image_id").to_pylist()]
     table = table.append_column("split", pa.array(column, pa.string()))
     table = table.filter(table.column("split").is_valid()).select(IMAGE_SCHEMA.names)
-    write_table(file, table.cast(IMAGE_SCHEMA).combine_chunks(), asdict(preprocessing))
+    write_table(file, table.cast(IMAGE_SCHEMA).combine_chunks(), preprocessing.settings())

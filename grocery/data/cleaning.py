@@ -124,7 +124,8 @@ def summarise(copies: Sequence[Copies], found: Decoded, outcome: Outcome) -> dic
     dict
         ``counts``; ``quarantined`` (path, reason); ``duplicates`` (kept, dropped, and labels when
         these contradict each other); ``near_duplicates`` (paths of a group, and labels likewise);
-        ``leaked`` (path, reason); ``splits`` (images, unlabeled, and images by class of each).
+        ``leaked`` (path, reason); ``noted`` (path, and what is wrong with an image that stays);
+        ``splits`` (images, unlabeled, and images by class of each).
     """
     bad = quarantined(copies, found)
     duplicates: list[dict[str, Any]] = [
@@ -142,6 +143,11 @@ def summarise(copies: Sequence[Copies], found: Decoded, outcome: Outcome) -> dic
         {"path": image.kept.path, "reason": f"near duplicate of {of.kept.path} in {split}"}
         for image, of, split in outcome.leaked
     ]
+    noted = [
+        {"path": group.kept.path, "note": note}
+        for group in copies
+        for note in found.notes.get(group.image_id, ())
+    ]
     splits = {split: _census(outcome, split) for split in SPLITS}
     counts = {
         "files": sum(len(group.files) for group in copies),
@@ -154,6 +160,7 @@ def summarise(copies: Sequence[Copies], found: Decoded, outcome: Outcome) -> dic
         "near_duplicates": sum(len(entry["paths"]) for entry in near),
         "near_duplicate_groups": len(near),
         "leaked": len(leaked),
+        "noted": len(noted),
     } | {split: splits[split]["images"] for split in SPLITS}
     return {
         "counts": counts,
@@ -161,6 +168,7 @@ def summarise(copies: Sequence[Copies], found: Decoded, outcome: Outcome) -> dic
         "duplicates": duplicates,
         "near_duplicates": near,
         "leaked": leaked,
+        "noted": noted,
         "splits": splits,
     }
 

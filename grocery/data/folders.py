@@ -7,13 +7,16 @@ cache of type ``symlink``, which makes every file of a dataset one, is not suppo
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from grocery.core.errors import DataError
+from grocery.images.finding import ABOUT, HARMLESS, LINK, walk
 from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
@@ -21,18 +24,20 @@ UNLABELED = ("unlabeled", "unlabelled")
 INCOMING = "incoming"
 RESERVED = (*SPLITS, *UNLABELED, INCOMING)
 
-# Left behind by operating systems; never images. So are hidden files and folders.
-_SIDECAR = re.compile(r"\..*|thumbs\.db|desktop\.ini|__macosx", re.IGNORECASE)
-# Files about the dataset. A folder of such a name is a class.
-_ABOUT = re.compile(r"(readme|licen[cs]e)(\.(md|rst|txt))?", re.IGNORECASE)
 # Outside the folders of images a text file is a note on the dataset.
 _NOTE = re.compile(r".*\.(csv|json|md|txt|ya?ml)", re.IGNORECASE)
+
+# What a folder of another name may be meant as, in lower case.
+_MEANT = {
+    **{name: name for name in RESERVED},
+    **{"training": "train", "validation": "val", "valid": "val", "testing": "test"},
+}
 
 _BATCH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class RawFolder:
+class RawFolder(ABC):
     """A raw dataset that lies in a folder as files."""
 
     folder: Path
@@ -40,7 +45,7 @@ class RawFolder:
     def incoming(self) -> dict[str, list[RawImage]]:
         """Batches in ``incoming/BATCH/[CLASS/...]NAME``, by name."""
         found: dict[str, list[RawImage]] = {}
-        for path in sorted(walk(self.folder, INCOMING)):
+        for path in sorted(files_of(self.folder, INCOMING)):
             parts = path.split("/")
             if len(parts) == 2 and _NOTE.fullmatch(parts[1]):
                 continue
@@ -49,10 +54,23 @@ class RawFolder:
                     f"{self.folder / path} lies in no batch; its place is {INCOMING}/NAME/, "
                     "NAME being letters, digits, dots, dashes and underscores"
                 )
-            label = parts[2] if len(parts) > 3 else None
+            label = class_name(parts[2]) if len(parts) > 3 else None
             image = RawImage(path, label, file=self.folder / path)
             found.setdefault(parts[1], []).append(image)
         return found
+
+    def left_out(self) -> dict[str, str]:
+        """What lies in it and is not looked at, by path, and why."""
+        found: dict[str, str] = {}
+        files = files_of(self.folder, left_out=found)
+        batches = chain.from_iterable(self.incoming().values())
+        used = {image.path for image in chain(self.images(), batches)}
+        others = [path for path in files if path not in used]
+        return found | {p: ABOUT if _NOTE.fullmatch(p) else "not listed" for p in others}
+
+    @abstractmethod
+    def images(self) -> list[RawImage]:
+        """All images, sorted by path."""
 
 
 class FolderSource(RawFolder):
@@ -71,7 +89,7 @@ class FolderSource(RawFolder):
         DataError
             When a file lies where its class or its split cannot be told, or there are none.
         """
-        paths = sorted(path.split("/") for path in walk(self.folder))
+        paths = sorted(path.split("/") for path in files_of(self.folder))
         paths = [parts for parts in paths if parts[0] != INCOMING or len(parts) == 1]
         splits = any(parts[0] in SPLITS and len(parts) > 1 for parts in paths)
         images = [image for parts in paths if (image := self._image(parts, splits)) is not None]
@@ -82,7 +100,7 @@ class FolderSource(RawFolder):
     def _image(self, parts: list[str], splits: bool) -> RawImage | None:
         """What a file's place says of it; None for a note on the dataset."""
         if len(parts) > 1:
-            _refuse_other_case(self.folder, parts[0], RESERVED)
+            _refuse_almost(self.folder, parts[0], _MEANT)
         split, place = None, parts
         if splits:
             split = "train"
@@ -102,40 +120,39 @@ class FolderSource(RawFolder):
                 f"class, or into {UNLABELED[0]}"
             )
         if splits:
-            _refuse_other_case(self.folder / parts[0], place[0], UNLABELED)
-        label = None if place[0] in UNLABELED else place[0]
+            _refuse_almost(self.folder / parts[0], place[0], UNLABELED)
+        label = None if place[0] in UNLABELED else class_name(place[0])
         if label is None and split in ("val", "test"):
             raise DataError(f"{self.folder / path} has no label; {split} needs one")
         return RawImage(path, label, None, split, self.folder / path)
 
 
-def walk(folder: Path, below: str = "") -> Iterator[str]:
-    """Yield the relative paths of all files that may be images, in no order.
+def files_of(folder: Path, below: str = "", *, left_out: dict[str, str] | None = None) -> list[str]:
+    """Relative paths of all files that may be images, by the rule of `grocery.images.finding`.
 
-    Empty folders do not show: DVC and git do not keep them.
+    `left_out` gets what is not looked at, by path, and why.
+
+    Raises
+    ------
+    DataError
+        For a link, for what is neither a file nor a folder, and for a name that is not UTF-8.
     """
-    top = folder / below
-    refuse_link(top)
-    if not top.is_dir():
-        return
-    with os.scandir(top) as entries:
-        for entry in entries:
-            path = f"{below}/{entry.name}" if below else entry.name
-            if entry.is_symlink():
-                refuse_link(folder / path)
-            try:
-                entry.name.encode()
-            except UnicodeEncodeError:  # the operating system gave bytes that are no text
-                raise DataError(f"the name {path!r} in {folder} is not UTF-8") from None
-            if _SIDECAR.fullmatch(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk(folder, path)
-            elif entry.is_file(follow_symlinks=False):
-                if not _ABOUT.fullmatch(entry.name):
-                    yield path
-            else:
-                raise DataError(f"{folder / path} is neither a file nor a folder")
+    refuse_link(folder / below)
+    found = []
+    for path, reason in walk(folder, below) if (folder / below).is_dir() else ():
+        try:
+            path.encode()
+        except UnicodeEncodeError:  # the operating system gave bytes that are no text
+            raise DataError(f"the name {path!r} in {folder} is not UTF-8; rename it") from None
+        if reason == LINK:
+            refuse_link(folder / path)
+        elif reason is None:
+            found.append(path)
+        elif reason not in HARMLESS:
+            raise DataError(f"{folder / path} {reason}")
+        elif left_out is not None:
+            left_out[path] = reason
+    return found
 
 
 def refuse_link(path: Path) -> None:
@@ -147,10 +164,16 @@ def refuse_link(path: Path) -> None:
         )
 
 
-def _refuse_other_case(folder: Path, name: str, reserved: Sequence[str]) -> None:
+def class_name(folder: str) -> str:
+    """The class of a folder's name, however the system that wrote it composes its accents."""
+    return unicodedata.normalize("NFC", folder)
+
+
+def _refuse_almost(folder: Path, name: str, reserved: Collection[str]) -> None:
     """Refuse a folder name that is almost a reserved one; taken for a class, it would mislead."""
-    if name not in reserved and name.lower() in reserved:
+    meant = _MEANT.get(name.lower(), name)
+    if meant != name and name.lower() in reserved:
         raise DataError(
-            f"{folder / name} differs from the reserved name {name.lower()!r} in case only; "
-            "rename it to that, or to something else if it is a class"
+            f"{folder / name} differs little from the reserved name {meant!r}; rename it to that, "
+            "or to something else if it is a class"
         )

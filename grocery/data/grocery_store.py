@@ -6,7 +6,7 @@ import csv
 from pathlib import Path, PurePosixPath
 
 from grocery.core.errors import DataError
-from grocery.data.folders import INCOMING, RawFolder, walk
+from grocery.data.folders import INCOMING, RawFolder, class_name, files_of
 from grocery.images.raw import RawImage
 from grocery.shards import SPLITS
 
@@ -30,7 +30,7 @@ class GroceryStoreSource(RawFolder):
             For a line or a name that is not allowed; says where.
         """
         classes = self._classes()
-        files = {path for path in walk(self.folder) if not path.startswith(f"{INCOMING}/")}
+        files = {path for path in files_of(self.folder) if not path.startswith(f"{INCOMING}/")}
         images: dict[str, RawImage] = {}
         for split, name in LISTS.items():
             for number, line in enumerate(_lines(self.folder / name), start=1):
@@ -63,7 +63,8 @@ class GroceryStoreSource(RawFolder):
             where = f"{path}, line {number}"
             try:
                 ids = int(row["Class ID (int)"]), int(row["Coarse Class ID (int)"])
-                names = row["Class Name (str)"].strip(), row["Coarse Class Name (str)"].strip()
+                fine, coarse = row["Class Name (str)"], row["Coarse Class Name (str)"]
+                names = class_name(fine.strip()), class_name(coarse.strip())
             except (KeyError, TypeError, ValueError, AttributeError):
                 names = ("", "")
             if not all(names):

@@ -6,9 +6,7 @@ the monitor should let the first pass and sound an alarm for the others.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,10 @@ import pyarrow as pa
 from PIL import Image
 
 from grocery.core.draws import draw
-from grocery.core.errors import memory_for
 from grocery.core.params import PrepareParams
 from grocery.data.build import preprocessing_of
-from grocery.images.decoding import UnreadableImage, pixels
-from grocery.images.preprocessing import Preprocessing
+from grocery.images.decoding import pixels
+from grocery.images.preprocessing import Preprocessing, prepare
 from grocery.images.raw import RawImage
 from grocery.shards import BATCH_SCHEMA, DRILL, images_of, read_columns, shard_paths, write_table
 
@@ -47,15 +44,11 @@ def write_batch(
     preprocessing = preprocessing_of(params)
     unreadable, rows = [], []
     for raw in sorted(images, key=lambda raw: raw.path):
-        data = raw.read()
-        jpeg: bytes | None = None
-        try:
-            with memory_for(raw.path):
-                jpeg = preprocessing.prepare(data)
-        except UnreadableImage as error:
-            unreadable.append({"path": raw.path, "reason": str(error)})
-        image_id = hashlib.sha256(data).hexdigest()
-        rows.append({"image_id": image_id, "path": raw.path, "label": raw.label, "image": jpeg})
+        done = prepare(raw, preprocessing)
+        if done.reason is not None:
+            unreadable.append({"path": raw.path, "reason": done.reason})
+        row = (done.image_id, raw.path, raw.label, done.jpeg)
+        rows.append(dict(zip(BATCH_SCHEMA.names, row, strict=True)))
     _write(folder, name, rows, preprocessing, images[0].drill if images else None)
     return unreadable
 
@@ -107,4 +100,4 @@ def _write(
 ) -> None:
     schema = BATCH_SCHEMA if drill is None else BATCH_SCHEMA.with_metadata({DRILL: drill})
     table = pa.Table.from_pylist(rows, schema=schema)
-    write_table(folder / f"{name}.parquet", table, asdict(how))
+    write_table(folder / f"{name}.parquet", table, how.settings())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from unicodedata import normalize
 
 from grocery.core.draws import draw
 from grocery.core.errors import DataError
@@ -77,6 +78,7 @@ def check_labels(labels: Sequence[str | None], given: Sequence[str | None]) -> N
         One sentence that names the classes in question.
     """
     counts = Counter(label for label in labels if label is not None)
+    _refuse_alike(sorted(counts))
     if not counts:
         raise DataError("no image has a label; put images into folders named after their classes")
     if len(counts) == 1:
@@ -149,6 +151,18 @@ def check_shares(wanted: Sequence[str], splits: Sequence[str], *, cause: str) ->
             raise DataError(
                 f"{cause}, which leaves {left} for {split} instead of about {asked}; lower it, or "
                 "bring splits of your own"
+            )
+
+
+def _refuse_alike(classes: Sequence[str]) -> None:
+    """Refuse names of classes that differ in what is easily overlooked."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(" ".join(normalize("NFKC", name).casefold().split()), name)
+        if other != name:
+            raise DataError(
+                f"the classes {other!r} and {name!r} differ in case, spaces or width only; give "
+                "both the same name if they are one class, or clearer names"
             )
 
 

@@ -7,20 +7,17 @@ training and in prediction, so that predicting on a raw file gives what the pipe
 from __future__ import annotations
 
 import io
-import re
-import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from grocery.core.errors import DataError
-
-# Formats decoded inside this process. Others (EPS, for one) start programs.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+from grocery.core.errors import DataError, NotInstalled, UnreadableImage
+from grocery.images import opening
+from grocery.images.colours import Note, halvings, key_of, rgb
+from grocery.images.mending import mended
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSE = {
@@ -33,33 +30,24 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_DEEP_MODES = ("I", "F")  # and all that begin with "I;"
-# A deep image does not say which value is white: the least of these that no pixel exceeds.
-_INTEGER_WHITE = (2**16 - 1, 2**31 - 1)
-_FLOAT_WHITE = (1.0, 255.0, 65535.0)
-
-_OPENING = threading.Lock()  # Pillow's own limit is a global
-
-
 # What opening and loading an image may take, in bytes per pixel. A decoder that lacks memory often
 # says that the file is damaged.
 _OPENING_BYTES, _LOADING_BYTES = 8, 16
 _PREPARED = 1024 * 1024  # pixels of a canonical image, at most
 
 
-class UnreadableImage(DataError):
-    """A raw file is no image, a damaged one, or too large; the message is a short reason.
-
-    It is a fact about the file. What only happened to fail, for a lack of memory or an error of the
-    disk, is a `MemoryError` or an `OSError` with a number.
-    """
+def _ignore(_: str) -> None:
+    pass
 
 
-def decode(data: bytes, *, max_pixels: int) -> Image.Image:
+def decode(
+    data: bytes, *, max_pixels: int, profiles: bool = True, note: Note = _ignore
+) -> Image.Image:
     """Decode a raw file to an upright RGB image.
 
     The file's name plays no part. EXIF orientation is applied, transparency is laid over white,
-    images of more than 8 bits are scaled to 8, and an animation gives its first frame.
+    images of more than 8 bits are scaled to 8, and an animation gives its first frame. A picture of
+    more than `grocery.images.colours.LARGE` pixels is halved until it has no more.
 
     Parameters
     ----------
@@ -67,22 +55,51 @@ def decode(data: bytes, *, max_pixels: int) -> Image.Image:
         The whole file.
     max_pixels
         Larger images are refused before they are decoded.
+    profiles
+        Whether an embedded colour profile is applied; if not, its levels count as sRGB's.
+    note
+        Called with a sentence on what is wrong with a file whose pixels can be read all the same.
 
     Raises
     ------
     UnreadableImage
         Whatever is wrong with the file.
+    NotInstalled
+        When it is HEIC, and what decodes that is not there.
     MemoryError
         When memory does not suffice to tell.
     """
     if not data:
         raise UnreadableImage("empty file")
+    try:
+        return _decoded(data, max_pixels, profiles, note)
+    except UnreadableImage as error:
+        instead = mended(data)
+        if instead is None:
+            raise
+        found: list[Image.Image] = []
+        for each in instead[0]:
+            try:
+                found.append(_decoded(each, max_pixels, profiles, _ignore if found else note))
+            except UnreadableImage:
+                raise error from None
+        if any(other.tobytes() != found[0].tobytes() for other in found[1:]):
+            raise
+        note(instead[1])
+        return found[0]
+
+
+def _decoded(data: bytes, max_pixels: int, profiles: bool, note: Note) -> Image.Image:
     with _unreadable(_OPENING_BYTES * max_pixels):
-        image = _open(data, max_pixels)
-    return upright_rgb(image)
+        image = opening.opened(data, max_pixels)
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            factor = halvings(image.size)
+            if factor > 1:  # decoded at a half, a quarter or an eighth
+                image.draft(None, (image.width // factor or 1, image.height // factor or 1))
+    return upright_rgb(image, profiles=profiles, note=note)
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image, *, profiles: bool = True, note: Note = _ignore) -> Image.Image:
     """Convert an image that Pillow opened or made to an upright RGB image, as `decode` does.
 
     The result carries no metadata, so nothing is applied twice.
@@ -95,9 +112,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         When memory does not suffice to tell, or the file's disk fails.
     """
     with _unreadable(_LOADING_BYTES * image.width * image.height):
-        image.load()
+        key = key_of(image)
+        opening.load(image)
         orientation = _orientation(image)
-        image = _rgb(image)
+        image = rgb(image, key=key, profiles=profiles, note=note)
         if orientation in _TRANSPOSE:
             image = image.transpose(_TRANSPOSE[orientation])
     image.info = {}
@@ -156,76 +174,23 @@ def _unreadable(memory: int) -> Iterator[None]:
     """Turn whatever a decoder raises into `UnreadableImage`, where it had so many bytes at hand."""
     try:
         yield
-    except (UnreadableImage, MemoryError):
+    except (UnreadableImage, NotInstalled, MemoryError):
         raise
     except Exception as error:  # hostile bytes get nearly every exception out of a decoder
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's, not the decoder's
         if not isinstance(error, (UnidentifiedImageError, Image.DecompressionBombError)):
             np.empty(memory, np.uint8)  # a MemoryError where there are not as many; touches none
-        raise UnreadableImage(_reason(error)) from error
-
-
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header only, and refuse what would be too large to decode."""
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-    count = image.width * image.height
-    if count > max_pixels:
-        raise UnreadableImage(_too_large(count, max_pixels))
-    return image
+        raise UnreadableImage(opening.reason(error)) from error
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 when there is none; damaged EXIF data costs no good image."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        with opening.undisturbed():
+            value = image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
         raise
     except Exception:
         return 1
     return value if isinstance(value, int) else 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """Convert a decoded image of any mode to RGB."""
-    if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
-        image = _eight_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
-    return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a 16-bit, 32-bit or float image to 8 bits; negative values and NaN become black."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0).clip(min=0)
-    largest = float(values.max())
-    candidates = _FLOAT_WHITE if image.mode == "F" else _INTEGER_WHITE
-    white = next((value for value in candidates if largest <= value), largest)
-    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words why Pillow could not read a file."""
-    text = " ".join(str(error).split())
-    if isinstance(error, Image.DecompressionBombError):
-        numbers = [int(number) for number in re.findall(r"\d+", text)]
-        # Pillow refuses at twice its limit, and says so.
-        return _too_large(numbers[0], numbers[1] // 2) if len(numbers) > 1 else "too many pixels"
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known format"
-    if isinstance(error, EOFError) or "truncated" in text.lower():
-        return "truncated"
-    # An object's address in the text would differ from run to run.
-    return f"damaged: {text}" if text and " at 0x" not in text else "damaged"
-
-
-def _too_large(count: int, allowed: int) -> str:
-    return f"{count:,} pixels, more than the {allowed:,} allowed"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,12 +22,20 @@ from PIL import Image
 
 from grocery.classifier.head import Head
 from grocery.core.arrays import Arrays, digest_of, load_arrays, save_arrays
-from grocery.core.errors import DataError, GroceryError, ModelError, memory_for
+from grocery.core.errors import (
+    DataError,
+    GroceryError,
+    ModelError,
+    NotInstalled,
+    UnreadableImage,
+    memory_for,
+)
 from grocery.core.pin import one_thread, warn_of_other_kernels
 from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
-from grocery.images.decoding import UnreadableImage, pixels
+from grocery.images.decoding import pixels
 from grocery.images.preprocessing import Preprocessing
+from grocery.images.raw import opened
 
 KIND = "grocery-model"
 _BATCH = 64  # images whose raw vectors are held at once
@@ -127,7 +135,11 @@ class Model:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else name
         try:
             with memory_for(name):
-                return self.preprocessing.prepare(_opened(image, name))
+                return self.preprocessing.prepare(
+                    _opened(image, name, self.preprocessing.file_limit)
+                )
+        except NotInstalled as error:
+            raise NotInstalled(f"{name} is {error}") from None
         except UnreadableImage as error:
             raise DataError(f"{name} cannot be read as an image: {error}") from error
         except IsADirectoryError:
@@ -188,7 +200,7 @@ class Model:
             "encoder": self.encoder.settings,
             "classes": self.classes,
             "coarse": self.coarse,
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.settings(),
         }
 
 
@@ -204,13 +216,14 @@ def _many(images: Any) -> Iterable[Any]:
     return found
 
 
-def _opened(image: object, name: str) -> bytes | Image.Image:
-    """What the preprocessing takes."""
+def _opened(image: object, name: str, limit: int) -> bytes | Image.Image:
+    """What the preprocessing takes; a file of more bytes than the limit is refused."""
     if isinstance(image, bytes | Image.Image):
         return image
     if isinstance(image, str | os.PathLike):
         try:
-            return Path(image).read_bytes()
+            with opened(image, limit) as stream:
+                return stream.read()
         except ValueError:
             raise DataError(f"{name!r:.80} is no path; an image is {_ALLOWED}") from None
     found = f"of type {type(image).__name__}"

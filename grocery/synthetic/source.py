@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from grocery.core.bounds import FILE_BYTES
 from grocery.images.raw import RawImage
 from grocery.synthetic.drawing import ROUND, Colour, Rng, item, jittered
 from grocery.synthetic.recipe import Recipe, load_recipe
@@ -66,7 +67,7 @@ class DrawnImage(RawImage):
     flaw: str = ""
     light: float = 1.0
 
-    def read(self) -> bytes:
+    def read(self, limit: int = FILE_BYTES) -> bytes:
         """Draw it, and return the bytes of its file."""
         picture = draw(self.recipe, self.subject, self.original, self.light)
         data = _jpeg(picture, self.recipe.jpeg_quality)
@@ -104,6 +105,10 @@ class SyntheticSource:
             subject = self.classes[number % len(self.classes)]
             images.append(DrawnImage(path, recipe=recipe, subject=subject, original=path))
         return sorted(images, key=lambda image: image.path)
+
+    def left_out(self) -> dict[str, str]:
+        """Nothing: what is not in the recipe is not there."""
+        return {}
 
     def incoming(self) -> dict[str, list[RawImage]]:
         """Batches of incoming images by name, each with its true labels and sorted by path."""

@@ -94,8 +94,8 @@ def add_parser(parsers: Any) -> None:
         "incoming",
         nargs="+",
         metavar="INCOMING",
-        help="a folder of images: one batch, all files below it, hidden ones left out; or a "
-        "Parquet batch as the stage prepare writes it; or a folder of Parquet batches",
+        help="a folder of images: one batch, all files below it (hidden ones are left out, and "
+        "named); or a Parquet batch as the stage prepare writes it; or a folder of such batches",
     )
     parser.add_argument(
         "--each",

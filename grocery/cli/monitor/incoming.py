@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grocery.core.errors import DataError, meant, printable
-from grocery.data.folders import walk
+from grocery.data.folders import class_name, files_of
+from grocery.images.finding import is_system
+from grocery.images.preprocessing import Prepared, prepare
+from grocery.images.raw import RawImage, identify
 from grocery.inbox.history import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
 from grocery.parallel import progress
@@ -17,8 +19,11 @@ from grocery.release.model import Model
 from grocery.shards import read_table
 
 
-def find_batches(names: Sequence[str], *, each: bool) -> list[Path]:
+def find_batches(names: Sequence[str], *, each: bool) -> tuple[list[Path], list[str]]:
     """The batches that the arguments name: Parquet files, and folders of images.
+
+    Also a sentence about each thing beside them that is none; what a system has left is passed
+    over.
 
     Raises
     ------
@@ -26,13 +31,14 @@ def find_batches(names: Sequence[str], *, each: bool) -> list[Path]:
         When one is not there, is no batch, or has a name that is not UTF-8.
     """
     inside = _inbox if each else _batches
-    found = [origin for name in names for origin in inside(Path(name))]
+    left_out: list[str] = []
+    found = [origin for name in names for origin in inside(Path(name), left_out)]
     for origin in found:
         try:
             str(origin).encode()
         except UnicodeEncodeError:  # neither the report nor Parquet could name it
             raise DataError(f"the name {str(origin)!r} is not UTF-8; rename it") from None
-    return found
+    return found, left_out
 
 
 def has_settled(origin: Path, seconds: float) -> bool:
@@ -61,8 +67,8 @@ def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
     They are those of the batch that `read` gives.
     """
     if origin.is_dir():
-        paths = _files(origin)
-        image_ids = [_image_id(_content(origin / path)[0]) for path in paths]
+        paths = _files(origin)[0]
+        image_ids = [identify(origin / path)[0] for path in paths]
         labels = [_class_folder(path) for path in paths] if labelled else [None] * len(paths)
     else:
         table = read_table(origin, ["image_id", "label"])
@@ -76,7 +82,7 @@ def digests(image_ids: Sequence[str], labels: Sequence[str | None]) -> tuple[str
 
 
 def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Batch, list[str]]:
-    """Read a batch, a folder of images or a Parquet file, and say what of it cannot be read.
+    """Read a batch, a folder of images or a Parquet file, and say what of it is not read, and why.
 
     `labelled` means that the folders in a folder are named after classes, and `flat` that there may
     be none: such a batch has no labels.
@@ -90,26 +96,38 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
         return _read_folder(origin, model, labelled, flat)
     batch = read_batch(origin, model.preprocessing)
     missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
-    return batch, [f"{path} in {origin}: it was so when the batch was made" for path in missing]
+    made = "it was so when the batch was made"
+    return batch, [f"unreadable: {path} in {origin}: {made}" for path in missing]
 
 
-def _inbox(folder: Path) -> list[Path]:
+def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; with --each INCOMING is a folder of batches")
-    shown = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in shown:
-        if path.is_file() and path.suffix != ".parquet":
-            raise DataError(
-                f"{path} is in no batch; with --each every folder and every Parquet file in "
-                "INCOMING is one, and nothing else lies there"
-            )
-    return shown
+    found, strays = [], []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not (path.is_dir() or _is_table(path)):
+            strays += [] if is_system(path.name) else [path]
+        elif not is_system(path.name):
+            found.append(path)
+    seen = [path for path in strays if not path.name.startswith(".")]
+    if seen and not found:
+        raise DataError(
+            f"{seen[0]} is in no batch; with --each every folder and every Parquet file in "
+            "INCOMING is one"
+        )
+    left_out += [f"left out: {path}: it is in no batch" for path in strays]
+    return found
 
 
-def _batches(incoming: Path) -> list[Path]:
+def _is_table(path: Path) -> bool:
+    return path.suffix == ".parquet" and path.is_file()
+
+
+def _batches(incoming: Path, left_out: list[str]) -> list[Path]:
     if incoming.is_dir():
-        shown = [path for path in incoming.iterdir() if not path.name.startswith(".")]
-        tables = [path for path in shown if path.suffix == ".parquet"]
+        entries = [path for path in incoming.iterdir() if not is_system(path.name)]
+        shown = [path for path in entries if not path.name.startswith(".")]
+        tables = [path for path in shown if _is_table(path)]
         if tables and len(tables) < len(shown):
             raise DataError(
                 f"{incoming} holds Parquet files and others; a folder of images is one batch, "
@@ -118,7 +136,7 @@ def _batches(incoming: Path) -> list[Path]:
         return sorted(tables) or [incoming]
     if not incoming.exists():
         raise DataError(f"{incoming} is not here; a batch is a folder of images or a Parquet file")
-    if incoming.suffix != ".parquet":
+    if not _is_table(incoming):
         raise DataError(
             f"{incoming} is no batch; one is a folder of images, or a Parquet file as the stage "
             "prepare writes it"
@@ -131,54 +149,32 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
 
     The folder itself may be a symbolic link; one in it is refused, since it may lead anywhere.
     """
-    paths = _files(folder)
+    paths, said = _files(folder)
     labels: list[str | None] = [None] * len(paths)
     if labelled and not (flat and all("/" not in path for path in paths)):
         labels = _labels(folder, paths, model.classes)
-    image_ids: list[str] = []
-    jpegs: list[bytes | None] = []
-    unreadable = []
+    found: list[Prepared] = []
     for path in progress(paths, title=printable(folder.name), total=len(paths)):
-        file, jpeg = folder / path, None
-        data, trouble = _content(file)
-        if trouble is None:
-            try:
-                jpeg = model.prepare(data, str(file))
-            except DataError as error:
-                trouble = str(error)
-        if trouble is not None:
-            unreadable.append(trouble)
-        image_ids.append(_image_id(data))
-        jpegs.append(jpeg)
+        file = folder / path
+        found.append(prepare(RawImage(str(file), file=file), model.preprocessing))
+        if found[-1].jpeg is None:
+            said.append(f"unreadable: {file} cannot be read as an image: {found[-1].reason}")
+    image_ids, jpegs = [one.image_id for one in found], [one.jpeg for one in found]
     name = Path(os.path.abspath(folder)).name  # of "." too
-    return Batch(name, folder, image_ids, paths, labels, jpegs), unreadable
+    return Batch(name, folder, image_ids, paths, labels, jpegs), said
 
 
-def _files(folder: Path) -> list[str]:
-    paths = sorted(walk(folder.resolve()))
+def _files(folder: Path) -> tuple[list[str], list[str]]:
+    """Its files, and a sentence on each that is not looked at."""
+    left_out: dict[str, str] = {}
+    paths = sorted(files_of(folder.resolve(), left_out=left_out))
     if not paths:
         raise DataError(f"{folder} holds no images")
-    return paths
-
-
-def _content(file: Path) -> tuple[bytes, str | None]:
-    """The bytes of a file; or none, and a sentence that says why.
-
-    The history remembers what could not be read. So that is said of the file alone: that a disk
-    fails, or that too many files are open, is an error of this run.
-    """
-    try:
-        return file.read_bytes(), None
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return b"", f"{file} cannot be read: {error.strerror}"
-
-
-def _image_id(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return paths, [f"left out: {folder / path}: {why}" for path, why in left_out.items()]
 
 
 def _class_folder(path: str) -> str | None:
-    return path.split("/", maxsplit=1)[0] if "/" in path else None
+    return class_name(path.split("/", maxsplit=1)[0]) if "/" in path else None
 
 
 def _labels(folder: Path, paths: Sequence[str], classes: Sequence[str]) -> list[str | None]:

@@ -45,7 +45,7 @@ class Examined:
     batch: Batch
     report: BatchReport
     timing: Timing
-    unreadable: list[str]  # what of it cannot be read, a sentence each
+    not_read: list[str]  # what of it is left out or cannot be read, a sentence each
     entry: Entry | None = None  # its line in the history
 
     @property
@@ -64,12 +64,12 @@ class Judge:
 
     def examine(self, origin: Path, arguments: argparse.Namespace) -> Examined:
         """Read and judge one batch."""
-        batch, unreadable = incoming.read(
+        batch, not_read = incoming.read(
             origin, self.model, labelled=arguments.labelled, flat=arguments.each
         )
         reference = self.release.reference
         report, timing = examine(batch, model=self.model, reference=reference, params=self.params)
-        return Examined(origin, batch, report, timing, unreadable)
+        return Examined(origin, batch, report, timing, not_read)
 
 
 def open_judge(name: str, params: MonitorParams, *, fetch: bool = False) -> Judge:
@@ -149,8 +149,7 @@ def say_unsettled(origins: Iterable[Path], seconds: float) -> None:
         print(printable(f"not settled: {sentence}"), file=sys.stderr)
 
 
-def say_unreadable(batches: Iterable[Examined]) -> None:
-    """Name the files that cannot be read, on standard error."""
-    for batch in batches:
-        for sentence in batch.unreadable:
-            print(printable(f"unreadable: {sentence}"), file=sys.stderr)
+def say_not_read(batches: Iterable[Examined], strays: Iterable[str]) -> None:
+    """Name the files that are left out or cannot be read, on standard error."""
+    for sentence in [*strays, *(sentence for batch in batches for sentence in batch.not_read)]:
+        print(printable(sentence), file=sys.stderr)

@@ -13,7 +13,7 @@ from grocery.parallel import progress
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     params = judging.read_thresholds(arguments.params)
-    found = incoming.find_batches(arguments.incoming, each=arguments.each)
+    found, strays = incoming.find_batches(arguments.incoming, each=arguments.each)
     origins = [origin for origin in found if incoming.has_settled(origin, arguments.settled)]
     judging.check_report(arguments.report)
     judge = judging.open_judge(arguments.model, params, fetch=arguments.fetch)
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     batches = [judge.examine(origin, arguments) for origin in watched]
 
     # Nothing is printed earlier: it would run into the progress bars.
-    judging.say_unreadable(batches)
+    judging.say_not_read(batches, strays)
     judging.say_unsettled(sorted(set(found) - set(origins)), arguments.settled)
     if arguments.report is not None:
         reports = [batch.report for batch in batches]

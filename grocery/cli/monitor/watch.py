@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     tracking = None
     if arguments.track:
         tracking = read_document(arguments.params, _Settings, ParamsError).tracking
-    origins = incoming.find_batches(arguments.incoming, each=arguments.each)
+    origins, strays = incoming.find_batches(arguments.incoming, each=arguments.each)
     if arguments.time is not None and len(origins) > 1:
         raise DataError(f"--time is the time of one batch, and there are {len(origins)}")
     page = arguments.report
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     history = History(arguments.history)
     history.check()
 
-    watch = _Watch(arguments, params, history)
+    watch = _Watch(arguments, params, history, strays)
     judging.check_model(arguments.model, fetch=arguments.fetch)
     try:
         watch.look_at(origins)
@@ -68,11 +68,16 @@ class _Watch:
     """One run over the batches that are there."""
 
     def __init__(
-        self, arguments: argparse.Namespace, params: MonitorParams, history: History
+        self,
+        arguments: argparse.Namespace,
+        params: MonitorParams,
+        history: History,
+        strays: Sequence[str],
     ) -> None:
         self.arguments = arguments
         self.params = params
         self.history = history
+        self.strays = strays
         self.new: list[Examined] = []
         self.unsettled: list[Path] = []
         self.troubles: list[str] = []
@@ -130,7 +135,7 @@ class _Watch:
             )
             print(printable(f"warning: monitor: {sentence}"), file=sys.stderr)
         shown = [new for new in self.new if new.alert or not self.arguments.quiet]
-        judging.say_unreadable(shown)
+        judging.say_not_read(shown, self.strays if self.new or not self.arguments.quiet else ())
         output.show(shown, self.params, in_json=self.arguments.json)
         if not self.arguments.quiet:
             judging.say_unsettled(self.unsettled, self.arguments.settled)

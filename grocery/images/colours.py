@@ -1,0 +1,183 @@
+"""Decoded pixels of any mode to the 8 bits of sRGB that are meant."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from math import inf, isqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from grocery.core.errors import UnreadableImage
+
+Note = Callable[[str], None]  # takes a sentence on a file that is read all the same
+Transform = tuple[str, ImageCms.ImageCmsTransform]  # with the mode that it takes
+
+LARGE = 2**24  # pixels of a picture, at most; larger ones are halved
+_TILE = 2048  # side of what is converted at a time, so that there is no second copy of all
+
+_MOST_PROFILE = 4 * 2**20  # bytes; those of printing presses have two million
+# Colour space of a profile, Pillow's mode for it, and the modes of images that it fits.
+_SPACES = {
+    "RGB": ("RGB", ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")),
+    "GRAY": ("L", ("L", "LA", "1")),
+    "CMYK": ("CMYK", ("CMYK",)),
+}
+_ROUNDING = 2  # levels by which profiles of sRGB differ from each other
+
+_SIXTEEN_BITS = 2.0**16 - 1
+# What white usually is where a picture does not say it; _DARK is too small a share of it.
+_USUAL = {"I": (_SIXTEEN_BITS, 2.0**31 - 1, 2.0**32 - 1), "F": (1.0, 255.0, _SIXTEEN_BITS)}
+_DARK = 1 / 16
+_SAMPLE = 2**20  # pixels that white is guessed from, about
+
+
+def halvings(size: tuple[int, int]) -> int:
+    """The power of two that a picture of this size is reduced by."""
+    return int(2 ** (-(-max(0, (size[0] * size[1] - 1) // LARGE).bit_length() // 2)))
+
+
+def key_of(image: Image.Image) -> Any:
+    """The transparent colour of an image that is not loaded yet, or None.
+
+    Pillow gives that of a PNG in the levels of the file, not in those that are decoded.
+    """
+    key = image.info.get("transparency")
+    raw = next((tile.args for tile in getattr(image, "tile", ())), None)
+    if isinstance(key, int) and raw in ("L;2", "L;4"):
+        return key * {"L;2": 85, "L;4": 17}[raw]
+    return tuple(level >> 8 for level in key) if raw == "RGB;16B" and key else key
+
+
+def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Image:
+    """Convert a loaded image to RGB, and halve it where it is `LARGE`.
+
+    Transparency (and `key`, see `key_of`) is laid over white, and images of more than 8 bits are
+    scaled to 8. With `profiles` an embedded colour profile is applied.
+    """
+    factor = halvings(image.size)
+    white = _white(image) if image.mode[:2] in ("I", "F", "I;") else None
+    transform = _transform(image, note) if profiles or image.mode == "LAB" else None
+    if image.mode == "RGB" and key is None and transform is None and factor == 1:
+        return image.convert("RGB")
+    found = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    for box in _tiles(image.size):
+        tile = image.crop(box)
+        if white is not None:
+            tile = _eight_bits(_values(tile, image), white, key)
+        elif key is not None:
+            tile.info["transparency"] = key
+        tile = _over_white(tile if transform is None else _applied(tile, *transform))
+        found.paste(tile.reduce(factor), (box[0] // factor, box[1] // factor))
+    return found
+
+
+def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    for top in range(0, size[1], _TILE):
+        for left in range(0, size[0], _TILE):
+            yield left, top, min(left + _TILE, size[0]), min(top + _TILE, size[1])
+
+
+def _over_white(tile: Image.Image) -> Image.Image:
+    if tile.has_transparency_data:
+        tile = tile.convert("RGBA")
+        tile = Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile)
+    return tile.convert("RGB")
+
+
+def _values(tile: Image.Image, image: Image.Image) -> NDArray[np.float64]:
+    """Levels of a part of a deep image. Pillow gives a sign to 32 bits of a TIFF that have none."""
+    tags, values = getattr(image, "tag_v2", {}), np.asarray(tile)
+    unsigned = image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,))[0] == 1
+    return (values.view(np.uint32) if unsigned else values).astype(np.float64)
+
+
+def _white(image: Image.Image) -> float:
+    """Which level of a deep image is white; one of floats or of 32 bits does not say it.
+
+    It is a usual white that at most one in a hundred pixels exceeds. Where that would leave the
+    whole picture dark, it is what the brightest pixels have.
+    """
+    if image.mode not in _USUAL or image.format == "PPM":
+        return _SIXTEEN_BITS
+    step = isqrt(image.width * image.height // _SAMPLE) + 1
+    parts = (_values(image.crop(box), image)[::step, ::step] for box in _tiles(image.size))
+    values = np.concatenate([part[np.isfinite(part) & (part > 0)] for part in parts])
+    if not len(values):
+        return 1.0
+    values.sort()
+    bright, largest = values[max(0, len(values) - 1 - max(1, len(values) // 100))], values[-1]
+    white = next((level for level in _USUAL[image.mode] if bright <= level), inf)
+    if bright < _DARK * white:
+        white = largest if largest <= 2 * bright else bright
+    return float(white)
+
+
+def _eight_bits(values: NDArray[np.float64], white: float, key: Any) -> Image.Image:
+    """Scale levels; negative ones and NaN become black, and the transparent one white."""
+    levels = np.nan_to_num(values, nan=0.0).clip(0, white) * (255 / white) + 0.5
+    return Image.fromarray(np.where(values == key, 255, levels).astype(np.uint8))
+
+
+def _transform(image: Image.Image, note: Note) -> Transform | None:
+    """How an image becomes sRGB; None where it is, or does not say what it is."""
+    profile = image.info.get("icc_profile")
+    mode = "L" if image.mode[:2] in ("I", "F", "I;") else image.mode
+    if mode == "LAB":
+        return "LAB", _transform_to_srgb(ImageCms.createProfile("LAB"), "LAB")
+    if not profile:
+        return None
+    try:
+        if len(profile) > _MOST_PROFILE:
+            raise ValueError(f"it has {len(profile):,} bytes")
+        takes, fits, transform = _to_srgb(profile)
+        if mode not in fits:
+            raise ValueError(f"it is for {takes}, and the image is {mode}")
+    except (ImageCms.PyCMSError, UnreadableImage, LookupError, TypeError, ValueError) as error:
+        note(f"its colour profile is ignored: {error}")
+        return None
+    return None if transform is None else (takes, transform)
+
+
+def _transform_to_srgb(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
+
+
+@lru_cache(maxsize=4)
+def _to_srgb(profile: bytes) -> tuple[str, tuple[str, ...], ImageCms.ImageCmsTransform | None]:
+    """Mode and modes of `_SPACES`, and the transform; None where that would change nothing."""
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    except OSError:
+        raise UnreadableImage("it is damaged") from None
+    space = opened.profile.xcolor_space.strip()
+    if space not in _SPACES:
+        raise UnreadableImage(f"it is for {space}")
+    mode, fits = _SPACES[space]
+    transform = _transform_to_srgb(opened, mode)
+    steps = np.arange(256, dtype=np.uint8)
+    probe = Image.fromarray(steps[None])
+    if mode == "RGB":
+        colours = np.meshgrid(*[steps[::17]] * 3)
+        probe = Image.fromarray(np.stack(colours, axis=-1).reshape(1, -1, 3))
+    found = np.asarray(_applied(probe, mode, transform), np.int16)
+    alike = mode != "CMYK" and np.abs(found - np.asarray(probe.convert("RGB"))).max() <= _ROUNDING
+    return mode, fits, None if alike else transform
+
+
+def _applied(tile: Image.Image, mode: str, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    """Transform the colours, and keep what is transparent."""
+    alpha = None
+    if tile.has_transparency_data:
+        tile = tile.convert("RGBA")
+        alpha = tile.getchannel("A")
+    tile = tile if tile.mode == mode else tile.convert(mode)
+    found = Image.new("RGB", tile.size)
+    transform.apply(tile, found)
+    if alpha is not None:
+        found.putalpha(alpha)
+    return found

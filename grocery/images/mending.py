@@ -1,0 +1,74 @@
+"""Files whose pixels are all there, though something else is damaged: what can be read instead."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable
+
+# Photographs have about ten scans at most; a hostile file's each take as long as all of these.
+MOST_SCANS = 100
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd8])", re.DOTALL)
+_END = b"\xff\xd9"
+# Bytes that would decode to something, were they needed: no pixel may depend on them.
+_FILLER = bytes((73 * place + 41) % 255 for place in range(1024))
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def jpeg_scans(data: bytes) -> list[bytes]:
+    """Headers of a JPEG's scans, up to one more than `MOST_SCANS`; none of a thumbnail's."""
+    scans: list[bytes] = []
+    place = 2
+    while len(scans) <= MOST_SCANS and (match := _MARKER.search(data, place)):
+        if match[1] == _END[1:]:
+            break
+        place = match.end() + max(2, int.from_bytes(data[match.end() : match.end() + 2], "big"))
+        if match[1] == b"\xda":
+            scans.append(data[match.end() + 2 : place])
+    return scans
+
+
+def mended(data: bytes) -> tuple[Iterable[bytes], str] | None:
+    """Files that can be read instead of a damaged one, and what is wrong with it.
+
+    All of them must give the same pixels, or pixels are missing. None where nothing can be done.
+    """
+    if data.startswith(b"\xff\xd8"):
+        whole = data.rstrip(b"\xff")
+        if not whole.endswith(_END) and _complete(jpeg_scans(data)):
+            ends = (_END, _FILLER + _END)
+            return (whole + end for end in ends), "the end marker is missing"
+    elif data.startswith(_PNG):
+        kept, dropped = _chunks(data)
+        if dropped:
+            return [kept], f"damaged chunks are left out ({', '.join(dropped)})"
+    return None
+
+
+def _complete(scans: list[bytes]) -> bool:
+    """Whether scans hold the last bit of each coefficient of the components that they show."""
+    begun: set[int] = set()
+    done: set[tuple[int, int]] = set()
+    for count, *header in filter(None, scans):
+        components, spectrum = header[: 2 * count : 2], header[2 * count : 2 * count + 3]
+        begun.update(components)
+        if len(spectrum) == 3 and spectrum[2] & 15 == 0:
+            places = range(spectrum[0], spectrum[1] + 1)
+            done.update((each, place) for each in components for place in places)
+    return 0 < 64 * len(begun) == len(done)
+
+
+def _chunks(data: bytes) -> tuple[bytes, list[str]]:
+    """A PNG without texts and without damaged chunks that no pixel depends on; which these are."""
+    kept: list[bytes | memoryview] = [_PNG]
+    dropped, place = set(), len(_PNG)
+    view = memoryview(data)
+    while chunk := view[place : place + 12 + int.from_bytes(data[place : place + 4], "big")]:
+        place += len(chunk)
+        name, intact = bytes(chunk[4:8]), zlib.crc32(chunk[4:-4]).to_bytes(4, "big") == chunk[-4:]
+        text = name in (b"tEXt", b"zTXt", b"iTXt")
+        if text or (name[:1].islower() and name != b"tRNS" and not intact):
+            dropped.add(name.decode("ascii", "replace"))
+        else:
+            kept.append(chunk)
+    return b"".join(kept), sorted(dropped)

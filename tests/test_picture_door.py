@@ -1,0 +1,446 @@
+"""What cameras, phones and tools really make: the right pixels, or the true reason.
+
+The one door is shown for each case: shards, incoming batches, the model and the monitor agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from conftest import ROOT
+from grocery.cli.monitor import incoming
+from grocery.core.errors import DataError, NotInstalled, UnreadableImage
+from grocery.data.build import Shard, decode_shard
+from grocery.data.duplicates import Copies
+from grocery.data.incoming import write_batch
+from grocery.images import colours
+from grocery.images.decoding import decode
+from grocery.images.preprocessing import SRGB, Preprocessing
+from grocery.images.raw import RawImage
+from grocery.release.model import Model
+from grocery.settings import load
+from grocery.shards import read_table
+from odd_files import (
+    LINEAR_GREY,
+    PRESS,
+    SWAPPED,
+    chunk,
+    damaged,
+    encoded,
+    many_scans,
+    pages,
+    png,
+    ramp,
+    spoilt,
+    tiff,
+    with_chunk,
+    without_last_scan,
+)
+from samples import jpeg, picture
+from test_model import small_model
+
+RED, WHITE = (230, 20, 20), (255, 255, 255)
+MAX = 1_000_000
+
+
+def plain(colour: Any, mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (8, 8), colour)
+
+
+def tagged(icc: bytes, colour: Any, mode: str = "RGB", kind: str = "PNG") -> bytes:
+    return encoded(plain(colour, mode), kind, icc_profile=icc)
+
+
+def lab() -> bytes:
+    spaces = [ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")]
+    transform = ImageCms.buildTransform(*spaces, "RGB", "LAB")
+    return encoded(ImageCms.applyTransform(plain(RED), transform), "TIFF")
+
+
+def heic() -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(plain(RED).resize((64, 64))).save(stream)
+    return stream.getvalue()
+
+
+GREY = (188, 188, 188)
+DEEP_GREY = Image.fromarray(np.full((8, 8), 128 * 257, np.uint16))
+INDEXED = plain((255, 0, 0)).quantize(2)
+JPEG, PNG = encoded(plain(RED), "JPEG", quality=95), encoded(plain(RED), "PNG")
+PROGRESSIVE = encoded(plain(RED), "JPEG", quality=95, progressive=True)
+KEY = b"\x10\0\x20\0\x30\0"
+
+# What is read, and the colour of its first pixel.
+READ = {
+    "profile.png": (tagged(SWAPPED, (128, 0, 0)), (0, 0, 188)),
+    "profile.jpg": (tagged(SWAPPED, (255, 0, 0), kind="JPEG"), (0, 0, 255)),
+    "profile-alpha.png": (tagged(SWAPPED, (128, 0, 0, 255), "RGBA"), (0, 0, 188)),
+    "profile-clear.png": (tagged(SWAPPED, (128, 0, 0, 0), "RGBA"), WHITE),
+    "profile-indexed.png": (encoded(INDEXED, "PNG", icc_profile=SWAPPED), (0, 0, 255)),
+    "profile-grey.png": (tagged(LINEAR_GREY, 128, "L"), GREY),
+    "profile-grey-of-rgb.jpg": (tagged(SWAPPED, 128, "L", "JPEG"), GREY),
+    "profile-grey-16.png": (encoded(DEEP_GREY, "PNG", icc_profile=LINEAR_GREY), GREY),
+    "profile-press.jpg": (tagged(PRESS, (255, 0, 0, 0), "CMYK", "JPEG"), (0, 0, 0)),
+    "profile-press.tif": (tagged(PRESS, (0, 255, 255, 255), "CMYK", "TIFF"), WHITE),
+    "profile-broken.png": (tagged(b"no profile", RED), RED),
+    "profile-of-press.png": (tagged(PRESS, RED), RED),
+    "profile-huge.tif": (tagged(SWAPPED + bytes(5_000_000), RED, kind="TIFF"), RED),
+    "lab.tif": (lab(), RED),
+    "phone.avif": (encoded(plain(RED), "AVIF", quality=90), RED),
+    "phone.heic": (heic, RED),
+    "grey2-key.png": (png(2, 0, [b"\xaa"], 4, chunk(b"tRNS", b"\0\x02")), WHITE),
+    "grey4-key.png": (png(4, 0, [b"\x3f"], 2, chunk(b"tRNS", b"\0\x03")), WHITE),
+    "grey16-key.png": (png(16, 0, [b"\x10\0\xff\xff"], 2, chunk(b"tRNS", b"\x10\0")), WHITE),
+    "rgb16-key.png": (png(16, 2, [KEY], 1, chunk(b"tRNS", KEY)), WHITE),
+    "no-end.jpg": (JPEG[:-2], RED),
+    "half-an-end.jpg": (JPEG[:-1], RED),
+    "no-end-progressive.jpg": (PROGRESSIVE[:-2], RED),
+    "text.png": (with_chunk(PNG, damaged(chunk(b"tEXt", b"a\0b"))), RED),
+    "text-after.png": (with_chunk(PNG, chunk(b"zTXt", b"a\0\0b"), last=True), RED),
+    "exif.png": (with_chunk(PNG, damaged(chunk(b"eXIf", b"MM"))), RED),
+}
+NOTED = {
+    *("profile-broken.png", "profile-of-press.png", "profile-huge.tif", "text.png", "exif.png"),
+    *("no-end.jpg", "half-an-end.jpg", "no-end-progressive.jpg"),
+}
+FLOAT = "unsupported layout: unknown pixel mode (3 samples of {} bits, float)"
+
+# What is refused, and how the reason begins.
+REFUSED = {
+    "cut.jpg": (jpeg(picture())[:-40], "truncated"),
+    "scan-lacks.jpg": (without_last_scan(), "truncated"),
+    "key.png": (
+        with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6)))),
+        "damaged: broken PNG file (bad header checksum in b'tRNS')",
+    ),
+    "float32.tif": (tiff(np.zeros((4, 5, 3), np.float32)), FLOAT.format(32)),
+    "float64.tif": (tiff(np.zeros((4, 5, 3), np.float64)), FLOAT.format(64)),
+    "scans.jpg": (many_scans(101), "too many scans: a JPEG may have 100"),
+    "odd.bmp": (b"BM" + bytes(12) + b"\x07" + bytes(47), "unsupported layout: Unsupported BMP"),
+    "a.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000, which is no"),
+    "a.pdf": (b"%PDF-1.7", "PDF, which"),
+    "a.mp4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "a video, which"),
+    "a.mkv": (b"\x1aE\xdf\xa3\x93B\x82\x88matroska", "a video, which"),
+    "a.html": (b"\n<!DOCTYPE html><title>404</title>", "HTML, which"),
+    "a.svg": (b"<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG, which"),
+    "a.txt": (b"milk, bread", "not an image of a known format"),
+}
+
+
+def contents(name: str) -> bytes:
+    data = (READ | REFUSED)[name][0]
+    return data() if callable(data) else data
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_read_has_the_right_colours(name: str) -> None:
+    notes: list[str] = []
+    image = decode(contents(name), max_pixels=MAX, note=notes.append)
+    found = np.array(image.getpixel((0, 0)))
+    assert np.abs(found - READ[name][1]).max() <= 3
+    assert bool(notes) == (name in NOTED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_has_the_true_reason(name: str) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        decode(contents(name), max_pixels=MAX)
+    assert str(caught.value).startswith(REFUSED[name][1])
+
+
+def test_one_door(tmp_path: Path) -> None:
+    """Shards, incoming batches, the model and the monitor make the same of every case."""
+    names = [*READ, *REFUSED]
+    how = Preprocessing(48, 90, MAX, 10**7, SRGB)
+    for name in names:
+        (tmp_path / "files").mkdir(exist_ok=True)
+        (tmp_path / "files" / name).write_bytes(contents(name))
+    raw = [RawImage(name, file=tmp_path / "files" / name) for name in sorted(names)]
+    ids = {image.path: image.identify(10**7)[0] for image in raw}
+    shard = Shard("shard", tuple(Copies(ids[image.path], image) for image in raw))
+    reasons = decode_shard((shard, how, tmp_path / "shard"))["reasons"]
+    table = read_table(tmp_path / "shard", ["path", "image"]).to_pylist()
+    stored = {row["path"]: row["image"] for row in table}
+    model = replace(small_model(), preprocessing=how)
+    prepared: dict[str, bytes] = {}
+    for image in raw:
+        if image.path in REFUSED:
+            with pytest.raises(DataError, match=re.escape(reasons[ids[image.path]]) + "$"):
+                model.prepare(tmp_path / "files" / image.path)
+        else:
+            prepared[image.path] = model.prepare(tmp_path / "files" / image.path)
+    assert prepared == stored
+    assert stored.keys() == READ.keys()
+    batch, said = incoming.read(tmp_path / "files", model, labelled=False, flat=False)
+    seen = dict(zip(batch.paths, batch.jpegs, strict=True))
+    assert seen == stored | dict.fromkeys(REFUSED)
+    assert batch.image_ids == [ids[image.path] for image in raw]
+    assert len(said) == len(REFUSED)
+    params = load(ROOT / "params.yaml").prepare.model_copy(
+        update={k: v for k, v in how.settings().items() if k != "colours"}
+    )
+    bad = write_batch(("batch", raw), params=params, folder=tmp_path)
+    assert {entry["path"]: entry["reason"] for entry in bad} == {
+        name: reasons[ids[name]] for name in REFUSED
+    }
+    rows = read_table(tmp_path / "batch.parquet", ["path", "image"]).to_pylist()
+    assert {row["path"]: row["image"] for row in rows} == seen
+
+
+class TestLevels:
+    """No white that is guessed turns a picture black."""
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            spoilt(ramp(1), np.inf, -np.inf, np.nan),
+            spoilt(ramp(1), 1.01),
+            spoilt(ramp(255), 1e9),
+            ramp(1),
+            ramp(255),
+            ramp(65535),
+            ramp(1e6),
+            ramp(1.5),
+            ramp(3000),
+            ramp(100_000, np.int32),
+            spoilt(ramp(65535, np.int32), 2**31 - 1),
+            ramp(2**32 - 1, np.uint32),
+        ],
+        ids=[
+            *("inf", "slightly over", "hot", "1", "255", "65535", "1e6", "1.5", "12 bits"),
+            *("int32", "hot int32", "uint32"),
+        ],
+    )
+    def test_are_those_of_the_ramp(self, values: Any) -> None:
+        grey = np.asarray(decode(tiff(values), max_pixels=MAX))[1, :, 0].astype(int)
+        assert np.abs(grey - np.arange(256)).max() <= 3
+
+    def test_a_dark_picture_stays_dark_where_white_is_known(self) -> None:
+        dark = encoded(Image.fromarray(ramp(1000, np.uint16)), "PNG")
+        assert np.asarray(decode(dark, max_pixels=MAX)).max() == 4
+
+    def test_black_is_black(self) -> None:
+        assert not np.asarray(decode(tiff(ramp(0)), max_pixels=MAX)).any()
+
+
+class TestProfiles:
+    def test_one_of_srgb_changes_no_pixel(self) -> None:
+        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        image = picture()
+        for icc in (srgb, None):
+            data = encoded(image, "PNG", icc_profile=icc)
+            assert np.array_equal(decode(data, max_pixels=MAX), np.asarray(image))
+
+    def test_an_older_release_goes_on_as_it_was_trained(self, tmp_path: Path) -> None:
+        """It knows no colours: profiles are ignored, and its digest stays."""
+        older = Preprocessing(48, 90, MAX)
+        data = encoded(plain((255, 0, 0)), "PNG", icc_profile=SWAPPED)
+        assert older.prepare(data) == older.prepare(encoded(plain((255, 0, 0)), "PNG"))
+        assert older.settings() == {"image_size": 48, "jpeg_quality": 90, "max_pixels": MAX}
+        digest = replace(small_model(), preprocessing=older).save(tmp_path)
+        assert Model.load(tmp_path).digest == digest
+        newer = replace(older, max_file_bytes=10**6, colours=SRGB)
+        assert newer.prepare(data) != older.prepare(data)
+        assert newer.gives_the_same_as(older)  # of prepared images, which have no profile
+        assert replace(small_model(), preprocessing=newer).digest != digest
+
+
+@pytest.mark.parametrize("kinds", [(1, 0), (1, 1), (4, 0), (0, 1)])
+def test_the_picture_of_a_tiff_is_no_thumbnail(kinds: tuple[int, int]) -> None:
+    found = decode(pages(*kinds), max_pixels=MAX)
+    assert found.size == ((16, 12) if kinds == (0, 1) else (64, 48))
+
+
+class TestHeic:
+    @pytest.mark.parametrize("version", [None, "1.6.9"])
+    def test_without_what_decodes_it(
+        self, version: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A sentence that says what to do; a fact about the machine is remembered by no shard."""
+        data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+        if version is None:
+            monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        else:
+            monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", version)
+        how = Preprocessing(48, 90, MAX, 10**7, SRGB)
+        file = tmp_path / "files/phone.heic"
+        file.parent.mkdir()
+        file.write_bytes(data)
+        model, sentence = (
+            replace(small_model(), preprocessing=how),
+            "is HEIC, which needs pillow-heif",
+        )
+        image = RawImage("phone.heic", file=file)
+        shard = Shard("shard", (Copies(hashlib.sha256(data).hexdigest(), image),))
+        params = load(ROOT / "params.yaml").prepare
+        for work in (
+            lambda: model.prepare(file),
+            lambda: incoming.read(file.parent, model, labelled=False, flat=False),
+            lambda: decode_shard((shard, how, tmp_path / "shard")),
+            lambda: write_batch(("b", [image]), params=params, folder=tmp_path),
+        ):
+            with pytest.raises(NotInstalled, match=f"phone.heic {sentence}"):
+                work()
+
+    def test_orientation_is_applied_once(self) -> None:
+        pillow_heif = pytest.importorskip("pillow_heif")
+        exif, image = Image.Exif(), Image.new("RGB", (64, 32), RED)
+        exif[0x0112] = 6
+        stream = io.BytesIO()
+        pillow_heif.from_pillow(image).save(stream, exif=exif.tobytes())
+        for data in (stream.getvalue(), encoded(image, "AVIF", exif=exif)):
+            assert decode(data, max_pixels=MAX).size == (32, 64)
+
+
+class TestBounds:
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+    def test_a_large_picture_is_halved(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        image = picture(0, (333, 251))
+        monkeypatch.setattr(colours, "_TILE", 64)
+        whole = np.asarray(decode(encoded(image, kind), max_pixels=MAX))
+        assert whole.shape == (251, 333, 3)
+        monkeypatch.setattr(colours, "LARGE", 6000)
+        found = np.asarray(decode(encoded(image, kind), max_pixels=MAX))
+        assert found.shape == (63, 84, 3)
+        expected = np.asarray(Image.fromarray(whole).reduce(4))
+        assert np.abs(found.astype(int) - expected).mean() < 2
+
+    def test_what_decoders_need_more_memory_for_counts_as_more(self) -> None:
+        data = encoded(Image.new("RGB", (800, 800)), "WEBP")
+        with pytest.raises(UnreadableImage, match="640,000 of WEBP, as much memory as 1,600,000"):
+            decode(data, max_pixels=MAX)
+        one_strip = encoded(
+            Image.new("RGBA", (900, 900)), "TIFF", compression="tiff_lzw", strip_size=10**8
+        )
+        decode(one_strip, max_pixels=MAX)
+        with pytest.raises(UnreadableImage, match="of TIFF, as much memory as"):
+            decode(one_strip.replace(b"\x08\0\x08\0\x08\0\x08\0", b"\x10\0" * 4), max_pixels=MAX)
+
+    def test_libtiff_and_pillow_say_nothing(
+        self, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    ) -> None:
+        data = bytearray(encoded(picture(), "TIFF", compression="tiff_lzw"))
+        for place in range(100, 400, 7):
+            data[place] ^= 0x5A
+        image = Image.open(io.BytesIO(data))
+        with pytest.raises(OSError, match="decoder error"):
+            image.load()
+        assert "Using code not yet in table" in capfd.readouterr().err  # so it does say something
+        with pytest.raises(UnreadableImage, match="damaged"):
+            decode(bytes(data), max_pixels=MAX)
+        assert capfd.readouterr().err == ""
+        assert not recwarn.list
+
+    def test_a_file_that_is_too_large_is_not_read(self, tmp_path: Path) -> None:
+        video = tmp_path / "video.mp4"
+        with video.open("wb") as stream:
+            stream.truncate(10**12)  # takes no room, and would take hours to hash
+        reason = (
+            "too large a file: 1,000,000,000,000 bytes; prepare.max_file_bytes allows 100,000,000"
+        )
+        assert RawImage("v", file=video).identify(10**8)[1] == reason
+        for read in (RawImage("v", file=video).read, lambda: small_model().prepare(video)):
+            with pytest.raises(DataError, match=reason):
+                read()
+
+
+# Says of a file that its owner may not read why it is not read, in shards, batches and the monitor.
+DENIED = """
+import sys
+from pathlib import Path
+from grocery.cli.monitor import incoming
+from grocery.data.incoming import write_batch
+from grocery.images.raw import RawImage
+from grocery.settings import load
+from test_model import small_model
+
+folder = Path(sys.argv[1])
+image = RawImage("a.jpg", file=folder / "files/a.jpg")
+print(image.identify(10**6)[1])
+print(write_batch(("batch", [image]), params=load().prepare, folder=folder)[0]["reason"])
+print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False)[1])
+"""
+
+
+def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
+    file = tmp_path / "files/a.jpg"
+    file.parent.mkdir()
+    file.write_bytes(jpeg(picture()))
+    file.chmod(0)
+    powers = "-dac_override,-dac_read_search"  # by which root reads all
+    without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
+    command = [*without, sys.executable, "-c", DENIED, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == [
+        *["Permission denied"] * 2,
+        f"unreadable: {file} cannot be read as an image: Permission denied",
+    ]
+
+
+# Prepares a file with the limits of params.yaml, and says what it took at most, in MiB.
+PEAK = """
+import resource, sys
+from grocery.core.errors import UnreadableImage
+from grocery.data.build import preprocessing_of
+from grocery.settings import load
+try:
+    preprocessing_of(load().prepare).prepare(sys.stdin.buffer.read())
+except UnreadableImage as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def peak(data: bytes) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], input=data, capture_output=True, check=True, cwd=ROOT
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def test_memory_at_the_default_limits() -> None:
+    assert peak(encoded(Image.new("I;16", (7000, 7000)), "PNG")) < 600
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["cmyk", "rgba", "webp", "avif", "heic", "strip", "float"])
+def test_memory_of_large_files_of_all_kinds(kind: str) -> None:
+    grey = Image.fromarray(np.add.outer(*[np.arange(7000, dtype=np.uint8)] * 2))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgba = Image.merge("RGBA", [grey] * 4)
+    half = rgba.resize((5000, 4990)) if kind in ("webp", "avif", "heic") else rgba
+    match kind:
+        case "cmyk":
+            options = {"progressive": True, "subsampling": 0, "exif": exif}
+            data = encoded(Image.merge("CMYK", [grey] * 4), "JPEG", **options)
+        case "rgba":
+            data = encoded(rgba, "PNG", compress_level=1, exif=exif)
+        case "webp":
+            data = encoded(half, "WEBP", lossless=True, method=0, quality=0)
+        case "avif":
+            data = encoded(half, "AVIF", speed=10, subsampling="4:4:4")
+        case "heic":
+            stream = io.BytesIO()
+            pytest.importorskip("pillow_heif").from_pillow(half).save(stream, chroma=444)
+            data = stream.getvalue()
+        case "strip":
+            options = {"compression": "tiff_adobe_deflate", "strip_size": 2**31 - 1}
+            data = encoded(rgba, "TIFF", **options)
+        case _:
+            values = Image.fromarray(np.asarray(grey, np.float32))
+            data = encoded(values, "TIFF", compression="tiff_adobe_deflate")
+    assert peak(data) < 600
