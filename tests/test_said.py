@@ -227,7 +227,7 @@ class TestComment:
     def test_a_revision_that_git_does_not_know(self, project: Project) -> None:
         done = project.run("grocery", "report", "--markdown", "--against", "v7", check=False)
         assert done.returncode == 1
-        assert done.stderr == "grocery report: unknown Git revision 'v7'\n"
+        assert done.stderr == "error: report: unknown Git revision 'v7'\n"
 
 
 def rows(text: str, title: str) -> dict[str, str]:
