@@ -15,12 +15,14 @@ import yaml
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
 
-from conftest import ROOT
+from conftest import ROOT, Project
 from grocery.cli import build_parser
+from running import wait_for
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yml"))
 PROGRAMS = {"dvc", "grocery", "make"}
+BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NAMES = re.compile("[a-z]+")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -48,15 +50,16 @@ def run_lines(node: object) -> Iterator[str]:
             yield from run_lines(item)
 
 
+def typed_in_blocks(page: Path) -> Iterator[str]:
+    """Lines after a prompt."""
+    for block in BLOCK.findall(page.read_text()):
+        yield from re.findall(r"^\$ (.*)", block.replace("\\\n", " "), re.MULTILINE)
+
+
 def typed(page: Path) -> Iterator[str]:
     """What a page tells to type: lines after a prompt, and code in its text and tables."""
-    text = page.read_text()
-    blocks = r"^```console\n(.*?)^```"
-    for block in re.findall(blocks, text, re.MULTILINE | re.DOTALL):
-        yield from re.findall(r"^\$ (.*)", block.replace("\\\n", " "), re.MULTILINE)
-    yield from re.findall(
-        r"`((?:dvc|grocery|make) [^`]+)`", re.sub(blocks, "", text, flags=re.M | re.S)
-    )
+    yield from typed_in_blocks(page)
+    yield from re.findall(r"`((?:dvc|grocery|make) [^`]+)`", BLOCK.sub("", page.read_text()))
 
 
 def commands(lines: Iterator[str]) -> Iterator[list[str]]:
@@ -102,3 +105,42 @@ def test_enough_commands_were_found() -> None:
     found = {(words[0], words[1]) for words in chain.from_iterable(TOLD.values()) if words[1:]}
     assert {("dvc", "repro"), ("grocery", "report"), ("make", "repro")} <= found
     assert len(found) > 20
+
+
+# Lines that are not run here: they set up, reach for another host, or measure for a long time; and
+# what a page says of a folder that the reader is to bring.
+LEFT_OUT = re.compile(
+    r"make |source |dvc get |python |export |wandb |cp |.*grocery-store|.*example\.org|.*BUCKET"
+)
+REFUSED = {"grocery registry rollback --stage production": "had no version before"}
+
+
+def project_with_a_remote(built: Project, folder: Path) -> Project:
+    """A built project with what a reader has: a git remote, and images in some folders."""
+    project = built.copy(folder / "project")
+    project.run("git", "init", "--quiet", "--bare", str(folder / "origin.git"))
+    project.run("git", "remote", "add", "origin", str(folder / "origin.git"))
+    project.run("git", "push", "--quiet", "origin", "HEAD")
+    project.run("git", "switch", "--quiet", "--create", "mine")
+    for name in ("data/raw/mine", "monday", "tuesday", "checked", "shelf"):
+        project.run("grocery", "data", "samples", name, "--count", "60")
+    return project
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["README.md", "experiments.md", "team.md", "adapt.md"])
+def test_every_command_of_a_page_works(name: str, built: Project, tmp_path: Path) -> None:
+    project = project_with_a_remote(built, tmp_path)
+    (page,) = (page for page in PAGES if page.name == name)
+    for line in filter(lambda line: not LEFT_OUT.match(line), typed_in_blocks(page)):
+        done = project.run("bash", "-euo", "pipefail", "-c", line, check=False)
+        command = line.partition("#")[0].strip()
+        assert (REFUSED.get(command, "") or "\0") in done.stderr or not done.returncode, (
+            f"{line}\n{done.stdout}{done.stderr}"
+        )
+        if "queue start" in line:
+            wait_for(lambda: queue_is_empty(project), seconds=600)
+
+
+def queue_is_empty(project: Project) -> bool:
+    return {"Queued", "Running"}.isdisjoint(project.dvc("queue status")[0].split())
