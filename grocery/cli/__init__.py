@@ -19,7 +19,7 @@ from grocery.cli.report import report
 from grocery.cli.samples import samples
 from grocery.cli.sweep import sweep
 from grocery.cli.sync import sync
-from grocery.cli.terminal import standard_output
+from grocery.cli.terminal import EXIT_CODES, standard_output
 from grocery.cli.worker import worker
 from grocery.core.errors import meant, one_sentence
 from grocery.core.pin import pin
@@ -70,7 +70,9 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = _Parser(
-        prog="grocery", description="Use a grocery project's models, and ask about its data."
+        prog="grocery",
+        description="Use a grocery project's models, and ask about its data.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"grocery {__version__}")
     commands = parser.add_commands()

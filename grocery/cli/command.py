@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -14,6 +15,13 @@ Run = Callable[[argparse.Namespace], None]
 def argument(*names: str, **options: Any) -> Argument:
     """What argparse's `add_argument` takes."""
     return names, options
+
+
+def of_project(path: str) -> str:
+    """A path of the project that the working directory is in, as it is reached from there."""
+    here = Path.cwd()
+    root = next((above for above in (here, *here.parents) if (above / ".dvc").is_dir()), here)
+    return path if root == here else str(root / path)
 
 
 def command(

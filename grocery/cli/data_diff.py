@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grocery.cli.command import argument, command
+from grocery.cli.command import argument, command, of_project
+from grocery.cli.terminal import print_json
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ def diff(arguments: argparse.Namespace) -> None:
       grocery data diff v1.0.0 v1.1.0    two tags
       grocery data diff main --json      all changes, for a program
     """
-    from grocery.dataset_diff import diff_rows, rows_at
+    from grocery.dataset_diff import SHARDS, diff_rows, rows_at
 
-    diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new))
+    now = rows_at(arguments.new, SHARDS if arguments.new else Path(of_project(str(SHARDS))))
+    diff = diff_rows(rows_at(arguments.old), now)
     if arguments.json:
-        print(json.dumps(diff.document(), indent=2, ensure_ascii=False))
+        print_json(diff.document())
     else:
         print(_text(diff, arguments.old, arguments.new or "workspace"))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from grocery.cli.command import of_project
 from grocery.cli.monitor.judging import read_thresholds
-from grocery.cli.terminal import count, standard_output
+from grocery.cli.terminal import count, print_json, standard_output
 from grocery.core.errors import DataError, one_sentence
 from grocery.core.files import rounded
 from grocery.drill import report
@@ -39,14 +39,14 @@ def main(argv: Sequence[str], prog: str) -> None:
     parser.add_argument(
         "--release",
         type=Path,
-        default=Path("models/release"),
+        default=Path(of_project("models/release")),
         metavar="FOLDER",
         help="the model (default: %(default)s)",
     )
     parser.add_argument(
         "--shards",
         type=Path,
-        default=Path("data/prepared/shards"),
+        default=Path(of_project("data/prepared/shards")),
         metavar="FOLDER",
         help="shards of the dataset that it was trained on (default: %(default)s)",
     )
@@ -94,7 +94,7 @@ def main(argv: Sequence[str], prog: str) -> None:
     parser.add_argument(
         "--params",
         type=Path,
-        default=Path("params.yaml"),
+        default=Path(of_project("params.yaml")),
         metavar="FILE",
         help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
     )
@@ -132,7 +132,7 @@ def _run(arguments: argparse.Namespace) -> None:
     results = run_drill(images, heads, model.classes, wanted, batches=batches, params=params)
     rows = report.summary(results)
     if arguments.json:
-        print(json.dumps(rounded(rows)))
+        print_json(rounded(rows))
     else:
         print(report.markdown(rows))
         print(report.estimates(rows), end="")

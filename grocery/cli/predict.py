@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from grocery.cli.command import argument, command
-from grocery.cli.terminal import count
+from grocery.cli.command import argument, command, of_project
+from grocery.cli.terminal import count, print_json
 from grocery.core.errors import DataError, printable
 
 if TYPE_CHECKING:
@@ -40,10 +38,9 @@ _LONG = 50  # from this many images on, a progress bar is worth its import
     ),
     argument(
         "--model",
-        default="models/release",
         metavar="MODEL",
         help="a folder, or a name in the registry: production, staging or a version such as "
-        "v1.2.0 (default: %(default)s)",
+        "v1.2.0 (default: models/release of the project)",
     ),
     argument("--json", action="store_true", help="one JSON object a line, for programs"),
     argument("--top", type=count, metavar="K", help="the K most probable classes (default: 1)"),
@@ -66,8 +63,8 @@ def predict(arguments: argparse.Namespace) -> None:
     """
     from grocery.registry.serving import load_model
 
-    model = load_model(arguments.model)
-    text = partial(_json_line, top=arguments.top) if arguments.json else _table(model)
+    model = load_model(arguments.model or of_project("models/release"))
+    text = _table(model)
     bar = _progress_bar(arguments.images)
     failed = False
     for result in _results(model, image_files(arguments.images), arguments.top or 1):
@@ -75,6 +72,8 @@ def predict(arguments: argparse.Namespace) -> None:
             failed = True
             say = bar.write if bar else print
             say(printable(f"error: predict: {result}"), file=sys.stderr)
+        elif arguments.json:
+            print_json(_document(*result, top=arguments.top))
         else:
             print(text(*result), flush=True)
         if bar:
@@ -146,13 +145,13 @@ def _progress_bar(names: Sequence[str]) -> tqdm[Any] | None:
     return tqdm(total=total, desc="predict", unit="image", leave=False)
 
 
-def _json_line(path: str, ranking: Sequence[Prediction], *, top: int | None) -> str:
-    """An object for one image, best class first, in ASCII whatever the names hold."""
+def _document(path: str, ranking: Sequence[Prediction], *, top: int | None) -> dict[str, Any]:
+    """An object for one image, best class first."""
     classes = [
         {"class": p.label, "coarse": p.coarse, "confidence": round(p.confidence, 6)}
         for p in ranking
     ]
-    return json.dumps({"path": path, **classes[0]} | ({"top": classes} if top else {}))
+    return {"path": path, **classes[0]} | ({"top": classes} if top else {})
 
 
 def _table(model: Model) -> Callable[[str, Sequence[Prediction]], str]:

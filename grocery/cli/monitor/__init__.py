@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from grocery.core.errors import printable
+from grocery.cli.command import of_project
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
 
@@ -43,10 +42,11 @@ history:
   become an alert. One that comes again with labels adds its accuracy. Nothing is printed
   when nothing is new. One damaged batch does not keep the others from being judged.
 
-exit code:
+exit code (`grocery --help` lists all):
   0   no batch is an alert, or nothing is new
   1   something is wrong; it is said on standard error
-  2   at least one batch, or a sequence of them, is an alert
+  2   the command line is wrong
+  3   at least one batch, or a sequence of them, is an alert
 
 A file that cannot be read is named on standard error and counted; it is no error.
 
@@ -68,10 +68,10 @@ from cron, one line for an inbox in which every folder is a batch:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Exits with 1 where argparse would with 2, which is the word for an alert here."""
+    """Hands the drill its arguments."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Hand the drill its arguments; refuse unknown ones, or the parser above would, with 2."""
+        """Parse, unless the first word is the drill's."""
         if args and args[0] == _DRILL:
             prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
 
@@ -79,15 +79,7 @@ class _Parser(argparse.ArgumentParser):
                 import_module("grocery.cli.drill").main(rest, prog)
 
             return argparse.Namespace(run=run, command=f"monitor {_DRILL}"), []
-        namespace, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        return namespace, unknown
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and one sentence."""
-        self.print_usage(sys.stderr)
-        self.exit(1, f"error: monitor: {printable(message)}\n")
+        return super().parse_known_args(args, namespace)
 
 
 def add_parser(parsers: Any) -> None:
@@ -124,11 +116,10 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument(
         "--model",
-        default="models/release",
         metavar="NAME",
         help=(
             "a folder, or a name in the registry: production, staging or a version "
-            "(default: %(default)s)"
+            "(default: models/release of the project)"
         ),
     )
     parser.add_argument(
@@ -173,9 +164,8 @@ def add_parser(parsers: Any) -> None:
     parser.add_argument(
         "--params",
         type=Path,
-        default=Path("params.yaml"),
         metavar="FILE",
-        help="YAML file whose section `monitor` holds the thresholds (default: %(default)s)",
+        help="YAML file whose section `monitor` holds the thresholds (default: the project's)",
     )
     parser.add_argument(
         "--report",
@@ -194,6 +184,8 @@ def _run(arguments: argparse.Namespace) -> None:
     for option in ("time", "quiet", "track"):
         if getattr(arguments, option) and arguments.history is None:
             arguments.parser.error(f"--{option} goes with --history")
+    arguments.model = arguments.model or of_project("models/release")
+    arguments.params = arguments.params or Path(of_project("params.yaml"))
     if arguments.settled is None:
         arguments.settled = SETTLED if arguments.each else 0.0
     if arguments.history is None:

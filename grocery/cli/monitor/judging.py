@@ -23,8 +23,6 @@ from grocery.registry.serving import find
 from grocery.registry.state import is_registry_name
 from grocery.release.model import Model
 
-ALERT = 2  # exit code
-
 
 class Thresholds(Section, extra="ignore"):
     """The section `monitor` alone: where a model is used there need be no pipeline."""

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from grocery.cli.monitor import incoming, judging, output
+from grocery.cli.terminal import FOUND
 from grocery.core.errors import printable
 from grocery.core.files import write_bytes
 from grocery.monitoring.report import render
@@ -32,4 +33,4 @@ def run(arguments: argparse.Namespace) -> None:
         write_bytes(arguments.report, render(judge.release.reference, reports, params))
     output.show(batches, params, in_json=arguments.json)
     if any(batch.alert for batch in batches):
-        raise SystemExit(judging.ALERT)
+        raise SystemExit(FOUND)
