@@ -9,7 +9,7 @@ set -euo pipefail
 
 checkout=$(cd "${1:-$(dirname "$0")/..}" && pwd)
 source=${SOURCE:-synthetic}
-read -ra first <<< "${FIRST:--S train.labeled_ratio=0.2}"
+read -ra first <<< "${FIRST:--S train.labeled_ratio=0.1}"
 read -ra poor <<< "${POOR:--S featurize.dimensions=2}"
 read -ra better <<< "${BETTER:--S train.labeled_ratio=1.0}"
 export WANDB_MODE=${WANDB_MODE:-disabled}
@@ -33,7 +33,7 @@ run() { show "$@"; "$@"; }
 quietly() { show "$@"; "$@" > "$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
 refused() {
     show "$@"
-    if "$@" 2>&1; then echo "this should have been refused" >&2; exit 1; fi
+    if "$@" 2>&1 | sed "s|$place/||g"; then echo "this should have been refused" >&2; exit 1; fi
 }
 # Tags, objects and (where it is online) W&B must agree after every step.
 agreed() { grocery registry status > "$log" 2>&1 || { cat "$log" >&2; exit 1; }; }

@@ -52,7 +52,8 @@ class ComputeParams(Section):
 class RegistryParams(Section):
     """What production asks of a version; changes no output."""
 
-    margin: Ratio
+    rule: Literal["better", "not worse"]
+    tolerance: Ratio
     remote: str = Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._/-]*)?$")
 
 

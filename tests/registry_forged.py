@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -115,16 +116,21 @@ class Forge:
         hashes = {JUDGED: md5_of(said)}
         return {JUDGED: said, "dvc.lock": self.lock_with(self.store_folder(release), **hashes)}
 
-    def grown(self) -> dict[str, bytes]:
+    def grown(
+        self, without: str = "", release: Mapping[str, bytes] | None = None
+    ) -> dict[str, bytes]:
         """The files of a commit with other test data, with its objects.
 
-        It is the genuine model with another card. Some images that others learned from are test
-        images here, and some of their test images are none.
+        It is the genuine model with another card, if no other `release` is given. Some images that
+        others learned from are test images here, and some of their test images are none; those of a
+        class may be left out.
         """
-        release = self.release() | {"README.md": b"# More data"}
+        release = {**(release or self.release()), "README.md": b"# More data"}
         shards = {}
         for path in shard_paths(self.folder / SHARDS):
             rows = read_table(path)
+            if without:
+                rows = rows.filter(pc.not_equal(rows["label"], without))
             splits = rows["split"].to_pylist()
             first = {split: splits.index(split) for split in ("train", "test")}
             splits[first["train"]], splits[first["test"]] = "test", "train"

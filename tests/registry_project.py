@@ -31,8 +31,10 @@ class Said:
 
     @property
     def document(self) -> Any:
-        """What it printed, as JSON."""
-        return json.loads(self.out)
+        """What it printed: one line of JSON as the standard has it, in ASCII."""
+        assert self.out.isascii()
+        (line,) = self.out.splitlines()
+        return json.loads(line, parse_constant=pytest.fail)
 
     @property
     def sentence(self) -> str:

@@ -20,6 +20,7 @@ import yaml
 
 import grocery as package
 from conftest import HOME, ROOT, Project
+from grocery.cli.terminal import print_json
 from grocery.core.errors import DataError, GroceryError, ParamsError
 from grocery.data.sources import open_source
 from grocery.inbox.history import History
@@ -136,6 +137,19 @@ class TestCommands:
     def test_all_that_the_readme_names_are_listed(self, said: Callable[..., Said]) -> None:
         for name in set(re.findall(r"(?:`|\$ )grocery ([a-z]+)", README)):
             assert re.search(rf"^ {{4}}{name} ", said().err, re.MULTILINE), name
+
+    def test_exit_codes_are_one_table(self, said: Callable[..., Said]) -> None:
+        """In the help, and in docs/commands.md."""
+        table = re.findall(r"^  (\d+)  ", said("--help").out, re.MULTILINE)
+        assert table == ["0", "1", "2", "3", "130", "141"]
+        docs = (ROOT / "docs/commands.md").read_text()
+        assert re.findall(r"^\| (\d+) \|", docs, re.MULTILINE) == table
+
+    def test_json_is_ascii_on_one_line_and_knows_no_nan(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        print_json({"a": [float("nan"), float("-inf")], "é": (1.5, "\ud800")})
+        assert capsys.readouterr().out == '{"a": [null, null], "\\u00e9": [1.5, "\\ud800"]}\n'
 
     def test_the_version(self, said: Callable[..., Said]) -> None:
         wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -323,7 +337,7 @@ class TestCron:
             )
 
         found = cron("dim")
-        assert (found.returncode, found.stderr) == (2, "")
+        assert (found.returncode, found.stderr) == (3, "")
         assert found.stdout.splitlines()[1].startswith("alert")
         assert (project.path / "monitor/index.html").is_file()
 

@@ -100,7 +100,7 @@ class TestVerdicts:
     def test_are_those_of_the_stage(self, built: Project, tmp_path: Path) -> None:
         """The page too; and dim images are an alert, of which the exit code tells."""
         page = tmp_path / "new" / "drift.html"
-        found = documents(monitor(built, INCOMING, "--json", "--report", page, code=2))
+        found = documents(monitor(built, INCOMING, "--json", "--report", page, code=3))
         assert [document["batch"] for document in found] == ["clean", "dim"]
         assert [document["incoming"] for document in found] == [CLEAN, DIM]
         assert {document["batch"]: numbers(document) for document in found} == recorded(built)
@@ -123,7 +123,7 @@ class TestVerdicts:
                 f"{batch['verdict']:<7}  {batch['images']:>6}  {batch['unreadable']:>10}  "
                 f"{estimates[name]:>{width}}  {batch['accuracy']:8.3f}  {name}"
             )
-        said = monitor(built, DIM, CLEAN, code=2)
+        said = monitor(built, DIM, CLEAN, code=3)
         table, findings = said.out.split("\n\n")
         assert table.splitlines() == expected
         odd = [f"{p['batch']}: {p['sentence']}" for p in points(built) if p["verdict"] != "ok"]
@@ -138,7 +138,7 @@ class TestVerdicts:
         patient = tmp_path / "patient.yaml"
         patient.write_text(yaml.safe_dump({"monitor": section | dict.fromkeys(shifts, 1.0)}))
         before = {p["signal"]: p["verdict"] for p in points(built) if p["batch"] == "dim"}
-        (dim,) = documents(monitor(built, DIM, "--json", "--params", patient, code=2))
+        (dim,) = documents(monitor(built, DIM, "--json", "--params", patient, code=3))
         after = {signal["signal"]: signal["verdict"] for signal in dim["signals"]}
         changed = {name for name in before if before[name] != after[name]}
         assert changed == {name for name in before if before[name] == "alert"} - {"images"}
@@ -153,7 +153,7 @@ class TestVerdicts:
             project.run("git", "tag", "--annotate", tag, "-m", tag)
         shutil.rmtree(project.path / "models")
         named = ("--json", "--model", "production", "--history", f"{tmp_path}/kept/")
-        found = documents(monitor(project, INCOMING, *named, code=2))
+        found = documents(monitor(project, INCOMING, *named, code=3))
         assert {one["batch"]: numbers(one) for one in found} == recorded(project)
         assert monitor(project, INCOMING, *named).out == ""
         text = (tmp_path / "kept/history.jsonl").read_text()
@@ -166,7 +166,7 @@ class TestFoldersOfImages:
     ) -> None:
         expected, page = recorded(built), tmp_path / "drift.html"
         folders = [raw / "flat" / name for name in expected]
-        found = documents(monitor(built, *folders, "--json", "--report", page, code=2))
+        found = documents(monitor(built, *folders, "--json", "--report", page, code=3))
         for one, folder in zip(found, folders, strict=True):
             assert (one["batch"], one["incoming"]) == (folder.name, str(folder))
             assert without_labels(numbers(one)) == without_labels(expected[folder.name])
@@ -197,7 +197,7 @@ class TestFoldersOfImages:
     def test_a_batch_of_rubbish_is_an_alert(self, built: Project, tmp_path: Path) -> None:
         for number in range(25):
             (tmp_path / f"{number}.jpg").write_bytes(FLAWS["text"](b""))
-        out = monitor(built, tmp_path, code=2).out
+        out = monitor(built, tmp_path, code=3).out
         header, row = (line.split() for line in out.splitlines()[:2])
         # Without labels there is no column of them.
         assert header == ["verdict", "images", "unreadable", "estimated", "accuracy", "batch"]
@@ -311,40 +311,47 @@ class TestBadInput:
         file.write_text(yaml.safe_dump({"monitor": section | {"min_bach": 3}}))
         assert "did you mean min_batch?" in refused(INCOMING, "--params", file)
 
-    def test_a_command_line_that_is_wrong(self, refused: Any, tmp_path: Path) -> None:
-        """Not 2, argparse's own code: to cron that would be an alert."""
-        assert "unrecognized arguments: --jsno" in refused(INCOMING, "--jsno")
-        assert "the following arguments are required: INCOMING" in refused()
-        assert "--model: expected one argument" in refused(INCOMING, "--model")
+    def test_a_command_line_that_is_wrong(self, built: Project) -> None:
+        """argparse's own code, which is not that of an alert."""
+        for words, sentence in (
+            ([INCOMING, "--jsno"], "unrecognized arguments: --jsno"),
+            ([], "the following arguments are required: INCOMING"),
+            ([INCOMING, "--model"], "--model: expected one argument"),
+        ):
+            assert sentence in monitor(built, *words, code=2).err
+
+    def test_a_page_that_cannot_be_written(self, refused: Any, tmp_path: Path) -> None:
         assert f"{tmp_path} is a folder" in refused(INCOMING, "--report", tmp_path)
         assert "'params.yaml'" in refused(INCOMING, "--report", "params.yaml/drift.html")
 
     @pytest.mark.parametrize(
-        ("arguments", "sentence"),
+        ("arguments", "code", "sentence"),
         [
-            (["--quiet"], "--quiet goes with --history"),
-            (["--time", "2026-11-23"], "--time goes with --history"),
-            (["--time", "noon", "--history", "x"], "noon should be a time such as"),
-            (["--settled", "-1"], "-1 should be a number of seconds"),
-            (["--history", "metrics"], "history.jsonl is a folder"),
-            (["--history", "params.yaml"], "is no history of grocery monitor"),
-            (["--history", "params.yaml/x"], "'params.yaml"),
-            (["--history", "/dev/full"], "neither a file nor a folder"),
-            (["--each"], "is in no batch; with --each every folder"),
+            (["--quiet"], 2, "--quiet goes with --history"),
+            (["--time", "2026-11-23"], 2, "--time goes with --history"),
+            (["--time", "noon", "--history", "x"], 2, "noon should be a time such as"),
+            (["--settled", "-1"], 2, "-1 should be a number of seconds"),
+            (["--history", "metrics"], 1, "history.jsonl is a folder"),
+            (["--history", "params.yaml"], 1, "is no history of grocery monitor"),
+            (["--history", "params.yaml/x"], 1, "'params.yaml"),
+            (["--history", "/dev/full"], 1, "neither a file nor a folder"),
+            (["--each"], 1, "is in no batch; with --each every folder"),
         ],
     )
     def test_options_of_a_history(
         self,
+        *,
         built: Project,
         flat: Path,
         tmp_path: Path,
         arguments: list[str],
+        code: int,
         sentence: str,
     ) -> None:
         """In a folder of no pipeline, with the params alone: they are refused before any work."""
         shutil.copy2(built.path / "params.yaml", tmp_path)
         (tmp_path / "metrics/history.jsonl").mkdir(parents=True)
-        said = monitor(Project(tmp_path), flat, *arguments, code=1)
+        said = monitor(Project(tmp_path), flat, *arguments, code=code)
         assert (said.out, sentence in said.err.splitlines()[-1]) == ("", True)
 
 
@@ -429,7 +436,7 @@ class TestHistory:
         assert watch("--model", tmp_path) == (0, "", "")  # it is not even loaded
         dim()
         code, out, _ = watch()
-        assert code == 2
+        assert code == 3
         assert [line.split()[-1] for line in out.splitlines()[1:2]] == ["dim"]
         assert "monday" not in out
         (inbox / "dim").rename(inbox / "another-name")
@@ -483,7 +490,7 @@ class TestHistory:
         shutil.copy(next((inbox / "monday").iterdir()), inbox / "tuesday")
         (inbox / "wednesday").mkdir()
         code, out, err = watch("--quiet")
-        assert (code, err) == (2, f"error: monitor: {inbox}/wednesday holds no images\n")
+        assert (code, err) == (3, f"error: monitor: {inbox}/wednesday holds no images\n")
         assert "dim" in out
         assert "tuesday" not in out
 
@@ -535,7 +542,7 @@ class TestHistory:
             day.mkdir(exist_ok=True)
             file.rename(day / file.name)
         code, out, _ = watch("--report", tmp_path / "page.html")
-        assert code == 2
+        assert code == 3
         assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["too", "few"]] * 2
         assert "1: 12 readable images are too few to judge predictions by; 20 are needed." in out
         assert "a sequence of 2 batches is an alert: 1 to 2" in out
@@ -587,7 +594,7 @@ def test_a_run_of_its_own_offline(project: Project, tmp_path: Path) -> None:
     arguments = ["monitor", INCOMING, "--track", "--history", str(tmp_path / "history.jsonl")]
     offline = {"WANDB_MODE": "offline"}
     done = project.run("python", "-m", "grocery.cli", *arguments, check=False, env=offline)
-    assert (done.returncode, done.stderr) == (2, "")
+    assert (done.returncode, done.stderr) == (3, "")
     (run,) = (project.path / "wandb").glob("offline-run-*")
     data = next(run.glob("*.wandb")).read_bytes()
     for expected in (b"monitoring", b"shift/confidence", b"Drift in batch dim"):

@@ -29,7 +29,16 @@ from grocery.contents import read_content
 from grocery.registry.git import Git
 from grocery.registry.state import State, read_state
 from registry_forged import Forge, md5_of
-from registry_project import Said, World, create_world, git, grocery, output_at, tags
+from registry_project import (
+    ARTIFACT,
+    Said,
+    World,
+    create_world,
+    git,
+    grocery,
+    output_at,
+    tags,
+)
 from running import wait_for
 
 GIT = shutil.which("git")
@@ -448,6 +457,16 @@ class TestMeeting:
         )
         assert met.check_one_event("production") == "v1.2.0"
         assert ("has already v1.2.0" in repeated(met.world, *promote)) == (version == "v1.2.0")
+
+    def test_a_version_that_is_withdrawn_while_it_is_judged(self, met: Meeting) -> None:
+        before = tags(met.origin)
+        gone = f"{ARTIFACT}@v1.1.0"
+        withdraw = ("git", "tag", "--annotate", f"{gone}!", f"{gone}^{{}}", "--message", "Gone")
+        met.bob.run(*withdraw, env={"GIT_COMMITTER_DATE": "1800000010 +0000"})
+        promote = ("promote", "v1.1.0", "--stage", "production", *FORCE)
+        said = met.ada_meets_bob(*promote, when="before cat-file")
+        met.check_refused(said, "v1.1.0 was withdrawn or moved meanwhile")
+        assert {*tags(met.origin)} - {*before} == {f"{gone}!"}
 
     def test_one_rolls_back_while_the_other_promotes(self, met: Meeting) -> None:
         repeated(met.world, "promote", "v1.1.0", "--stage", "production", *FORCE)

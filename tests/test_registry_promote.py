@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gto.api
 import pyarrow as pa
@@ -12,13 +14,16 @@ import pytest
 
 import grocery
 from conftest import Project
+from grocery.comparison.difference import Difference, compare, read_predictions
 from grocery.contents import read_content
-from grocery.registry.comparison import compare, read_predictions
-from grocery.registry.decision import decide
+from grocery.registry.judge import Decision, decide
+from grocery.registry.notes import Notes
+from grocery.registry.registry import Registry
 from grocery.registry.state import read_state
 from grocery.registry.store import open_store
+from grocery.settings import RegistryParams
 from grocery.shards import read_columns
-from registry_forged import GROWN, REJECTED, STRONG, WEAK, four_versions
+from registry_forged import GROWN, REJECTED, STRONG, VERSION, WEAK, Forge, four_versions
 from registry_project import (
     ARTIFACT,
     World,
@@ -29,8 +34,9 @@ from registry_project import (
     tags,
 )
 
-# By how much STRONG is more accurate than WEAK.
-GAIN = 0.4
+
+def rule(name: str = "better", tolerance: float = 0.0) -> RegistryParams:
+    return RegistryParams(rule=name, tolerance=tolerance, remote="")
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +83,15 @@ class TestCompare:
         tables = {name: predictions(versions, name) for name in (WEAK, STRONG)}
         (said,) = found["differences"]
         difference = compare(tables[WEAK], tables[STRONG])
-        assert said == {"version": STRONG, "against": WEAK} | difference.document()
-        assert said["difference"] == pytest.approx(GAIN)
+        assert said == {"version": STRONG, "against": WEAK} | as_json(difference)
+        assert found["classes"] == [{"version": STRONG, "against": WEAK, "gained": [], "lost": []}]
         assert found["params"] == {
             "train.algorithm": ["supervised", "label_spreading"],
             "train.labeled_ratio": [0.05, 0.3],
         }
         assert [row["version"] for row in found["versions"]] == [WEAK, STRONG]
-        assert [row["metrics"]["images"] for row in found["versions"]] == [30, 30]
+        tested = [row["metrics"]["images"] for row in found["versions"]]
+        assert tested == [difference.images] * 2
 
         said = versions.registry("compare", WEAK, STRONG)
         assert (said.code, said.err) == (0, "")
@@ -127,7 +134,9 @@ class TestCompare:
         assert said["old"] < said["new"]
 
     def test_what_cannot_be_compared(self, versions: World) -> None:
-        assert "name at least two versions" in versions.refused("compare", WEAK)
+        assert versions.registry("compare", WEAK).code == 2
+        for same in ((WEAK, WEAK), (STRONG, WEAK, "1.0.0")):
+            assert f"{WEAK} is named twice" in versions.refused("compare", *same)
         assert "'v7.0.0' is no version or stage" in versions.refused("compare", WEAK, "v7.0.0")
 
 
@@ -149,41 +158,113 @@ def new_to_all(world: World, built: Project) -> tuple[set[str], str]:
 class TestDecide:
     """What production asks of a version, whoever asks."""
 
+    @pytest.fixture
+    def decided(self, versions: World) -> Callable[..., Decision]:
+        def ask(name: str, present: str | None, wanted: RegistryParams) -> Decision:
+            with inside(versions.project.path), open_store(versions.project.path) as store:
+                known = read_state(store.git).versions
+                return decide(store, known[name], known[present] if present else None, wanted)
+
+        return ask
+
     @pytest.mark.parametrize(
-        ("name", "present", "margin", "passed", "sentence"),
+        ("name", "present", "wanted", "passed", "sentence"),
         [
-            (WEAK, None, 1.0, True, "production had no version"),
-            (REJECTED, None, 0.0, False, f"{REJECTED} was rejected when it was made"),
-            (REJECTED, WEAK, 0.0, False, f"{REJECTED} was rejected when it was made"),
-            (STRONG, WEAK, 0.0, True, f"{STRONG} beats {WEAK}, which is in production, by the "),
-            (STRONG, WEAK, GAIN, True, f"by the margin of {GAIN}: test accuracy 0.9333 against"),
-            (STRONG, WEAK, GAIN + 1e-3, False, f"{STRONG} does not beat {WEAK}"),
-            # without a margin it must still be better
-            (STRONG, STRONG, 0.0, False, f"{STRONG} does not beat {STRONG}"),
-            (WEAK, STRONG, 0.0, False, f"{WEAK} does not beat {STRONG}"),
-            (GROWN, STRONG, 0.0, False, f"{GROWN} does not beat {STRONG}"),
+            (WEAK, None, rule(), True, "production had no version"),
+            (REJECTED, None, rule("not worse", 1), False, f"{REJECTED} was rejected when it was"),
+            (REJECTED, WEAK, rule("not worse", 1), False, f"{REJECTED} was rejected when it was"),
+            (STRONG, WEAK, rule(), True, f"{STRONG} is better than {WEAK}, which is in production"),
+            (WEAK, STRONG, rule(), False, f"{WEAK} is not shown to be better than {STRONG}"),
+            (GROWN, STRONG, rule(), False, f"{GROWN} is not shown to be better than {STRONG}"),
+            (WEAK, STRONG, rule("not worse", 1), True, f"{WEAK} is at most 1 worse than {STRONG}"),
         ],
     )
     def test_the_rule(
         self,
         *,
-        versions: World,
+        decided: Callable[..., Decision],
         name: str,
         present: str | None,
-        margin: float,
+        wanted: RegistryParams,
         passed: bool,
         sentence: str,
     ) -> None:
-        with inside(versions.project.path), open_store(versions.project.path) as store:
-            known = read_state(store.git).versions
-            before = known[present] if present else None
-            found = decide(store, known[name], before, margin=margin)
+        found = decided(name, present, wanted)
         assert found.passed is passed
         assert sentence in found.sentence
         if found.difference:
+            low, high = found.difference.interval
             assert found.against == present
             assert found.difference.sentence(found.against, name) in found.sentence
+            assert f"(rule: {wanted.rule}" in found.sentence
+            assert ("97.5 % confidence" in found.sentence) == passed
+            assert f"[{low:+.4f}, {high:+.4f}] on {found.difference.images} im" in found.sentence
         assert bool(found.note) == (name == GROWN)
+
+    def test_not_worse_is_above_minus_the_tolerance(self, decided: Callable[..., Decision]) -> None:
+        difference = decided(WEAK, STRONG, rule()).difference
+        assert difference
+        loss = -difference.interval[0]
+        for tolerance, passed in ((loss - 1e-6, False), (loss + 1e-6, True)):
+            assert decided(WEAK, STRONG, rule("not worse", tolerance)).passed is passed
+
+
+class TestClasses:
+    """A version that knows other classes than the present one."""
+
+    @pytest.fixture
+    def forge(self, world: World) -> Forge:
+        git(world.project, "reset", "--quiet", "--hard", "HEAD~2")
+        return Forge(world)
+
+    @pytest.fixture
+    def release(self, forge: Forge) -> dict[str, bytes]:
+        """A genuine one, but for one of its classes, which it takes for another product."""
+        genuine = forge.release()
+        classes = json.loads(genuine["model.json"])["classes"]
+        renamed = ["Oat-Drink" if name == "Milk" else name for name in classes]
+        assert renamed != classes
+        return forge.with_arrays(genuine["model.safetensors"], classes=renamed)
+
+    @pytest.fixture
+    def other(self, forge: Forge, release: dict[str, bytes]) -> str:
+        forge.version(forge.store_folder(release))
+        return VERSION
+
+    def test_the_loss_of_one_is_refused_without_force(self, world: World, other: str) -> None:
+        production(world, WEAK)
+        world.project.edit_params({"registry": {"rule": "not worse", "tolerance": 1.0}})
+        promote = ("promote", other, "--stage", "production")
+        sentence = world.refused(*promote)
+        assert f"{other} does not know 1 class (Milk) of {WEAK}" in sentence
+        assert f"{other} is at most 1 worse than {WEAK}" in sentence
+        found = world.done(*promote, "--force", "--reason", "no milk any more")
+        judgement = found["evidence"]["judgement"]
+        assert judgement["classes"] == {"gained": ["Oat-Drink"], "lost": ["Milk"]}
+
+    def test_the_images_of_a_forgotten_class_count(
+        self, world: World, forge: Forge, release: dict[str, bytes], built: Project
+    ) -> None:
+        """The new data have no milk: what the model says of it is asked all the same."""
+        rows = read_columns(built.path / "data/prepared/shards", ["label", "split"]).to_pylist()
+        milk = rows.count({"label": "Milk", "split": "test"})
+        assert milk > 0
+        production(world, STRONG)
+        commit = forge.commit(forge.grown(without="Milk", release=release))
+        forge.tag(f"@{VERSION}", commit)
+        sentence = world.refused("promote", VERSION, "--stage", "production")
+        assert f"{VERSION} does not know 1 class (Milk) of {STRONG}" in sentence
+        assert f"test images of {VERSION}, and {milk} of classes that it does not know" in sentence
+
+    def test_compare_names_them(self, world: World, other: str) -> None:
+        said = world.registry("compare", WEAK, other)
+        assert f"{other} gains 1 class (Oat-Drink), against {WEAK}" in said.out
+        assert f"{other} loses 1 class (Milk), against {WEAK}" in said.out
+
+
+def as_json(difference: Difference) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(asdict(difference)))
+    return document
 
 
 class TestPromote:
@@ -211,27 +292,26 @@ class TestPromote:
         assert tags(world.project) == before
         assert stages(world.project) == {"staging": WEAK, "production": WEAK}
 
-    def test_the_margin_of_params(self, world: World) -> None:
-        production(world, WEAK)
-        promote = ("promote", STRONG, "--stage", "production")
-        world.project.edit_params({"registry": {"margin": GAIN + 0.001}})
+    def test_the_rule_of_params(self, world: World) -> None:
+        production(world, STRONG)
+        promote = ("promote", WEAK, "--stage", "production")
         sentence = world.refused(*promote)
-        assert f"{STRONG} does not beat {WEAK}, which is in production" in sentence
+        assert f"{WEAK} is not shown to be better than {STRONG}, which is in production" in sentence
         assert "--force --reason overrides" in sentence
 
-        world.project.edit_params({"registry": {"margin": GAIN}})  # what it gains, exactly
+        world.project.edit_params({"registry": {"rule": "not worse", "tolerance": 1.0}})
         evidence = world.done(*promote)["evidence"]
-        difference = compare(predictions(world, WEAK), predictions(world, STRONG))
+        difference = compare(predictions(world, STRONG), predictions(world, WEAK))
         assert evidence["judgement"]["passed"]
-        assert evidence["judgement"]["against"] == WEAK
-        assert evidence["judgement"]["difference"] == difference.document()
-        assert (evidence["forced"], evidence["previous"]) == (False, WEAK)
-        assert stages(world.project)["production"] == STRONG
+        assert evidence["judgement"]["against"] == STRONG
+        assert evidence["judgement"]["difference"] == as_json(difference)
+        assert (evidence["forced"], evidence["previous"]) == (False, STRONG)
+        assert stages(world.project)["production"] == WEAK
 
     def test_by_force(self, world: World) -> None:
         production(world, STRONG)
         promote = ("promote", WEAK, "--stage", "production")
-        assert "does not beat" in world.refused(*promote, "--reason", "knows milk")
+        assert "is not shown to be better" in world.refused(*promote, "--reason", "knows milk")
         for reason in ([], ["--reason", " "]):
             sentence = world.refused(*promote, "--force", *reason)
             assert "--force needs a --reason, which is recorded" in sentence
@@ -243,7 +323,8 @@ class TestPromote:
         assert evidence == found["evidence"]
         assert (evidence["forced"], evidence["reason"]) == (True, "knows milk")
         assert not evidence["judgement"]["passed"]
-        assert evidence["judgement"]["difference"]["difference"] == pytest.approx(-GAIN)
+        difference = compare(predictions(world, STRONG), predictions(world, WEAK))
+        assert evidence["judgement"]["difference"] == as_json(difference)
         shown = world.registry("show", WEAK).out
         assert "promoted to production by force: knows milk, by Test" in shown
 
@@ -263,7 +344,7 @@ class TestPromote:
         said = world.registry("promote", GROWN, "--stage", "production")
         assert said.code == 0
         fresh, note = new_to_all(world, built)
-        assert f"{GROWN} beats {WEAK}, which is in production" in said.out
+        assert f"{GROWN} is better than {WEAK}, which is in production" in said.out
         assert f"both were {note}" in said.out
         judgement = world.done("show", "production")["history"][-1]["evidence"]["judgement"]
         assert judgement["note"] == note
@@ -388,7 +469,7 @@ class TestShared:
         world.done("promote", WEAK, "--stage", "production", "--local")
         assert at_origin(world) == before
         status = world.registry("status", "--json")
-        assert status.code == 1
+        assert status.code == 3
         for name in (f"@{GROWN}", "#staging#1", "#production#1"):
             (said,) = [text for text in status.document["tags"] if name in text]
             assert f"tag {ARTIFACT}{name} is not at origin" in said
@@ -400,6 +481,45 @@ class TestShared:
         assert world.registry("status").code == 0
         assert at_origin(world) == tags(world.project)
         assert not world.done("promote", GROWN, "--stage", "staging", at=second)["new"]
+
+    def test_what_has_left_the_machine_is_said(self, world: World) -> None:
+        """A tag goes to the remote of all without being asked to; not with --local."""
+        said = world.registry("register", "HEAD~1", "--local")
+        assert "sent to" not in said.out
+        said = world.registry("promote", GROWN, "--stage", "staging")
+        names = f"{ARTIFACT}@{GROWN}, {ARTIFACT}#staging#1"
+        assert said.out.splitlines()[-1] == f"sent to origin: the tags {names}"
+        assert world.done("promote", GROWN, "--stage", "staging")["sent"] == []
+
+    @pytest.mark.parametrize(
+        "where", ["origin.git/hooks/pre-receive", "project/.git/hooks/pre-push"]
+    )
+    def test_a_hook_refuses_the_tag(self, world: World, where: str) -> None:
+        hook = world.folder / where
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text("#!/bin/sh\necho 'ask Ada first' >&2\nexit 1\n")
+        hook.chmod(0o755)
+        before = tags(world.project)
+        promote = ("promote", WEAK, "--stage", "production")
+        said = world.registry(*promote, WANDB_MODE="offline")
+        assert said.code == 1
+        assert "the tag could not be sent to origin: " in said.sentence
+        assert "hook" in said.sentence
+        assert "ask Ada first" in said.sentence
+        assert tags(world.project) == before
+        assert Notes(world.project.path).waiting() == []
+        hook.unlink()
+        assert world.registry(*promote, WANDB_MODE="offline").code == 0
+        title = f"Promote {ARTIFACT} production to {WEAK}"
+        assert Notes(world.project.path).waiting() == [title]
+
+    def test_a_library_caller_tells_of_its_own_project(self, world: World, tmp_path: Path) -> None:
+        """As the command line would, wherever the program runs."""
+        with inside(tmp_path, WANDB_MODE="offline"):
+            outcome = Registry(world.project.path).promote(WEAK, "staging")
+        assert outcome.sent == [f"{ARTIFACT}#staging#1"]
+        assert Notes(world.project.path).waiting() == [f"Promote {ARTIFACT} staging to {WEAK}"]
+        assert not (tmp_path / "wandb").exists()
 
     def test_a_version_goes_with_its_stage(self, world: World) -> None:
         world.done("register", "HEAD~1", "--local")
@@ -425,7 +545,7 @@ class TestShared:
             sentence = world.refused(*command)
             assert "origin, through which versions are shared, cannot be asked" in sentence
             assert "--local works on the tags of this clone alone" in sentence
-        assert world.registry("status").code == 1
+        assert world.registry("status").code == 3
         world.done("register", "HEAD~1", "--local")
         world.done("promote", STRONG, "--stage", "production", "--local")
         assert world.done("rollback", "--stage", "production", "--local")["version"] == WEAK

@@ -82,6 +82,12 @@ def test_a_past_version_is_identical(project: Project) -> None:
     assert git(project, "status", "--porcelain") == ""
 
 
+def test_without_a_dvc_remote_none_is_named(project: Project) -> None:
+    """All that its pipeline reads is in git, so none is needed."""
+    (project.path / ".dvc/config").write_text("")
+    assert reproduced(project, "v1.0.0").identical
+
+
 def test_what_differs_is_named(project: Project) -> None:
     """A commit whose code was changed after it had made what is recorded; the first stage tells."""
     write(project, {"count.py": CODE.replace("text())", "text()) + 1")})

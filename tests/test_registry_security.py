@@ -441,7 +441,7 @@ class TestSecrets:
         """Each command fails, and says so without the secret."""
         for command in commands:
             said = grocery(world.project, "registry", *command, AWS_MAX_ATTEMPTS="1")
-            assert said.code == 1, command
+            assert said.code == (3 if command[0] == "status" else 1), command
             assert self.SECRET not in said.out + said.err
             if command[0] != "status":
                 assert said.sentence
@@ -470,7 +470,7 @@ class TestSecrets:
             self.check_silent(world, ["register"], ["register", "--push"])
             git(world.project, "tag", "-a", f"{ARTIFACT}@v1.0.0", "-m", "By hand")
         shutil.rmtree(world.project.path / ".dvc/cache")
-        self.check_silent(world, ["fetch", "v1.0.0"], ["compare", "v1.0.0", "v1.0.0"])
+        self.check_silent(world, ["fetch", "v1.0.0"])
 
     @pytest.mark.parametrize(
         ("who", "host"),

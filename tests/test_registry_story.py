@@ -12,18 +12,18 @@ from conftest import ROOT, Project, environment
 from wandb_server import WandbServer
 
 SCRIPT = ROOT / "docs/registry.sh"
-# What the tests' small dataset needs, to give a first model that is not perfect and a poor one.
+# What the tests' small dataset needs, to give a first model that can be beaten and a poor one.
 MODELS = {
-    "FIRST": "-S train.labeled_ratio=0.05",
-    "POOR": "-S featurize.encoder=colour -S featurize.dimensions=2",
+    "FIRST": "-S train.algorithm=supervised -S train.labeled_ratio=0.05",
+    "POOR": "-S featurize.encoder=colour -S featurize.dimensions=2 -S register.min_accuracy=0.8",
+    "BETTER": "-S train.algorithm=label_spreading -S train.labeled_ratio=1.0",
 }
 
 
 @pytest.mark.long
 def test_the_story(project: Project, tmp_path: Path) -> None:
     """Tags, objects and W&B agree after every step: the script asks `grocery registry status`."""
-    project.edit_params({"register": {"min_accuracy": 0.8}})
-    project.commit("A higher bar")
+    project.commit("The tests' dataset")
     with WandbServer() as server:
         variables = environment(**server.environment(), **MODELS, WANDB_MODE="online")
         done = subprocess.run(
@@ -40,7 +40,8 @@ def test_the_story(project: Project, tmp_path: Path) -> None:
         aliases = server.state()["links"]
     said = done.stdout
     assert "error: registry register: the candidate of poor" in said
-    assert "error: registry promote: v1.0.0 does not beat v1.1.0" in said
+    assert "error: registry promote: v1.0.0 is not shown to be better than v1.1.0" in said
+    assert "v1.1.0 is better than v1.0.0, which is in production" in said
     assert "production is rolled back to v1.1.0" in said
     assert "Data and pipelines are up to date." in said
     assert "v1.0.0: identical, all" in said

@@ -18,7 +18,7 @@ from grocery.cli.report import report
 from grocery.cli.samples import samples
 from grocery.cli.sweep import sweep
 from grocery.cli.sync import sync
-from grocery.cli.terminal import standard_output
+from grocery.cli.terminal import EXIT_CODES, standard_output
 from grocery.cli.worker import worker
 from grocery.core.errors import one_sentence
 from grocery.core.pin import pin
@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(
-        prog="grocery", description="Use a grocery project's models, and ask about its data."
+        prog="grocery",
+        description="Use a grocery project's models, and ask about its data.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"grocery {__version__}")
     commands = parser.add_commands()

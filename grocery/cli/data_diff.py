@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from grocery.cli.command import argument, command
-from grocery.cli.terminal import in_project
+from grocery.cli.terminal import in_project, print_json
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def diff(arguments: argparse.Namespace) -> None:
     shards = SHARDS if arguments.new else in_project(SHARDS)
     diff = diff_rows(rows_at(arguments.old), rows_at(arguments.new, shards))
     if arguments.json:
-        print(json.dumps(diff.document(), indent=2, ensure_ascii=False))
+        print_json(diff.document())
     else:
         print(_text(diff, arguments.old, arguments.new or "workspace"))
 

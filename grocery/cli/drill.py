@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from grocery.cli.command import argument, command
-from grocery.cli.terminal import count, in_project
+from grocery.cli.terminal import count, in_project, print_json
 
 _OF_PROJECT = {"type": Path, "metavar": "FOLDER"}
 
@@ -110,7 +109,7 @@ def drill(arguments: argparse.Namespace) -> None:
         results = run_drill(images, heads, model.classes, wanted, batches=batches, params=params)
     rows = report.summary(results)
     if arguments.json:
-        print(json.dumps(rounded(rows)))
+        print_json(rounded(rows))
     else:
         print(report.markdown(rows))
         print(report.estimates(rows), end="")

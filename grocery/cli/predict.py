@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.command import argument, command
-from grocery.cli.terminal import count, in_project
+from grocery.cli.terminal import count, in_project, print_json
 from grocery.core.errors import DataError, printable
 from grocery.images.finding import HARMLESS, walk
 
@@ -64,7 +62,7 @@ def predict(arguments: argparse.Namespace) -> None:
     from grocery.registry.serving import load_model
 
     model = load_model(arguments.model or in_project("models/release"))
-    text = partial(_json_line, top=arguments.top) if arguments.json else _table(model)
+    text = _table(model)
     bar = _progress_bar(arguments.images)
     failed = False
     for result in _results(model, image_files(arguments.images), arguments.top or 1):
@@ -74,6 +72,8 @@ def predict(arguments: argparse.Namespace) -> None:
             say = bar.write if bar else print
             kind = "note" if left_out else "error"
             say(printable(f"{kind}: predict: {result}"), file=sys.stderr)
+        elif arguments.json:
+            print_json(_document(*result, top=arguments.top))
         else:
             print(text(*result), flush=True)
         if bar:
@@ -150,13 +150,13 @@ def _progress_bar(names: Sequence[str]) -> tqdm[Any] | None:
     return tqdm(None, "predict", total, False, ncols=width or 80, nrows=height or 24, unit="image")
 
 
-def _json_line(path: str, ranking: Sequence[Prediction], *, top: int | None) -> str:
-    """An object for one image, best class first, in ASCII whatever the names hold."""
+def _document(path: str, ranking: Sequence[Prediction], *, top: int | None) -> dict[str, Any]:
+    """An object for one image, best class first."""
     classes = [
         {"class": p.label, "coarse": p.coarse, "confidence": round(p.confidence, 6)}
         for p in ranking
     ]
-    return json.dumps({"path": path, **classes[0]} | ({"top": classes} if top else {}))
+    return {"path": path, **classes[0]} | ({"top": classes} if top else {})
 
 
 def _table(model: Model) -> Callable[[str, Sequence[Prediction]], str]:

@@ -1,17 +1,33 @@
-"""What the commands share: what they take, and standard output, which may go away."""
+"""What the commands share: exit codes, numbers they take, and standard output, as text or JSON."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
+import math
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from grocery.core.errors import printable
+
+# What a command's exit code says: the one table for all of them.
+FOUND = 3
+EXIT_CODES = f"""\
+exit codes:
+  0    done, and nothing was found that needs a look
+  1    refused, or something is wrong: one sentence on standard error says what
+  2    the command line is wrong; nothing was done
+  {FOUND}    done, and something needs a look: an alert of the monitor, a difference that
+       `registry reproduce` or a disagreement that `registry status` has found
+  130  interrupted; earlier outputs are as they were
+  141  whoever read the output went away
+"""
 
 
 def count(text: str) -> int:
@@ -67,3 +83,19 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     ]
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document: on one line, in ASCII, and without NaN, which is no JSON."""
+    print(json.dumps(_finite(document), allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """Copy a value with null for each number that is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -12,11 +12,16 @@ from grocery.contents import folder_md5, md5_of
 from grocery.core.errors import RegistryError, printable, public
 
 NETWORK_SECONDS = 60.0
+LAST_SECOND = 253_402_300_799  # of the year 9999, in seconds since 1970
 _BLOBS = 256  # files of a commit that are in memory at once
 
 
 class GitFailed(RegistryError):
     """A git command failed; the sentence holds what git said."""
+
+
+class Refused(GitFailed):
+    """A hook, or the remote itself, refused what was pushed; the sentence says it in its words."""
 
 
 class Git:
@@ -79,6 +84,8 @@ class Git:
             raise GitFailed(f"git {arguments[0]} did not end within {seconds:.0f} s") from None
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
+            if arguments[0] == "push" and (words := _refusal(said)):
+                raise Refused(public(printable(words)))
             marks = ("!", "fatal", "error")  # a refused tag, then what git says of it all
             found = (s.strip() for mark in marks for s in said if s.strip().startswith(mark))
             reason = next(found, " ".join(said) or f"git {arguments[0]} failed")
@@ -152,6 +159,8 @@ class Git:
         """
         who, seconds, zone = self.ask("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)
         when = max(int(seconds), not_before)
+        if when > LAST_SECOND:
+            raise RegistryError(f"the tag {name} would be dated after the year 9999; set the clock")
         head = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {when} {zone}\n"
         return self.ask("mktag", stdin=f"{head}\n{message}\n")
 
@@ -179,3 +188,18 @@ class Git:
         """Give a tag object its name at a remote."""
         place = f"{tag}:refs/tags/{name}"
         self.ask("push", "--quiet", remote, place, seconds=NETWORK_SECONDS)
+
+
+def _refusal(said: Sequence[str]) -> str:
+    """What git says of a push that the remote or a hook refused; empty if it failed otherwise.
+
+    A hook of this clone stops the push before anything is asked: then git names no tag.
+    """
+    hook = [line.removeprefix("remote:").strip() for line in said if line.startswith("remote:")]
+    rejected = [line for line in said if "[remote rejected]" in line]
+    if rejected:
+        return "; ".join([rejected[0].partition("]")[2].strip(), *hook])
+    if said[-1:] and said[-1].startswith("error: failed to push some refs"):
+        known = any(line.lstrip().startswith(("!", "fatal")) for line in said)
+        return "" if known else "; ".join(["the hook pre-push of this clone", *said[:-1]])
+    return ""

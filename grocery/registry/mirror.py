@@ -71,6 +71,11 @@ class Mirror:
         if self.enabled:
             self._notes.add(what)
 
+    def forget(self, what: str) -> None:
+        """Take back the note of what was not done after all."""
+        if self.enabled:
+            self._notes.take_back(what)
+
     def mirror_now(self) -> str:
         """Tell W&B after git was changed: now if it can be reached, else it stays noted.
 
@@ -107,7 +112,7 @@ class Mirror:
         if not online:
             raise TrackingError(reason or "W&B is offline, and is not asked")
         versions, problems = self._wanted()
-        with open_collection(self.settings, self.root) as collection:
+        with open_collection(self.settings, self.root, self.git.folder) as collection:
             return problems + [found.says for found in collection.corrections(versions)]
 
     def repair(self) -> Iterator[str]:
@@ -136,7 +141,9 @@ class Mirror:
         with (
             self._alone(),
             _releases(self.git) as release,
-            open_collection(self.settings, self.root, patient=patient) as collection,
+            open_collection(
+                self.settings, self.root, self.git.folder, patient=patient
+            ) as collection,
         ):
             noted = self._notes.settled()
             versions, _ = self._wanted()

@@ -44,7 +44,11 @@ class Notes:
         """What W&B does not know, oldest first."""
         lines = self._lines()
         told = max((line["told"] for line in lines if isinstance(line.get("told"), int)), default=0)
-        return [str(line["what"]) for line in lines[told:] if "what" in line]
+        noted = [str(line["what"]) for line in lines[told:] if "what" in line]
+        for line in lines[told:]:
+            if line.get("not") in noted:
+                noted.remove(line["not"])
+        return noted
 
     def add(self, what: str) -> None:
         """Note what is about to be done to git; it is on disk when this returns.
@@ -56,6 +60,11 @@ class Notes:
             _changing[self._busy] = os.open(self._busy, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(_changing[self._busy], fcntl.LOCK_SH)
         self._append({"what": what})
+
+    def take_back(self, what: str) -> None:
+        """What was noted has not been done, and is not going to be."""
+        self._append({"not": what})
+        self.done()
 
     def done(self) -> None:
         """Git is now as the notes of this process say."""

@@ -1,4 +1,4 @@
-"""What a commit records of its outputs, read from git alone.
+"""What a commit records of its outputs, read from git alone, and what of it is believed.
 
 What is damaged, or not there where it must be, is a `RegistryError` that names file and commit.
 """
@@ -6,16 +6,20 @@ What is damaged, or not there where it must be, is a `RegistryError` that names 
 from __future__ import annotations
 
 import json
+import os
+import re
 from typing import Any
 
 import yaml
 
 from grocery.core.documents import parse_yaml
 from grocery.core.errors import RegistryError
+from grocery.core.files import leads_out
 from grocery.registry.git import Git
-from grocery.registry.store import check_hash
 
 RELEASE = "models/release"
+
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DEEPEST = 50  # levels; dvc.lock has eight
@@ -95,3 +99,24 @@ def json_at(git: Git, commit: str, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RegistryError(f"{path} of commit {commit[:7]} is damaged: it holds no JSON object")
     return value
+
+
+def check_hash(md5: Any) -> None:
+    """Refuse, with a `RegistryError`, what is no DVC hash: it becomes a path."""
+    if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
+        shown = f"{md5!r:.80}" if isinstance(md5, str) else f"a value of type {type(md5).__name__}"
+        raise RegistryError(f"{shown} is no MD5 of DVC's; the record that holds it is damaged")
+
+
+def check_name(name: Any, where: str) -> None:
+    """Refuse a file name that leads out of its folder, on any system."""
+    if leads_out(name) or not _writable(name):
+        shown = f"{name!r:.80}" if isinstance(name, str) else f"of type {type(name).__name__}"
+        raise RegistryError(f"{where} holds the file name {shown}, which leads out of it; refused")
+
+
+def _writable(name: str) -> bool:
+    try:
+        return all(len(part) < 256 for part in os.fsencode(name).split(b"/"))
+    except UnicodeEncodeError:  # half of a character
+        return False

@@ -19,11 +19,10 @@ from typing import Any
 from grocery.contents import read_content
 from grocery.core.errors import RegistryError, printable, public
 from grocery.parallel import progress
-from grocery.registry.candidate import Pipeline, read_pipeline
 from grocery.registry.git import Git
 from grocery.registry.records import hashes_of
 from grocery.registry.state import Version
-from grocery.registry.store import Missing, Store
+from grocery.registry.store import Missing, Pipeline, Store
 
 _SHOWN = 5  # files or values that the account of a difference names
 
@@ -52,7 +51,7 @@ def reproduce(store: Store, version: Version) -> Reproduction:
     RegistryError
         When its inputs cannot be pulled or its pipeline does not run through.
     """
-    pipeline = read_pipeline(store, version.commit)
+    pipeline = store.pipeline(version.commit)
     if not pipeline.outputs:
         raise RegistryError(f"dvc.lock of {version.name} records no output to compare with")
     with tempfile.TemporaryDirectory(prefix="grocery-reproduce-") as scratch:
@@ -76,10 +75,8 @@ def _clone(store: Store, commit: str, clone: Path) -> None:
     settings = store.git.folder / ".dvc" / "config.local"
     if settings.is_file():
         shutil.copyfile(settings, clone / ".dvc" / "config.local")
-    config = store.repo.config
-    name = config["core"].get("remote")
-    if name:  # its address may be relative
-        url = str(config["remote"][name]["url"])
+    if store.remote:  # its address may be relative
+        name, url = store.remote
         list(_dvc(clone, "remote", "modify", "--local", name, "url", url))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from grocery.core.errors import RegistryError, meant
 from grocery.registry.git import Git
-from grocery.registry.tags import STAGES, Tag, is_version, read_tags
+from grocery.registry.tags import HIGHEST, STAGES, Tag, is_version, read_tags
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,17 @@ class State:
             before.pop()
         return before[-1] if before else None
 
+    def name_of(self, tag: Tag) -> str:
+        """What to call the version of an assignment."""
+        version = self.at(tag.commit)
+        return version.name if version else tag.commit[:7]
+
+    def next_number(self, stage: str) -> int:
+        """The number after the highest; when there is none, the lowest that is free."""
+        taken = {tag.counter for tag in self.history(stage)}
+        number = max(taken, default=0) + 1
+        return number if number <= HIGHEST else next(n for n in count(1) if n not in taken)
+
     def stages_of(self, version: Version) -> list[str]:
         """The stages that have a version."""
         assigned = {stage: self.assignment(stage) for stage in self.stages()}
@@ -141,16 +153,25 @@ class State:
         raise RegistryError(f"{name!r} is no version or stage{near}; versions: {self._names()}")
 
     def next_version(self, bump: str) -> str:
-        """The version after the highest one by ``major``, ``minor`` or ``patch``; first v1.0.0."""
+        """The version after the highest one by ``major``, ``minor`` or ``patch``; first v1.0.0.
+
+        Raises
+        ------
+        RegistryError
+            When its number is higher than one may be.
+        """
         ever = (*self.versions, *self.withdrawn)  # a name is not used twice
         if not ever:
             return "v1.0.0"
         major, minor, patch = max(map(precedence, ever))[0]
-        return {
+        name = {
             "major": f"v{major + 1}.0.0",
             "minor": f"v{major}.{minor + 1}.0",
             "patch": f"v{major}.{minor}.{patch + 1}",
         }[bump]
+        if not is_version(name):
+            raise RegistryError(f"there is no version {name}; name another one with --version")
+        return name
 
     def _names(self) -> str:
         return ", ".join(self.versions) or "none"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from grocery.registry.git import Git
+from grocery.registry.git import LAST_SECOND, Git
 
 ARTIFACT = "grocery-classifier"  # its entry in dvc.yaml
 STAGES = ("staging", "production")
@@ -42,7 +42,7 @@ _FIELDS = (
     "%(refname:lstrip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(*objecttype)%00"
     "%(taggername)%00%(taggeremail:trim)%00%(taggerdate:unix)%00%(contents)"
 )
-_LAST = 253_402_300_799  # second of the year 9999
+HIGHEST = 999_999_999  # number of a version or a tag
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_tags(git: Git) -> tuple[list[Tag], list[str]]:
             )
         elif target != "commit":
             problems.append(f"tag {name} does not stand at a commit, and is passed over")
-        elif not 0 <= int(time or 0) <= _LAST:
+        elif not 0 <= int(time or 0) <= LAST_SECOND:
             problems.append(f"tag {name} has a date that no calendar has, and is passed over")
         else:
             action: Action

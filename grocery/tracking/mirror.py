@@ -25,7 +25,6 @@ from grocery.tracking.corrections import Correction, Link, Wanted, corrections
 from grocery.tracking.download import within
 from grocery.tracking.mode import check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import brought_later
-from grocery.tracking.provenance import dvc_root
 from grocery.tracking.session import KNOCK, contained, one_line, set_up, tear_down
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ class Collection:
     client: Client
     settings: TrackingParams
     root: Path
+    project: Path
     patient: bool
 
     def _links(self) -> list[Link]:
@@ -120,7 +120,7 @@ class Collection:
         if content.md5 != wanted.md5:
             raise TrackingError(f"{folder} is not the release of {wanted.version}")
         upload = self.settings.upload
-        artifact = described(RELEASE, folder, content, {}, upload=upload, root=dvc_root())
+        artifact = described(RELEASE, folder, content, {}, upload=upload, root=self.project)
 
         def send() -> None:
             record(artifact, wanted.md5, entity=entity, project=project, root=self.root)
@@ -139,15 +139,16 @@ def _link(artifact: wandb.Artifact) -> Link:
 
 @contextmanager
 def open_collection(
-    settings: TrackingParams, root: Path, *, patient: bool = False
+    settings: TrackingParams, root: Path, project: Path, *, patient: bool = False
 ) -> Iterator[Collection]:
     """Open the collection `tracking.registry`, and close W&B at the end.
 
-    W&B's own folder lies in `root`. WANDB_PROJECT and WANDB_ENTITY win over the settings. If we are
-    `patient`, sending the files of a release may take longer than the longest wait for an answer.
+    W&B's own folder lies in `root`; `project` is the root of the DVC repository. WANDB_PROJECT and
+    WANDB_ENTITY win over the settings. If we are `patient`, sending the files of a release may take
+    longer than the longest wait for an answer.
     """
     with contained(root / "wandb"), open_client(settings.timeout, settings.entity) as client:
-        yield Collection(client, settings, root, patient)
+        yield Collection(client, settings, root, project, patient)
 
 
 def may_tell(root: Path) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ import argparse
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from grocery.cli.command import Parser
 from grocery.cli.drill import drill
@@ -42,10 +42,11 @@ history:
   new, that is said on a terminal only. One damaged batch does not keep the others from
   being judged.
 
-exit code:
+exit code (`grocery --help` lists all):
   0   no batch is an alert, or nothing is new
   1   something is wrong; it is said on standard error
-  2   at least one batch, or a sequence of them, is an alert
+  2   the command line is wrong
+  3   at least one batch, or a sequence of them, is an alert
 
 A file that cannot be read is named on standard error and counted; it is no error.
 
@@ -67,19 +68,15 @@ from cron, one line for an inbox in which every folder is a batch:
 
 
 class _Parser(Parser):
-    """Exits with 1 where argparse would with 2, which is the word for an alert here."""
+    """Hands the drill its arguments."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Hand the drill its arguments."""
+        """Parse, unless the first word is the drill's."""
         if args and args[0] == "drill":
             parser = Parser(prog=self.prog)
             drill(parser.add_subparsers())
             return parser.parse_known_args(args)
         return super().parse_known_args(args, namespace)
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Leave, with the code of what is wrong."""
-        super().exit(min(status, 1), message)
 
 
 def add_parser(parsers: Any) -> None:

@@ -28,8 +28,6 @@ from grocery.release.model import Model
 from grocery.settings import load
 from grocery.tracking.provenance import dvc_root
 
-ALERT = 2  # exit code
-
 
 class Thresholds(Section, extra="ignore"):
     """The section `monitor` alone: where a model is used there need be no pipeline."""

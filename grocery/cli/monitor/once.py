@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from grocery.cli.monitor import incoming, judging, output
+from grocery.cli.terminal import FOUND
 from grocery.core.files import write_bytes
 from grocery.monitoring.report import render
 from grocery.parallel import progress
@@ -30,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
         write_bytes(arguments.report, page)
     output.show(batches, params, in_json=arguments.json)
     if any(batch.alert for batch in batches):
-        raise SystemExit(judging.ALERT)
+        raise SystemExit(FOUND)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from grocery.cli.monitor.judging import Examined
+from grocery.cli.terminal import print_json
 from grocery.core.errors import printable
 from grocery.core.files import rounded
 from grocery.core.params import MonitorParams
@@ -21,7 +21,7 @@ def show(batches: Sequence[Examined], params: MonitorParams, *, in_json: bool) -
     """Print batches: one JSON object a line, or a table and sentences."""
     if in_json:
         for batch in batches:
-            print(json.dumps(rounded(_document(batch))))
+            print_json(rounded(_document(batch)))
     elif batches:
         print("\n".join(_table(batches)))
         if lines := [line for batch in batches for line in _findings(batch, params)]:

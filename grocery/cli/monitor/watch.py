@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grocery.cli.monitor import incoming, judging, output
 from grocery.cli.monitor.judging import Examined, Judge
+from grocery.cli.terminal import FOUND
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ParamsError, printable
 from grocery.core.files import write_bytes
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     for sentence in watch.troubles:
         print(printable(f"error: monitor: {sentence}"), file=sys.stderr)
     if any(new.alert for new in watch.new):
-        raise SystemExit(judging.ALERT)
+        raise SystemExit(FOUND)
     if watch.troubles:
         raise SystemExit(1)
 

@@ -11,9 +11,9 @@ from grocery.cli.registry.common import (
     answer,
     command,
     done,
+    left,
     metric,
     open_registry,
-    tell_wandb,
 )
 from grocery.core.errors import RegistryError
 
@@ -48,7 +48,7 @@ _PUSH = argument(
 
 @command(
     "register",
-    "make a release candidate a version",
+    "make a release candidate a version: a tag, sent to the git remote",
     argument(
         "revision",
         nargs="?",
@@ -61,9 +61,11 @@ _PUSH = argument(
     more=_REFUSALS,
 )
 def register(arguments: argparse.Namespace) -> None:
-    """Make the release candidate of a commit or of a DVC experiment a version: an
-    annotated git tag in GTO's format, which carries metrics, parameters and digests as
-    evidence. What is registered already stays as it is.
+    """Make a release candidate a version: a tag, which is sent to the git remote (not with
+    --local). It is the candidate of a commit or of a DVC experiment. The annotated tag, in
+    GTO's format, carries metrics, parameters and digests as evidence. With --push the
+    objects of the release go to the DVC remote, too. W&B is told, where there is a key.
+    What is registered already stays as it is.
 
     examples:
       grocery registry register                        HEAD becomes the next version
@@ -78,14 +80,13 @@ def register(arguments: argparse.Namespace) -> None:
         bump=arguments.bump,
         push=arguments.push,
     )
-    tell_wandb(registry)
     document = done(registry, outcome, commit=outcome.version.commit)
-    answer(arguments, document, [_line(outcome)])
+    answer(arguments, document, [_line(outcome), *left(registry, outcome)])
 
 
 @command(
     "register-all",
-    "register every accepted candidate of the experiments, or of a range of commits",
+    "register all accepted candidates, of experiments or commits; sends tags",
     argument(
         "span", nargs="?", metavar="RANGE", help="a range of commits (default: DVC experiments)"
     ),
@@ -95,9 +96,9 @@ def register(arguments: argparse.Namespace) -> None:
     more=_REFUSALS,
 )
 def register_all(arguments: argparse.Namespace) -> None:
-    """Register, oldest first, every accepted candidate that is no version yet: of all DVC
-    experiments, or of the commits of a range that changed dvc.lock. What is refused is
-    named with the reason, and passed over.
+    """Register, oldest first, every accepted candidate that is no version yet, and send the
+    tags to the git remote (not with --local): of all DVC experiments, or of the commits of
+    a range that changed dvc.lock. What is refused is named with the reason, and passed over.
 
     examples:
       grocery registry register-all --push               all experiments
@@ -114,8 +115,7 @@ def register_all(arguments: argparse.Namespace) -> None:
             lines.append(f"{revision}: not registered: {found}")
         else:
             document.append(done(registry, found, **about))
-            lines.append(f"{revision}: {_line(found)}")
-    tell_wandb(registry)
+            lines += [f"{revision}: {_line(found)}", *left(registry, found)]
     answer(arguments, document, lines or ["there is nothing to register"])
 
 
@@ -131,7 +131,7 @@ def _line(outcome: Outcome) -> str:
 
 @command(
     "promote",
-    "put a version into staging or production",
+    "put a version into staging or production: sends tags to the git remote",
     NAME,
     _STAGE,
     argument("--force", action="store_true", help="whatever the comparison says"),
@@ -140,10 +140,12 @@ def _line(outcome: Outcome) -> str:
     more=_TOGETHER,
 )
 def promote(arguments: argparse.Namespace) -> None:
-    """Put a version into a stage. Into production only if it beats the present version by
-    registry.margin of params.yaml on the same test images. Versions that were evaluated
-    on different test data are evaluated anew, on the newer test images that neither
-    learned from. --force with a --reason overrides; the reason is kept in the tag.
+    """Put a version into a stage: the tag is sent to the git remote (not with --local), and
+    that of the version if it is not there. W&B is told, where there is a key.
+    Into production only if it knows all classes of the present version, and is better, or
+    not worse, on the same test images: registry.rule of params.yaml. Versions that were
+    evaluated on different test data are evaluated anew, on the newer test images that
+    neither learned from. --force with a --reason overrides; the tag keeps the reason.
 
     examples:
       grocery registry promote v1.1.0 --stage staging
@@ -159,16 +161,16 @@ def promote(arguments: argparse.Namespace) -> None:
 
 @command(
     "rollback",
-    "put the version back that a stage had before",
+    "put the version back that a stage had before: sends a tag to the git remote",
     _STAGE,
     _REASON,
     _LOCAL,
     more=_TOGETHER,
 )
 def rollback(arguments: argparse.Namespace) -> None:
-    """Put the version back that a stage had before. It asks for no comparison, and is
-    recorded as a rollback. A version that was rolled back is not come back to: a second
-    rollback goes one step further.
+    """Put the version back that a stage had before; the tag is sent to the git remote (not
+    with --local). It asks for no comparison, and is recorded as a rollback. A version that
+    was rolled back is not come back to: a second rollback goes one step further.
 
     example:
       grocery registry rollback --stage production --reason "mistakes pears for apples"
@@ -179,8 +181,8 @@ def rollback(arguments: argparse.Namespace) -> None:
 
 
 def _answer(arguments: argparse.Namespace, registry: Registry, outcome: Outcome, verb: str) -> None:
-    tell_wandb(registry)
     lines = [f"{arguments.stage} {verb} {outcome.version.name} (tag {outcome.tag.name})"]
     if outcome.decision:
         lines.append(outcome.decision.sentence)
+    lines += left(registry, outcome)
     answer(arguments, done(registry, outcome, stage=arguments.stage), lines)

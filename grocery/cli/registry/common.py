@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.command import Argument, Run, argument
 from grocery.cli.command import command as any_command
+from grocery.cli.terminal import print_json
 from grocery.core.errors import printable
 
 if TYPE_CHECKING:
@@ -32,27 +32,19 @@ def open_registry(*, local: bool = False) -> Registry:
     from grocery.registry.registry import Registry
     from grocery.tracking.provenance import dvc_root
 
-    return Registry(dvc_root(), local=local)
+    def say(sentence: str) -> None:
+        print(printable(sentence), file=sys.stderr)
+
+    return Registry(dvc_root(), local=local, say=say)
 
 
 def answer(arguments: argparse.Namespace, document: Any, lines: Iterable[str]) -> None:
     """Print one or the other."""
     if arguments.json:
-        print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+        print_json(document)
     else:
         for line in lines:
             print(printable(line))
-
-
-def tell_wandb(registry: Registry) -> None:
-    """Bring W&B up to date; what comes of it is said on standard error, unless it is offline.
-
-    W&B shows what all have: a tag that stays in this clone waits until it is shared.
-    """
-    if registry.mirror.waiting and registry.public:
-        sentence = registry.mirror.mirror_now()
-        if "W&B: " in sentence:
-            print(printable(sentence), file=sys.stderr)
 
 
 def done(registry: Registry, outcome: Outcome, **more: str) -> dict[str, Any]:
@@ -61,10 +53,25 @@ def done(registry: Registry, outcome: Outcome, **more: str) -> dict[str, Any]:
         "version": outcome.version.name,
         "tag": outcome.tag.name,
         "new": outcome.new,
-        "shared": registry.remote is not None,
+        "shared": registry.ledger.remote is not None,
+        "sent": [*outcome.sent],
+        "pushed": [*outcome.pushed],
         "evidence": outcome.tag.evidence,
         **more,
     }
+
+
+def left(registry: Registry, outcome: Outcome) -> list[str]:
+    """A line for each place that something was sent to."""
+    from grocery.registry.judge import listed
+
+    lines = []
+    if outcome.sent:
+        word = "tag" if len(outcome.sent) == 1 else "tags"
+        lines.append(f"sent to {registry.ledger.remote}: the {word} {', '.join(outcome.sent)}")
+    if outcome.pushed:
+        lines.append(f"sent to the DVC remote: {listed(outcome.pushed, 'output', 'outputs')}")
+    return lines
 
 
 def metric(version: Version, name: str) -> str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from grocery.cli.command import argument
-from grocery.cli.registry.common import NAME, answer, command, metric, open_registry, said
+from grocery.cli.registry.common import (
+    NAME,
+    answer,
+    command,
+    metric,
+    open_registry,
+    said,
+)
 from grocery.cli.terminal import table
 
 if TYPE_CHECKING:
-    from grocery.registry.comparison import Difference
+    from grocery.comparison.difference import Difference
     from grocery.registry.registry import Registry
     from grocery.registry.state import State, Version
     from grocery.registry.tags import Tag
@@ -128,68 +136,64 @@ def _event(tag: Tag) -> str:
 @command(
     "compare",
     "versions side by side: metrics, parameters, data",
-    argument("names", nargs="+", metavar="VERSION", help="a version or a stage"),
+    NAME,
+    argument("others", nargs="+", metavar="VERSION", help="versions or stages"),
     argument("--anew", action="store_true", help="evaluate anew where the test data differ"),
 )
 def compare(arguments: argparse.Namespace) -> None:
-    """Compare versions with the first one: metrics, the parameters that differ, and the
-    data. From the stored test predictions: on how many images only one is right,
-    McNemar's exact test, and 95 % paired bootstrap intervals of the differences.
+    """Compare versions with the first one: metrics, the classes and the parameters that
+    differ, and the data. From their answers to the same test images: on how many only one
+    is right, and the difference of their accuracies with a 95 % interval.
 
     Versions that were evaluated on different test data have no difference: that is
     said, and the exit code is 1. --anew evaluates all on the test images of the newest,
-    but for those that any of them learned from.
+    and on those of classes that it does not know, but for those that any learned from.
 
     examples:
       grocery registry compare production staging
       grocery registry compare v1.0.0 v1.1.0 v1.2.0 --anew
     """
     from grocery.core.errors import RegistryError
-    from grocery.registry import comparison
-    from grocery.registry.decision import measure, same_test_data, stored_predictions
-    from grocery.registry.store import open_store
+    from grocery.registry.judge import listed
 
-    if len(arguments.names) < 2:
-        raise RegistryError("name at least two versions to compare")
     registry = open_registry()
-    state = registry.state()
-    versions = [state.find(name) for name in arguments.names]
-    with open_store(registry.root) as store:
-        tables = [stored_predictions(store, version) for version in versions]
-        note, comparable = "", same_test_data(tables)
-        if not comparable and arguments.anew:
-            tables, note = measure(store, versions)
-            comparable = True
-    names = [version.name for version in versions]
-    differences = [
-        comparison.compare(tables[0], predictions, names=(names[0], name))
-        for name, predictions in zip(names[1:], tables[1:], strict=True)
-        if comparable
-    ]
-    params = _params(registry, versions)
+    found = registry.compare([arguments.name, *arguments.others], anew=arguments.anew)
+    first, *others = [version.name for version in found.versions]
+    params = _params(registry, found.versions)
     document = {
-        "versions": [{**v.evidence, "version": v.name} for v in versions],
-        "comparable": comparable,
-        "note": note,
-        "differences": [
-            {"version": name, "against": names[0], **difference.document()}
-            for name, difference in zip(names[1:], differences, strict=False)
-        ],
+        "versions": [{**v.evidence, "version": v.name} for v in found.versions],
+        "comparable": bool(found.differences),
+        "note": found.note,
+        "differences": _of_each(first, others, found.differences),
+        "classes": _of_each(first, others, found.classes),
         "params": params,
     }
-    rows = [["parameter", *names], *([name, *map(str, row)] for name, row in params.items())]
-    lines = [*_side_by_side(versions), ""]
+    rows = [
+        ["parameter", first, *others],
+        *([name, *map(str, row)] for name, row in params.items()),
+    ]
+    lines = [*_side_by_side(found.versions), ""]
     lines += table(rows) if params else ["all parameters are the same"]
-    if differences:
-        lines += ["", f"Against {names[0]}" + (f", {note}:" if note else ":")]
-    for name, difference in zip(names[1:], differences, strict=False):
-        lines += _against(names[0], name, difference)
+    for name, classes in zip(others, found.classes, strict=True):
+        for word, names in (("gains", classes.gained), ("loses", classes.lost)):
+            if names:
+                lines += ["", f"{name} {word} {listed(names)}, against {first}"]
+    if found.differences:
+        lines += ["", f"Against {first}" + (f", {found.note}:" if found.note else ":")]
+    for name, difference in zip(others, found.differences, strict=False):
+        lines += _against(first, name, difference)
     answer(arguments, document, lines)
-    if not comparable:
+    if not found.differences:
         raise RegistryError(
-            f"{names[0]} and the others were evaluated on different test data, so their "
+            f"{first} and the others were evaluated on different test data, so their "
             "metrics are not alike; --anew evaluates them on the same images"
         )
+
+
+def _of_each(first: str, others: Sequence[str], found: Sequence[Any]) -> list[dict[str, Any]]:
+    """What was found of each of the others against the first one."""
+    pairs = zip(others, found, strict=False)
+    return [{"version": name, "against": first, **asdict(each)} for name, each in pairs]
 
 
 def _side_by_side(versions: Sequence[Version]) -> list[str]:
@@ -204,11 +208,9 @@ def _side_by_side(versions: Sequence[Version]) -> list[str]:
 
 def _against(old: str, new: str, found: Difference) -> list[str]:
     low, high = found.interval
-    f1_low, f1_high = found.macro_f1_interval
     return [
         f"  {new}: accuracy {found.difference:+.4f} [{low:+.4f}, {high:+.4f}], macro F1 "
-        f"{found.macro_f1_difference:+.4f} [{f1_low:+.4f}, {f1_high:+.4f}], "
-        f"{found.images} images",
+        f"{found.macro_f1_difference:+.4f}, {found.images} images",
         f"  {found.sentence(old, new)}",
     ]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from grocery.cli.command import argument
 from grocery.cli.registry.common import NAME, answer, command, open_registry
+from grocery.cli.terminal import FOUND
 from grocery.core.errors import RegistryError, TrackingError, printable
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _copied(found: Fetched, target: Path) -> Path:
 def reproduce(arguments: argparse.Namespace) -> None:
     """Check the version's commit out into a temporary clone, pull its inputs, run its
     pipeline by force, and compare the hash of every output with the recorded one.
-    The exit code is 0 when all are identical, and 1 when a stage gave something else:
+    The exit code is 0 when all are identical, and 3 when a stage gave something else:
     the first such stage is named, and how it differs.
 
     The installed packages are used; those of another version than the commit's
@@ -81,16 +82,10 @@ def reproduce(arguments: argparse.Namespace) -> None:
     example:
       grocery registry reproduce production
     """
-    from grocery.registry import reproduce
-    from grocery.registry.store import open_store
-
-    registry = open_registry()
-    version = registry.state().find(arguments.name)
-    with open_store(registry.root) as store:
-        found = reproduce.reproduce(store, version)
+    found = open_registry().reproduce(arguments.name)
     answer(arguments, asdict(found), _account(found))
     if not found.identical:
-        raise SystemExit(1)
+        raise SystemExit(FOUND)
 
 
 def _account(found: Reproduction) -> Iterator[str]:
@@ -112,7 +107,7 @@ def _account(found: Reproduction) -> Iterator[str]:
 def status(arguments: argparse.Namespace) -> None:
     """Look for what is wrong: tags that make no sense, tags that are here and not at the
     git remote, versions whose objects are not in the DVC remote, and places where W&B
-    shows something else than the tags. The exit code is 1 when something is found.
+    shows something else than the tags. The exit code is 3 when something is found.
     --repair makes W&B show what the tags say; git is never changed.
 
     examples:
@@ -124,7 +119,7 @@ def status(arguments: argparse.Namespace) -> None:
     registry = open_registry()
     repaired = list(registry.mirror.repair()) if arguments.repair else []
     found: dict[str, list[str]] = {
-        "tags": list(registry.state().problems) + registry.unshared(),
+        "tags": list(registry.state().problems) + registry.ledger.unshared(),
         "objects": registry.lost(),
     }
     try:
@@ -142,4 +137,4 @@ def status(arguments: argparse.Namespace) -> None:
         lines += [f"{name}: {sentence}" for sentence in sentences or ["nothing is wrong"]]
     answer(arguments, found | {"stages": stages, "repaired": repaired}, lines)
     if any(found.values()):
-        raise SystemExit(1)
+        raise SystemExit(FOUND)

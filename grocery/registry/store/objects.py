@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -20,10 +19,9 @@ from typing import Any
 
 from grocery.contents import md5_of_file
 from grocery.core.errors import RegistryError, printable, public
-from grocery.core.files import leads_out
 from grocery.registry.git import Git
-
-_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
+from grocery.registry.records import check_hash, check_name, check_yaml
+from grocery.registry.store.pipeline import Pipeline, read_pipeline
 
 
 class Missing(RegistryError):
@@ -47,14 +45,43 @@ class Store:
 
     @cached_property
     def _remote(self) -> Any:
+        if not self.remote:
+            raise RegistryError(
+                "the project has no DVC remote from which others could pull; "
+                "dvc remote add --default NAME ADDRESS"
+            )
         with dvc_errors("the DVC remote cannot be used"):
             return self.repo.cloud.get_remote_odb()
+
+    @property
+    def remote(self) -> tuple[str, str] | None:
+        """Name and address of the default remote; None where the project has none."""
+        config = self.repo.config
+        name = config["core"].get("remote")
+        return (name, str(config["remote"][name]["url"])) if name else None
 
     @property
     def address(self) -> str:
         """Where the remote is, without a user name or a password."""
         where = self._remote.fs.unstrip_protocol(self._remote.path)
         return public(where).removesuffix("/files/md5")
+
+    def pipeline(self, commit: str) -> Pipeline:
+        """What dvc.yaml and dvc.lock of a commit say, and whether that is true.
+
+        Raises
+        ------
+        RegistryError
+            When the commit holds no pipeline that DVC can read.
+        """
+        short = commit[:7]
+        if self.git.read(commit, "dvc.lock") is None:
+            raise RegistryError(f"commit {short} holds no dvc.lock: no model was built in it")
+        for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
+            check_yaml(self.git.read(commit, name) or b"", f"{name} of commit {short}")
+        what = f"DVC cannot read the pipeline of commit {short}"
+        with dvc_errors(what), self.repo.switch(commit):
+            return read_pipeline(self.repo.index, self.git, commit)
 
     def folder(self, md5: str) -> dict[str, str]:
         """MD5 of every file of a folder, by its relative POSIX path.
@@ -72,7 +99,7 @@ class Store:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise RegistryError(f"object {md5} is no list of a folder's files") from None
         for name, file in files.items():
-            _check_name(name, f"the folder {md5}")
+            check_name(name, f"the folder {md5}")
             check_hash(file)
         folders = {str(above) for name in files for above in PurePosixPath(name).parents}
         if len(files) < len(rows) or not folders.isdisjoint(files):
@@ -107,6 +134,15 @@ class Store:
         with dvc_errors("the DVC remote cannot be asked"):
             there = set(self._remote.oids_exist(sorted(set().union(*parts.values()))))
         return {md5 for md5, objects in parts.items() if not objects <= there}
+
+    def require(self, stored: Mapping[str, str], what: str) -> None:
+        """Refuse what the remote does not hold whole: paths by their hashes, of `what`."""
+        lacking = sorted(stored[md5] for md5 in self.not_in_remote(stored))
+        if lacking:
+            raise RegistryError(
+                f"{first(lacking)} of {what} is not in the DVC remote {self.address}, so nobody "
+                "could pull it; dvc push, or register with --push"
+            )
 
     def push(self, md5s: Collection[str]) -> None:
         """Send objects from the cache to the remote, with DVC's own transfer.
@@ -196,10 +232,11 @@ def open_store(where: str | Path) -> Iterator[Store]:
         When it is neither; of a clone whose DVC cannot be opened, when DVC is first needed.
     """
     with ExitStack() as opened:
-        if (Path(where) / ".dvc").is_dir():
-            yield Store(Git(Path(where)), lambda: opened.enter_context(_open_dvc(where)))
+        if where and (Path(where) / ".dvc").is_dir():
+            clone = Path(where)
+            yield Store(Git(clone), lambda: opened.enter_context(_open_dvc(clone)))
         else:
-            repo = opened.enter_context(_open_dvc(where))
+            repo = opened.enter_context(_open_dvc(str(where)))
             yield Store(Git(Path(repo.scm.root_dir)), lambda: repo)
 
 
@@ -210,7 +247,8 @@ def _open_dvc(where: str | Path) -> Iterator[Any]:
 
     with _in_silence():
         with dvc_errors(f"{where} cannot be opened as a DVC repository"):
-            repo = Repo.open(str(where))
+            # `Repo.open` would make the cache of a clone without a remote a remote.
+            repo = Repo(str(where)) if isinstance(where, Path) else Repo.open(where)
         try:
             yield repo
         finally:
@@ -254,22 +292,6 @@ def dvc_errors(what: str) -> Iterator[None]:
         raise RegistryError(public(printable(f"{what}: {said}"))) from error
 
 
-def check_hash(md5: Any) -> None:
-    """Refuse, with a `RegistryError`, what is no DVC hash: it becomes a path."""
-    if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
-        shown = f"{md5!r:.80}" if isinstance(md5, str) else f"a value of type {type(md5).__name__}"
-        raise RegistryError(f"{shown} is no MD5 of DVC's; the record that holds it is damaged")
-
-
-def _check_name(name: Any, where: str) -> None:
-    """Refuse a file name that leads out of its folder, on any system."""
-    if leads_out(name) or not _writable(name):
-        shown = f"{name!r:.80}" if isinstance(name, str) else f"of type {type(name).__name__}"
-        raise RegistryError(f"{where} holds the file name {shown}, which leads out of it; refused")
-
-
-def _writable(name: str) -> bool:
-    try:
-        return all(len(part) < 256 for part in os.fsencode(name).split(b"/"))
-    except UnicodeEncodeError:  # half of a character
-        return False
+def first(found: Sequence[str]) -> str:
+    """The first of some phrases, and how many more there are."""
+    return f"{found[0]} (and {len(found) - 1} more)" if len(found) > 1 else found[0]
