@@ -375,7 +375,7 @@ def test_images_that_any_model_has_seen_are_left_out(
     assert theirs.column("image_id") == ours.column("image_id")
 
     with pytest.raises(ValueError, match="2 models, but the seen images of 1"):
-        evaluate_anew([model, worse(model)], shards, seen[:1], model.preprocessing)
+        evaluate_anew([model, worse(model)], [Source(shards)], seen[:1])
 
     seen[0].add(ids[-1])
     with pytest.raises(RegistryError) as caught:
