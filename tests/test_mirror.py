@@ -21,7 +21,7 @@ from grocery.registry.notes import Notes
 from grocery.settings import load
 from grocery.tracking.corrections import Link, Wanted, corrections
 from grocery.tracking.download import download_release
-from grocery.tracking.outbox import held
+from grocery.journal import held
 from wandb_mirror import REGISTRY, do, make_repository, start
 from wandb_pipeline import (
     asking,

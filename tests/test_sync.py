@@ -20,7 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from grocery.tracking.outbox import all_outboxes, held
+from grocery.journal import held
+from grocery.tracking.outbox import all_outboxes
 from running import wait_for
 from wandb_log import of_kind, records
 from wandb_pipeline import (

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 from grocery.core.errors import RegistryError, TrackingError
+from grocery.journal import held
 from grocery.registry.git import Git
 from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
@@ -25,7 +26,6 @@ from grocery.settings import Params, TrackingParams
 from grocery.tracking.corrections import STAGES, Wanted
 from grocery.tracking.mirror import Release, may_tell, open_collection
 from grocery.tracking.mode import requested_mode
-from grocery.tracking.outbox import held
 from grocery.tracking.session import one_line
 
 LATER = "`grocery sync` tells W&B"

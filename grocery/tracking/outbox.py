@@ -13,12 +13,11 @@ it when the process ends, in whatever way.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -128,18 +127,3 @@ def brought_later(wandb: Path, name: str, md5: str) -> bool:
     """Whether a run that is kept offline will bring the artifact of this name and content."""
     return any(outbox.kept and outbox.brings(name, md5) for outbox in all_outboxes(wandb))
 
-
-@contextmanager
-def held(lock: Path) -> Iterator[int | None]:
-    """Hold a lock file, or give None when somebody else does.
-
-    The number is that of the open file. A child process that inherits it holds the lock too, even
-    when this process is killed.
-    """
-    with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield file.fileno()

@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content, read_content
 from grocery.core.errors import printable
+from grocery.journal import held
 from grocery.settings import TrackingParams
 from grocery.tracking.mode import Mode, check_server, choose_mode, requested_mode
-from grocery.tracking.outbox import Outbox, held
+from grocery.tracking.outbox import Outbox
 from grocery.tracking.provenance import git_state, pipeline_run, project_root
 from grocery.tracking.sweep_run import STAGE, VARIABLES, handed_out
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
+from grocery.journal import held
 from grocery.tracking.artifacts import Output, alias_of, described, listed
 from grocery.tracking.client import NotNow, open_client, raise_refusals, record
 from grocery.tracking.mode import check_server
-from grocery.tracking.outbox import Outbox, all_outboxes, held
+from grocery.tracking.outbox import Outbox, all_outboxes
 from grocery.tracking.session import KNOCK, contained, one_line
 
 if TYPE_CHECKING:
