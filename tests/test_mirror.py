@@ -17,11 +17,11 @@ import pytest
 from conftest import Project
 from grocery.contents import read_content
 from grocery.core.errors import GroceryError
+from grocery.journal import held
 from grocery.registry.notes import Notes
 from grocery.settings import load
 from grocery.tracking.corrections import Link, Wanted, corrections
 from grocery.tracking.download import download_release
-from grocery.journal import held
 from wandb_mirror import REGISTRY, do, make_repository, start
 from wandb_pipeline import (
     asking,

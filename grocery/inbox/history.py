@@ -262,4 +262,3 @@ def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
         for entry in entries
         if entry.kind == "batch" and len(entry.class_counts) == classes
     ]
-
