@@ -38,7 +38,11 @@ class Journal:
         return [parsed(line) for line in self.read().splitlines()]
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Add a line.
+        """Add a line that says this; see `append`."""
+        self.append(json.dumps(entry, sort_keys=True))
+
+    def append(self, line: str) -> None:
+        """Add a line, which must hold no line break.
 
         Raises
         ------
@@ -48,7 +52,7 @@ class Journal:
         with self.opened() as stream:
             end = stream.seek(0, os.SEEK_END)
             stream.seek(max(end - 1, 0))
-            self._append(stream, stream.read(1), json.dumps(entry, sort_keys=True))
+            self._append(stream, stream.read(1), line)
 
     def extend(self, make: Callable[[bytes], str | None]) -> None:
         """Add the line that `make` gives, or none; it is told all that is there.
@@ -100,10 +104,10 @@ class Journal:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
-def parsed(line: bytes) -> dict[str, Any]:
-    """What a line says; nothing if it was cut off."""
+def parsed(line: bytes, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+    """What a line says, see `json.loads` for the hook; nothing if it was cut off."""
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_hook=hook)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -18,10 +18,10 @@ from conftest import Project
 from grocery.contents import read_content
 from grocery.core.errors import GroceryError
 from grocery.journal import held
+from grocery.registry.corrections import Link, Wanted, corrections
+from grocery.registry.download import download_release
 from grocery.registry.notes import Notes
 from grocery.settings import load
-from grocery.tracking.corrections import Link, Wanted, corrections
-from grocery.tracking.download import download_release
 from wandb_mirror import REGISTRY, do, make_repository, start
 from wandb_pipeline import (
     asking,

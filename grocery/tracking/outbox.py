@@ -3,8 +3,8 @@
 ``said.jsonl`` is what the stage has said, in order: a line that opens the run, a line per verb of
 `grocery.tracking.run.StageRun`, and one that ends it. From these lines a run can be made again at
 any time, by another process. ``notes.jsonl`` is what became of them, written by the processes that
-speak with W&B: what they have ``made``, what W&B could not be told at once (``later``), and how far
-`grocery sync` has got. A file per artifact lists what is in it.
+speak with W&B: what they have ``made``, which calls W&B was told (``delivered``), and whether the
+server has ``arrived`` all. A file per input lists what was in it.
 
 A lock is held while a run is made, so that it is left alone meanwhile; the system lets go of it
 when the process ends, in whatever way.
@@ -12,13 +12,19 @@ when the process ends, in whatever way.
 
 from __future__ import annotations
 
+import base64
+import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from grocery.journal import Journal
+from grocery.contents import read_content
+from grocery.journal import Journal, parsed
+from grocery.tracking.artifacts import Output
 
 
 class Outbox:
@@ -31,6 +37,12 @@ class Outbox:
         self.notes = Journal(self.folder / "notes.jsonl")
         self.lock = self.folder / "lock"  # who makes the run, or delivers it, holds it
         self.log = self.folder / "output.log"  # what W&B has printed
+        self.content = cache(read_content)  # of a file or folder; read once
+
+    @classmethod
+    def at(cls, folder: Path) -> Self:
+        """The outbox in a folder."""
+        return cls(folder.parents[1], folder.name)
 
     def run(self) -> dict[str, Any]:
         """The line that opens the run; empty when there is none or it was cut off."""
@@ -46,6 +58,19 @@ class Outbox:
         """What was made first under the name of an artifact; empty if nothing was."""
         made = (note for note in self.notes.entries() if note.get("made") == "artifact")
         return next((note for note in made if note["name"] == name), {})
+
+    def hashed(self, name: str, path: Path) -> str | None:
+        """Hash of an input as it was when it was first asked for; None if there was none."""
+        for note in self.notes.entries():
+            if note.get("input") == name:
+                return str(note["md5"])
+        if md5 := self.hash_at(path):
+            self.notes.add({"input": name, "md5": md5})
+        return md5
+
+    def hash_at(self, path: Path) -> str | None:
+        """Hash of what a file or folder holds now; None if there is none."""
+        return self.content(path).md5 if path.exists() else None
 
     @property
     def run_folder(self) -> Path:
@@ -63,42 +88,68 @@ class Outbox:
         """Whether the run is kept offline."""
         return not self.arrived and any(note.get("mode") == "offline" for note in self.made())
 
-    def later(self, entry: Mapping[str, Any]) -> None:
-        """Keep a call that W&B cannot be told now: ``use`` or ``link``."""
-        if entry not in [note.get("later") for note in self.notes.entries()]:
-            self.notes.add({"later": dict(entry)})
+    def messages(self) -> list[dict[str, Any]]:
+        """What the stage has said; a line that a kill has cut off says nothing."""
+        return [decode(line) for line in self.said.read().splitlines()]
 
     def pending(self) -> dict[int, dict[str, Any]]:
-        """The calls that are not delivered yet, by their numbers, in order."""
-        notes = self.notes.entries()
-        calls = [note["later"] for note in notes if "later" in note]
-        delivered = {note.get("delivered") for note in notes}
-        return {number: call for number, call in enumerate(calls) if number not in delivered}
+        """The calls that W&B is not told yet, by the numbers of their lines, in order."""
+        delivered = {note.get("delivered") for note in self.notes.entries()}
+        calls = ("uses", "link") if self.run().get("registry") else ("uses",)
+        return {
+            number: message
+            for number, message in enumerate(self.messages())
+            if message.get("do") in calls and number not in delivered
+        }
 
-    def begun(self, number: int) -> bool:
-        """Whether somebody has set out to deliver a call."""
-        return any(note.get("begun") == number for note in self.notes.entries())
+    def keep_listing(self, name: str, path: Path) -> None:
+        """Keep what is in an input now."""
+        if md5 := self.hashed(name, path):
+            (self.folder / f"{md5}.json").write_bytes(self.content(path).listing)
 
-    def brings(self, name: str, md5: str) -> bool:
-        """Whether the run, when it is sent, brings the artifact of this name and content."""
-        made = [note for note in self.made() if note["made"] == "artifact"]
-        return any((note["name"], note["md5"]) == (name, md5) for note in made)
-
-    def keep_listing(self, md5: str, listing: bytes) -> None:
-        """Keep what is in an artifact."""
-        self._listing(md5).write_bytes(listing)
-
-    def listing(self, md5: str) -> bytes:
-        """The files of an artifact as they were kept; empty if they were not."""
-        file = self._listing(md5)
+    def listing(self, name: str) -> bytes:
+        """The files of an input as they were kept; empty if they were not."""
+        file = self.folder / f"{self.hashed(name, Path('nowhere'))}.json"
         return file.read_bytes() if file.is_file() else b""
 
     def discard(self) -> None:
         """Remove the outbox: nothing is left to tell."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _listing(self, md5: str) -> Path:
-        return self.folder / f"{Path(md5).name}.json"
+
+def encode(message: Mapping[str, Any]) -> str:
+    """A line of ``said.jsonl``.
+
+    A TypeError says that something in it has no place there.
+    """
+    return json.dumps(message, default=_coded, sort_keys=True)
+
+
+def _coded(value: Any) -> Any:
+    """What JSON has no form of."""
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, Path):
+        return {"$path": value.as_posix()}
+    if isinstance(value, Output):
+        return {"$output": asdict(value)}
+    return value.tolist()  # of numpy
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """What a line of ``said.jsonl`` says; nothing if it was cut off."""
+    return parsed(line, _decoded)
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    match value:
+        case {"$bytes": str(text)}:
+            return base64.b64decode(text)
+        case {"$path": str(text)}:
+            return Path(text)
+        case {"$output": dict(fields)}:
+            return Output(**fields)
+    return value
 
 
 def all_outboxes(wandb: Path) -> list[Outbox]:
@@ -110,5 +161,6 @@ def all_outboxes(wandb: Path) -> list[Outbox]:
 
 
 def brought_later(wandb: Path, name: str, md5: str) -> bool:
-    """Whether a run that is kept offline will bring the artifact of this name and content."""
-    return any(outbox.kept and outbox.brings(name, md5) for outbox in all_outboxes(wandb))
+    """Whether a run that the server has not got yet will bring the artifact of this content."""
+    waiting = (outbox for outbox in all_outboxes(wandb) if not outbox.arrived)
+    return any(outbox.artifact(name).get("md5") == md5 for outbox in waiting)
