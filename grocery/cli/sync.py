@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 def sync(arguments: argparse.Namespace) -> None:
     """Send the runs that were kept offline, and ask the server whether it has all of
     them; then deliver what W&B cannot be told offline: which artifacts a run used, and
-    links to the registry. Each thing is sent once. At last versions and stages are made in W&B as git has them now.
-    It may be interrupted at any point, and repeated.
+    links to the registry. Each thing is sent once. At last versions and stages are made
+    in W&B as git has them now. It may be interrupted at any point, and repeated.
     A run that a stage is still writing is left for later. What W&B refuses for good
     is forgotten by removing its folder in wandb/outbox.
 

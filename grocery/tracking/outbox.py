@@ -20,7 +20,7 @@ from dataclasses import asdict
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from grocery.contents import read_content
 from grocery.journal import Journal, parsed
@@ -28,21 +28,15 @@ from grocery.tracking.artifacts import Output
 
 
 class Outbox:
-    """The outbox of one run, in W&B's folder of the project."""
+    """The outbox of one run, a folder that is named by the run's id."""
 
-    def __init__(self, wandb: Path, run_id: str) -> None:
-        self.wandb = wandb
-        self.folder = wandb / "outbox" / run_id
-        self.said = Journal(self.folder / "said.jsonl")
-        self.notes = Journal(self.folder / "notes.jsonl")
-        self.lock = self.folder / "lock"  # who makes the run, or delivers it, holds it
-        self.log = self.folder / "output.log"  # what W&B has printed
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.wandb = folder, folder.parents[1]
+        self.said = Journal(folder / "said.jsonl")
+        self.notes = Journal(folder / "notes.jsonl")
+        self.lock = folder / "lock"  # who makes the run, or delivers it, holds it
+        self.log = folder / "output.log"  # what W&B has printed
         self.content = cache(read_content)  # of a file or folder; read once
-
-    @classmethod
-    def at(cls, folder: Path) -> Self:
-        """The outbox in a folder."""
-        return cls(folder.parents[1], folder.name)
 
     def run(self) -> dict[str, Any]:
         """The line that opens the run; empty when there is none or it was cut off."""
@@ -55,9 +49,10 @@ class Outbox:
         return notes[starts[-1] :] if starts else []
 
     def artifact(self, name: str) -> dict[str, Any]:
-        """What was made first under the name of an artifact; empty if nothing was."""
+        """What was made first of an artifact, with copies if there are any; empty if nothing."""
         made = (note for note in self.notes.entries() if note.get("made") == "artifact")
-        return next((note for note in made if note["name"] == name), {})
+        named = (note for note in made if note["name"] == name)
+        return max(named, key=lambda note: bool(note["copies"]), default={})
 
     def hashed(self, name: str, path: Path) -> str | None:
         """Hash of an input as it was when it was first asked for; None if there was none."""
@@ -154,7 +149,7 @@ def _decoded(value: dict[str, Any]) -> Any:
 
 def all_outboxes(wandb: Path) -> list[Outbox]:
     """The outboxes in W&B's folder of a project, in the order the runs began."""
-    found = [Outbox(wandb, file.parent.name) for file in (wandb / "outbox").glob("*/said.jsonl")]
+    found = [Outbox(file.parent) for file in (wandb / "outbox").glob("*/said.jsonl")]
     named = [(outbox.run(), outbox) for outbox in found]
     ordered = sorted(((about["begun"], o) for about, o in named if about), key=itemgetter(0))
     return [outbox for _, outbox in ordered]

@@ -133,7 +133,7 @@ class Session:
 
     def __init__(self, opening: Mapping[str, Any], warnings: Sequence[str]) -> None:
         self._timeout = opening["timeout"]
-        self._outbox = Outbox(project_root() / "wandb", opening["id"])
+        self._outbox = Outbox(project_root() / "wandb" / "outbox" / opening["id"])
         self._reasons = dict.fromkeys(warnings)  # each is said once
         self._cleanup = ExitStack()
         self._process: Apart | None = None

@@ -38,7 +38,7 @@ def main() -> None:
         for message in call(what, json.loads(line.makefile("rb").readline())):
             line.sendall(json.dumps(message).encode() + b"\n")
         os._exit(0)  # W&B would wait for what is still to be sent
-    outbox = Outbox.at(Path(what))
+    outbox = Outbox(Path(what))
     try:
         track(outbox, line, cast("Mode", mode[0]) if mode else None)
     except Exception as error:
