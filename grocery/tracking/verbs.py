@@ -71,7 +71,8 @@ def perform(on: OpenRun, number: int, message: Mapping[str, Any]) -> None:
     later = verb in (uses, link)  # what needs the server can be done by `grocery sync`
     if verb is uses and on.offline:
         on.outbox.keep_listing(arguments["output"].name, arguments["path"])
-    if verb is None or (later and on.offline):
+    told = verb is link and number not in on.outbox.pending()
+    if verb is None or told or (later and on.offline):
         return
     try:
         if later:
@@ -225,10 +226,11 @@ def link(on: OpenRun, output: Output, alias: str) -> None:
     if target := on.opening["registry"]:
         md5 = on.outbox.artifact(output.name)["md5"]
         artifact: Any = on.api.artifact(f"{on.project}/{output.name}:{alias_of(md5)}")
-        tried = {"begun": target, "md5": md5} in on.outbox.notes.entries()
-        on.outbox.notes.add({"begun": target, "md5": md5})
-        # Another may have the alias since, and must not lose it.
-        links = artifact.linked_artifacts if tried else ()
+        # Where a kill has come between it and its note, another may have the alias since.
+        begun = {"begun": target, "md5": md5}
+        links = artifact.linked_artifacts if begun in on.outbox.notes.entries() else ()
+        if on.run is None:
+            on.outbox.notes.add(begun)
         if target not in {f"{known.project}/{known.collection.name}" for known in links}:
             artifact.link(target, aliases=[alias])
 
