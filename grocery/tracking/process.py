@@ -125,9 +125,9 @@ def apart(
     function: str,
     folder: Path,
     seconds: float,
+    /,
     *,
     sign: Callable[[], object] = lambda: None,
-    lock: int | None = None,
     **arguments: Any,
 ) -> Iterator[Any]:
     """What a function yields that speaks with W&B, in a process of its own.
@@ -149,7 +149,7 @@ def apart(
         When nothing came in time; the process is ended then. Errors of the function are raised as
         they are.
     """
-    process = Apart(folder, "call", function, lock=lock)
+    process = Apart(folder, "call", function)
     try:
         process.tell(json.dumps(arguments).encode() + b"\n")
         for message in process.lines(seconds, sign):
