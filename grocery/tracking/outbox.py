@@ -97,10 +97,11 @@ class Outbox:
             if message.get("do") in calls and number not in delivered
         }
 
-    def keep_listing(self, name: str, path: Path) -> None:
-        """Keep what is in an input now."""
+    def keep_listing(self, name: str, path: Path) -> bool:
+        """Keep what is in an input now; whether there is anything."""
         if md5 := self.hashed(name, path):
             (self.folder / f"{md5}.json").write_bytes(self.content(path).listing)
+        return md5 is not None
 
     def listing(self, name: str) -> bytes:
         """The files of an input as they were kept; empty if they were not."""

@@ -83,15 +83,14 @@ class Apart:
 
     def finish(self, seconds: float) -> int | None:
         """Say that nothing more comes, and wait; its exit code, None if it had to be ended."""
-        code = None
         try:
-            self._line.shutdown(socket.SHUT_WR)
-            code = self._process.wait(seconds)
-        except (OSError, subprocess.TimeoutExpired):
-            code = self._process.poll()
+            with suppress(OSError):
+                self._line.shutdown(socket.SHUT_WR)
+            with suppress(subprocess.TimeoutExpired):
+                return self._process.wait(seconds)
+            return None
         finally:
             self.end()
-        return code
 
     def end(self) -> None:
         """End it and all that it has started."""
@@ -130,42 +129,27 @@ def apart(
     sign: Callable[[], object] = lambda: None,
     **arguments: Any,
 ) -> Iterator[Any]:
-    """What a function yields that speaks with W&B, in a process of its own.
+    """What a generator function yields that speaks with W&B, in a process of its own.
 
-    Parameters
-    ----------
-    function
-        A generator function such as ``grocery.tracking.sync:send_all``; arguments and what it
-        yields are JSON. ``{"within": 60}`` is not for us, but says how long the next may take.
-    folder
-        W&B's own folder.
-    seconds
-        The longest wait for what comes next, or while a `sign` of life, such as a number of bytes,
-        stays the same.
-
-    Raises
-    ------
-    TrackingError
-        When nothing came in time; the process is ended then. Errors of the function are raised as
-        they are.
+    The `function` is such as ``grocery.tracking.sync:send_all``; its arguments and what it yields
+    are JSON. ``{"within": 60}`` is not for us, but says how long the next may take. `folder` is
+    W&B's own. `seconds` is the longest wait for what comes next, or while a `sign` of life, such as
+    a number of bytes, stays the same: then the process is ended, and a TrackingError raised. Errors
+    of the function are raised as they are.
     """
     process = Apart(folder, "call", function)
     try:
         process.tell(json.dumps(arguments).encode() + b"\n")
         for message in process.lines(seconds, sign):
             if "error" in message:
-                raise _class_of(message["kind"])(message["error"])
+                kinds = {kind.__name__: kind for kind in (*GroceryError.__subclasses__(), NotNow)}
+                raise kinds.get(message["kind"], TrackingError)(message["error"])
             if "end" in message:
                 return
             if "said" in message:
                 yield message["said"]
     finally:
         process.end()
-
-
-def _class_of(name: str) -> type[GroceryError]:
-    known = {kind.__name__: kind for kind in (*GroceryError.__subclasses__(), NotNow)}
-    return known.get(name, TrackingError)
 
 
 def end_whole(process: subprocess.Popen[Any]) -> None:

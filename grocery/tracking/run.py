@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from inspect import signature
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Concatenate, ParamSpec
 
 from grocery.core.errors import GroceryError, TrackingError
@@ -180,6 +181,9 @@ class Session:
             code = process.finish(GRACE if again else self._timeout)
             notes = self._outbox.notes.entries()
             if code == 0:
+                for half in self._outbox.wandb.glob(f"run-*-{self._outbox.folder.name}"):
+                    if again:
+                        rmtree(half, ignore_errors=True)
                 self._reasons |= dict.fromkeys(n["warn"] for n in notes[seen:] if "warn" in n)
                 break
             failed = [note["failed"] for note in notes[seen:] if "failed" in note]

@@ -54,7 +54,6 @@ def begin(outbox: Outbox, opening: Mapping[str, Any], mode: Any) -> wandb.Run:
             dir=str(root),
             job_type=opening["stage"],
             config={**opening["config"], "inputs": known, "git": opening["git"]},
-            reinit="create_new",
         )
     except wandb.errors.CommError as error:
         if "no message" not in str(error):
