@@ -69,9 +69,9 @@ def perform(on: OpenRun, number: int, message: Mapping[str, Any]) -> None:
     arguments = dict(message)
     verb = VERBS.get(arguments.pop("do", ""))
     later = verb in (uses, link)  # what needs the server can be done by `grocery sync`
-    if verb is uses and on.offline:
-        if not on.outbox.keep_listing(arguments["output"].name, arguments["path"]):
-            on.outbox.notes.add({"delivered": number})  # nothing was there to be used
+    kept = verb is uses and on.offline
+    if kept and not on.outbox.keep_listing(arguments["output"].name, arguments["path"]):
+        on.outbox.notes.add({"delivered": number})  # nothing was there to be used
     told = verb is link and number not in on.outbox.pending()
     if verb is None or told or (later and on.offline):
         return
