@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -44,21 +45,27 @@ def download_release(settings: TrackingParams, name: str, target: Path, timeout:
     if not settings.registry:
         raise TrackingError("there is no W&B registry: tracking.registry in params.yaml is empty")
     what = f"{settings.registry}:{name}"
-    with TemporaryDirectory(prefix="grocery-wandb-") as scratch, replacing(target) as (folder,):
+    with TemporaryDirectory(prefix="grocery-wandb-") as scratch:
+        got = Path(scratch) / "got"
+        got.mkdir()
 
         def arrived() -> int:
             try:
-                return sum(file.stat().st_size for file in folder.rglob("*"))
+                return sum(file.stat().st_size for file in got.rglob("*"))
             except FileNotFoundError:  # W&B has renamed it in this moment
                 return -1
 
-        options: dict[str, Any] = {"what": what, "entity": settings.entity, "folder": str(folder)}
-        found = apart(
-            f"{__name__}:fetch", Path(scratch), timeout, sign=arrived, timeout=timeout, **options
+        (md5,) = apart(
+            f"{__name__}:fetch",
+            Path(scratch),
+            3 * timeout,
+            sign=arrived,
+            **{"what": what, "entity": settings.entity, "folder": str(got), "timeout": timeout},
         )
-        (md5,) = found
-        if read_content(folder).md5 != md5:
+        if read_content(got).md5 != md5:
             raise TrackingError(f"{what} is not what it says: its files are not {md5}; refused")
+        with replacing(target) as (folder,):
+            copytree(got, folder, dirs_exist_ok=True)
     return str(md5)
 
 
