@@ -88,6 +88,7 @@ def track(outbox: Outbox, line: socket.socket, forced: Mode | None = None) -> No
         outbox.notes.add({"arrived": True})
         if code is None and not outbox.pending():
             outbox.discard()
+        os._exit(0)  # the server has all, so W&B has nothing left to do
 
 
 def _mode(
