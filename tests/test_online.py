@@ -242,7 +242,7 @@ def test_a_registry_that_refuses_does_not_send_the_run_offline(
     server.fail("403", only="LinkArtifact")
     done = pipeline(tmp_path, server, "register")
     assert done.stdout == ""
-    assert done.stderr.startswith("warning: W&B: release is not linked to wandb-registry-model/")
+    assert done.stderr.startswith("warning: W&B: release is not linked yet (")
     assert done.stderr.count("\n") == 1
     assert server.state()["runs"][RUN + "register"]["state"] == "finished"
     assert candidates(server) == []

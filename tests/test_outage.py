@@ -22,9 +22,12 @@ LATER = "(the run that made it is kept offline); `grocery sync` will do it"
 FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "refused": ("refuse", {}, "prepare"),
     "hangs later": ("hang", {"only": "graphql", "after": 8}, "train"),
+    "history is refused": ("404", {"only": "file_stream"}, "train"),
+    "media are refused": ("403", {"only": "/storage/run"}, "train"),
     "cut in an upload": ("drop", {"only": "upload", "after": 2}, "train"),
     "history hangs": ("hang", {"only": "file_stream"}, "train"),
     "artifacts refused": ("500", {"only": "CreateArtifact", "after": 1}, "train"),
+    "storage refuses": ("403", {"only": "/storage/artifact"}, "train"),
     "hangs": ("hang", {}, "prepare"),
     "500": ("500", {}, "prepare"),
     "401": ("401", {}, "prepare"),
@@ -39,7 +42,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "questions hang": ("hang", {"only": "GetDefaultEntity"}, "train"),
     "links hang": ("hang", {"only": "LinkArtifact"}, "register"),
 }
-FAST = list(FAULTS)[:5]
+FAST = list(FAULTS)[:4]
 
 # One hiccup that W&B's own tries get over: nothing is said and nothing is kept offline.
 HICCUPS: dict[str, dict[str, Any]] = {"500": {"only": "CreateArtifact"}, "drop": {"only": "upload"}}

@@ -13,16 +13,15 @@ import sys
 import termios
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from grocery.tracking.outbox import all_outboxes, held
+from grocery.journal import held
+from grocery.tracking.outbox import all_outboxes
 from running import wait_for
-from wandb_log import of_kind, records
 from wandb_pipeline import (
     Said,
     begin,
@@ -33,6 +32,7 @@ from wandb_pipeline import (
     silent,
     synchronize,
     variables,
+    write,
 )
 from wandb_server import KEY, WandbServer
 
@@ -231,15 +231,11 @@ def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
     at_work = f"error: sync: another `grocery sync` is at work in {one_run}\n"
     assert failure(synchronize(one_run, server)) == at_work
 
-    started = psutil.Process(process.pid).children(recursive=True)
-    process.kill()  # only itself: W&B's own sync, which it has started, goes on for a while
+    process.kill()  # only itself: who speaks with W&B ends what it is at
     process.communicate()
     assert not free()
     server.heal()
     wait_for(free)
-    for child in started:  # W&B's service outlives its client
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
     assert synchronize(one_run, server).returncode == 0
     (run,) = server.state()["runs"].values()
     assert (run["state"], run["summary"]["images"]) == ("finished", 3)
@@ -254,32 +250,34 @@ def test_runs_that_are_being_written_are_left_alone(kept: Path, server: WandbSer
     assert synchronize(kept, None, "--dry-run").stdout.count("\n") == 2
 
 
-def test_a_stage_that_was_killed_leaves_what_it_had_said(
-    tmp_path: Path, server: WandbServer
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_a_stage_that_was_killed_leaves_all_that_it_had_said(
+    mode: str, tmp_path: Path, server: WandbServer
 ) -> None:
+    """It is killed before W&B has begun: who speaks with W&B outlives it."""
     code = (
-        "import time\n"
+        "import os, signal\n"
         "from wandb_pipeline import settings, stage_run\n"
         "with stage_run('train', settings=settings(), config={}) as run:\n"
         "    for step in range(3):\n"
         "        run.log({'residual': 0.5}, step=step)\n"
-        "    time.sleep(600)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    process = begin(tmp_path, None, "-c", code, env={"WANDB_MODE": "offline"})
+    begin(tmp_path, server, "-c", code, env={"WANDB_MODE": mode}).communicate()
 
-    def written() -> int:
-        (log,) = wait_for(lambda: list(tmp_path.glob("wandb/offline-run-*/run-*.wandb")))
-        return len(of_kind(records(log.parent), "history"))
+    def ended() -> bool:
+        with ExitStack() as stack:
+            locks = (tmp_path / "wandb/outbox").glob("*/lock")
+            return all(stack.enter_context(held(lock)) is not None for lock in locks)
 
-    wait_for(lambda: written() >= 2)  # the last point is not complete
-    kill(process)
-    assert synchronize(tmp_path, server).stdout == "1 of 1 sent\n"
+    wait_for(ended)
+    sent = {"offline": "1 of 1 sent\n", "online": "nothing waits to be sent\n"}
+    assert synchronize(tmp_path, server).stdout == sent[mode]
     (run,) = server.state()["runs"].values()
-    assert len(run["history"]) >= 2
-    assert run["state"] != "running"
+    assert ([row["_step"] for row in run["history"]], run["state"]) == ([0, 1, 2], "failed")
 
 
-@pytest.mark.parametrize("cut", ["calls.jsonl", "notes.jsonl"])
+@pytest.mark.parametrize("cut", ["said.jsonl", "notes.jsonl"])
 def test_a_line_that_was_cut_off_is_no_line(
     cut: str, refused: Path, server: WandbServer, online: dict[str, Any]
 ) -> None:
@@ -288,8 +286,6 @@ def test_a_line_that_was_cut_off_is_no_line(
     with (outbox.folder / cut).open("a") as stream:
         stream.write('{"do": "li')
     assert outbox.pending() == before
-    outbox.note("begun", 1)
-    assert outbox.begun(1)
     assert synchronize(refused, server).returncode == 0
     assert server.state() == online
     assert not outbox.folder.exists()
@@ -304,7 +300,7 @@ def test_what_is_refused_holds_up_nothing_else_and_survives_a_clean(
     silent(pipeline(tmp_path, server, "prepare", "train"))
     offline(tmp_path, "register")
     server.fail("403", only="LinkArtifact")
-    assert "W&B refuses the link of release:md5-" in failure(synchronize(tmp_path, server))
+    assert "W&B refuses the link of release" in failure(synchronize(tmp_path, server))
     offline(tmp_path, "train")
     assert "link of release" in failure(synchronize(tmp_path, server))
     runs = server.state()["runs"]
@@ -367,6 +363,37 @@ def test_a_model_that_no_run_has_recorded_is_recorded_as_its_stage_would_have(
         assert list(versions) == ["v0"], "its own stage makes no second one"
 
 
+def test_nothing_is_removed_before_the_server_has_it(
+    kept: Path, server: WandbServer, online: dict[str, Any]
+) -> None:
+    """W&B's own sync is content where the storage refuses, and where the folder was moved."""
+    moved = kept.rename(kept.with_name("moved"))  # the log holds absolute paths of copies
+    write(f"{moved}/classifier", weights="blue")  # so only the copies are what was said
+    server.fail("403", only="/storage/artifact")
+    for _ in range(2):
+        refused = failure(synchronize(moved, server, "--timeout", "5"))
+        assert "W&B did not take in run prepare" in refused
+    server.heal()
+    assert synchronize(moved, server).stdout == "6 of 6 sent\n"
+    assert server.state() == online
+    assert not list((moved / "wandb/outbox").glob("*/said.jsonl"))
+
+
+def test_a_bad_run_holds_up_no_other(kept: Path, server: WandbServer) -> None:
+    cut, deleted, _ = all_outboxes(kept / "wandb")
+    (log,) = cut.run_folder.glob("*.wandb")
+    os.truncate(log, 7)  # a kill before W&B has written it
+    server.forget(deleted.folder.name)  # W&B's own sync tries this without an end
+    assert "W&B did not take in run train" in failure(synchronize(kept, server, "--timeout", "5"))
+    runs = server.state()["runs"]
+    assert set(runs) >= {RUN + "prepare", RUN + "register"}
+    assert (runs[RUN + "prepare"]["state"], runs[RUN + "prepare"]["summary"]) == (
+        "finished",
+        {"images": 3, **runs[RUN + "prepare"]["summary"]},
+    )
+    assert synchronize(kept, None, "--dry-run").stdout.startswith("train ")
+
+
 def test_without_a_key_it_says_what_is_missing(one_run: Path) -> None:
     assert "no W&B key is configured: `wandb login`, or set WANDB_API_KEY" in failure(
         synchronize(one_run, None)
@@ -388,7 +415,7 @@ def test_a_run_that_the_server_does_not_take_is_named_and_sent_later(
     one_run: Path, server: WandbServer
 ) -> None:
     server.fail("403", only="UpsertBucket")
-    assert "W&B did not take in offline-run-" in failure(synchronize(one_run, server))
+    assert "W&B did not take in run prepare " in failure(synchronize(one_run, server))
     server.heal()
     (one_run / "wandb/settings").write_text("[default]\nmode = offline\n")
     # A mode that forbids to track does not forbid to synchronise.

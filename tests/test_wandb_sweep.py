@@ -163,7 +163,8 @@ def check_metrics(world: World, name: str, run: Any) -> None:
 def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(world: World) -> None:
     name, run = trial(world, "exact")
     assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
-    assert (run.group, run.display_name) == (name, f"train {name}")
+    sweep = world.sweep.rsplit("/", 1)[1]
+    assert (run.group, run.display_name) == (sweep, f"train {name}")
     params = shown(world, name, "params.yaml")["train"]
     assert params["neighbor_search"] == "exact"
     config = {key: item["value"] for key, item in run.config_values.items()}
@@ -172,12 +173,12 @@ def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(world: W
     check_metrics(world, name, run)
 
 
-def test_other_stages_are_runs_of_their_own_in_the_experiments_group(world: World) -> None:
+def test_other_stages_are_runs_of_their_own_in_the_sweeps_group(world: World) -> None:
     name, _ = trial(world, "exact")
-    start = f"team/grocery/{name}/"
-    stages = {key: value for key, value in world.state["runs"].items() if key.startswith(start)}
-    assert stages.keys() == {f"{start}train {name}", f"{start}evaluate"}
-    train, evaluate = stages[f"{start}train {name}"], stages[f"{start}evaluate"]
+    start = f"team/grocery/{world.sweep.rsplit('/', 1)[1]}/"
+    stages = {key: value for key, value in world.state["runs"].items() if key.endswith(name)}
+    assert stages.keys() == {f"{start}train {name}", f"{start}evaluate {name}"}
+    train, evaluate = stages[f"{start}train {name}"], stages[f"{start}evaluate {name}"]
     assert (train["sweep"], evaluate["sweep"]) == (True, False)
     assert not any(key.startswith("train.") for key in evaluate["config"])
     assert {use.split(":")[0] for use in train["uses"]} == {
@@ -198,7 +199,7 @@ def test_a_failing_trial_is_failed_and_the_agent_goes_on(world: World) -> None:
 
 def test_a_trial_that_dvc_has_done_already_is_told_to_the_sweep(world: World) -> None:
     name, run = trial(world, "auto")  # as in params.yaml
-    assert (run.state, run.group, run.job_type) == ("finished", name, "train")
+    assert (run.state, run.display_name, run.job_type) == ("finished", f"train {name}", "train")
     check_metrics(world, name, run)
 
 

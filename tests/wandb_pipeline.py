@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from conftest import ROOT, environment
 from grocery.cli import main
 from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
+from grocery.tracking.process import end_whole
 from grocery.tracking.run import StageRun, stage_run
 from running import wait_for
 from wandb_server import WandbServer
@@ -90,7 +90,7 @@ def run_stages(tracking: TrackingParams, word: str, stages: Sequence[str]) -> No
         with stage_run("register", settings=tracking, config={}, inputs=inputs) as run:
             write("release", weights=word, card=f"# {word}")
             run.artifact(artifacts.RELEASE, release, {"accepted": True})
-            run.link(artifacts.RELEASE, release, alias="candidate")
+            run.link(artifacts.RELEASE, alias="candidate")
 
 
 def variables(folder: Path, server: WandbServer | None, **changes: str) -> dict[str, str]:
@@ -188,8 +188,7 @@ def begin(
 
 def kill(process: subprocess.Popen[str]) -> None:
     """Kill a process and all that it has started, unless it has ended."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    end_whole(process)
     process.communicate()
 
 

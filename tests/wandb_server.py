@@ -12,7 +12,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
-from wandb_server_graphql import Executor
+from wandb_server_graphql import Executor, operation_name
 from wandb_server_http import KEY, Fault, Listener, Request, refusal
 from wandb_server_state import picture
 from wandb_server_store import Store
@@ -44,6 +44,7 @@ class WandbServer:
         self.store = Store(entity)
         self.requests: list[Request] = []
         self.errors: list[str] = []
+        self.forgotten: set[str] = set()
         self._port = port
         self._executor = Executor(self.store)
         self._lock = threading.RLock()
@@ -116,7 +117,8 @@ class WandbServer:
             requests, which have had their effect; ``"refuse"``: listen no longer.
         only
             Only requests of these kinds (graphql, file_stream, upload, download) or GraphQL
-            operations. Where the mode is ``"refuse"``, the request at which it begins.
+            operations, or to addresses that begin so, such as ``/storage/artifact``. Where the mode
+            is ``"refuse"``, the request at which it begins.
         after
             The number of such requests that still succeed.
         times
@@ -137,6 +139,13 @@ class WandbServer:
             self._end_fault()
             if self._listener is None:
                 self._listen()
+
+    def forget(self, run: str) -> None:
+        """Delete a run by its id, as a person does: no other may take the id."""
+        with self._lock:
+            self.forgotten.add(run)
+            for project in self.store.all_projects.values():
+                project.runs_by_name.pop(run, None)
 
     def _end_fault(self) -> None:
         with self._lock:
@@ -180,6 +189,11 @@ class WandbServer:
         return answer
 
     def graphql(self, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        if (
+            operation_name(body) == "UpsertBucket"
+            and body.get("variables", {}).get("name") in self.forgotten
+        ):
+            return HTTPStatus.CONFLICT, refusal("the run was deleted; choose another id")
         status, answer = self._executor.execute(body)
         self.errors.extend(error["message"] for error in answer.get("errors") or ())
         return status, json.dumps(answer).encode()

@@ -48,8 +48,10 @@ class Fault:
 
     def strikes(self, request: Request) -> bool:
         """Whether this request is hit; every call counts as one request."""
-        if self.only and not {request.kind, request.operation} & set(self.only):
-            return False
+        if self.only and request.kind not in self.only:
+            path = request.operation if request.operation.startswith("/") else ""
+            if not (request.operation in self.only or path.startswith(tuple(self.only))):
+                return False
         if self.after > 0:
             self.after -= 1
             return False

@@ -202,8 +202,18 @@ class Run:
         url = f"{self.server_url}/storage/run/{quote(self.path)}/{quote(name)}"
         return File(name, url, len(data), md5(data), upload_url=url)
 
+    @property
+    def file_count(self) -> int:
+        return len(self.contents)
+
+    def files(self, names: Any = None, pattern: Any = None, **page: Any) -> dict[str, Any]:
+        return connection((self.file(name) for name in sorted(self.contents)), **page)
+
     def input_artifacts(self, **page: Any) -> dict[str, Any]:
         return connection(self.inputs, **page)
+
+    def output_artifacts(self, **page: Any) -> dict[str, Any]:
+        return connection(self.outputs, **page)
 
     def fields(self) -> dict[str, Any]:
         """What a filter can ask for."""

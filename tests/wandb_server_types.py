@@ -144,6 +144,9 @@ class File:
     def id(self) -> str:
         return server_id("File", self.url_or_none or self.upload_url)
 
+    def url(self, upload: bool = False) -> str | None:
+        return self.url_or_none
+
     @property
     def direct_url(self) -> str | None:
         return self.url_or_none

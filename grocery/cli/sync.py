@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     ),
 )
 def sync(arguments: argparse.Namespace) -> None:
-    """Send the runs that were kept offline with W&B's own sync, then deliver what W&B
-    cannot be told offline: which artifacts a run used, and links to the registry. Each
-    thing is sent once. At last versions and stages are made in W&B as git has them now.
-    It may be interrupted at any point, and repeated.
+    """Send the runs that were kept offline, and ask the server whether it has all of
+    them; then deliver what W&B cannot be told offline: which artifacts a run used, and
+    links to the registry. Each thing is sent once. At last versions and stages are made
+    in W&B as git has them now. It may be interrupted at any point, and repeated.
     A run that a stage is still writing is left for later. What W&B refuses for good
     is forgotten by removing its folder in wandb/outbox.
 
@@ -65,7 +65,7 @@ def sync(arguments: argparse.Namespace) -> None:
 
 def _send(root: Path, timeout: int) -> Iterator[str]:
     """Send all that waits, the runs first; a run that W&B refuses does not hold up the registry."""
-    from grocery.tracking.client import NotNow
+    from grocery.tracking.process import NotNow
     from grocery.tracking.sync import synchronize
 
     try:
@@ -99,7 +99,7 @@ def _tell(root: Path, timeout: int) -> Iterator[str]:
 def _line(run: WaitingRun) -> str:
     """What would be sent for a run."""
     what = ["the run"] if run.upload else []
-    what += [f"{entry['do']} {entry['name']}" for entry in run.entries.values()]
+    what += [f"{e['do'].removesuffix('s')} {e['output'].name}" for e in run.entries.values()]
     where = "/".join(part for part in (run.about["entity"], run.about["project"]) if part)
     group = f" of {run.about['group']}" if run.about["group"] else ""
     return printable(f"{run.about['stage']}{group} ({where}/{run.about['id']}): {', '.join(what)}")

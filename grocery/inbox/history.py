@@ -1,24 +1,19 @@
 """The history of a monitor: one line of JSON for every batch that was judged, in that order.
 
-A line is written whole, in one piece, under a lock, and is on the disk before anything else
-happens. So a kill can cost the line that is being written and no other, and several processes may
-share a history. A damaged line is left out and said; the rest of the file is never rewritten.
+It is a `grocery.journal.Journal`, so several processes may share it. A damaged line is left out and
+said; the rest of the file is never rewritten.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -28,6 +23,7 @@ from pydantic import Field, ValidationError
 from grocery.core.documents import Section
 from grocery.core.errors import DataError
 from grocery.core.files import rounded
+from grocery.journal import Journal
 from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.sequence import BINS, BY_LABELS, Past
 from grocery.monitoring.speed import NAME as SPEED
@@ -137,6 +133,7 @@ class History:
         path = Path(name)
         folder = path.is_dir() or os.fspath(name).endswith(("/", os.sep))
         self.path = path / NAME if folder else path
+        self._journal = Journal(self.path)
 
     def check(self) -> None:
         """Make sure that it can be written, before any work is done for it.
@@ -148,7 +145,8 @@ class History:
         OSError
             When it cannot be read and written.
         """
-        with self._opened():
+        self._refuse_what_is_no_file()
+        with self._journal.opened():
             pass
 
     def read(self) -> Recorded:
@@ -160,12 +158,7 @@ class History:
             When it is no file, or a history of another format.
         """
         self._refuse_what_is_no_file()
-        try:
-            with self.path.open("rb") as stream:
-                fcntl.flock(stream, fcntl.LOCK_SH)
-                return self._parse(stream.read())
-        except FileNotFoundError:
-            return Recorded([], [])
+        return self._parse(self._journal.read())
 
     def append(self, make: Callable[[Recorded], Entry | None]) -> Entry | None:
         """Add the line that `make` gives, or none; it is on the disk when this returns.
@@ -179,35 +172,18 @@ class History:
         OSError
             When it cannot be written; then it is as it was.
         """
-        with self._opened() as stream:
-            stream.seek(0)
-            data = stream.read()
+        made: list[Entry] = []
+
+        def line(data: bytes) -> str | None:
             entry = make(self._parse(data))
             if entry is None:
                 return None
-            # What a kill left of a line stays a line of its own.
-            line = b"" if data.endswith(b"\n") or not data else b"\n"
-            line += entry.model_dump_json(by_alias=True).encode() + b"\n"
-            try:
-                if stream.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(stream)
-            except OSError as error:
-                stream.truncate(len(data))
-                raise OSError(error.errno, error.strerror, str(self.path)) from error
-            return entry
+            made.append(entry)
+            return entry.model_dump_json(by_alias=True)
 
-    @contextmanager
-    def _opened(self) -> Iterator[FileIO]:
-        """The file, open and locked; the system lets go of the lock when the process ends."""
         self._refuse_what_is_no_file()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.path.exists()
-        with self.path.open("a+b", buffering=0) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            if new:
-                _settle(self.path.parent)
-            yield stream
+        self._journal.extend(line)
+        return made[0] if made else None
 
     def _refuse_what_is_no_file(self) -> None:
         if self.path.is_dir():
@@ -286,12 +262,3 @@ def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
         for entry in entries
         if entry.kind == "batch" and len(entry.class_counts) == classes
     ]
-
-
-def _settle(folder: Path) -> None:
-    """Have the system write that the folder has a new file."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -13,20 +13,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic, sleep
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from grocery.core.errors import RegistryError, TrackingError
+from grocery.registry.collection import NOT_ASKED, Release, may_tell, open_collection
+from grocery.registry.corrections import STAGES, Wanted
 from grocery.registry.git import Git
 from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
 from grocery.registry.state import read_state
 from grocery.registry.tags import ARTIFACT
 from grocery.settings import Params, TrackingParams
-from grocery.tracking.corrections import STAGES, Wanted
-from grocery.tracking.mirror import Release, may_tell, open_collection
 from grocery.tracking.mode import requested_mode
-from grocery.tracking.outbox import held
-from grocery.tracking.session import one_line
+from grocery.tracking.process import apart
+from grocery.tracking.sdk import one_line
 
 LATER = "`grocery sync` tells W&B"
 
@@ -88,13 +90,15 @@ class Mirror:
             if not self.enabled:
                 return ""
             self._notes.done()
-            online, reason = may_tell(self.root)
-            if online:
+            reason = NOT_ASKED
+            if may_tell(self.root):
                 count = sum(1 for _ in self.reconcile())
                 return f"W&B: {count} change{'' if count == 1 else 's'}"
         except Exception as error:  # also a defect: the command has done its work
             reason = one_line(error)
-        return f"warning: W&B: {reason}; {LATER}" if reason else LATER
+        if reason == NOT_ASKED:
+            return LATER
+        return f"warning: W&B: {reason}; {LATER}"
 
     def disagreements(self) -> list[str]:
         """A sentence for each thing that is otherwise in W&B than in git; none without a mirror.
@@ -108,12 +112,9 @@ class Mirror:
         """
         if not self.enabled:
             return []
-        online, reason = may_tell(self.root)
-        if not online:
-            raise TrackingError(reason or "W&B is offline, and is not asked")
-        versions, problems = self._wanted()
-        with open_collection(self.settings, self.root, self.git.folder) as collection:
-            return problems + [found.says for found in collection.corrections(versions)]
+        if not may_tell(self.root):
+            raise TrackingError(NOT_ASKED)
+        return list(self._apart("disagreements_of"))
 
     def repair(self) -> Iterator[str]:
         """Make W&B what git says, whatever it is now; yields a sentence for each change.
@@ -138,13 +139,18 @@ class Mirror:
         if not self.settings.registry:
             self._notes.told(self._notes.settled())
             return
-        with (
-            self._alone(),
-            _releases(self.git) as release,
-            open_collection(
-                self.settings, self.root, self.git.folder, patient=patient
-            ) as collection,
-        ):
+        yield from self._apart("reconciled", patient=patient)
+
+    def _apart(self, verb: str, **how: Any) -> Iterator[str]:
+        """What a function of this module yields, in a process that may speak with W&B."""
+        how |= {"root": str(self.root), "folder": str(self.git.folder), "remote": self.remote}
+        how["settings"] = self.settings.model_dump()
+        function, seconds = f"{__name__}:{verb}", 3 * self.settings.timeout
+        return apart(function, self.root / "wandb", seconds, **how)
+
+    def _reconcile(self, patient: bool) -> Iterator[Any]:
+        with self._alone(), _releases(self.git) as release:
+            collection = open_collection(self.settings, self.root, self.git.folder, patient=patient)
             noted = self._notes.settled()
             versions, _ = self._wanted()
             for _ in range(_ROUNDS):
@@ -156,6 +162,12 @@ class Mirror:
                 if versions == before:
                     break
             self._notes.told(noted)
+
+    def _disagreements(self) -> Iterator[str]:
+        versions, problems = self._wanted()
+        yield from problems
+        collection = open_collection(self.settings, self.root, self.git.folder)
+        yield from (found.says for found in collection.corrections(versions))
 
     def _wanted(self) -> tuple[list[Wanted], list[str]]:
         """What should stand in the W&B registry, in the order in which it was registered.
@@ -184,15 +196,25 @@ class Mirror:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Wait for others in this clone that tell W&B."""
-        end = monotonic() + self.settings.timeout
-        while True:
-            with held(self._notes.lock) as lock:
-                if lock is not None:
-                    yield
-                    return
-            if monotonic() > end:
-                raise TrackingError("another command is telling W&B about the registry")
-            sleep(0.1)
+        try:
+            with FileLock(self._notes.lock, timeout=self.settings.timeout):
+                yield
+        except Timeout:
+            raise TrackingError("another command is telling W&B about the registry") from None
+
+
+def reconciled(patient: bool, **ours: Any) -> Iterator[Any]:
+    """See `Mirror.reconcile`; in the process that speaks with W&B."""
+    return _mirror(**ours)._reconcile(patient)
+
+
+def disagreements_of(**ours: Any) -> Iterator[str]:
+    """See `Mirror.disagreements`; in the process that speaks with W&B."""
+    return _mirror(**ours)._disagreements()
+
+
+def _mirror(root: str, folder: str, settings: dict[str, Any], remote: str | None) -> Mirror:
+    return Mirror(Path(root), Git(Path(folder)), TrackingParams(**settings), remote)
 
 
 @contextmanager

@@ -240,10 +240,10 @@ def fetch_from_wandb(name: str) -> Fetched:
     RegistryError
         When it is another release than git's, or no release at all.
     """
+    from grocery.registry.download import download_release
     from grocery.registry.git import Git
     from grocery.registry.state import read_state
     from grocery.settings import load
-    from grocery.tracking.download import download_release
     from grocery.tracking.provenance import dvc_root
 
     root = dvc_root()

@@ -7,12 +7,14 @@ it or one that reads it, W&B sees the same artifact and makes no second version.
 from __future__ import annotations
 
 import tempfile
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from grocery.contents import Content
+from grocery.core.errors import TrackingError
 from grocery.tracking.remote import remote_objects
 
 if TYPE_CHECKING:
@@ -103,6 +105,23 @@ def described(
     return artifact
 
 
+def copied(output: Output, note: Mapping[str, Any], folder: Path) -> wandb.Artifact:
+    """The artifact that was made before, of the copies of its files that W&B keeps below `folder`.
+
+    A TrackingError says that they are gone.
+    """
+    import wandb
+
+    artifact = wandb.Artifact(output.name, output.type, metadata=note["metadata"])
+    for name, copy in note["copies"].items():
+        if not (folder / copy).is_file():
+            raise TrackingError(f"{output.path} has changed since, and {name} of it is not kept")
+        artifact.add_file(str(folder / copy), name=name, skip_cache=True, policy="immutable")
+    if artifact.digest != note["digest"]:
+        raise TrackingError(f"{output.path} has changed since, and its files are not kept")
+    return artifact
+
+
 def _reference(name: str, md5: str, size: int, objects: str) -> Any:
     """A manifest entry for an object of the remote, which DVC may push later.
 
@@ -111,14 +130,12 @@ def _reference(name: str, md5: str, size: int, objects: str) -> Any:
     the ETag, which is the MD5 in hex unless the object was sent in parts.
     """
     from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
-    from wandb.sdk.lib.hashutil import hex_to_b64_id
-    from wandb.sdk.lib.paths import LogicalPath
 
     local = objects.startswith("file:")
     return ArtifactManifestEntry(
-        path=LogicalPath(name),
+        path=cast("Any", name),
         ref=f"{objects}/{md5[:2]}/{md5[2:]}",
-        digest=hex_to_b64_id(md5) if local else md5,
+        digest=b64encode(bytes.fromhex(md5)).decode() if local else md5,
         size=size,
         extra={} if local else {"etag": md5},
     )

@@ -1,10 +1,10 @@
-"""W&B's client for what is said outside of a run: by `grocery sync`, and to the registry."""
+"""W&B's client for what is said outside of a run; in the process that speaks with W&B."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 
 from grocery.core.errors import TrackingError
 from grocery.tracking.artifacts import alias_of
-from grocery.tracking.mode import check_server
-from grocery.tracking.session import KNOCK, kill_service, one_line, set_up, tear_down, variables
+from grocery.tracking.mode import KNOCK, check_server
+from grocery.tracking.process import NotNow
+from grocery.tracking.sdk import one_line, set_up
 
 if TYPE_CHECKING:
     import wandb
-
-
-class NotNow(TrackingError):
-    """W&B can be told nothing at present, so nothing else need be tried."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +29,29 @@ class Client:
     entity: str  # who asks
 
 
-@contextmanager
-def open_client(timeout: float, entity: str = "") -> Iterator[Client]:
-    """Open W&B's client; at the end, or at any error, end its process without waiting for it.
+def open_client(timeout: float, entity: str = "") -> Client:
+    """W&B's client.
 
     `timeout` is the longest wait for one answer, in seconds; `entity` who asks, empty for the
     account's default. WANDB_ENTITY wins. No key, or no such server, is a NotNow.
     """
     import wandb
 
-    with variables(WANDB_MODE="online"):  # to send is to be online, whatever was set before
-        try:
-            url = set_up(mode="online").base_url
-            try:
-                if not wandb.login(prompt=False, verify=False):
-                    raise NotNow("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
-                check_server(url, timeout=min(timeout, KNOCK))
-                named = os.environ.get("WANDB_ENTITY") or entity
-                api = wandb.Api({"entity": named} if named else None, timeout=ceil(timeout))
-                default = api.default_entity
-                if not default:
-                    raise NotNow(f"W&B at {url} knows no such user")
-            except TrackingError as error:
-                raise NotNow(str(error)) from error
-            except Exception as error:
-                raise NotNow(f"W&B cannot be reached: {one_line(error)}") from error
-            yield Client(api, url, named or default)
-        finally:
-            kill_service()
-            tear_down()
+    os.environ["WANDB_MODE"] = "online"  # to send is to be online, whatever was set before
+    try:
+        url = set_up(mode="online").base_url
+        if not wandb.login(prompt=False, verify=False):
+            raise NotNow("no W&B key is configured: `wandb login`, or set WANDB_API_KEY")
+        check_server(url, timeout=min(timeout, KNOCK))
+        named = os.environ.get("WANDB_ENTITY") or entity
+        api = wandb.Api({"entity": named} if named else None, timeout=ceil(timeout))
+        if not (known := named or api.default_entity):
+            raise NotNow(f"W&B at {url} knows no such user")
+    except TrackingError as error:
+        raise NotNow(str(error)) from error
+    except Exception as error:
+        raise NotNow(f"W&B cannot be reached: {one_line(error)}") from error
+    return Client(api, url, known)
 
 
 def record(artifact: wandb.Artifact, md5: str, *, entity: str, project: str, root: Path) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from concurrent.futures import Future
-from threading import Thread
-from typing import Literal, TypeVar
+from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from grocery.core.errors import ParamsError, TrackingError
 
 Mode = Literal["online", "offline", "disabled"]
-Result = TypeVar("Result")
+
+OFFLINE = "the run is kept offline, for `grocery sync`"
+
+# Longest wait for the server to accept a connection, in seconds.
+KNOCK = 5.0
 
 # What WANDB_MODE may say; the last two are W&B's older names.
 MODES: dict[str, Mode] = {
@@ -34,20 +35,6 @@ def requested_mode() -> Mode | None:
     return MODES[asked] if asked else None
 
 
-def started(work: Callable[[], Result]) -> Future[Result]:
-    """Do something in a thread of its own, which nobody has to wait for."""
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, name="wandb-work", daemon=True).start()
-    return future
-
-
 def check_server(url: str, *, timeout: float) -> None:
     """Knock at the server's door, since W&B's own tries would take the whole of its time-out.
 
@@ -59,10 +46,8 @@ def check_server(url: str, *, timeout: float) -> None:
     if parts.scheme in getproxies() and not proxy_bypass(host):
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    # In a thread, since nothing else bounds the time that looking up a name takes.
-    knock = started(lambda: socket.create_connection((host, port), timeout=timeout).close())
     try:
-        knock.result(timeout + 0.5)
+        socket.create_connection((host, port), timeout=timeout).close()
     except OSError as error:  # a TimeoutError is one
         server, reason = f"{parts.scheme}://{host}:{port}", error.strerror or str(error)
         raise TrackingError(f"{server} cannot be reached ({reason or 'timed out'})") from None

@@ -1,145 +1,162 @@
-"""What W&B cannot be told yet, kept beside the runs that have to tell it.
+"""What a run is to tell W&B, kept in ``wandb/outbox/RUN`` until the server is known to have it.
 
-`run.use_artifact` and `run.link_artifact` need the server. What a run could not say becomes one
-JSON line of ``wandb/outbox/RUN/calls.jsonl``, in the order of the calls. `grocery sync` sends the
-run, then delivers the lines, and notes each in ``notes.jsonl``. It lies outside of the run's own
-folder, which `wandb clean` removes when the run is sent.
+``said.jsonl`` is what the stage has said, in order: a line that opens the run, a line per verb of
+`grocery.tracking.run.StageRun`, and one that ends it. From these lines a run can be made again at
+any time, by another process. ``notes.jsonl`` is what became of them, written by the processes that
+speak with W&B: what they have ``made``, which calls W&B was told (``delivered``), and whether the
+server has ``arrived`` all. A file per input lists what was in it.
 
-The first line names the run. Lines that say ``log`` are not delivered: they tell what a run that is
-kept offline will bring to the server, so that nobody else puts it there before. A lock is held
-while a stage writes, so that a run that is still being written is left alone; the system lets go of
-it when the process ends, in whatever way.
+A lock is held while a run is made, so that it is left alone meanwhile; the system lets go of it
+when the process ends, in whatever way.
 """
 
 from __future__ import annotations
 
-import fcntl
+import base64
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from grocery.contents import read_content
+from grocery.journal import Journal, parsed
+from grocery.tracking.artifacts import Output
 
 
 class Outbox:
-    """The outbox of one run, in W&B's folder of the project."""
+    """The outbox of one run, a folder that is named by the run's id."""
 
-    def __init__(self, wandb: Path, run_id: str) -> None:
-        self._wandb = wandb
-        self.folder = wandb / "outbox" / run_id
-        self._calls = self.folder / "calls.jsonl"
-        self._notes = self.folder / "notes.jsonl"
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.wandb = folder, folder.parents[1]
+        self.said = Journal(folder / "said.jsonl")
+        self.notes = Journal(folder / "notes.jsonl")
+        self.lock = folder / "lock"  # who makes the run, or delivers it, holds it
+        self.log = folder / "output.log"  # what W&B has printed
+        self.content = cache(read_content)  # of a file or folder; read once
 
-    @property
-    def lock(self) -> Path:
-        """The lock file of this outbox: who writes it, or delivers it, holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / "lock"
+    def run(self) -> dict[str, Any]:
+        """The line that opens the run; empty when there is none or it was cut off."""
+        return next(iter(self.said.entries()), {})
+
+    def made(self) -> list[dict[str, Any]]:
+        """What the last process has made of the run; it begins with the run itself."""
+        notes = [note for note in self.notes.entries() if "made" in note]
+        starts = [index for index, note in enumerate(notes) if note["made"] == "run"]
+        return notes[starts[-1] :] if starts else []
+
+    def artifact(self, name: str) -> dict[str, Any]:
+        """What was made first of an artifact, with copies if there are any; empty if nothing."""
+        made = (note for note in self.notes.entries() if note.get("made") == "artifact")
+        named = (note for note in made if note["name"] == name)
+        return max(named, key=lambda note: bool(note["copies"]), default={})
+
+    def hashed(self, name: str, path: Path) -> str | None:
+        """Hash of an input as it was when it was first asked for; None if there was none."""
+        for note in self.notes.entries():
+            if note.get("input") == name:
+                return str(note["md5"])
+        if md5 := self.hash_at(path):
+            self.notes.add({"input": name, "md5": md5})
+        return md5
+
+    def hash_at(self, path: Path) -> str | None:
+        """Hash of what a file or folder holds now; None if there is none."""
+        return self.content(path).md5 if path.exists() else None
 
     @property
     def run_folder(self) -> Path:
         """Where W&B keeps the run, such as ``wandb/offline-run-20250102_030405-abcd1234``."""
-        return self._wandb / Path(str(self.run().get("folder", "nowhere"))).name
+        names = [note["folder"] for note in self.made() if note["made"] == "run"]
+        return self.wandb / Path(*names[:1] or ["nowhere"]).name
 
-    def open(self, run: Mapping[str, Any]) -> None:
-        """Begin anew, with the line that names the run."""
-        self._calls.unlink(missing_ok=True)
-        self._append(self._calls, {"do": "run", **run})
-
-    def add(self, entry: Mapping[str, Any], listing: bytes = b"") -> None:
-        """Add one entry; `listing`, the files of the artifact that it names, is kept beside it."""
-        if listing:
-            self._listing(str(entry["md5"])).write_bytes(listing)
-        self._append(self._calls, entry)
-
-    def listing(self, entry: Mapping[str, Any]) -> bytes:
-        """The files of the artifact that an entry names; empty if they were not kept."""
-        file = self._listing(str(entry["md5"]))
-        return file.read_bytes() if file.is_file() else b""
-
-    def run(self) -> dict[str, Any]:
-        """The line that names the run; empty when there is no outbox or it was cut off."""
-        return next(iter(self._lines(self._calls)), {})
-
-    def pending(self) -> dict[int, dict[str, Any]]:
-        """The calls that are not delivered yet, by their numbers, in order."""
-        delivered = {note.get("delivered") for note in self._lines(self._notes)}
-        return {
-            number: entry
-            for number, entry in enumerate(self._lines(self._calls))
-            if entry["do"] not in ("run", "log") and number not in delivered
-        }
-
-    def begun(self, number: int) -> bool:
-        """Whether somebody has set out to deliver a call."""
-        return any(note.get("begun") == number for note in self._lines(self._notes))
-
-    def brings(self, name: str, md5: str) -> bool:
-        """Whether the run, when it is sent, brings the artifact of this name and content."""
-        return {"do": "log", "name": name, "md5": md5} in self._lines(self._calls)
+    @property
+    def arrived(self) -> bool:
+        """Whether the server has said that it holds the run and all that it brings."""
+        return any("arrived" in note for note in self.notes.entries())
 
     @property
     def kept(self) -> bool:
-        """Whether the run itself is kept offline: it is not sent, or not whole."""
-        folder = self.run_folder
-        sent = any(folder.glob("*.wandb.synced"))
-        return folder.name.startswith("offline-") and folder.is_dir() and not sent
+        """Whether the run is kept offline."""
+        return not self.arrived and any(note.get("mode") == "offline" for note in self.made())
 
-    def note(self, what: Literal["begun", "delivered"], number: int) -> None:
-        """Note how far a call has got; it is on disk when this returns."""
-        self._append(self._notes, {what: number})
+    def messages(self) -> list[dict[str, Any]]:
+        """What the stage has said; a line that a kill has cut off says nothing."""
+        return [decode(line) for line in self.said.read().splitlines()]
+
+    def pending(self) -> dict[int, dict[str, Any]]:
+        """The calls that W&B is not told yet, by the numbers of their lines, in order."""
+        delivered = {note.get("delivered") for note in self.notes.entries()}
+        calls = ("uses", "link") if self.run().get("registry") else ("uses",)
+        return {
+            number: message
+            for number, message in enumerate(self.messages())
+            if message.get("do") in calls and number not in delivered
+        }
+
+    def keep_listing(self, name: str, path: Path) -> bool:
+        """Keep what is in an input now; whether there is anything."""
+        if md5 := self.hashed(name, path):
+            (self.folder / f"{md5}.json").write_bytes(self.content(path).listing)
+        return md5 is not None
+
+    def listing(self, name: str) -> bytes:
+        """The files of an input as they were kept; empty if they were not."""
+        file = self.folder / f"{self.hashed(name, Path('nowhere'))}.json"
+        return file.read_bytes() if file.is_file() else b""
 
     def discard(self) -> None:
         """Remove the outbox: nothing is left to tell."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _listing(self, md5: str) -> Path:
-        return self.folder / f"{Path(md5).name}.json"
 
-    @staticmethod
-    def _append(file: Path, entry: Mapping[str, Any]) -> None:
-        whole = not file.is_file() or file.read_bytes().endswith(b"\n")
-        with file.open("a", encoding="utf-8") as stream:
-            stream.write(("" if whole else "\n") + json.dumps(entry, sort_keys=True) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+def encode(message: Mapping[str, Any]) -> str:
+    """A line of ``said.jsonl``.
 
-    @staticmethod
-    def _lines(file: Path) -> Iterator[dict[str, Any]]:
-        """The lines that were written whole; one may have been cut off by a kill."""
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        for line in text.splitlines():
-            with suppress(ValueError):
-                yield json.loads(line)
+    A TypeError says that something in it has no place there.
+    """
+    return json.dumps(message, default=_coded, sort_keys=True)
+
+
+def _coded(value: Any) -> Any:
+    """What JSON has no form of."""
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, Path):
+        return {"$path": value.as_posix()}
+    if isinstance(value, Output):
+        return {"$output": asdict(value)}
+    return value.tolist()  # of numpy
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """What a line of ``said.jsonl`` says; nothing if it was cut off."""
+    return parsed(line, _decoded)
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    match value:
+        case {"$bytes": str(text)}:
+            return base64.b64decode(text)
+        case {"$path": str(text)}:
+            return Path(text)
+        case {"$output": dict(fields)}:
+            return Output(**fields)
+    return value
 
 
 def all_outboxes(wandb: Path) -> list[Outbox]:
     """The outboxes in W&B's folder of a project, in the order the runs began."""
-    found = [Outbox(wandb, folder.name) for folder in (wandb / "outbox").glob("*/")]
+    found = [Outbox(file.parent) for file in (wandb / "outbox").glob("*/said.jsonl")]
     named = [(outbox.run(), outbox) for outbox in found]
     ordered = sorted(((about["begun"], o) for about, o in named if about), key=itemgetter(0))
     return [outbox for _, outbox in ordered]
 
 
 def brought_later(wandb: Path, name: str, md5: str) -> bool:
-    """Whether a run that is kept offline will bring the artifact of this name and content."""
-    return any(outbox.kept and outbox.brings(name, md5) for outbox in all_outboxes(wandb))
-
-
-@contextmanager
-def held(lock: Path) -> Iterator[int | None]:
-    """Hold a lock file, or give None when somebody else does.
-
-    The number is that of the open file. A child process that inherits it holds the lock too, even
-    when this process is killed.
-    """
-    with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield file.fileno()
+    """Whether a run that the server has not got yet will bring the artifact of this content."""
+    waiting = (outbox for outbox in all_outboxes(wandb) if not outbox.arrived)
+    return any(outbox.artifact(name).get("md5") == md5 for outbox in waiting)

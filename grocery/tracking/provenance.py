@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from grocery.tracking.sweep_run import SweepRun
+
 
 def project_root() -> Path:
     """Folder that W&B's own folder lies in, unless WANDB_DIR says another.
@@ -36,10 +38,10 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
 
 
-def pipeline_run(git: dict[str, Any]) -> str | None:
-    """Name that the runs of one pipeline run share: DVC's experiment, else the short commit."""
-    named = os.environ.get("WANDB_RUN_GROUP") or os.environ.get("DVC_EXP_NAME")
-    return named or git.get("commit", "")[:7] or None
+def pipeline_run(git: dict[str, Any], run: SweepRun | None) -> str | None:
+    """Name that runs share: the sweep, else DVC's experiment, else the short commit."""
+    named = os.environ.get("WANDB_RUN_GROUP") or (run.sweep if run else "")
+    return named or os.environ.get("DVC_EXP_NAME") or git.get("commit", "")[:7] or None
 
 
 def git(*arguments: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from grocery.contents import read_content
 from grocery.core.errors import DataError
 from grocery.dataset_diff import diff_rows, rows_at
-from grocery.shards import images_of, read_table, shard_paths
+from grocery.shards import images_of, read_columns, read_table, shard_paths
 from grocery.tracking import artifacts
 from grocery.tracking.provenance import git
 from grocery.tracking.run import StageRun
@@ -59,15 +60,37 @@ def prepare(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]
     document = json.loads(paths.report.read_bytes())
     rows = [[entry["path"], entry["reason"]] for entry in document["quarantined"]]
     tracked.table("quarantine", ["path", "reason"], rows)
-    metadata = {"source": document["source"], **params.model_dump(), **found}
+    shards = read_columns(paths.shards, ["split", "label"]).to_pylist()
+    counts = per_class((row["split"], row["label"]) for row in shards)
+    metadata = {"source": document["source"], **params.model_dump(), **found, **counts}
     tracked.artifact(artifacts.DATASET, paths.shards, metadata)
     batches = {name: batch["images"] for name, batch in document["incoming"].items()}
-    tracked.artifact(artifacts.INCOMING, paths.incoming, {"batches": batches})
+    arrived = per_class(
+        (file.stem, label)
+        for file in sorted(paths.incoming.glob("*.parquet"))
+        for label in read_table(file, ["label"]).column("label").to_pylist()
+    )
+    tracked.artifact(artifacts.INCOMING, paths.incoming, {"batches": batches, **arrived})
+
+
+def per_class(images: Iterable[tuple[str, str | None]]) -> dict[str, Any]:
+    """Names of the classes, and the number of images of each, in that order, per split or batch.
+
+    `images` are pairs of a split and a class, None where it is not known. Lists, since W&B takes
+    few keys of metadata.
+    """
+    counts: dict[str, Counter[str | None]] = {}
+    for split, label in images:
+        counts.setdefault(split, Counter())[label] += 1
+    names = sorted({label for labels in counts.values() for label in labels if label is not None})
+    numbers = {split: [labels[name] for name in names] for split, labels in counts.items()}
+    return {"class_names": names, "images_per_class": numbers}
 
 
 def version(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:
     """The dataset card, and what has changed since the last commit."""
-    tracked.summary(lambda: {"changes": changes_since("HEAD", paths.shards)})
+    if tracked.enabled:
+        tracked.summary({"changes": changes_since("HEAD", paths.shards)})
     tracked.html("dataset card", paths.card / "index.html")
     sheet = (paths.card / "contact-sheet.jpg").read_bytes()
     tracked.images("contact sheet", [(sheet, "contact sheet")])
@@ -134,7 +157,7 @@ def register(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any
     measured = json.loads(paths.measured.read_bytes())
     tracked.artifact(artifacts.RELEASE, paths.release, {**measured, **found})
     if found["accepted"]:
-        tracked.link(artifacts.RELEASE, paths.release, alias="candidate")
+        tracked.link(artifacts.RELEASE, alias="candidate")
 
 
 def monitor(tracked: StageRun, paths: Any, params: Any, found: Mapping[str, Any]) -> None:

@@ -1,13 +1,14 @@
-"""The way back: send the runs that were kept offline, then deliver their outboxes.
+"""The way back: send the runs that were kept, look whether they are there, deliver their outboxes.
 
-Everything may be interrupted at any point and repeated. W&B's own sync sends a run, and sending it
-again changes nothing. A line of an outbox is delivered only if W&B does not know it yet, so that a
-kill between the delivery and its note does no harm.
+Everything may be interrupted at any point and repeated. W&B's own sync sends a run, and what it
+says of that is not believed: the server is asked for everything that was made. What it lacks is
+sent by another way, in that the run is made again online from what its stage has said. Nothing is
+removed before all is there. A call of an outbox is delivered only if W&B does not know it yet, so
+that a kill between the delivery and its note does no harm.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grocery.contents import read_content
 from grocery.core.errors import TrackingError
-from grocery.tracking.artifacts import Output, alias_of, described, listed
-from grocery.tracking.client import NotNow, open_client, raise_refusals, record
-from grocery.tracking.mode import check_server
-from grocery.tracking.outbox import Outbox, all_outboxes, held
-from grocery.tracking.session import KNOCK, contained, one_line
+from grocery.journal import held
+from grocery.tracking.arrived import missing
+from grocery.tracking.client import Client, open_client, raise_refusals
+from grocery.tracking.mode import KNOCK, check_server
+from grocery.tracking.outbox import Outbox, all_outboxes
+from grocery.tracking.process import SLOWEST, Apart, NotNow, apart, end_whole
+from grocery.tracking.sdk import one_line
+from grocery.tracking.verbs import OpenRun, perform
 
 if TYPE_CHECKING:
     import wandb
@@ -36,18 +39,23 @@ class WaitingRun:
     outbox: Outbox
     about: Mapping[str, Any]  # names it: ``id``, ``stage``, ``group``, ``project``, ``entity``
     upload: bool  # the run itself is still to be sent
-    entries: Mapping[int, Mapping[str, Any]]  # lines of the outbox to deliver, by number
+    entries: Mapping[int, Mapping[str, Any]]  # calls to deliver, by number
 
     @property
     def steps(self) -> int:
         """Number of things to send."""
         return self.upload + len(self.entries)
 
+    @property
+    def says(self) -> str:
+        """What a person would call it."""
+        return f"run {self.about['stage']} {self.about['id']}"
+
 
 def waiting_runs(root: Path) -> list[WaitingRun]:
     """The runs below ``root/wandb`` that have something to send, in the order they began."""
     found = [
-        WaitingRun(outbox, outbox.run(), outbox.kept, outbox.pending())
+        WaitingRun(outbox, outbox.run(), not outbox.arrived, outbox.pending())
         for outbox in all_outboxes(root / "wandb")
     ]
     return [run for run in found if run.steps]
@@ -57,116 +65,107 @@ def synchronize(root: Path, *, timeout: float) -> Iterator[str]:
     """Send everything that waits below ``root/wandb``; yields what was sent, one thing a step.
 
     Runs that a stage is still writing are left for later. `timeout` is the longest wait for one
-    answer of W&B, in seconds. A TrackingError is raised when another synchronisation is at work,
-    when no key is configured, and when W&B cannot be reached or refuses something; what was sent
-    before stays sent, and the rest can be sent later.
+    answer of W&B, in seconds; an upload has the time that its bytes take on a slow line beside. A
+    TrackingError is raised when another synchronisation is at work, when no key is configured, and
+    when W&B cannot be reached or refuses something; what was sent before stays sent, and the rest
+    can be sent later.
     """
-    if not (root / "wandb").is_dir():
-        return
+    if (root / "wandb").is_dir():
+        function, wandb = f"{__name__}:send_all", root / "wandb"
+        yield from apart(function, wandb, 3 * timeout, root=str(root), timeout=timeout)
+
+
+def send_all(root: str, timeout: float) -> Iterator[Any]:
+    """See `synchronize`; in the process that speaks with W&B."""
+    folder = Path(root)
     with ExitStack() as stack:
-        whole = stack.enter_context(held(root / "wandb" / "sync.lock"))
-        if whole is None:
+        if stack.enter_context(held(folder / "wandb" / "sync.lock")) is None:
             raise NotNow(f"another `grocery sync` is at work in {root}")
         runs = [
             run
-            for run in waiting_runs(root)
+            for run in waiting_runs(folder)
             if stack.enter_context(held(run.outbox.lock)) is not None
         ]
         if not runs:
             return
-        stack.enter_context(contained(root / "wandb"))
-        client = stack.enter_context(open_client(timeout))
+        client = open_client(timeout)
+        refusals: list[str] = []
         for run in runs:
             if run.upload:
-                _upload(run.outbox.run_folder, inherited=whole)
-                yield f"run {run.about['stage']} {run.about['id']}"
-        yield from _deliver_all(runs, client.api, client.url)
+                seconds = 2 * timeout + _size(run.outbox.run_folder) / SLOWEST
+                yield {"within": 4 * seconds}
+                try:
+                    _send(client.api, run.outbox, seconds)
+                except Exception as error:
+                    refusals.append(f"W&B did not take in {run.says}: {one_line(error)}")
+                    check_server(client.url, timeout=KNOCK)
+                else:
+                    yield run.says
+        yield {"within": 3 * timeout}
+        yield from _deliver_all([run for run in runs if run.outbox.arrived], client, refusals)
 
 
-def _upload(folder: Path, *, inherited: int) -> None:
-    """Send a run with W&B's own sync, which holds our lock to its end even if we are killed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "sync", str(folder)],
-        env={**os.environ, "WANDB_MODE": "online"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        pass_fds=[inherited],
-    )
-    if done.returncode or not any(folder.glob("*.wandb.synced")):
-        said = (done.stderr + done.stdout).strip().splitlines() or ["it does not say why"]
-        reason = next((line for line in said if "rror" in line), said[-1])
-        raise TrackingError(f"W&B did not take in {folder.name}: {reason.strip()}")
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _send(api: wandb.Api, outbox: Outbox, seconds: float) -> None:
+    """Send a run, and see that it is there; a TrackingError says what is not."""
+    folder, said, lacks = outbox.run_folder, "", ["the run"]
+    if outbox.kept and any(log.stat().st_size for log in folder.glob("*.wandb")):
+        said = _send_as_wandb_does(folder, seconds)
+        lacks = missing(api, outbox)
+    if lacks:
+        again = Apart(outbox.wandb, "track", str(outbox.folder), "online", log=outbox.log)
+        if (code := again.finish(seconds)) != 0:
+            failed = [note["failed"] for note in outbox.notes.entries() if "failed" in note]
+            reasons = [*(failed[-1:] if code == 1 else []), said, f"no end within {seconds:g} s"]
+            raise TrackingError(next(filter(None, reasons)))
+    outbox.notes.add({"arrived": True})
     shutil.rmtree(folder / "artifacts", ignore_errors=True)  # copies of files that W&B has now
 
 
-def _deliver_all(runs: Sequence[WaitingRun], api: wandb.Api, url: str) -> Iterator[str]:
+def _send_as_wandb_does(folder: Path, seconds: float) -> str:
+    """Send a run with W&B's own sync, which keeps its times; gives what that complains of."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wandb", "sync", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"no end within {seconds:g} s"
+    finally:
+        end_whole(process)
+    return next((line.strip() for line in said.splitlines() if "rror" in line), "")
+
+
+def _deliver_all(runs: Sequence[WaitingRun], client: Client, refusals: list[str]) -> Iterator[str]:
     """Deliver what waits; what W&B refuses does not hold up the rest, but for later links.
 
     Links are an alias's history, so none overtakes another.
     """
-    refusals: list[str] = []
     failed: set[str] = set()
     for run in runs:
-        for number, entry in run.entries.items():
-            if entry["do"] == "link" and "link" in failed:
+        on = OpenRun(run.outbox, None, client.api)
+        pending = run.outbox.pending()
+        for number, call in run.entries.items():
+            verb = call["do"].removesuffix("s")
+            if verb == "link" and "link" in failed:
                 continue
             try:
-                _deliver(api, run, number, entry)
+                if number in pending:  # else it was told when the run was made again
+                    perform(on, number, call)
             except Exception as error:
-                what = f"{entry['do']} of {entry['name']}:{alias_of(entry['md5'])}"
-                refusals.append(f"W&B refuses the {what}: {one_line(error)}")
-                failed.add(entry["do"])
-                check_server(url, timeout=KNOCK)
+                what = f"{verb} of {call['output'].name}"
+                refusals.append(f"W&B refuses the {what} by {run.says}: {one_line(error)}")
+                failed.add(verb)
+                check_server(client.url, timeout=KNOCK)
             else:
-                run.outbox.note("delivered", number)
-                yield f"{entry['do']} {entry['name']}"
+                yield f"{verb} {call['output'].name}"
         if not run.outbox.pending():
             run.outbox.discard()
     raise_refusals(refusals)
-
-
-def _deliver(api: wandb.Api, run: WaitingRun, number: int, entry: Mapping[str, Any]) -> None:
-    """Deliver one line of an outbox, if it has not arrived yet."""
-    entity = str(run.about["entity"] or api.default_entity)
-    project = run.about["project"]
-    name = f"{entity}/{project}/{entry['name']}:{alias_of(entry['md5'])}"
-    if not api.artifact_exists(name):
-        if entry["do"] == "link":
-            raise TrackingError("it is not there")
-        _record(run, entry, entity, project)
-    artifact: Any = api.artifact(name)
-    if entry["do"] == "use":
-        reader = api.run(f"{entity}/{project}/{run.about['id']}")
-        if artifact.id not in {known.id for known in reader.used_artifacts()}:
-            reader.use_artifact(artifact)
-    elif entry["do"] == "link":
-        tried = run.outbox.begun(number)
-        run.outbox.note("begun", number)
-        if not (tried and _linked(artifact, entry["target"])):
-            artifact.link(entry["target"], aliases=[entry["alias"]])
-    else:
-        raise TrackingError(f"{run.outbox.folder}: {entry['do']!r} is nothing that W&B does")
-
-
-def _record(run: WaitingRun, entry: Mapping[str, Any], entity: str, project: str) -> None:
-    """Record an artifact that no tracked stage has, as the run would have done it online.
-
-    Its files are sent if they still lie where the run found them; else the list of them.
-    """
-    output = Output(entry["path"], entry["name"], entry["type"], entry["bulky"])
-    root = run.outbox.folder.parents[2]
-    path = root / output.path
-    content = read_content(path) if path.exists() else None
-    if content and content.md5 == entry["md5"]:
-        artifact = described(output, path, content, {}, upload=entry["upload"], root=root)
-    else:
-        artifact = listed(output, entry["md5"], run.outbox.listing(entry))
-    record(artifact, entry["md5"], entity=entity, project=project, root=root)
-
-
-def _linked(artifact: Any, target: str) -> bool:
-    """Whether it is linked: another may have the alias since, and must not lose it."""
-    links = artifact.linked_artifacts
-    return target in {f"{known.project}/{known.collection.name}" for known in links}

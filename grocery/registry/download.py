@@ -7,11 +7,10 @@ others. So every name is looked at before anything is written. Nothing of what a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import wait
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import Any
 
 from grocery.contents import read_content
@@ -19,10 +18,10 @@ from grocery.core.errors import TrackingError
 from grocery.core.files import leads_out, replacing
 from grocery.settings import TrackingParams
 from grocery.tracking.client import open_client
-from grocery.tracking.mode import Result, started
+from grocery.tracking.process import apart
 from grocery.tracking.provenance import dvc_root
 from grocery.tracking.remote import remote_objects
-from grocery.tracking.session import contained, kill_service, one_line
+from grocery.tracking.sdk import one_line
 
 _HASH = re.compile(r"[0-9a-f]{32}\.dir")
 _OBJECT = "[0-9a-f]{2}/[0-9a-f]{30}"  # of the DVC remote, as this project refers to it
@@ -46,40 +45,51 @@ def download_release(settings: TrackingParams, name: str, target: Path, timeout:
     if not settings.registry:
         raise TrackingError("there is no W&B registry: tracking.registry in params.yaml is empty")
     what = f"{settings.registry}:{name}"
-    with (
-        TemporaryDirectory(prefix="grocery-wandb-") as scratch,
-        contained(Path(scratch)),
-        open_client(timeout, settings.entity) as client,
-    ):
-        try:
-            artifact = client.api.artifact(what)
-            entries = within(timeout, lambda: artifact.manifest.entries)
-        except Exception as error:
-            raise TrackingError(f"W&B does not give {what}: {one_line(error)}") from error
-        md5 = artifact.metadata.get("md5")
-        if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
-            raise TrackingError(f"{what} does not say which release it is; refused")
-        _check(entries, what)
+    with TemporaryDirectory(prefix="grocery-wandb-") as scratch:
+        got = Path(scratch) / "got"
+        got.mkdir()
+
+        def arrived() -> int:
+            try:
+                return sum(file.stat().st_size for file in got.rglob("*"))
+            except FileNotFoundError:  # W&B has renamed it in this moment
+                return -1
+
+        (md5,) = apart(
+            f"{__name__}:fetch",
+            Path(scratch),
+            3 * timeout,
+            sign=arrived,
+            **{"what": what, "entity": settings.entity, "folder": str(got), "timeout": timeout},
+        )
+        if read_content(got).md5 != md5:
+            raise TrackingError(f"{what} is not what it says: its files are not {md5}; refused")
         with replacing(target) as (folder,):
-            for file in entries:
-                _fetch(artifact.get_entry(file), folder, what, timeout)
-            if read_content(folder).md5 != md5:
-                raise TrackingError(f"{what} is not what it says: its files are not {md5}; refused")
-    return md5
+            copytree(got, folder, dirs_exist_ok=True)
+    return str(md5)
 
 
-def _fetch(entry: Any, folder: Path, what: str, timeout: float) -> None:
-    def arrived() -> int:
-        try:
-            return sum(file.stat().st_size for file in folder.rglob("*"))
-        except FileNotFoundError:  # W&B has renamed it in this moment
-            return -1
+def fetch(what: str, entity: str, folder: str, timeout: float) -> Iterator[str]:
+    """Download an artifact into a folder, and give DVC's hash of it, as it says itself.
 
+    In the process that speaks with W&B.
+    """
+    client = open_client(timeout, entity)
     try:
-        within(timeout, lambda: entry.download(root=str(folder), skip_cache=True), arrived)
+        artifact = client.api.artifact(what)
+        entries = artifact.manifest.entries
     except Exception as error:
-        said = one_line(error)
-        raise TrackingError(f"W&B does not give {entry.path} of {what}: {said}") from error
+        raise TrackingError(f"W&B does not give {what}: {one_line(error)}") from error
+    md5 = artifact.metadata.get("md5")
+    if not (isinstance(md5, str) and _HASH.fullmatch(md5)):
+        raise TrackingError(f"{what} does not say which release it is; refused")
+    _check(entries, what)
+    for name in entries:
+        try:
+            artifact.get_entry(name).download(root=folder, skip_cache=True)
+        except Exception as error:
+            raise TrackingError(f"W&B does not give {name} of {what}: {one_line(error)}") from error
+    yield md5
 
 
 def _check(entries: Mapping[str, Any], what: str) -> None:
@@ -97,27 +107,3 @@ def _check(entries: Mapping[str, Any], what: str) -> None:
                 f"{what} takes {name} from {reference!r}, which is not in the DVC remote of this "
                 "project; refused"
             )
-
-
-def within(
-    seconds: float, work: Callable[[], Result], sign: Callable[[], object] = lambda: None
-) -> Result:
-    """Do what W&B's own code gives no bound for, and give up when nothing comes of it.
-
-    It is done in another thread, which is left behind when it does not come to an end. `seconds` is
-    the longest time for which a `sign` of life, such as a number of bytes, may stay the same.
-
-    Raises
-    ------
-    TrackingError
-        When nothing came of it in time. W&B's process is ended then.
-    """
-    result = started(work)
-    last, since = sign(), monotonic()
-    while not wait([result], min(0.5, seconds)).done:
-        if (now := sign()) != last:
-            last, since = now, monotonic()
-        elif monotonic() - since > seconds:
-            kill_service()
-            raise TrackingError(f"no answer within {seconds:g} s")
-    return result.result()

@@ -9,8 +9,7 @@ on none while it moves.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -18,17 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from grocery.contents import read_content
 from grocery.core.errors import TrackingError
+from grocery.registry.corrections import Correction, Link, Wanted, corrections
 from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import RELEASE, alias_of, described
 from grocery.tracking.client import Client, open_client, raise_refusals, record
-from grocery.tracking.corrections import Correction, Link, Wanted, corrections
-from grocery.tracking.download import within
-from grocery.tracking.mode import check_server, choose_mode, requested_mode
+from grocery.tracking.mode import KNOCK, check_server, choose_mode, requested_mode
 from grocery.tracking.outbox import brought_later
-from grocery.tracking.session import KNOCK, contained, one_line, set_up, tear_down
+from grocery.tracking.process import SLOWEST, NotNow
+from grocery.tracking.sdk import one_line, set_up
 
 if TYPE_CHECKING:
     import wandb
+
+NOT_ASKED = "W&B is offline, and is not asked"
 
 # Gives a folder that holds the release of a version.
 Release = Callable[[Wanted], Path]
@@ -58,8 +59,8 @@ class Collection:
         """What is otherwise than it should be."""
         return corrections(self._links(), wanted)
 
-    def reconcile(self, wanted: Sequence[Wanted], release: Release) -> Iterator[str]:
-        """Mend everything, one alias at a time; yields a sentence for each.
+    def reconcile(self, wanted: Sequence[Wanted], release: Release) -> Iterator[Any]:
+        """Mend everything, one alias at a time; yields a sentence for each, and how long it takes.
 
         `wanted` is every version, in the order in which they were registered. What W&B refuses does
         not hold up the rest, and is a TrackingError in the end.
@@ -69,7 +70,7 @@ class Collection:
         for correction in self.corrections(wanted):
             began = monotonic()
             try:
-                self._mend(correction, linked, release)
+                yield from self._mend(correction, linked, release)
             except Exception as error:
                 refusals.append(f"{correction.says}, and W&B cannot be told: {one_line(error)}")
                 if monotonic() - began >= self.settings.timeout:  # it would be so every time
@@ -79,7 +80,9 @@ class Collection:
                 yield correction.mended
         raise_refusals(refusals)
 
-    def _mend(self, correction: Correction, linked: dict[str, Any], release: Release) -> None:
+    def _mend(
+        self, correction: Correction, linked: dict[str, Any], release: Release
+    ) -> Iterator[Any]:
         alias, wanted = correction.alias, correction.wanted
         there: Any = correction.link.artifact if correction.link else None
         if wanted is None:
@@ -87,19 +90,19 @@ class Collection:
         elif there := there or linked.get(wanted.md5):  # to link it again would move `latest` too
             there.aliases = [*there.aliases, alias]
         else:
-            source = self._artifact(wanted, release)
+            source = yield from self._artifact(wanted, release)
             linked[wanted.md5] = source.link(self.settings.registry, aliases=[alias])
             return
         there.save()
 
-    def _artifact(self, wanted: Wanted, release: Release) -> wandb.Artifact:
+    def _artifact(self, wanted: Wanted, release: Release) -> Generator[Any, None, wandb.Artifact]:
         """The artifact of a release; recorded now if no tracked stage ever did."""
         entity = self.client.entity
         project = os.environ.get("WANDB_PROJECT") or self.settings.project
         name = f"{entity}/{project}/{RELEASE.name}:{alias_of(wanted.md5)}"
         found = self._known(name, wanted.md5)
         if found is None:
-            self._record(wanted, release, entity, project)
+            yield from self._record(wanted, release, entity, project)
             found = self._known(name, wanted.md5)
         if found is None:
             raise TrackingError(f"the metadata of {name} names another content")
@@ -112,7 +115,7 @@ class Collection:
         artifact: wandb.Artifact = self.client.api.artifact(name)
         return artifact if artifact.metadata.get("md5") == md5 else None
 
-    def _record(self, wanted: Wanted, release: Release, entity: str, project: str) -> None:
+    def _record(self, wanted: Wanted, release: Release, entity: str, project: str) -> Iterator[Any]:
         if brought_later(self.root / "wandb", RELEASE.name, wanted.md5):
             raise TrackingError("the run that made it is kept offline")
         folder = release(wanted)
@@ -122,13 +125,10 @@ class Collection:
         upload = self.settings.upload
         artifact = described(RELEASE, folder, content, {}, upload=upload, root=self.project)
 
-        def send() -> None:
-            record(artifact, wanted.md5, entity=entity, project=project, root=self.root)
-
-        if self.patient:
-            send()
-        else:
-            within(self.settings.timeout, send)
+        slowly = sum(content.sizes.values()) / SLOWEST if self.patient else 0
+        yield {"within": self.settings.timeout + slowly}
+        record(artifact, wanted.md5, entity=entity, project=project, root=self.root)
+        yield {"within": 3 * self.settings.timeout}
 
 
 def _link(artifact: wandb.Artifact) -> Link:
@@ -137,35 +137,29 @@ def _link(artifact: wandb.Artifact) -> Link:
     return Link(artifact.version, md5 if isinstance(md5, str) else "", aliases, artifact)
 
 
-@contextmanager
 def open_collection(
     settings: TrackingParams, root: Path, project: Path, *, patient: bool = False
-) -> Iterator[Collection]:
-    """Open the collection `tracking.registry`, and close W&B at the end.
+) -> Collection:
+    """The collection `tracking.registry`; in the process that speaks with W&B.
 
-    W&B's own folder lies in `root`; `project` is the root of the DVC repository. WANDB_PROJECT and
-    WANDB_ENTITY win over the settings. If we are `patient`, sending the files of a release may take
-    longer than the longest wait for an answer.
+    W&B's own folder lies in `root`; `project` is the root of the DVC repository. WANDB_PROJECT and WANDB_ENTITY win over the settings. If we are
+    `patient`, W&B is told whatever its mode is, and sending the files of a release may take longer
+    than the longest wait for an answer. Else NotNow says why it is not online.
     """
-    with contained(root / "wandb"), open_client(settings.timeout, settings.entity) as client:
-        yield Collection(client, settings, root, project, patient)
-
-
-def may_tell(root: Path) -> tuple[bool, str]:
-    """Whether W&B is to be told now, and why not although that was meant (or "").
-
-    Decided as for a run, see `grocery.tracking.mode.choose_mode`, but without the half second that
-    the import of W&B takes where there can be no key.
-    """
-    asked = requested_mode()
-    if asked in ("offline", "disabled") or (asked is None and not _may_have_key(root)):
-        return False, ""
-    with contained(root / "wandb"):
+    if not patient:
         set_up()
         mode, reason = choose_mode()
         if mode != "online":
-            tear_down()
-    return mode == "online", reason
+            raise NotNow(reason or NOT_ASKED)
+    return Collection(
+        open_client(settings.timeout, settings.entity), settings, root, project, patient
+    )
+
+
+def may_tell(root: Path) -> bool:
+    """Whether W&B may be to be told now, as far as can be seen without it."""
+    asked = requested_mode()
+    return asked not in ("offline", "disabled") and (asked is not None or _may_have_key(root))
 
 
 def _may_have_key(root: Path) -> bool:

@@ -1,0 +1,49 @@
+"""What the server says that it holds of a run: nothing else counts as sent.
+
+Neither an exit code nor W&B's own mark is evidence: both say "done" when every upload has failed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grocery.tracking.artifacts import alias_of
+from grocery.tracking.outbox import Outbox
+
+if TYPE_CHECKING:
+    import wandb
+
+
+def missing(api: wandb.Api, outbox: Outbox) -> list[str]:
+    """The server's lacks, in words: what was made of a run and is not there; empty if all is.
+
+    Each artifact and table is asked for by name and digest, each media file by name and size, the
+    curves by their last step, and the run by whether it has ended.
+    """
+    about, *made = outbox.made()
+    where = f"{about['entity'] or api.default_entity}/{about['project']}"
+    try:
+        run = api.run(f"{where}/{outbox.folder.name}")
+    except Exception as error:
+        if isinstance(getattr(error, "exc", error), ValueError):  # there is no such run
+            return ["the run"]
+        raise
+    lacks = ["its end"] if run.state == "running" else []
+    steps = max((note["last"] for note in made if note["made"] == "steps"), default=-1)
+    if run.lastHistoryStep < steps:
+        lacks.append("its curves")
+    sizes = {file.name: file.size for file in run.files()}
+    folder = outbox.run_folder / "files"
+    for path in sorted(path for path in (folder / "media").rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if sizes.get(name) != path.stat().st_size:
+            lacks.append(name)
+    if tables := [note for note in made if note["made"] == "table"]:
+        known = {one.digest for one in run.logged_artifacts() if one.state == "COMMITTED"}
+        lacks += [f"the table {note['name']}" for note in tables if note["digest"] not in known]
+    for note in made:
+        if note["made"] == "artifact":
+            name = f"{where}/{note['name']}:{alias_of(note['md5'])}"
+            if not (api.artifact_exists(name) and api.artifact(name).digest == note["digest"]):
+                lacks.append(f"the artifact {note['name']}")
+    return lacks
