@@ -142,9 +142,10 @@ def open_collection(
 ) -> Collection:
     """The collection `tracking.registry`; in the process that speaks with W&B.
 
-    W&B's own folder lies in `root`; `project` is the root of the DVC repository. WANDB_PROJECT and WANDB_ENTITY win over the settings. If we are
-    `patient`, W&B is told whatever its mode is, and sending the files of a release may take longer
-    than the longest wait for an answer. Else NotNow says why it is not online.
+    W&B's own folder lies in `root`; `project` is the root of the DVC repository. WANDB_PROJECT and
+    WANDB_ENTITY win over the settings. If we are `patient`, W&B is told whatever its mode is, and
+    sending the files of a release may take longer than the longest wait for an answer. Else NotNow
+    says why it is not online.
     """
     if not patient:
         set_up()
