@@ -168,6 +168,7 @@ class TestCommands:
             ("sweep sweep.yaml --cuont=3", "--count"),
             ("registry promote v1.0.0 --stage production --froce", "--force"),
             ("monitor drill --sizse 30", "--sizes"),
+            ("monitor shelf --reprot=page.html", "--report"),
         ],
     )
     def test_a_mistyped_word_is_offered_the_near_one(
@@ -176,13 +177,6 @@ class TestCommands:
         refused = said(*typed.split())
         assert (refused.code, refused.out) == (2, "")
         assert refused.err.endswith(f" (did you mean {near}?)\n")
-
-    def test_for_the_monitor_two_is_an_alert(self, said: Callable[..., Said]) -> None:
-        refused = said("monitor", "shelf", "--reprot=page.html")
-        assert (refused.code, refused.out) == (1, "")
-        assert refused.err.endswith(
-            "unrecognized arguments: --reprot=page.html (did you mean --report?)\n"
-        )
 
     def test_one_that_is_near_to_none_is_told_all(self, said: Callable[..., Said]) -> None:
         known = said("data", "xyz").err.partition("choose from ")[2]

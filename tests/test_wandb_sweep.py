@@ -369,10 +369,15 @@ def test_dvc_reads_an_override_as_it_is_meant(value: Any) -> None:
         ("--train.alhpa=0.5", "train.alhpa"),
         ("--train.n_neighbors=5.5", "train.n_neighbors"),
         ("--train.algorithm=[1", "train.algorithm"),
-        ("-v", "'-v' is no assignment; write --PARAMETER=VALUE"),
     ],
 )
 def test_a_bad_assignment_is_one_sentence(project: Project, word: str, sentence: str) -> None:
     done = grocery(project, "trial", word)
     assert (done.code, done.out) == (1, "")
     assert done.sentence.startswith(f"error: trial: {sentence}")
+
+
+def test_what_is_no_assignment_is_a_wrong_command_line(project: Project) -> None:
+    done = grocery(project, "trial", "-v")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith("error: '-v' is no assignment; write --PARAMETER=VALUE\n")

@@ -7,9 +7,13 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grocery.cli.command import argument, command
-from grocery.cli.terminal import count, table
+from grocery.cli.terminal import FOUND, count, in_project, table
+
+if TYPE_CHECKING:
+    from grocery.sweep.search import Search
 
 
 @command(
@@ -33,23 +37,16 @@ def sweep(arguments: argparse.Namespace) -> None:
     fails is noted, and the sweep goes on.
 
     The trials are noted in sweeps/NAME; there is a page with plots, too. An
-    interrupted sweep goes on with --resume.
+    interrupted sweep goes on with --resume. The exit code is 3 when a trial has failed.
 
     examples:
       grocery sweep sweep.yaml --count 20 --jobs 2
       grocery sweep sweep.yaml --count 40 --resume     twenty more
       dvc exp apply learner-007                        take the best one
     """
-    from grocery.core.errors import ParamsError
-    from grocery.core.files import write_bytes
-    from grocery.experiment.results import in_workspace
-    from grocery.parallel import progress
-    from grocery.registry.git import Git
-    from grocery.registry.revisions import experiments
-    from grocery.sweep.report import page, rows, sentences
-    from grocery.sweep.run import Sweep
+    from grocery.core.errors import DataError, ParamsError
+    from grocery.journal import held
     from grocery.sweep.search import read_search
-    from grocery.sweep.study import Study
     from grocery.tracking.provenance import dvc_root
 
     root = dvc_root()
@@ -59,15 +56,33 @@ def sweep(arguments: argparse.Namespace) -> None:
         raise ParamsError(
             f"a sweep cannot be called {name!r}; use letters, digits, dashes and underscores"
         )
-    search, folder = search.model_copy(update={"name": name}), root / "sweeps" / name
+    with held(root / f".dvc/tmp/sweep-{name}.lock") as lock:
+        if lock is None:
+            raise DataError(f"another command is at work on the sweep {name}; wait for its end")
+        _run(arguments, search.model_copy(update={"name": name}), root)
+
+
+def _run(arguments: argparse.Namespace, search: Search, root: Path) -> None:
+    """Begin a sweep, or go on with it, while nobody else does."""
+    from grocery.core.files import write_bytes
+    from grocery.experiment.results import in_workspace
+    from grocery.parallel import progress
+    from grocery.registry.git import Git
+    from grocery.registry.revisions import experiments
+    from grocery.sweep.report import page, rows, sentences
+    from grocery.sweep.run import Sweep
+    from grocery.sweep.study import Study
+
+    folder = root / "sweeps" / search.name
     study = Study(folder / "journal.log", search, arguments.seed)
     study.begin(resume=arguments.resume, taken=[each.name for each in experiments(Git(root))])
     sweep = Sweep(search, root, study)
     done = sum(trial.state != "running" for trial in sweep.trials)
+    left = max(0, arguments.count - done)
     begun = time.monotonic()
     try:
         ended = sweep.run(arguments.count, jobs=arguments.jobs)
-        for trial in progress(ended, title=f"sweep {name}", total=max(0, arguments.count - done)):
+        for trial in progress(ended, title=f"sweep {search.name}", total=left):
             if trial.state == "failed":
                 print(f"{trial.name} failed: {trial.reason}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -78,4 +93,6 @@ def sweep(arguments: argparse.Namespace) -> None:
         account = sentences(sweep.trials, search, seconds, workspace)
         write_bytes(folder / "index.html", page(sweep.trials, search, account).encode())
     print(*table(rows(sweep.trials, search)), "", *account, sep="\n")
-    print(f"plots: {(folder / 'index.html').relative_to(root)}")
+    print(f"plots: {in_project(folder / 'index.html')}")
+    if any(trial.state == "failed" for trial in sweep.trials):
+        raise SystemExit(FOUND)

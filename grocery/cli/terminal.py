@@ -23,8 +23,9 @@ exit codes:
   0    done, and nothing was found that needs a look
   1    refused, or something is wrong: one sentence on standard error says what
   2    the command line is wrong; nothing was done
-  {FOUND}    done, and something needs a look: an alert of the monitor, a difference that
-       `registry reproduce` or a disagreement that `registry status` has found
+  {FOUND}    done, and something needs a look: an alert of the monitor, a trial of a sweep that has
+       failed, a difference that `registry reproduce` or a disagreement that `registry status`
+       has found
   130  interrupted; earlier outputs are as they were
   141  whoever read the output went away
 """

@@ -50,7 +50,7 @@ def add_parser(parsers: Any) -> None:
         metavar="--PARAMETER=VALUE",
         help="a parameter by its dotted name in params.yaml, and its value",
     )
-    parser.set_defaults(run=_run, command="trial", show_help=parser.print_help)
+    parser.set_defaults(run=_run, command="trial", show_help=parser.print_help, wrong=parser.error)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -69,7 +69,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if os.environ.get("WANDB_DIR") == str(Path.cwd()):
         del os.environ["WANDB_DIR"]
     root = dvc_root()
-    assignments = parse_assignments(arguments.assignments)
+    try:
+        assignments = parse_assignments(arguments.assignments)
+    except ParamsError as error:
+        arguments.wrong(str(error))
     params = with_values(load(root / "params.yaml"), assignments)
     run = handed_out()
     name = f"{run.sweep}-{run.id}" if run else f"trial-{token_hex(4)}"

@@ -39,7 +39,7 @@ def in_workspace(root: Path) -> dict[str, float]:
     """Metrics of what is in the workspace, as `recorded`; empty before a first run."""
     try:
         return _metrics(lambda path: json.loads((root / path).read_bytes()))
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):  # there is none, or it is no JSON object
         return {}
 
 

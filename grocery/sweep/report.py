@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
-from statistics import mean
 from typing import Any
 
 from grocery.pages import page as pages
 from grocery.pages.charts import Axis, Chart
 from grocery.sweep.search import Search
 from grocery.sweep.study import Trial
-
-_WORDS = {
-    "val_accuracy": "accuracy on validation images",
-    "pseudo_labels": "images that were given a label",
-}
 
 
 def score(trial: Trial, search: Search) -> float | None:
@@ -30,8 +24,8 @@ def ranked(trials: Sequence[Trial], search: Search) -> list[Trial]:
     states = ("finished", "stopped", "running", "failed")
 
     def rank(trial: Trial) -> tuple[int, float, int]:
-        reached = search.sign * (score(trial, search) or 0.0)
-        return states.index(trial.state), -reached, trial.number
+        cost = -search.sign * (score(trial, search) or 0.0)
+        return states.index(trial.state), cost, trial.number
 
     return sorted(trials, key=rank)
 
@@ -42,32 +36,26 @@ def rows(trials: Sequence[Trial], search: Search) -> list[list[str]]:
     table = [[*head, *search.parameters]]
     for trial in ranked(trials, search):
         reached = (score(trial, search), trial.summary.get("test_accuracy"))
-        shown = ("-" if value is None else f"{value:.4f}" for value in reached)
+        shown = ["-" if value is None else f"{value:.4f}" for value in reached]
+        shown += [str(len(trial.steps)), f"{trial.seconds:.1f}"]
         values = (_shown(trial.assignments[name]) for name in search.parameters)
-        counts = (str(len(trial.steps)), f"{trial.seconds:.1f}")
-        table.append([trial.name, trial.state, *shown, *counts, *values])
+        table.append([trial.name, trial.state, *shown, *values])
     return table
 
 
 def sentences(
     trials: Sequence[Trial], search: Search, seconds: float, workspace: Mapping[str, float]
 ) -> list[str]:
-    """The account of a sweep: counts, time, what stopping saved, and whether to apply the best.
+    """The account of a sweep: counts, time, and whether to apply the best.
 
     This command has taken `seconds`. The metrics of what is in the `workspace` are named as
     in `Trial.summary`; there are none before a first run.
     """
-    finished, stopped, failed = (
-        [trial.seconds for trial in trials if trial.state == state]
-        for state in ("finished", "stopped", "failed")
-    )
+    states = Counter(trial.state for trial in trials)
     parts = [f"{len(trials)} trials of {sum(trial.seconds for trial in trials):.0f} s"]
-    parts += [f"{len(stopped)} stopped"] * bool(stopped) + [f"{len(failed)} failed"] * bool(failed)
+    parts += [f"{states[word]} {word}" for word in ("stopped", "failed") if states[word]]
     found = [f"{', '.join(parts)}; this command took {seconds:.0f} s"]
-    if stopped:  # as if each had taken as long as the finished ones on average
-        saved = sum(max(0.0, mean(finished or [0]) - took) for took in stopped)
-        found.append(f"stopping early saved about {saved:.0f} s of trials")
-    if not finished:
+    if not states["finished"]:
         return [*found, "no trial has finished, so there is no best one"]
     best, name = ranked(trials, search)[0], search.metric.name
     parts = [f"best: {best.name}"]
@@ -82,34 +70,26 @@ def sentences(
 
 def page(trials: Sequence[Trial], search: Search, account: Sequence[str]) -> str:
     """The plots as one HTML page: the search over time, and the metric over each parameter."""
-    scored = [(t, reached) for t in trials if (reached := score(t, search)) is not None]
-    charts = [_chart(name, scored, search) for name in (None, *search.parameters) if scored]
+    worst_first = reversed(ranked(trials, search))  # so that the best lies on top
+    scored = [(t, value) for t in worst_first if (value := score(t, search)) is not None]
+    charts = [_chart(name, scored, search) for name in ("", *search.parameters) if scored]
     head, *body = rows(trials, search)
     values = {"name": search.name, "account": account, "charts": charts, "head": head, "body": body}
     return pages.render(__file__, **values)
 
 
-def _chart(name: str | None, scored: Sequence[tuple[Trial, float]], search: Search) -> Chart:
-    """The metric over a parameter or, without one, over the trials with the best so far."""
+def _chart(name: str, scored: Sequence[tuple[Trial, float]], search: Search) -> Chart:
+    """The metric over a parameter or, without a name, over the trials; the best of them is last."""
     better = "higher" if search.sign > 0 else "lower"
-    words = _WORDS.get(search.metric.name, search.metric.name)
-    y = Axis.numbers(f"{words} ({better} is better)", [value for _, value in scored])
+    y = Axis.numbers(f"{search.metric.name} ({better} is better)", [value for _, value in scored])
     at: Sequence[float] = [trial.number for trial, _ in scored]
-    if name is None:
-        x = Axis.numbers("number of the trial, in the order in which they began", at)
-        chart = Chart("The search", x, y, [("", "line: the best so far")])
-        done = [(trial.number, value) for trial, value in scored if trial.state == "finished"]
-        bests = list(accumulate((value for _, value in done), max if search.sign > 0 else min))
-        stairs = zip(done, [*bests[:1], *bests], bests, strict=False)
-        chart.line("leading", *((n, v) for (n, _), old, new in stairs for v in (old, new)))
-    else:
+    x = Axis.numbers("number of the trial, in the order in which they began", at)
+    if name:
         x, at = _axis(name, [trial.assignments[name] for trial, _ in scored], search)
-        chart = Chart(f"By {name}", x, y)
-    winner = ranked([trial for trial, _ in scored], search)[0]
-    marks = sorted(zip(scored, at, strict=True), key=lambda mark: mark[0][0] is winner)  # on top
-    for (trial, value), place in marks:
+    chart = Chart(f"By {name}" if name else "The search", x, y)
+    for (trial, value), place in zip(scored, at, strict=True):
         kind = "finished" if trial.state == "finished" else "stopped"
-        best = trial is winner and kind == "finished"
+        best = trial is scored[-1][0] and kind == "finished"
         chart.dot("best" if best else kind, place, value, f"{trial.name}: {value:.4f}")
     return chart
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 
 from grocery.core.errors import DataError, GroceryError
-from grocery.core.stage import Stopped
 from grocery.experiment.process import Experiment
 from grocery.experiment.results import recorded
 from grocery.experiment.steering import ADDRESS, TRIAL, listening
@@ -62,15 +61,16 @@ class Sweep:
 
     def _try(self, trial: Trial, address: str) -> Trial:
         begun, metric = time.monotonic(), self._search.metric.name
-        named = (trial.name, trial.assignments)
+        named = (self._root, trial.name, trial.assignments)
         try:
             # It is there already if a kill came between the experiment's end and the note of it.
-            trial.summary = recorded(self._root, *named) or self._experiment(trial, address)
-            if not math.isfinite(trial.summary.get(metric, math.nan)):
-                raise DataError(f"it has no finite {metric}")
-            trial.state = "finished"
-        except Stopped:
-            trial.state = "stopped"
+            if not recorded(*named):
+                self._experiment(trial, address)
+            if trial.state != "stopped":
+                trial.summary = recorded(*named)
+                if not math.isfinite(trial.summary.get(metric, math.nan)):
+                    raise DataError(f"it has no finite {metric}")
+                trial.state = "finished"
         except GroceryError as error:
             trial.state, trial.reason = "failed", str(error)
         trial.seconds = round(time.monotonic() - begun, 3)
@@ -79,19 +79,15 @@ class Sweep:
                 self._study.end(trial)
         return trial
 
-    def _experiment(self, trial: Trial, address: str) -> dict[str, float]:
+    def _experiment(self, trial: Trial, address: str) -> None:
         own = {ADDRESS: address, TRIAL: trial.name, "WANDB_RUN_GROUP": self._search.name}
         process = Experiment(self._root, trial.name, trial.assignments, os.environ | own)
         with self._lock:
             if self._over:
                 process.terminate()
             self._processes.append(process)
-        code = process.wait()
-        if trial.state == "stopped":
-            raise Stopped(process.reason)
-        if code:
+        if process.wait() and trial.state != "stopped":
             raise GroceryError(process.reason)
-        return recorded(self._root, trial.name, trial.assignments)
 
     def _on_step(self, name: str, values: dict[str, float]) -> bool:
         """Note a step of a trial, and say whether it is to stop."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
-from scipy.special import betaincinv
 
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import ParamsError
+from grocery.experiment.results import in_workspace
 from grocery.settings import load, with_values
 from grocery.sweep.hyperband import Hyperband
 
@@ -26,12 +23,9 @@ _LINES += ["log_uniform_values", "inv_log_uniform_values"]
 _KEYS = {
     "constant": {"value"},
     "categorical": {"values"},
-    "categorical_w_probabilities": {"values", "probabilities"},
     "int_uniform": {"min", "max"},
     **{name: {"min", "max"} for name in _LINES},
     **{f"q_{name}": {"min", "max", "q"} for name in _LINES},
-    "beta": {"a", "b"},
-    "q_beta": {"a", "b", "q"},
 }
 
 
@@ -41,11 +35,8 @@ class Space(Section):
     distribution: str = ""
     value: Any = None
     values: list[Any] = Field([], min_length=1)
-    probabilities: list[Annotated[float, Field(ge=0)]] = Field([], min_length=1)
     min: int | float = 0
     max: int | float = 0
-    a: float = Field(1, gt=0)
-    b: float = Field(1, gt=0)
     q: int | float = Field(1, gt=0)
 
     @cached_property
@@ -55,7 +46,7 @@ class Space(Section):
         for name in [self.distribution] if self.distribution else _KEYS:
             keys = _KEYS.get(name, {""})
             whole = name != "int_uniform" or isinstance(self.min + self.max, int)
-            if whole and keys - {"a", "b", "q"} <= given <= keys:
+            if whole and keys - {"q"} <= given <= keys:
                 return name
         return ""
 
@@ -68,32 +59,25 @@ class Space(Section):
             raise ValueError(f"min {self.min} is not less than max {self.max}")
         if "log_uniform_values" in self.kind and self.min <= 0:
             raise ValueError("its min should be greater than 0, for there are logarithms")
-        shares = self.probabilities
-        if shares and (len(shares), round(sum(shares), 8)) != (len(self.values), 1):
-            raise ValueError("each value should have a probability, and their sum should be 1")
         return self
 
     @cached_property
     def listed(self) -> list[Any]:
         """All values, each once, where a list of them is what is searched; else nothing."""
         values = [self.value] if self.kind == "constant" else self.values
-        different = {json.dumps(value, default=str): value for value in values}
-        return [] if self.probabilities else [*different.values()]
+        return [*{json.dumps(value, default=str): value for value in values}.values()]
 
     @cached_property
     def grid(self) -> Sequence[Any]:
         """All values, if there is an end to them; else nothing."""
-        if self.kind == "int_uniform":
-            return range(int(self.min), int(self.max) + 1)
-        if self.kind == "q_uniform":
-            return [self.min + k * self.q for k in range(math.ceil((self.max - self.min) / self.q))]
-        return self.listed
+        whole = self.kind == "int_uniform"
+        return range(int(self.min), int(self.max) + 1) if whole else self.listed
 
     @property
     def extremes(self) -> Sequence[Any]:
         """Values that show whether all of them are allowed."""
         ends = (self.min, self.max) if self.kind == "int_uniform" else (0, 1, 0.5)
-        return self.listed or self.values or [*map(self.value_of, ends)]
+        return self.listed or [*map(self.value_of, ends)]
 
     def value_of(self, drawn: Any) -> Any:
         """The value for what was drawn: a place in the list, a whole number, or a share of 1.
@@ -102,15 +86,12 @@ class Space(Section):
         """
         if self.listed or self.kind == "int_uniform":
             return self.listed[drawn] if self.listed else drawn
-        if self.probabilities:
-            place = bisect([*accumulate(self.probabilities)], drawn)
-            return self.values[min(place, len(self.values) - 1)]
         low, high, line = self.min, self.max, self.kind.removeprefix("q_")
         if "values" in line:
             low, high = math.log(low), math.log(high)
         elif "inv" in line:
             low, high = -high, -low
-        found = betaincinv(self.a, self.b, drawn) if line == "beta" else low + drawn * (high - low)
+        found = low + drawn * (high - low)
         if "log" in line:
             found = math.exp(min(found, 709))  # the largest that is finite
         if line == "uniform" or "values" in line:
@@ -119,13 +100,11 @@ class Space(Section):
 
 
 class Metric(Section):
-    """What is optimised. The keys beside name and goal are for W&B's server."""
+    """What is optimised; `target` is for W&B's server."""
 
     name: str
     goal: Literal["minimize", "maximize"] = "minimize"
     target: Any = None
-    impute: Any = None
-    impute_while_running: Any = None
 
 
 class Search(Section):
@@ -142,9 +121,6 @@ class Search(Section):
     program: Any = None
     command: Any = None
     run_cap: Any = None
-    controller: Any = None
-    kind: Any = None
-    apiVersion: Any = None
 
     @property
     def sign(self) -> int:
@@ -153,9 +129,9 @@ class Search(Section):
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        if self.method == "grid":
-            for name in (name for name, space in self.parameters.items() if not space.grid):
-                raise ValueError(f"a grid needs values of {name}, or whole numbers as bounds")
+        endless = [name for name, space in self.parameters.items() if not space.grid]
+        if self.method == "grid" and endless:
+            raise ValueError(f"a grid needs values of {endless[0]}, or whole numbers as bounds")
         return self
 
     def cell(self, number: int) -> dict[str, Any] | None:
@@ -178,12 +154,9 @@ def read_search(path: Path, root: Path) -> Search:
         One sentence that says what, where and what is allowed.
     """
     search, params = read_document(path, Search, ParamsError), load(root / "params.yaml")
-    trained = {}
-    with suppress(OSError, ValueError):
-        trained = json.loads((root / "metrics/train.json").read_bytes())
     # What training reports at each step is known before anything has been trained.
     metrics = {"val_accuracy", "residual", "pseudo_labels"}
-    metrics |= {name for name, value in trained.items() if isinstance(value, int | float)}
+    metrics |= {name for name in in_workspace(root) if not name.startswith("test_")}
     try:
         if (metric := search.metric.name) not in metrics:
             known = f"which no stage writes; there are {', '.join(sorted(metrics))}"
