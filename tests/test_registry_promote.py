@@ -26,6 +26,7 @@ from grocery.shards import read_columns
 from registry_forged import GROWN, REJECTED, STRONG, VERSION, WEAK, Forge, four_versions
 from registry_project import (
     ARTIFACT,
+    Said,
     World,
     git,
     inside,
@@ -33,6 +34,9 @@ from registry_project import (
     output_at,
     tags,
 )
+from wandb_mirror import REGISTRY
+from wandb_pipeline import asking
+from wandb_server import WandbServer
 
 
 def rule(name: str = "better", tolerance: float = 0.0) -> RegistryParams:
@@ -363,6 +367,43 @@ class TestPromote:
         object_of(world.storage, md5).unlink()
         sentence = world.refused("promote", STRONG, "--stage", "staging")
         assert f"is not in the DVC remote {world.storage}" in sentence
+
+
+def test_what_was_moved_on_the_page_of_wandb_is_promoted_by_the_same_rule(world: World) -> None:
+    for name, stage in ((WEAK, "production"), (WEAK, "staging"), (GROWN, "staging")):
+        world.done("promote", name, "--stage", stage)
+    before = tags(world.project)
+    with WandbServer() as server:
+        online = server.environment() | {"WANDB_MODE": "online"}
+
+        def status(*options: str, **moved: str) -> Said:
+            with asking(server, world.folder / "page") as api:
+                for stage, version in moved.items():
+                    link = api.artifact(f"{REGISTRY}:{version}")
+                    link.aliases.append(stage)
+                    link.save()
+            return world.registry("status", *options, **online)
+
+        assert status("--repair").code == 0
+        refused = status("--accept", "--json", production=REJECTED, staging=WEAK)
+        assert refused.code == 3
+        moved = {found["stage"]: found["refused"] for found in refused.document["accepted"]}
+        assert f"{REJECTED} was rejected when it was made" in moved["production"]
+        assert f"staging had {WEAK} before, so W&B may only be behind" in moved["staging"]
+        assert refused.document["wandb"] == [
+            f"W&B has production at {REJECTED}, git at {WEAK}",
+            f"W&B has staging at {WEAK}, git at {GROWN}",
+        ]
+        assert tags(world.project) == before
+
+        accepted = status("--accept", production=STRONG)
+        assert f"production has {STRONG} (tag {ARTIFACT}#production#2)" in accepted.out
+        assert "refused: W&B has staging at " in accepted.out
+        assert accepted.out.endswith("wandb: nothing is wrong\n")
+        assert accepted.code == 0
+        (event,) = world.done("show", "production")["history"]
+        assert event["evidence"]["judgement"]["passed"]
+        assert event["evidence"]["reason"] == "moved there in W&B"
 
 
 class TestRollback:

@@ -62,7 +62,7 @@ def act(timeout: str, registry: str, upload: str, *steps: str) -> None:
                 case ["repair"]:
                     print("\n".join(mirror.repair()))
                 case ["status"]:
-                    print("\n".join(mirror.disagreements()))
+                    print("\n".join(found.says for found in mirror.disagreements()))
                 case ["modules"]:
                     print("wandb" in sys.modules)
         except GroceryError as error:

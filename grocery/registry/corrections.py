@@ -51,6 +51,7 @@ class Correction:
     alias: str
     wanted: Wanted | None  # the version that should have it; None when no link should
     link: Link | None  # of `wanted`, None when it is not there yet; else the link that has it
+    holder: Link | None  # the link that has it now
 
 
 def corrections(links: Sequence[Link], wanted: Iterable[Wanted]) -> list[Correction]:
@@ -74,7 +75,7 @@ def corrections(links: Sequence[Link], wanted: Iterable[Wanted]) -> list[Correct
             says = f"W&B has {alias}, git has no release of that name"
         else:
             continue
-        found.append(Correction(says, f"{alias} is taken away", alias, None, holder))
+        found.append(Correction(says, f"{alias} is taken away", alias, None, holder, holder))
     return found
 
 
@@ -103,4 +104,4 @@ def _missing(
             mended = f"{name} is at its release"
         else:
             says = f"W&B has {alias} at {holder.name}, git at {name}"
-        yield Correction(says, mended, alias, version, link)
+        yield Correction(says, mended, alias, version, link, holder)

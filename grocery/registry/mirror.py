@@ -36,6 +36,19 @@ LATER = "`grocery sync` tells W&B"
 _ROUNDS = 5
 
 
+@dataclass(frozen=True)
+class Disagreement:
+    """A sentence on what is otherwise in W&B than in git.
+
+    Where somebody has moved a stage on W&B's page, also the stage, and the version that has it
+    there: empty where that is none of git's.
+    """
+
+    says: str
+    stage: str = ""
+    version: str = ""
+
+
 @dataclass
 class Mirror:
     """The mirror of one clone."""
@@ -100,8 +113,8 @@ class Mirror:
             return LATER
         return f"warning: W&B: {reason}; {LATER}"
 
-    def disagreements(self) -> list[str]:
-        """A sentence for each thing that is otherwise in W&B than in git; none without a mirror.
+    def disagreements(self) -> list[Disagreement]:
+        """What is otherwise in W&B than in git; nothing without a mirror.
 
         Raises
         ------
@@ -114,7 +127,7 @@ class Mirror:
             return []
         if not may_tell(self.root):
             raise TrackingError(NOT_ASKED)
-        return list(self._apart("disagreements_of"))
+        return [Disagreement(*found) for found in self._apart("disagreements_of")]
 
     def repair(self) -> Iterator[str]:
         """Make W&B what git says, whatever it is now; yields a sentence for each change.
@@ -163,11 +176,14 @@ class Mirror:
                     break
             self._notes.told(noted)
 
-    def _disagreements(self) -> Iterator[str]:
+    def _disagreements(self) -> Iterator[list[str]]:
         versions, problems = self._wanted()
-        yield from problems
+        yield from ([problem] for problem in problems)
         collection = open_collection(self.settings, self.root, self.git.folder)
-        yield from (found.says for found in collection.corrections(versions))
+        named = {version.md5: version.version for version in versions}
+        for found in collection.corrections(versions):
+            moved = found.alias in STAGES and found.holder
+            yield [found.says, *([found.alias, named.get(moved.md5, "")] if moved else [])]
 
     def _wanted(self) -> tuple[list[Wanted], list[str]]:
         """What should stand in the W&B registry, in the order in which it was registered.
@@ -208,7 +224,7 @@ def reconciled(patient: bool, **ours: Any) -> Iterator[Any]:
     return _mirror(**ours)._reconcile(patient)
 
 
-def disagreements_of(**ours: Any) -> Iterator[str]:
+def disagreements_of(**ours: Any) -> Iterator[list[str]]:
     """See `Mirror.disagreements`; in the process that speaks with W&B."""
     return _mirror(**ours)._disagreements()
 

@@ -19,7 +19,7 @@ from grocery.registry.candidate import Candidate
 from grocery.registry.git import LAST_SECOND, Git
 from grocery.registry.judge import Comparison, Decision, compare_versions, decide
 from grocery.registry.ledger import Ledger, NotMade
-from grocery.registry.mirror import Mirror
+from grocery.registry.mirror import Disagreement, Mirror
 from grocery.registry.records import RELEASE
 from grocery.registry.reproduce import Reproduction, reproduce
 from grocery.registry.revisions import Revision, commits, experiments, resolve
@@ -214,6 +214,34 @@ class Registry:
             "reason": reason,
         }
         return self._assign(state, stage, version, "Promote", facts=facts, decision=decision)
+
+    def accept(self) -> Iterator[tuple[Disagreement, Outcome | RegistryError]]:
+        """Promote, as by `promote`, what somebody has moved a stage to on W&B's page.
+
+        Yields
+        ------
+        What W&B shows, and what became of it, or why it was refused.
+        """
+        for found in self.mirror.disagreements():
+            if found.stage:
+                outcome: Outcome | RegistryError
+                try:
+                    outcome = self._accept(found.version, found.stage)
+                except RegistryError as reason:
+                    outcome = reason
+                yield found, outcome
+
+    def _accept(self, name: str, stage: str) -> Outcome:
+        state = self.ledger.refresh()
+        if name not in state.versions:
+            raise RegistryError("W&B has no version there; register it first")
+        commit = state.versions[name].commit
+        if any(tag.commit == commit for tag in state.history(stage)):  # by a rollback, it may be
+            raise RegistryError(
+                f"{stage} had {name} before, so W&B may only be behind; to have it back, type: "
+                f"grocery registry promote {name} --stage {stage}"
+            )
+        return self.promote(name, stage, reason="moved there in W&B")
 
     def _decide(
         self, store: Store, version: Version, present: Version | None, *, force: bool

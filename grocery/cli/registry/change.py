@@ -14,11 +14,12 @@ from grocery.cli.registry.common import (
     left,
     metric,
     open_registry,
+    promoted,
 )
 from grocery.core.errors import RegistryError
 
 if TYPE_CHECKING:
-    from grocery.registry.registry import Outcome, Registry
+    from grocery.registry.registry import Outcome
 
 _TOGETHER = (
     "Of two people who move a stage at the same time one succeeds, and the other is told. The git\n"
@@ -156,7 +157,8 @@ def promote(arguments: argparse.Namespace) -> None:
     outcome = registry.promote(
         arguments.name, arguments.stage, force=arguments.force, reason=arguments.reason
     )
-    _answer(arguments, registry, outcome, "has" if outcome.new else "has already")
+    lines = promoted(registry, outcome, arguments.stage)
+    answer(arguments, done(registry, outcome, stage=arguments.stage), lines)
 
 
 @command(
@@ -177,12 +179,5 @@ def rollback(arguments: argparse.Namespace) -> None:
     """
     registry = open_registry(local=arguments.local)
     outcome = registry.rollback(arguments.stage, reason=arguments.reason)
-    _answer(arguments, registry, outcome, "is rolled back to")
-
-
-def _answer(arguments: argparse.Namespace, registry: Registry, outcome: Outcome, verb: str) -> None:
-    lines = [f"{arguments.stage} {verb} {outcome.version.name} (tag {outcome.tag.name})"]
-    if outcome.decision:
-        lines.append(outcome.decision.sentence)
-    lines += left(registry, outcome)
+    lines = promoted(registry, outcome, arguments.stage, "is rolled back to")
     answer(arguments, done(registry, outcome, stage=arguments.stage), lines)

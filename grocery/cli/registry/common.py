@@ -74,6 +74,14 @@ def left(registry: Registry, outcome: Outcome) -> list[str]:
     return lines
 
 
+def promoted(registry: Registry, outcome: Outcome, stage: str, verb: str = "has") -> list[str]:
+    """What a command that moves a stage says of it."""
+    verb = verb if outcome.new else "has already"
+    lines = [f"{stage} {verb} {outcome.version.name} (tag {outcome.tag.name})"]
+    lines += [outcome.decision.sentence] if outcome.decision else []
+    return lines + left(registry, outcome)
+
+
 def metric(version: Version, name: str) -> str:
     """A test metric from a version's evidence."""
     value = version.section("metrics").get(name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grocery.cli.command import argument
-from grocery.cli.registry.common import NAME, answer, command, open_registry
+from grocery.cli.registry.common import NAME, answer, command, done, open_registry, promoted
 from grocery.cli.terminal import FOUND
 from grocery.core.errors import RegistryError, TrackingError, printable
 
@@ -102,28 +102,41 @@ def _account(found: Reproduction) -> Iterator[str]:
 @command(
     "status",
     "where tags, objects and W&B disagree",
+    argument("--accept", action="store_true", help="promote what was moved on W&B's page"),
     argument("--repair", action="store_true", help="make W&B show what the tags say"),
 )
 def status(arguments: argparse.Namespace) -> None:
     """Look for what is wrong: tags that make no sense, tags that are here and not at the
     git remote, versions whose objects are not in the DVC remote, and places where W&B
     shows something else than the tags. The exit code is 3 when something is found.
-    --repair makes W&B show what the tags say; git is never changed.
+    --accept promotes the versions that somebody has moved to a stage on W&B's page, with
+    the evidence that `promote` asks for; what is refused is named. --repair makes W&B show
+    what the tags say. Given both, what is refused is put back.
 
     examples:
       grocery registry status
+      grocery registry status --accept
       grocery registry status --repair
     """
     from grocery.registry.tags import STAGES
 
     registry = open_registry()
+    accepted, told = [], []
+    for moved, outcome in registry.accept() if arguments.accept else ():
+        about = {"stage": moved.stage, "version": moved.version}
+        if isinstance(outcome, RegistryError):
+            accepted.append(about | {"refused": str(outcome)})
+            told.append(f"refused: {moved.says}: {outcome}")
+        else:
+            accepted.append(done(registry, outcome, **about))
+            told += promoted(registry, outcome, moved.stage)
     repaired = list(registry.mirror.repair()) if arguments.repair else []
     found: dict[str, list[str]] = {
         "tags": list(registry.state().problems) + registry.ledger.unshared(),
         "objects": registry.lost(),
     }
     try:
-        found["wandb"] = registry.mirror.disagreements()
+        found["wandb"] = [each.says for each in registry.mirror.disagreements()]
     except (TrackingError, RegistryError) as error:  # as without an account
         print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
     state, stages = registry.state(), {}
@@ -131,10 +144,11 @@ def status(arguments: argparse.Namespace) -> None:
         tag = state.assignment(stage)
         version = state.at(tag.commit) if tag else None
         stages[stage] = version.name if version else None
-    lines = [f"{stage}: {version or 'none'}" for stage, version in stages.items()]
+    lines = told + [f"{stage}: {version or 'none'}" for stage, version in stages.items()]
     lines += [f"repaired: {sentence}" for sentence in repaired]
     for name, sentences in found.items():
         lines += [f"{name}: {sentence}" for sentence in sentences or ["nothing is wrong"]]
-    answer(arguments, found | {"stages": stages, "repaired": repaired}, lines)
+    more = {"stages": stages, "accepted": accepted, "repaired": repaired}
+    answer(arguments, found | more, lines)
     if any(found.values()):
         raise SystemExit(FOUND)
