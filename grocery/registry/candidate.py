@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from grocery.comparison.difference import data_digest, read_predictions
 from grocery.core.errors import RegistryError
 from grocery.registry.records import RELEASE, json_at, params_at, recorded_hashes
@@ -74,10 +76,7 @@ class Candidate:
     def evidence(self) -> dict[str, Any]:
         """What the tag of a version says: all that a person or a program would ask first."""
         data = json_at(self._store.git, self._commit, "metrics/data.json")
-        predictions = self._store.file(self._hash_of(EVALUATION), PREDICTIONS_FILE)
-        table = read_predictions(
-            predictions, f"{EVALUATION}/{PREDICTIONS_FILE} of {self._commit[:7]}"
-        )
+        table = predictions_of(self._store, self._commit, f"commit {self._commit[:7]}")
         section = self._params.get("data")
         return {
             "metrics": self._metrics,
@@ -89,7 +88,7 @@ class Candidate:
             },
             "model": {
                 "digest": self._verdict.get("model_digest"),
-                "release": self._hash_of(RELEASE),
+                "release": self._store.output(self._commit, RELEASE),
             },
             "test": {"digest": data_digest(table), "images": len(table)},
             "params": self._params,
@@ -98,7 +97,8 @@ class Candidate:
     def failed_checks(self) -> list[str]:
         """The checks that a rejected candidate failed, a phrase each."""
         try:
-            verdict = json.loads(self._store.file(self._hash_of(RELEASE), VERDICT))
+            release = self._store.output(self._commit, RELEASE)
+            verdict = json.loads(self._store.file(release, VERDICT))
             return [
                 f"{check['name']} is {check['value']:.3f}, but should be {check['side']} "
                 f"{check['limit']:g}"
@@ -108,9 +108,7 @@ class Candidate:
         except (ValueError, TypeError, KeyError, RecursionError):
             return [f"its {VERDICT} is damaged"]
 
-    def _hash_of(self, path: str) -> str:
-        md5 = self.pipeline.outputs.get(path)
-        if md5 is None:
-            short = self._commit[:7]
-            raise RegistryError(f"commit {short} has no {path}; run dvc repro and commit")
-        return md5
+
+def predictions_of(store: Store, commit: str, name: str) -> pa.Table:
+    """The test predictions that a commit's pipeline stored; errors call it by the `name`."""
+    return read_predictions(store.file(store.output(commit, EVALUATION), PREDICTIONS_FILE), name)

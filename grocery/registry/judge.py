@@ -21,18 +21,15 @@ from grocery.comparison.difference import (
     Difference,
     compare,
     data_digest,
-    read_predictions,
 )
 from grocery.core.errors import RegistryError
-from grocery.registry.candidate import EVALUATION, PREDICTIONS_FILE, SHARDS
-from grocery.registry.records import RELEASE, json_at, recorded_hashes
+from grocery.registry.candidate import SHARDS, predictions_of
+from grocery.registry.records import RELEASE, json_at
 from grocery.registry.serving import verified
 from grocery.registry.state import Version
-from grocery.registry.store import Store
+from grocery.registry.store import Store, some
 from grocery.release.model import Model
 from grocery.settings import RegistryParams
-
-_SHOWN = 5  # names in a sentence
 
 
 @dataclass(frozen=True)
@@ -125,18 +122,10 @@ def compare_versions(store: Store, versions: Sequence[Version], *, anew: bool) -
     names = [version.name for version in versions]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RegistryError(f"{twice} is named twice, and does not differ from itself")
-    first, *others = versions
-    found = Comparison(
-        list(versions),
-        [classes_between(store, first, version) for version in others],
-    )
-    tables, note = [stored_predictions(store, version) for version in versions], ""
-    if not _same_test_data(tables):
-        if not anew:
-            return found
-        tables, note = measure(store, versions)
+    classes = [classes_between(store, versions[0], version) for version in versions[1:]]
+    tables, note = measure(store, versions, anew=anew)
     differences = [compare(tables[0], table) for table in tables[1:]]
-    return Comparison(found.versions, found.classes, differences, note)
+    return Comparison(list(versions), classes, differences, note)
 
 
 def classes_between(store: Store, old: Version, new: Version) -> Classes:
@@ -145,19 +134,14 @@ def classes_between(store: Store, old: Version, new: Version) -> Classes:
     return Classes(sorted(now - before), sorted(before - now))
 
 
-def stored_predictions(store: Store, version: Version) -> pa.Table:
-    """The test predictions that a version's pipeline stored."""
-    return read_predictions(
-        store.file(_hash_of(store, version, EVALUATION), PREDICTIONS_FILE), version.name
-    )
-
-
-def measure(store: Store, versions: Sequence[Version]) -> tuple[list[pa.Table], str]:
+def measure(
+    store: Store, versions: Sequence[Version], *, anew: bool = True
+) -> tuple[list[pa.Table], str]:
     """Predictions of several versions for the same test images.
 
     What they stored is used if their test data are the same. Otherwise all are evaluated on the
     test images of the one that was registered last, and on those of the others of classes that it
-    does not know, but for those that any of them learned from.
+    does not know, but for those that any of them learned from; or not at all, if not `anew`.
 
     Returns
     -------
@@ -169,16 +153,18 @@ def measure(store: Store, versions: Sequence[Version]) -> tuple[list[pa.Table], 
     RegistryError
         When something that it takes cannot be had, or too few test images are left.
     """
-    tables = [stored_predictions(store, version) for version in versions]
-    if _same_test_data(tables):
+    tables = [predictions_of(store, version.commit, version.name) for version in versions]
+    if len({data_digest(table) for table in tables}) == 1:
         return tables, ""
+    if not anew:
+        return [], ""
     newest = max(versions, key=lambda version: version.tag.time)
     with tempfile.TemporaryDirectory(prefix="grocery-") as scratch:
         shards = {version.name: _shards(store, version, Path(scratch)) for version in versions}
         models = {v.name: Model.load(verified(store, v).folder) for v in versions}
         known = frozenset(models[newest.name].classes)
         others = {shards[v.name] for v in versions} - {shards[newest.name]}
-        anew = evaluate_anew(
+        found = evaluate_anew(
             [*models.values()],
             [
                 Source(shards[newest.name]),
@@ -186,39 +172,27 @@ def measure(store: Store, versions: Sequence[Version]) -> tuple[list[pa.Table], 
             ],
             [seen_images(shards[version.name]) for version in versions],
         )
-    images, forgotten = anew.images[0], sum(anew.images[1:])
+    images, forgotten = found.images[0], sum(found.images[1:])
     note = f"evaluated anew on the {images} test images of {newest.name}"
     if forgotten:
         note += f", and {forgotten} of classes that it does not know,"
-    if anew.left_out:
-        note += f" that are new to all ({anew.left_out} left out)"
-    return anew.tables, note.rstrip(",")
-
-
-def _same_test_data(tables: Sequence[pa.Table]) -> bool:
-    """Whether all predictions are of the same test images with the same labels."""
-    return len({data_digest(table) for table in tables}) == 1
+    if found.left_out:
+        note += f" that are new to all ({found.left_out} left out)"
+    return found.tables, note.rstrip(",")
 
 
 def _known_classes(store: Store, version: Version) -> set[str]:
     """The classes of a version's model."""
     try:
-        description = json.loads(store.file(_hash_of(store, version, RELEASE), "model.json"))
+        description = json.loads(store.file(store.output(version.commit, RELEASE), "model.json"))
         return set(map(str, description["classes"]))
     except (ValueError, TypeError, LookupError, RecursionError):
         raise RegistryError(f"model.json of {version.name} is damaged") from None
 
 
-def _hash_of(store: Store, version: Version, path: str) -> str:
-    md5 = recorded_hashes(store.git, version.commit).get(path)
-    if md5 is None:
-        raise RegistryError(f"the commit of {version.name} has no {path}")
-    return md5
-
-
 def _shards(store: Store, version: Version, scratch: Path) -> Path:
     """The prepared dataset of a version, in a folder that equal datasets share."""
-    md5 = _hash_of(store, version, SHARDS)
+    md5 = store.output(version.commit, SHARDS)
     folder = scratch / md5
     if not folder.is_dir():
         store.get(md5, folder)
@@ -227,6 +201,4 @@ def _shards(store: Store, version: Version, scratch: Path) -> Path:
 
 def listed(names: Sequence[str], one: str = "class", many: str = "classes") -> str:
     """Such as ``3 classes (Carrot, Lemon, Milk)``; of many the first ones."""
-    more = [f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-    word = one if len(names) == 1 else many
-    return f"{len(names)} {word} ({', '.join([*names[:_SHOWN], *more])})"
+    return f"{len(names)} {one if len(names) == 1 else many} ({some(names)})"

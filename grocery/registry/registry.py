@@ -71,7 +71,7 @@ class Registry:
         remote = self.params.registry.remote if self._has_remote and not local else None
         self.ledger = Ledger(self.git, remote)
         folder = Path(os.environ.get("WANDB_DIR") or root).absolute()
-        self.mirror = Mirror(folder, self.git, self.params.tracking, remote)
+        self.mirror = Mirror.of(folder, self.git, self.params)
         self._say = say
 
     def state(self) -> State:

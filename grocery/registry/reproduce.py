@@ -22,9 +22,7 @@ from grocery.parallel import progress
 from grocery.registry.git import Git
 from grocery.registry.records import hashes_of
 from grocery.registry.state import Version
-from grocery.registry.store import Missing, Pipeline, Store
-
-_SHOWN = 5  # files or values that the account of a difference names
+from grocery.registry.store import Missing, Pipeline, Store, some
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _account(store: Store, clone: Path, path: str, recorded: str) -> str:
         data = Git(clone).read("HEAD", path)
         if data is not None:
             found = list(_changed(json.loads(data), json.loads(place.read_bytes()), ""))
-            return f"{path}: {_listed(found)}"
+            return f"{path}: {some(found)}"
     if not recorded.endswith(".dir"):
         return f"{path} has another content"
     try:
@@ -145,7 +143,7 @@ def _account(store: Store, clone: Path, path: str, recorded: str) -> str:
     found = [f"{name} is new" for name in now if name not in before]
     found += [f"{name} is missing" for name in before if name not in now]
     found += [f"{name} differs" for name in now if before.get(name, now[name]) != now[name]]
-    return f"{path}: {_listed(found)}"
+    return f"{path}: {some(found)}"
 
 
 def _changed(before: Any, now: Any, name: str) -> Iterator[str]:
@@ -155,11 +153,6 @@ def _changed(before: Any, now: Any, name: str) -> Iterator[str]:
             yield from _changed(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     elif before != now:
         yield f"{name} is {now}, was {before}"
-
-
-def _listed(found: Sequence[str]) -> str:
-    more = [f"{len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-    return ", ".join([*found[:_SHOWN], *more])
 
 
 def other_packages(lock: bytes) -> dict[str, tuple[str, str]]:

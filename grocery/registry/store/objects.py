@@ -20,7 +20,7 @@ from typing import Any
 from grocery.contents import md5_of_file
 from grocery.core.errors import RegistryError, printable, public
 from grocery.registry.git import Git
-from grocery.registry.records import check_hash, check_name, check_yaml
+from grocery.registry.records import check_hash, check_name, check_yaml, recorded_hashes
 from grocery.registry.store.pipeline import Pipeline, read_pipeline
 
 
@@ -82,6 +82,13 @@ class Store:
         what = f"DVC cannot read the pipeline of commit {short}"
         with dvc_errors(what), self.repo.switch(commit):
             return read_pipeline(self.repo.index, self.git, commit)
+
+    def output(self, commit: str, path: str) -> str:
+        """DVC's hash of an output, as a commit records it; a `RegistryError` where it has none."""
+        md5 = recorded_hashes(self.git, commit).get(path)
+        if md5 is None:
+            raise RegistryError(f"commit {commit[:7]} has no {path}; run dvc repro and commit")
+        return md5
 
     def folder(self, md5: str) -> dict[str, str]:
         """MD5 of every file of a folder, by its relative POSIX path.
@@ -295,3 +302,8 @@ def dvc_errors(what: str) -> Iterator[None]:
 def first(found: Sequence[str]) -> str:
     """The first of some phrases, and how many more there are."""
     return f"{found[0]} (and {len(found) - 1} more)" if len(found) > 1 else found[0]
+
+
+def some(found: Sequence[str]) -> str:
+    """The first five of some phrases, and how many more there are."""
+    return ", ".join([*found[:5], *([f"{len(found) - 5} more"] if len(found) > 5 else [])])
