@@ -216,13 +216,15 @@ class TestTagsThatSayAnything:
     def test_the_last_date_that_there_is(self, forge: Forge) -> None:
         """Nothing comes after it; the sentence says which tag is in the way."""
         commit = forge.commit()
-        forge.tag(f"@{VERSION}", commit)
+        forge.tag(f"@{VERSION}", commit, when=b"253402300799 +0000")
+        sentence = forge.world.refused("promote", VERSION, "--stage", "staging")
+        assert f"tag {ARTIFACT}@{VERSION} is dated 9999-12-31 23:59" in sentence
         forge.tag("#staging#1", commit, when=b"253402300799 +0000")
         sentence = forge.world.refused("promote", "v1.0.0", "--stage", "staging")
         assert f"tag {ARTIFACT}#staging#1 is dated 9999-12-31 23:59" in sentence
         assert "git tag --delete" in sentence
         said = forge.world.registry(
-            "promote", "v1.0.0", "--stage", "staging", GIT_COMMITTER_DATE="253402300800 +0000"
+            "promote", "v1.0.0", "--stage", "staging", GIT_COMMITTER_DATE="253402300799 +0000"
         )
         assert said.code == 1
         assert said.sentence

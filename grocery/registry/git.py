@@ -159,7 +159,7 @@ class Git:
         """
         who, seconds, zone = self.ask("var", "GIT_COMMITTER_IDENT").rsplit(" ", 2)
         when = max(int(seconds), not_before)
-        if when > LAST_SECOND:
+        if when >= LAST_SECOND:  # no tag could come after it
             raise RegistryError(f"the tag {name} would be dated after the year 9999; set the clock")
         head = f"object {commit}\ntype commit\ntag {name}\ntagger {who} {when} {zone}\n"
         return self.ask("mktag", stdin=f"{head}\n{message}\n")

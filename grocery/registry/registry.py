@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,8 @@ class Registry:
         with open_store(self.root) as store:
             for revision in found:
                 state = self.ledger.refresh()
-                outcome: Outcome | RegistryError
-                try:
-                    outcome = self._register(store, revision, state, None, bump=bump, push=push)
-                except RegistryError as reason:
-                    outcome = reason
-                yield revision, outcome
+                register = partial(self._register, store, revision, state, None)
+                yield revision, _tried(partial(register, bump=bump, push=push))
         self._tell()
 
     def _register(
@@ -224,12 +221,7 @@ class Registry:
         """
         for found in self.mirror.disagreements():
             if found.stage:
-                outcome: Outcome | RegistryError
-                try:
-                    outcome = self._accept(found.version, found.stage)
-                except RegistryError as reason:
-                    outcome = reason
-                yield found, outcome
+                yield found, _tried(partial(self._accept, found.version, found.stage))
 
     def _accept(self, name: str, stage: str) -> Outcome:
         state = self.ledger.refresh()
@@ -292,17 +284,18 @@ class Registry:
                 f"{version.name} was withdrawn or moved meanwhile; look at it again"
             )
         history = state.history(stage)
-        if history and history[-1].time >= LAST_SECOND:
+        not_before = max([version.tag.time, *(tag.time + 1 for tag in history)])
+        if not_before >= LAST_SECOND:
+            last = max([version.tag, *history], key=lambda tag: tag.time)
             raise RegistryError(
-                f"tag {history[-1].name} is dated {history[-1].when}, and nothing comes after "
-                "that; delete it here and at the remote: git tag --delete, git push --delete"
+                f"tag {last.name} is dated {last.when}, and nothing comes after that; delete it "
+                "here and at the remote: git tag --delete, git push --delete"
             )
         sent = self.ledger.share(version.tag)
         previous = state.name_of(now) if now else None
         about = {"schema": 1, "version": version.name, "stage": stage, "previous": previous}
         text = message(f"{verb} {ARTIFACT} {stage} to {version.name}", about | facts)
         name = f"{ARTIFACT}#{stage}#{state.next_number(stage)}"
-        not_before = max([version.tag.time, *(tag.time + 1 for tag in history)])
         tag = self._tag(name, version.commit, text, not_before=not_before)
         if not tag:
             raise _moved(stage, self.ledger.refresh().assignment(stage))
@@ -357,6 +350,13 @@ class Registry:
                     said = str(error)
                     found.append(said if version.name in said else f"{version.name}: {said}")
         return found
+
+
+def _tried(verb: Callable[[], Outcome]) -> Outcome | RegistryError:
+    try:
+        return verb()
+    except RegistryError as reason:
+        return reason
 
 
 def _moved(stage: str, now: Tag | None) -> RegistryError:

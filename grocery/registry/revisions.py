@@ -30,11 +30,10 @@ def resolve(git: Git, name: str) -> Revision:
     RegistryError
         When there is none, or several experiments have the name.
     """
-    commit = git.commit_of(name)
+    commit, known = git.commit_of(name), experiments(git)
     if commit is not None:
-        by_id = {found.commit: found.experiment for found in experiments(git)}
-        return Revision(name, commit, by_id.get(commit))
-    named = [found for found in experiments(git) if found.name == name]
+        return Revision(name, commit, {each.commit: each.name for each in known}.get(commit))
+    named = [each for each in known if each.name == name]
     if len(named) > 1:
         bases = ", ".join(found.commit[:7] for found in named)
         raise RegistryError(f"several experiments are called {name!r}; name a commit: {bases}")
