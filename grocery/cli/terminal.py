@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import os
 import signal
 import sys
@@ -88,15 +87,5 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def print_json(document: Any) -> None:
     """Print one JSON document: on one line, in ASCII, and without NaN, which is no JSON."""
-    print(json.dumps(_finite(document), allow_nan=False), flush=True)
-
-
-def _finite(value: Any) -> Any:
-    """Copy a value with null for each number that is none."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    print(json.dumps(finite, allow_nan=False), flush=True)

@@ -42,6 +42,7 @@ _FIELDS = (
     "%(refname:lstrip=2)%00%(objecttype)%00%(objectname)%00%(*objectname)%00%(*objecttype)%00"
     "%(taggername)%00%(taggeremail:trim)%00%(taggerdate:unix)%00%(contents)"
 )
+_DEEPEST = 50  # levels of evidence; ours has five
 HIGHEST = 999_999_999  # number of a version or a tag
 
 
@@ -138,4 +139,13 @@ def _evidence(text: str) -> dict[str, Any]:
         evidence = json.loads(rest[rest.index("{") :])
     except (ValueError, RecursionError):
         return {}
-    return evidence if isinstance(evidence, dict) else {}
+    return evidence if isinstance(evidence, dict) and _is_flat(evidence) else {}
+
+
+def _is_flat(evidence: dict[str, Any]) -> bool:
+    """Whether it is no deeper than a program that walks over it can follow."""
+    level: list[Any] = [evidence]
+    for _ in range(_DEEPEST):
+        lists = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [item for each in lists for item in each if isinstance(item, dict | list)]
+    return not level
