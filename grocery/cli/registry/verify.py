@@ -102,7 +102,9 @@ def _account(found: Reproduction) -> Iterator[str]:
 @command(
     "status",
     "where tags, objects and W&B disagree",
-    argument("--accept", action="store_true", help="promote what was moved on W&B's page"),
+    argument(
+        "--accept", action="store_true", help="promote what was moved on W&B's page; sends tags"
+    ),
     argument("--repair", action="store_true", help="make W&B show what the tags say"),
 )
 def status(arguments: argparse.Namespace) -> None:
