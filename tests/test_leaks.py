@@ -35,8 +35,9 @@ from grocery.shards import (
 from stages import train
 
 PARAMS = load(ROOT / "params.yaml")
+EIGHT = PARAMS.featurize.colour.model_copy(update={"dimensions": 8})
 FEATURIZE = PARAMS.featurize.model_copy(
-    update={"encoder": "colour", "dimensions": 8, "fit_images": 200}
+    update={"encoder": "colour", "colour": EIGHT, "fit_images": 200}
 )
 TRAIN = PARAMS.train.model_copy(update={"labeled_ratio": 0.1, "n_neighbors": 5})
 CLASSES = {"apple": (200, 60, 50), "lemon": (190, 170, 60), "plum": (120, 60, 130)}

@@ -15,7 +15,7 @@ SCRIPT = ROOT / "docs/registry.sh"
 # What the tests' small dataset needs, to give a first model that is not perfect and a poor one.
 MODELS = {
     "FIRST": "-S train.labeled_ratio=0.05",
-    "POOR": "-S featurize.encoder=colour -S featurize.dimensions=2",
+    "POOR": "-S featurize.encoder=colour -S featurize.colour.dimensions=2",
 }
 
 

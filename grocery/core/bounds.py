@@ -35,6 +35,7 @@ JPEG_QUALITY = Bounds(50, 100)
 MAX_PIXELS = Bounds(10_000, 1_000_000_000)
 
 DIMENSIONS = Bounds(2, 4096)
+WEIGHT = Bounds(0.01, 1.0)
 
 CELL = Bounds(2, 32)
 SCALE = Bounds(0.1, 1.0)

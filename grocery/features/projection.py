@@ -28,6 +28,11 @@ class Projection:
     components: Floats
     scale: Floats
 
+    @property
+    def dimensions(self) -> int:
+        """Entries of a projected point."""
+        return len(self.scale)
+
     def __call__(self, points: Floats) -> Floats:
         """Project points (n, d) to (n, k)."""
         return self._finish(points @ self.components)

@@ -24,7 +24,6 @@ from grocery.classifier.head import Head
 from grocery.core.arrays import Arrays, digest_of, load_arrays, save_arrays
 from grocery.core.errors import DataError, GroceryError, ModelError, memory_for
 from grocery.core.pin import one_thread, warn_of_other_kernels
-from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
 from grocery.images.decoding import UnreadableImage, pixels
 from grocery.images.preprocessing import Preprocessing
@@ -177,7 +176,7 @@ class Model:
 
     def save(self, folder: Path) -> str:
         """Write the model to a folder; return its digest."""
-        self.encoder.save_backbone(folder)
+        self.encoder.save_backbones(folder)
         return save_arrays(folder, KIND, self._arrays(), self._description())
 
     def _arrays(self) -> Arrays:
@@ -229,7 +228,7 @@ def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
     if len(set(classes)) < len(classes):
         raise ValueError("two of its classes have the same name")
     preprocessing = Preprocessing(**description["preprocessing"])
-    encoder = Encoder.from_arrays(arrays, description["encoder"], folder / BACKBONE)
+    encoder = Encoder.from_arrays(arrays, description["encoder"], folder)
     head = Head.from_arrays(arrays, "head_")
     found = head.coefficients.shape, head.intercept.shape
     if found != ((len(classes), encoder.dimensions), (len(classes),)):
