@@ -70,9 +70,20 @@ class Lite:
 LITE = {
     lite.name: lite
     for lite in (
-        Lite("efficientnet-lite0", 1.0, 1.0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-        Lite("efficientnet-lite1", 1.0, 1.1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-        Lite("efficientnet-lite2", 1.1, 1.2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+        Lite(
+            "efficientnet-lite0",
+            1.0,
+            1.0,
+            224,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        Lite(
+            "efficientnet-lite2",
+            1.1,
+            1.2,
+            260,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        ),
     )
 }
 

@@ -25,6 +25,11 @@ _GLOBALS = frozenset(
         "torch._utils _rebuild_tensor_v2",
     }
 )
+_OPCODES = frozenset(
+    "PROTO GLOBAL BINUNICODE BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET BININT BININT1 BININT2 "
+    "NONE NEWFALSE MARK TUPLE TUPLE1 TUPLE2 EMPTY_TUPLE EMPTY_LIST EMPTY_DICT APPENDS SETITEM "
+    "SETITEMS REDUCE BUILD STOP".split()
+)
 _COUNTER = ".num_batches_tracked"  # of batch normalisation, in 64-bit whole numbers
 
 
@@ -43,9 +48,10 @@ def read_weights(data: bytes, name: str) -> dict[str, NDArray[np.float32]]:
         raise ModelError(f"{name} is not a whole file of PyTorch's old format: {error}") from None
     if [(op.name, value) for op, value, _ in (magic[1], version[1])] != _BEGINNING:
         raise ModelError(f"{name} is not a file of PyTorch's old format")
-    names = {value for op, value, _ in tensors if op.name in ("GLOBAL", "INST", "STACK_GLOBAL")}
-    if foreign := sorted(map(str, names - _GLOBALS)):
-        raise ModelError(f"{name} names {foreign[0]!r:.80}, which no file of weights needs")
+    for op, value, _ in (*tensors, *keys):
+        if op.name not in _OPCODES or (op.name == "GLOBAL" and value not in _GLOBALS):
+            said = f"{op.name} {value}" if value is not None else op.name
+            raise ModelError(f"{name} says {said!r:.80}, which no file of weights needs to say")
     stored: dict[str, str] = {}  # the key of a storage to the name of its tensor
     tensor = ""
     for word in _words(tensors):
