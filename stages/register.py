@@ -75,7 +75,14 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     model.save(paths.release)
     replace(reference, model_digest=model.digest).save(paths.release / "reference")
     write_json(paths.release / "verdict.json", verdict)
-    text = model_card(made_with, dataset, measured, verdict, model.digest)
+    text = model_card(
+        made_with,
+        dataset,
+        measured,
+        verdict,
+        model.digest,
+        [network.settings() for network in model.encoder.backbones],
+    )
     write_bytes(paths.release / "README.md", text.encode())
     result = {
         "accepted": verdict["accepted"],

@@ -210,7 +210,7 @@ class TestCalibrationAndScaling:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """But for the choice of a scale, which is held still here."""
-        monkeypatch.setattr(train, "gains_by_scaling", lambda *arguments, **how: False)
+        monkeypatch.setattr(train, "most_right", lambda *arguments: 0)
         one = trained(tmp_path / "one", ROWS).arrays()
         two = trained(tmp_path / "two", relabelled(ROWS, of("val"))).arrays()
         for name, array in one.items():
@@ -221,22 +221,22 @@ class TestCalibrationAndScaling:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given: list[tuple[Any, Any]] = []
-        calibrate, gains = train.calibrate, train.gains_by_scaling
+        calibrate, most_right = train.calibrate, train.most_right
 
         def noting_calibrate(head: Head, features: Any, labels: Any, **how: Any) -> Head:
             given.append((features, labels))
             return calibrate(head, features, labels, **how)
 
-        def noting_gains(*arguments: Any, **how: Any) -> bool:
-            given.append(arguments[2:])
-            return gains(*arguments, **how)
+        def noting_right(heads: Any, features: Any, labels: Any) -> int:
+            given.append((features, labels))
+            return most_right(heads, features, labels)
 
         monkeypatch.setattr(train, "calibrate", noting_calibrate)
-        monkeypatch.setattr(train, "gains_by_scaling", noting_gains)
+        monkeypatch.setattr(train, "most_right", noting_right)
         world = trained(tmp_path / "world", ROWS)
         features, names = world.features(), sorted(CLASSES)
         held = sorted((row for row in ROWS if row["split"] == "val"), key=lambda r: r["image_id"])
-        assert len(given) == 3
+        assert len(given) == 4
         for points, labels in given:
             assert points.tolist() == [features[row["image_id"]] for row in held]
             assert labels.tolist() == [names.index(row["label"]) for row in held]

@@ -40,6 +40,7 @@ HOW: dict[str, Any] = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
     "output": "",
+    "square_root": False,
 }
 BACKBONE = backbone_name(0)
 IMAGE = np.random.default_rng(5).integers(0, 256, (48, 60, 3), dtype=np.uint8)

@@ -128,6 +128,8 @@ def test_a_file_says_how_its_images_are_prepared(tmp_path: Path) -> None:
     again = Backbone.from_settings(own.settings(), file)
     assert again(IMAGES[0]).tobytes() == own(IMAGES[0]).tobytes()
     assert again.settings() == own.settings()
+    plain = Backbone.from_file(file, square_root=False)(IMAGES[0])
+    np.testing.assert_allclose(own(IMAGES[0]), np.sign(plain) * np.abs(plain) ** 0.5, rtol=1e-6)
     given = Backbone.from_file(file, input_size=32)
     assert (given.preparation.input_size, given.preparation.std) == (32, [0.25] * 3)
     usual = Backbone.from_file(saying(tmp_path)).preparation

@@ -96,6 +96,7 @@ class OnnxParams(EncoderParams):
         list[Annotated[float, between(bounds.STD)]], Field(min_length=3, max_length=3)
     ] | None
     output: str
+    square_root: bool
 
 
 class FeaturizeParams(Section):

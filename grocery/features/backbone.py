@@ -68,16 +68,21 @@ class Preparation:
         Of red, green and blue, for values from 0 to 1: the input is ``(value - mean) / std``.
     output
         Name of the output.
+    square_root
+        Whether the square root is taken of each feature, its sign kept, as a Fisher vector's is.
     """
 
     input_size: int
     mean: list[float]
     std: list[float]
     output: str
+    square_root: bool
 
     def __post_init__(self) -> None:
         """Refuse what params.yaml does not allow either, by a `ValueError`."""
         bounds.INPUT_SIZE.check("the backbone's input_size", self.input_size)
+        if not isinstance(self.square_root, bool):
+            raise ValueError(f"the backbone's square_root is {self.square_root!r:.80}, no bool")
         for name, limits in (("mean", bounds.MEAN), ("std", bounds.STD)):
             colours = getattr(self, name)
             if len(colours) != 3:
@@ -120,6 +125,7 @@ class Backbone:
         mean: list[float] | None = None,
         std: list[float] | None = None,
         output: str = "",
+        square_root: bool = True,
     ) -> Self:
         """Open a backbone for fitting.
 
@@ -154,7 +160,7 @@ class Backbone:
         wanted = _USUAL | _own_preparation(path, metadata)
         wanted |= {key: value for key, value in given.items() if value is not None}
         try:
-            preparation = Preparation(**wanted, output=name)
+            preparation = Preparation(**wanted, output=name, square_root=square_root)
         except ValueError as error:  # params.yaml was held to the same bounds
             raise ModelError(f"{path} says among its metadata: {error}") from None
         into = _network_input(path, session, preparation.input_size)
@@ -188,7 +194,7 @@ class Backbone:
         vector = self._pooled(output)
         if not np.isfinite(vector).all():
             raise ModelError(f"{self.path} gives an image values that are not finite numbers")
-        return vector
+        return np.sign(vector) * np.sqrt(np.abs(vector)) if self.preparation.square_root else vector
 
     def arrays(self) -> Arrays:
         """Nothing was fitted; the file counts in a digest by its hash, which the settings hold."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,6 +19,7 @@ def model_card(
     measured: dict[str, Any],
     verdict: dict[str, Any],
     digest: str,
+    networks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The card as Markdown; a pure function of what the pipeline measured.
 
@@ -31,6 +32,8 @@ def model_card(
         the ``advice`` of `grocery.release.advice.advice`.
     digest
         The model's.
+    networks
+        The settings of the pretrained networks in its encoder, see `Backbone.settings`.
     """
     baseline = measured["baseline"]
     names = "accuracy macro_f1 top5_accuracy coarse_accuracy calibration_error"
@@ -51,6 +54,11 @@ def model_card(
     )
     shown = yaml.safe_dump(dict(params), sort_keys=False)
     train = params["train"]
+    pretrained = "".join(
+        f"| pretrained network | {_plain(network.get('origin', 'its file does not say from where'))}; "
+        f"licence {_plain(network.get('licence', 'not said'))}; ONNX `{network['sha256']}` |\n"
+        for network in networks
+    )
     classes = ", ".join(_plain(name) for name in sorted(dataset["classes"]))
     return f"""# Grocery classifier: release candidate, {_word(verdict)}
 
@@ -59,7 +67,7 @@ def model_card(
 | model | `{digest}` |
 | dataset | `{dataset["digest"]}` ({_plain(dataset["source"])}) |
 | algorithm | {train["algorithm"]}, {train["labeled_ratio"]:.0%} of the training labels |
-
+{pretrained}
 ## Test metrics
 
 {measured["images"]} images that were used for nothing else: accuracy lies between {low:.3f} and
