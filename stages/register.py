@@ -81,7 +81,7 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
         measured,
         verdict,
         model.digest,
-        [network.settings() for network in model.encoder.backbones],
+        networks=[network.settings() for network in model.encoder.backbones],
     )
     write_bytes(paths.release / "README.md", text.encode())
     result = {

@@ -56,7 +56,9 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
         for each in (False, True)
     ]
     scaled = most_right(labeled_only, val.features, val.labels)
-    estimator = make_estimator(params, points=len(known), standardize=bool(scaled), warn=report.warn)
+    estimator = make_estimator(
+        params, points=len(known), standardize=bool(scaled), warn=report.warn
+    )
     with curves_in(paths.curves) as curves:
         numbers = np.arange(len(classes))
         for step in estimator.iter_fit(train.features, known, val.features, classes=numbers):

@@ -33,9 +33,7 @@ from test_prepare import PARAMS
 SHARDS = 8
 FEATURIZE = load(ROOT / "params.yaml").featurize
 EIGHT = FEATURIZE.colour.model_copy(update={"dimensions": 8})
-FEATURIZE = FEATURIZE.model_copy(
-    update={"encoder": "colour", "colour": EIGHT, "fit_images": 20}
-)
+FEATURIZE = FEATURIZE.model_copy(update={"encoder": "colour", "colour": EIGHT, "fit_images": 20})
 
 
 class World:

@@ -14,7 +14,7 @@ from conftest import Project
 from grocery.cli.backbone import NAMES
 from grocery.core.errors import ModelError
 from grocery.features.backbone import Backbone
-from grocery.pretrained.efficientnet import LITE, Lite, installed_weights, onnx_of
+from grocery.pretrained.efficientnet import LITE, installed_weights, onnx_of
 from grocery.pretrained.weights import read_weights
 
 LITE0 = LITE["efficientnet-lite0"]
@@ -68,7 +68,9 @@ def test_the_command_knows_each_network() -> None:
 
 
 def test_a_package_that_is_missing_or_another() -> None:
-    with pytest.raises(ModelError, match="tiny needs the package tiny-pytorch-model: `make extras`"):
+    with pytest.raises(
+        ModelError, match="tiny needs the package tiny-pytorch-model: `make extras`"
+    ):
         installed_weights(replace(LITE0, name="tiny"))
     with pytest.raises(ModelError, match="does not hold the weights that are known"):
         installed_weights(replace(LITE0, sha256="0" * 64))
@@ -80,7 +82,9 @@ def test_one_command_brings_it(project: Project) -> None:
     assert f"featurize.onnx.path={folder}" in said
     found = {f.name for f in (project.path / folder).iterdir()}
     assert found == {f"{name}.onnx" for name in NAMES}
-    assert "models/backbones/.gitignore" in project.run("git", "status", "--porcelain", "-uall").stdout
+    assert (
+        "models/backbones/.gitignore" in project.run("git", "status", "--porcelain", "-uall").stdout
+    )
     assert project.run("dvc", "status", "--quiet", f"{folder}.dvc").stdout == ""
 
 
@@ -125,7 +129,10 @@ MARKER = "a-pickle-was-executed"
 RUNS = f"cos\nsystem\n(X{chr(6 + len(MARKER))}\0\0\0touch {MARKER}tR".encode()
 WHOLE = weights(ONE)
 HOSTILE = {
-    "a program in it": (weights(ONE, before=RUNS), "says 'GLOBAL os system', which no file of weights"),
+    "a program in it": (
+        weights(ONE, before=RUNS),
+        "says 'GLOBAL os system', which no file of weights",
+    ),
     "a program alone": (RUNS + b".", "is not a whole file of PyTorch's old format"),
     "a program by its words": (
         weights(ONE, before=b"X\x02\0\0\0osX\x06\0\0\0system\x93"),
@@ -160,7 +167,9 @@ def test_a_file_that_means_no_good_is_refused_and_not_executed(
 
 
 def test_weights_of_another_network() -> None:
-    with pytest.raises(ModelError, match=r"_conv_stem\.weight are missing, but they should be \(3, "):
+    with pytest.raises(
+        ModelError, match=r"_conv_stem\.weight are missing, but they should be \(3, "
+    ):
         onnx_of(LITE0, weights(ONE))
     few = weights(("_conv_stem.weight", np.zeros(5, np.float32)))
     with pytest.raises(ModelError, match=r"_conv_stem\.weight are of 5 numbers, but"):

@@ -53,7 +53,9 @@ def test_the_similarity_is_the_weighted_mean_of_the_similarities(tmp_path: Path)
     expected = sum(w * (v @ v.T) for w, v in zip(WEIGHTS, (e(IMAGES) for e in alone), strict=True))
     np.testing.assert_allclose(vectors @ vectors.T, expected, atol=1e-5)
     # What keeps the leading entries alone, as a reference does, keeps the leading ones of each.
-    leading = [encoder(IMAGES)[:, 0] * np.sqrt(w) for encoder, w in zip(alone, WEIGHTS, strict=True)]
+    leading = [
+        encoder(IMAGES)[:, 0] * np.sqrt(w) for encoder, w in zip(alone, WEIGHTS, strict=True)
+    ]
     np.testing.assert_allclose(vectors[:, :3], np.stack(leading, axis=1), atol=1e-5)
 
 
@@ -121,7 +123,9 @@ def saying(folder: Path, **notes: str) -> Path:
 
 
 def test_a_file_says_how_its_images_are_prepared(tmp_path: Path) -> None:
-    file = saying(tmp_path, input_size="48", mean="0.5 0.4 0.3", std="0.25 0.25 0.25", licence="MIT")
+    file = saying(
+        tmp_path, input_size="48", mean="0.5 0.4 0.3", std="0.25 0.25 0.25", licence="MIT"
+    )
     own = Backbone.from_file(file)
     assert (own.preparation.input_size, own.preparation.mean) == (48, [0.5, 0.4, 0.3])
     assert own.settings()["licence"] == "MIT"

@@ -89,12 +89,14 @@ class OnnxParams(EncoderParams):
 
     path: str
     input_size: Annotated[int, between(bounds.INPUT_SIZE)] | None
-    mean: Annotated[
-        list[Annotated[float, between(bounds.MEAN)]], Field(min_length=3, max_length=3)
-    ] | None
-    std: Annotated[
-        list[Annotated[float, between(bounds.STD)]], Field(min_length=3, max_length=3)
-    ] | None
+    mean: (
+        Annotated[list[Annotated[float, between(bounds.MEAN)]], Field(min_length=3, max_length=3)]
+        | None
+    )
+    std: (
+        Annotated[list[Annotated[float, between(bounds.STD)]], Field(min_length=3, max_length=3)]
+        | None
+    )
     output: str
     square_root: bool
 

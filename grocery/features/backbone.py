@@ -157,7 +157,7 @@ class Backbone:
             )
         metadata = session.get_modelmeta().custom_metadata_map
         given = {"input_size": input_size, "mean": mean, "std": std}
-        wanted = _USUAL | _own_preparation(path, metadata)
+        wanted: dict[str, Any] = _USUAL | _own_preparation(path, metadata)
         wanted |= {key: value for key, value in given.items() if value is not None}
         try:
             preparation = Preparation(**wanted, output=name, square_root=square_root)
@@ -277,7 +277,9 @@ def _own_preparation(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         if "input_size" in numbers:
             return numbers | {"input_size": int(*numbers["input_size"])}
     except (OverflowError, TypeError, ValueError):
-        raise ModelError(f"{path} has metadata of {', '.join(_USUAL)} that are no numbers") from None
+        raise ModelError(
+            f"{path} has metadata of {', '.join(_USUAL)} that are no numbers"
+        ) from None
     return numbers
 
 
@@ -317,10 +319,12 @@ def open_session(path: Path, data: bytes) -> Any:
         if re.search("external data|in-memory address", str(error), re.IGNORECASE):
             raise ModelError(
                 f"{path} keeps numbers in other files; a backbone must be one file, so save it "
-                "without external data (torch.onnx.export(…, external_data=False), see docs/onnx.md)"
+                "without external data (in PyTorch external_data=False, see docs/onnx.md)"
             ) from None
         if "protobuf" in str(error).lower():
-            raise ModelError(f"{path} is not an ONNX file, or not a whole one{_meant(data)}") from None
+            raise ModelError(
+                f"{path} is not an ONNX file, or not a whole one{_meant(data)}"
+            ) from None
         raise ModelError(f"{path} cannot be used: {_reason(error)}") from None
 
 

@@ -79,20 +79,25 @@ class ProjectionsSideBySide:
     vector (`grocery.reference`) keeps those of each part.
     """
 
-    parts: Sequence[Projection]
+    parts: Sequence[Projection | ProjectionsSideBySide]
     weights: Sequence[float]
 
     def one_by_one(self, raw: Floats) -> Floats:
         """Project raw vectors (n, r) to (n, d); a row's bytes do not depend on the other rows."""
-        ends = np.cumsum([len(part.mean) for part in self.parts])
+        ends = np.cumsum([part.length for part in self.parts])
         cut = zip(self.parts, np.split(raw, ends[:-1], axis=1), self.weights, strict=True)
         sides = [
             unit_length(part.one_by_one(np.ascontiguousarray(own))) * np.float32(np.sqrt(weight))
             for part, own, weight in cut
         ]
         places = np.concatenate([np.arange(part.dimensions) for part in self.parts])
-        # In C order, whose rows `unit_length` adds up alike whatever their number; indexing has not.
+        # In C order, in which `unit_length` adds up a row alike whatever their number.
         return np.take(np.concatenate(sides, axis=1), np.argsort(places, kind="stable"), axis=1)
+
+    @property
+    def length(self) -> int:
+        """Entries of a raw vector."""
+        return sum(part.length for part in self.parts)
 
     @property
     def dimensions(self) -> int:
@@ -131,8 +136,9 @@ class Encoder:
     @property
     def backbones(self) -> list[Backbone]:
         """The networks among its descriptors, in their order."""
-        row = isinstance(self.describe, DescriptorsInARow)
-        return [d for d in (self.describe.parts if row else [self.describe]) if isinstance(d, Backbone)]
+        described = self.describe
+        parts = described.parts if isinstance(described, DescriptorsInARow) else [described]
+        return [part for part in parts if isinstance(part, Backbone)]
 
     def arrays(self) -> Arrays:
         """Everything that was fitted, by name; the components in half precision."""

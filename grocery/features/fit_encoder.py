@@ -127,7 +127,9 @@ def _descriptors(
         elif kind == "colour":
             yield settings, ColourDescriptor()
         else:
-            given = params.onnx.model_dump(include={"input_size", "mean", "std", "output", "square_root"})
+            given = params.onnx.model_dump(
+                include={"input_size", "mean", "std", "output", "square_root"}
+            )
             for path in backbones:
                 network = Backbone.from_file(path, **given)
                 yield settings | {"backbone": network.settings()}, network

@@ -29,6 +29,11 @@ class Projection:
     scale: Floats
 
     @property
+    def length(self) -> int:
+        """Entries of a point."""
+        return len(self.mean)
+
+    @property
     def dimensions(self) -> int:
         """Entries of a projected point."""
         return len(self.scale)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,12 +102,10 @@ def installed_weights(lite: Lite) -> bytes:
     try:
         files = distribution(lite.package).files or []
     except PackageNotFoundError:
-        raise ModelError(
-            f"{lite.name} needs the package {lite.package}: `make extras`"
-        ) from None
+        raise ModelError(f"{lite.name} needs the package {lite.package}: `make extras`") from None
     for file in files:
         if file.suffix == ".pth":
-            data = file.locate().read_bytes()
+            data = Path(str(file.locate())).read_bytes()
             if hashlib.sha256(data).hexdigest() == lite.sha256:
                 return data
     raise ModelError(
@@ -131,7 +130,9 @@ def onnx_of(lite: Lite, weights: bytes) -> bytes:
         if expansion != 1:
             x = reader.convolution(x, f"{block}_expand_conv", f"{block}_bn0", (wide, channels), 1)
         name = f"{block}_depthwise_conv"
-        x = reader.convolution(x, name, f"{block}_bn1", (wide, 1), kernel, stride=stride, group=wide)
+        x = reader.convolution(
+            x, name, f"{block}_bn1", (wide, 1), kernel, stride=stride, group=wide
+        )
         name = f"{block}_project_conv"
         x = reader.convolution(x, name, f"{block}_bn2", (out, wide), 1, activation=False)
         if stride == 1 and channels == out:

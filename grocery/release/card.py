@@ -19,6 +19,7 @@ def model_card(
     measured: dict[str, Any],
     verdict: dict[str, Any],
     digest: str,
+    *,
     networks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The card as Markdown; a pure function of what the pipeline measured.
@@ -55,7 +56,7 @@ def model_card(
     shown = yaml.safe_dump(dict(params), sort_keys=False)
     train = params["train"]
     pretrained = "".join(
-        f"| pretrained network | {_plain(network.get('origin', 'its file does not say from where'))}; "
+        f"| pretrained network | {_plain(network.get('origin', 'origin not said in its file'))}; "
         f"licence {_plain(network.get('licence', 'not said'))}; ONNX `{network['sha256']}` |\n"
         for network in networks
     )
