@@ -104,8 +104,8 @@ def onnx_of(lite: Lite, weights: bytes) -> bytes:
             stride = 1 if repeat else first
             if expansion != 1:
                 x = layers.add(x, f"{at}expand_conv", f"{at}bn0", (channels, wide), 1)
-            name, each = f"{at}depthwise_conv", {"stride": stride, "group": wide}
-            x = layers.add(x, name, f"{at}bn1", (1, wide), kernel, **each)
+            name, norm = f"{at}depthwise_conv", f"{at}bn1"
+            x = layers.add(x, name, norm, (1, wide), kernel, stride=stride, group=wide)
             x = layers.add(x, f"{at}project_conv", f"{at}bn2", (wide, out), 1, activation=False)
             if stride == 1 and channels == out:
                 x = layers.network.node("Add", [x, into], f"_blocks.{number}.sum")
@@ -158,8 +158,15 @@ class _Layers:
             self.network.tensor(f"{name}.{part}", each.astype(np.float32))
             for part, each in folded.items()
         ]
-        how = {"group": group, "kernel_shape": (kernel, kernel), "strides": (stride, stride)}
-        x = self.network.node("Conv", [into, *numbers], f"{name}.out", auto_pad="SAME_UPPER", **how)
+        x = self.network.node(
+            "Conv",
+            [into, *numbers],
+            f"{name}.out",
+            auto_pad="SAME_UPPER",
+            group=group,
+            kernel_shape=(kernel, kernel),
+            strides=(stride, stride),
+        )
         return self.network.node("Clip", [x, *self.limits], f"{name}.clip") if activation else x
 
     def _tensor(self, name: str, *shape: int) -> NDArray[np.float64]:
