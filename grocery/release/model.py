@@ -31,7 +31,6 @@ from grocery.core.errors import (
     memory_for,
 )
 from grocery.core.pin import one_thread, warn_of_other_kernels
-from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
 from grocery.images.decoding import pixels
 from grocery.images.preprocessing import Preprocessing
@@ -189,7 +188,7 @@ class Model:
 
     def save(self, folder: Path) -> str:
         """Write the model to a folder; return its digest."""
-        self.encoder.save_backbone(folder)
+        self.encoder.save_backbones(folder)
         return save_arrays(folder, KIND, self._arrays(), self._description())
 
     def _arrays(self) -> Arrays:
@@ -242,7 +241,7 @@ def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
     if len(set(classes)) < len(classes):
         raise ValueError("two of its classes have the same name")
     preprocessing = Preprocessing(**description["preprocessing"])
-    encoder = Encoder.from_arrays(arrays, description["encoder"], folder / BACKBONE)
+    encoder = Encoder.from_arrays(arrays, description["encoder"], folder)
     head = Head.from_arrays(arrays, "head_")
     found = head.coefficients.shape, head.intercept.shape
     if found != ((len(classes), encoder.dimensions), (len(classes),)):
