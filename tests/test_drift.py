@@ -128,7 +128,7 @@ def test_predicted_classes_by_permutation() -> None:
     assert (one.statistic, one.effect) == pytest.approx((distances[26], beyond**0.5), rel=0.02)
 
 
-def test_the_lesser_of_two_tests_of_features_is_doubled() -> None:
+def test_the_lesser_of_two_tests_of_features_is_corrected() -> None:
     known, count = sampled(), signals.permutations(PARAMS.significance)
     for shift in ({"shift": 0.2}, {"strange": 6}):
         now = seen(2, 60, **shift)
@@ -138,16 +138,17 @@ def test_the_lesser_of_two_tests_of_features_is_doubled() -> None:
         assert least.p_value < 0.4
         assert least.p_value < 0.9 * max(moved.p_value, strange.p_value)
         one = signals.features_signal(known, now["features"], now["logits"], PARAMS)
-        assert (one.p_value, one.effect) == (2 * least.p_value, least.effect)
+        assert one.p_value == pytest.approx(1 - (1 - least.p_value) ** 2)
+        assert one.effect == least.effect
 
 
-def test_the_least_p_value_of_image_statistics_is_multiplied() -> None:
+def test_the_least_p_value_of_image_statistics_is_corrected() -> None:
     known, now = sampled(), seen(2, 60, dark=0.95)["image_statistics"]
     peers = [stats.ks_2samp(*both) for both in zip(now.T, known.image_statistics.T, strict=True)]
     least = min(peers, key=lambda peer: peer.pvalue)
     assert least.pvalue < 1 / len(NAMES)
     one = signals.images_signal(known, now, PARAMS)
-    expected = (least.pvalue * len(NAMES), least.statistic)
+    expected = (1 - (1 - least.pvalue) ** len(NAMES), least.statistic)
     assert (one.p_value, one.effect) == pytest.approx(expected, rel=1e-5)
 
 

@@ -19,6 +19,7 @@ from grocery.monitoring.sequence import (
     binned,
     judge_sequence,
 )
+from grocery.monitoring.signals import least_of
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 from thresholds import thresholds
@@ -171,25 +172,27 @@ class TestSignalsWithoutCounts:
     def test_false_alarms_of_a_difference_of_means(self) -> None:
         """The case for which the correlation is exact: of one window, a fifth of the level."""
         rng, m, n = np.random.default_rng(0), 100, 60
-        yardstick, rows = reference(rng, m), predictions(rng, n)
+        rows, truth = predictions(rng, n), ["kiwi"] * m
+        yardstick = Reference.from_predictions(predictions(rng, m), truth, CLASSES, "0" * 64)
         params = PARAMS.model_copy(update={"significance": 0.25, "min_batch": 1_000})
         alerts = 0
         for _ in range(2_000):
             shift = rng.normal(0, (1 / m) ** 0.5)
             scores = (rng.normal(0, (1 / n) ** 0.5, 2) - shift) / (1 / n + 1 / m) ** 0.5
-            found = [Signal("x", 0, NORMAL.cdf(-z), 1.0, 0.1, "") for z in scores]
+            found = [Signal("labels", 0, NORMAL.cdf(-z), 1.0, 0.1, "") for z in scores]
             seen = [past(rows, signals=[one]) for one in found]
             alerts += judge_sequence(yardstick, seen, params) is not None
         assert abs(alerts / 2_000 - 0.05) < 0.01  # two standard errors
 
     @pytest.mark.parametrize(
-        ("name", "sampled", "m"),
-        [("sharpness", 0, 300), ("sharpness", 250, 250), ("labels", 0, 200)],
+        ("name", "sampled", "m", "power"),
+        [("sharpness", 0, 300, 2), ("sharpness", 250, 250, 2), ("labels", 0, 200, 1)],
     )
-    def test_the_level_is_shared_out(self, name: str, sampled: int, m: int) -> None:
+    def test_the_level_is_shared_out(self, name: str, sampled: int, m: int, power: int) -> None:
         """Among five windows, and by Holm among the four signals of one.
 
-        Of 300 held-out images 200 are labelled; such a signal is compared with m of them.
+        Of 300 held-out images 200 are labelled; such a signal is compared with m of them. Distances
+        go together less than differences, which have a direction.
         """
         rng, n = np.random.default_rng(0), 40
         rows, truth = predictions(rng, 300), ["kiwi"] * 200 + [None] * 100
@@ -197,7 +200,7 @@ class TestSignalsWithoutCounts:
         yardstick = Reference.from_predictions(
             rows, truth, CLASSES, "0" * 64, image_statistics=statistics
         )
-        shared = n / (n + m)
+        shared = (n / (n + m)) ** power
         level = PARAMS.significance / len(WINDOWS) / 4
 
         def judged(p_value: float) -> bool:
@@ -209,6 +212,38 @@ class TestSignalsWithoutCounts:
 
         assert judged(0.98 * level)
         assert not judged(1.02 * level)
+
+    @staticmethod
+    def alerts(shift: float, significance: float, sequences: int) -> float:
+        """Share of sequences of 32 batches in alert, of the least of eight statistics' p-values.
+
+        Each is a difference of means, of batches of 40 and one reference of 400; one of the eight
+        lies off by so many standard errors.
+        """
+        rng, n, m = np.random.default_rng(0), 40, 400
+        yardstick, rows = reference(rng, m), predictions(rng, n)
+        params = PARAMS.model_copy(update={"significance": significance, "min_batch": 10_000})
+        found = 0
+        for _ in range(sequences):
+            means = rng.normal(0, n**-0.5, (32, 8)) - rng.normal(0, m**-0.5, 8)
+            scores = means / (1 / n + 1 / m) ** 0.5
+            scores[:, 0] += shift
+            p_values = [least_of([2 * NORMAL.cdf(-abs(z)) for z in batch]) for batch in scores]
+            one = past(rows)
+            seen = [replace(one, signals=[Signal("images", 0, p, 1, 0, "")]) for p in p_values]
+            found += judge_sequence(yardstick, seen, params) is not None
+        return found / sequences
+
+    def test_the_level_is_kept_and_used(self) -> None:
+        """Five windows of one reference go together, so that not all of the level is used."""
+        assert 0.06 < self.alerts(0.0, 0.2, 400) < 0.14
+
+    def test_a_lasting_shift_of_one_statistic_of_eight_is_seen(self) -> None:
+        assert self.alerts(2.0, 0.01, 100) > 0.75
+
+    def test_one_p_value_of_one_erases_nothing(self) -> None:
+        yardstick = reference(np.random.default_rng(1), 400)
+        assert judge_sequence(yardstick, self.seen([0.01] * 7 + [1.0]), PARAMS) is not None
 
     def test_p_values_of_zero_and_one(self) -> None:
         yardstick = reference(np.random.default_rng(1), 400)

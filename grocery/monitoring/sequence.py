@@ -17,9 +17,11 @@ in a CUSUM: with one reference their product grows without drift, the faster the
 Pooled images are tested against the reference once, and the test knows how large the reference is.
 
 A signal that has no counts to pool is combined by its p-values: Stouffer's sum of normal scores,
-with the correlation that a common reference of m images gives batches of n, n / (n + m) (Strube
+with the correlation that a common reference of m images gives batches of n, r = n / (n + m) (Strube
 1985, "Combining and comparing significance levels from nonindependent hypothesis tests"). That is
-exact for a difference of means and an approximation for other statistics.
+exact for a difference of means, which knows two directions. A distance knows none: it is an even
+function of differences, whose correlation is r squared at most (Mehler's expansion of the normal
+distribution in two variables begins at the second degree then).
 
 After an alert, of a batch or of a sequence, windows begin again: what has been said is not said
 again with every batch that follows. It only ever leaves windows out, so the guarantee holds.
@@ -45,9 +47,11 @@ BINS = 100  # of the confidences that are kept of a batch
 
 POOLED = ("confidence", "classes", "unreadable")
 BY_LABELS = ("accuracy", "labels")  # the signals that only labels give
+DIRECTED = BY_LABELS  # one-sided tests
 
-# Keeps the normal score of a p-value of exactly 0 or 1 finite.
-_LEAST_P = 1e-9
+# Keeps the normal score of a p-value of 0 finite. A test of counts may well give exactly 1; as one of
+# 0.999 it cannot erase what other batches show, and the level rises by less than a hundredth part.
+_LEAST_P, _LARGEST_P = 1e-9, 0.999
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,10 @@ def _compared(reference: Reference, name: str) -> int:
 def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: int) -> Signal:
     """One signal of several batches, each with its number of images, by their p-values."""
     normal = NormalDist()
-    p_values = [min(max(signal.p_value, _LEAST_P), 1 - _LEAST_P) for _, signal in found]
+    p_values = [min(max(signal.p_value, _LEAST_P), _LARGEST_P) for _, signal in found]
     total = sum(normal.inv_cdf(1 - p_value) for p_value in p_values)
     shares = np.array([n / (n + reference_images) for n, _ in found])
+    shares = shares if name in DIRECTED else shares**2
     variance = float(np.sqrt(shares).sum() ** 2 - shares.sum() + len(found))
     score = total / variance**0.5
     effect = float(np.mean([signal.effect for _, signal in found]))

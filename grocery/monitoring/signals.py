@@ -15,8 +15,9 @@ unreadable  nothing: a limit is given                exact binomial
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, expm1, log1p
 from typing import Annotated, Literal
 
 import numpy as np
@@ -55,6 +56,15 @@ class Signal:
     threshold: float  # the smallest size that counts, 0 to 1
     verdict: Verdict = field(default="ok", kw_only=True)
     sentence: str  # the finding, for a person
+
+
+def least_of(p_values: Sequence[float]) -> float:
+    """P-value of the least of several p-values (Šidák 1967, for independent ones).
+
+    Where none of the tests finds anything it is uniform, unlike the least times their number, which
+    is mostly more than 1: a sequence adds such values up. Tests that go together make it larger.
+    """
+    return -expm1(len(p_values) * log1p(-min(p_values))) if min(p_values) < 1 else 1.0
 
 
 def permutations(significance: float) -> int:
@@ -126,15 +136,15 @@ def features_signal(
     """Compare features (n, d) and logits (n, c) of a batch with the reference's sample.
 
     The kernel test of the features sees all images moving, the neighbour test of the logits a few
-    images that are like nothing before; see `grocery.monitoring.two_sample`. The lesser p-value is
-    doubled (Bonferroni), and the effect is that test's.
+    images that are like nothing before; see `grocery.monitoring.two_sample`. The p-value is that of
+    the lesser one (`least_of`), and the effect is that test's.
     """
     count = permutations(params.significance)
     leading = features[:, : reference.features.shape[1]]
     moved = kernel_test(leading, reference.features, permutations=count)
     strange = neighbour_test(logits, reference.logits, permutations=count)
     found = min(moved, strange, key=lambda test: (test.p_value, -test.effect))
-    p_value = min(1.0, 2 * found.p_value)
+    p_value = least_of([moved.p_value, strange.p_value])
     if p_value > params.significance:
         sentence = "To the model's features the images are like those before."
     elif found is moved:
@@ -148,16 +158,16 @@ def features_signal(
 def images_signal(reference: Reference, statistics: Floats, params: MonitorParams) -> Signal:
     """Compare the image statistics of a batch, shape (n, k), with the reference's sample.
 
-    Each of the k statistics is tested by its Kolmogorov-Smirnov distance, and the least p-value is
-    multiplied by k (Bonferroni). The effect is that statistic's distance.
+    Each of the k statistics is tested by its Kolmogorov-Smirnov distance; the p-value is that of
+    the least (`least_of`), and the effect is that statistic's distance.
     """
     n, m = len(statistics), len(reference.image_statistics)
     found = []
     for index in range(len(NAMES)):
         distance = ks_distance(statistics[:, index], reference.image_statistics[:, index])
         found.append((ks_p_value(distance, n, m), -distance, index))
-    least, negative, index = min(found)
-    p_value, distance = min(1.0, least * len(NAMES)), -negative
+    _, negative, index = min(found)
+    p_value, distance = least_of([p_value for p_value, _, _ in found]), -negative
     both = (statistics[:, index], reference.image_statistics[:, index])
     sentence = _moved(NAMES[index].capitalize(), *(float(np.median(values)) for values in both))
     if p_value > params.significance:
