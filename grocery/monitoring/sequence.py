@@ -49,8 +49,8 @@ POOLED = ("confidence", "classes", "unreadable")
 BY_LABELS = ("accuracy", "labels")  # the signals that only labels give
 DIRECTED = BY_LABELS  # one-sided tests
 
-# Keeps the normal score of a p-value of 0 finite. A test of counts may well give exactly 1; as one of
-# 0.999 it cannot erase what other batches show, and the level rises by less than a hundredth part.
+# Keeps the normal score of a p-value of 0 finite. A test of counts may well give exactly 1; taken as
+# 0.999 it cannot erase what others show, and the level rises by less than a hundredth part.
 _LEAST_P, _LARGEST_P = 1e-9, 0.999
 
 
