@@ -47,10 +47,10 @@ def past(
     rows: NDArray[np.float32],
     unreadable: int = 0,
     signals: Sequence[Signal] = (),
-    alert: bool = False,
+    told: bool = False,
 ) -> Past:
     counts = np.bincount(rows.argmax(axis=1), minlength=3)
-    return Past(unreadable, binned(rows.max(axis=1)), counts, signals, alert)
+    return Past(unreadable, binned(rows.max(axis=1)), counts, signals, told)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_clean_batches_raise_no_more_alerts_than_is_said(sequences: int, most: i
         for _ in range(16):
             batch = past(predictions(rng, 40))
             found = judge_sequence(yardstick, [*seen, batch], PARAMS)
-            seen.append(replace(batch, alert=found is not None))
+            seen.append(replace(batch, told=found is not None))
             alerts += found is not None
     # Of 400 batches 4 are expected at most; a method that broke its word twice over would have 8.
     assert alerts <= most
@@ -186,10 +186,10 @@ class TestSignalsWithoutCounts:
 
     @pytest.mark.parametrize(
         ("name", "sampled", "m", "power"),
-        [("sharpness", 0, 300, 2), ("sharpness", 250, 250, 2), ("labels", 0, 200, 1)],
+        [("images", 0, 300, 2), ("images", 250, 250, 2), ("labels", 0, 200, 1)],
     )
     def test_the_level_is_shared_out(self, name: str, sampled: int, m: int, power: int) -> None:
-        """Among five windows, and by Holm among the four signals of one.
+        """Among five windows, and by Holm among the signals of a family.
 
         Of 300 held-out images 200 are labelled; such a signal is compared with m of them. Distances
         go together less than differences, which have a direction.
@@ -201,7 +201,8 @@ class TestSignalsWithoutCounts:
             rows, truth, CLASSES, "0" * 64, image_statistics=statistics
         )
         shared = (n / (n + m)) ** power
-        level = PARAMS.significance / len(WINDOWS) / 4
+        family = 3 if name == "images" else 2  # confidence, classes and images; labels and files
+        level = PARAMS.significance / len(WINDOWS) / family
 
         def judged(p_value: float) -> bool:
             """Two batches that together have this p-value, and are else as the reference is."""
@@ -245,6 +246,14 @@ class TestSignalsWithoutCounts:
         yardstick = reference(np.random.default_rng(1), 400)
         assert judge_sequence(yardstick, self.seen([0.01] * 7 + [1.0]), PARAMS) is not None
 
+    def test_what_has_changed_is_to_be_watched_and_what_is_worse_is_an_alert(self) -> None:
+        yardstick, rows = reference(np.random.default_rng(1), 400), self.seen([0.02] * 8)
+        for name, verdict in (("images", "watch"), ("features", "watch"), ("estimate", "alert")):
+            past = [replace(b, signals=[replace(b.signals[0], name=name)]) for b in rows]
+            found = judge_sequence(yardstick, past, PARAMS)
+            assert found is not None
+            assert (found.verdict, found.signals[0].verdict) == (verdict, verdict)
+
     def test_p_values_of_zero_and_one(self) -> None:
         yardstick = reference(np.random.default_rng(1), 400)
         assert judge_sequence(yardstick, self.seen([0.0, 0.0]), PARAMS) is not None
@@ -257,7 +266,7 @@ class TestWhatIsPartOfASequence:
         yardstick = reference(rng)
         seen = [past(predictions(rng, 30, 1.5)) for _ in range(8)]
         assert judge_sequence(yardstick, seen, PARAMS) is not None
-        told = [*seen[:-1], replace(seen[-1], alert=True)]
+        told = [*seen[:-1], replace(seen[-1], told=True)]
         assert judge_sequence(yardstick, told, PARAMS) is None
         assert judge_sequence(yardstick, [*told, seen[0]], PARAMS) is None
         found = judge_sequence(yardstick, [*told, *seen[:4]], PARAMS)

@@ -6,15 +6,12 @@ import argparse
 import math
 import sys
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from grocery.core.errors import printable
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
-
-_DRILL = "drill"
 
 _DESCRIPTION = """\
 Judge batches of incoming images with a released model: do its confidences, the
@@ -24,15 +21,13 @@ were recorded with it? Where labels are known: are as many of them right?
 
 verdicts:
   ok        chance alone explains what is found
-  watch     chance is an unlikely explanation, but it is not an alert
-  alert     unlikely even for that many tests, and large enough to matter
+  watch     the images are others than before, and nothing says that the model is worse
+  alert     accuracy has fallen by what counts, or images are like none before
   too few   there are too few readable images to judge predictions by
 
 The estimated accuracy needs no label; its interval is meant to hold nine times in
-ten. It cannot see products that the model has never seen.
-
-`grocery monitor drill` is another command: it draws batches with known shifts and
-says how often the monitor sees them. A folder of that name is given as ./drill.
+ten. Where it cannot be estimated, no number is printed but the reason, and which
+images to label. Of near duplicates one image is judged.
 """
 
 _EPILOG = """\
@@ -71,14 +66,7 @@ class _Parser(argparse.ArgumentParser):
     """Exits with 1 where argparse would with 2, which is the word for an alert here."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Hand the drill its arguments; refuse unknown ones, or the parser above would, with 2."""
-        if args and args[0] == _DRILL:
-            prog, rest = f"{self.prog} {_DRILL}", list(args[1:])
-
-            def run(_: argparse.Namespace) -> None:
-                import_module("grocery.cli.drill").main(rest, prog)
-
-            return argparse.Namespace(run=run, command=f"monitor {_DRILL}"), []
+        """Refuse unknown arguments here; the parser above would, with 2."""
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
