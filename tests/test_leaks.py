@@ -129,7 +129,8 @@ class World:
             PARAMS.evaluate,
             metrics=self.folder / "evaluate.json",
             headline=self.folder / "evaluate-headline.json",
-            **self.path("shards", "incoming", "features", "classifier", "reference", "evaluation"),
+            **self.path("shards", "incoming", "features", "encoder", "classifier"),
+            **self.path("reference", "evaluation"),
         )
 
     def arrays(self) -> dict[str, Any]:
