@@ -166,8 +166,10 @@ class MonitorParams(Section):
     min_confidence_shift: Ratio
     min_class_shift: Ratio
     min_feature_shift: Ratio
+    min_unknown_share: Ratio
     min_image_shift: Ratio
     min_accuracy_drop: Ratio
+    min_estimated_drop: Ratio
     min_label_shift: Ratio
     min_slowdown: Ratio
     max_unreadable: Ratio
