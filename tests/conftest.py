@@ -159,7 +159,12 @@ class Project:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of fewest tests: they run whole pipelines, and none should come last."""
+    """Begin with the files of fewest tests: they run whole pipelines, and none should come last.
+
+    One process alone takes files as they are named.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (tests[item.path], item.path))
 
