@@ -230,7 +230,7 @@ image = RawImage("monday/large.png", file=folder / "monday/large.png")
 shard = Shard("shard", (Copies(image_ids_of([image], 10**6)[0][0], image),))
 
 def batch():
-    return write_batch(("monday", [image]), params=params, folder=folder)
+    return write_batch(("monday", [image]), params=params, folder=folder)["quarantined"]
 
 def one_shard():
     return [*decode_shard((shard, preprocessing_of(params), folder / "shard"))["reasons"]]

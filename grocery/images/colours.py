@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from grocery.core.errors import UnreadableImage
 
@@ -23,13 +23,14 @@ _TILE = 2048  # side of what is converted at a time, so that there is no second 
 _MOST_PROFILE = 4 * 2**20  # bytes; those of printing presses have two million
 # Colour space of a profile, Pillow's mode for it, and the modes of images that it fits.
 _SPACES = {
-    "RGB": ("RGB", ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")),
+    "RGB": ("RGB", ("RGB", "RGBA", "RGBX", "YCbCr", "P", "PA", "L", "LA", "1")),
     "GRAY": ("L", ("L", "LA", "1")),
     "CMYK": ("CMYK", ("CMYK",)),
 }
 _ROUNDING = 2  # levels by which profiles of sRGB differ from each other
 
 _SIXTEEN_BITS = 2.0**16 - 1
+_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # tags of a TIFF
 # What white usually is where a picture does not say it; _DARK is too small a share of it.
 _USUAL = {"I": (_SIXTEEN_BITS, 2.0**31 - 1, 2.0**32 - 1), "F": (1.0, 255.0, _SIXTEEN_BITS)}
 _DARK = 1 / 16
@@ -53,6 +54,7 @@ def key_of(image: Image.Image) -> Any:
     return tuple(level >> 8 for level in key) if raw == "RGB;16B" and key else key
 
 
+@np.errstate(invalid="ignore")  # of levels that are no numbers
 def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Image:
     """Convert a loaded image to RGB, and halve it where it is `LARGE`.
 
@@ -69,6 +71,8 @@ def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Im
         tile = image.crop(box)
         if white is not None:
             tile = _eight_bits(_values(tile, image), white, key)
+            if _tags(image).get(_PHOTOMETRIC) == 0:  # which Pillow minds of 8 bits alone
+                tile = ImageOps.invert(tile)
         elif key is not None:
             tile.info["transparency"] = key
         tile = _over_white(tile if transform is None else _applied(tile, *transform))
@@ -91,9 +95,17 @@ def _over_white(tile: Image.Image) -> Image.Image:
 
 def _values(tile: Image.Image, image: Image.Image) -> NDArray[np.float64]:
     """Levels of a part of a deep image. Pillow gives a sign to 32 bits of a TIFF that have none."""
-    tags, values = getattr(image, "tag_v2", {}), np.asarray(tile)
-    unsigned = image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,))[0] == 1
+    tags, values = _tags(image), np.asarray(tile)
+    unsigned = image.mode == "I" and tags.get(_BITS) == (32,) and not _signed(tags)
     return (values.view(np.uint32) if unsigned else values).astype(np.float64)
+
+
+def _tags(image: Image.Image) -> Any:
+    return getattr(image, "tag_v2", {})
+
+
+def _signed(tags: Any) -> bool:
+    return bool(tags.get(_FORMAT, (1,))[0] == 2)
 
 
 def _white(image: Image.Image) -> float:
@@ -102,8 +114,9 @@ def _white(image: Image.Image) -> float:
     It is a usual white that at most one in a hundred pixels exceeds. Where that would leave the
     whole picture dark, it is what the brightest pixels have.
     """
-    if image.mode not in _USUAL or image.format == "PPM":
-        return _SIXTEEN_BITS
+    bits, *_ = _tags(image).get(_BITS, (16,))
+    if bits <= 16 and image.mode != "F":
+        return float(2 ** (bits - _signed(_tags(image))) - 1)
     step = isqrt(image.width * image.height // _SAMPLE) + 1
     parts = (_values(image.crop(box), image)[::step, ::step] for box in _tiles(image.size))
     values = np.concatenate([part[np.isfinite(part) & (part > 0)] for part in parts])

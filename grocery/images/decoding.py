@@ -17,7 +17,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from grocery.core.errors import DataError, NotInstalled, UnreadableImage
 from grocery.images import opening
 from grocery.images.colours import Note, halvings, key_of, rgb
-from grocery.images.mending import mended
+from grocery.images.mending import check_parts, mended
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSE = {
@@ -71,6 +71,7 @@ def decode(
     """
     if not data:
         raise UnreadableImage("empty file")
+    check_parts(data)
     try:
         return _decoded(data, max_pixels, profiles, note)
     except UnreadableImage as error:
