@@ -129,7 +129,14 @@ FLOAT = "unsupported layout: unknown pixel mode (3 samples of {} bits, float)"
 
 # What is refused, and how the reason begins.
 REFUSED = {
+    "empty.jpg": (b"", "empty file"),
+    "short.jpg": (b"\xff\xd8\xff", "damaged"),
     "cut.jpg": (jpeg(picture())[:-40], "truncated"),
+    "cut.png": (encoded(picture(), "PNG")[:-60], "truncated"),
+    "huge.png": (  # refused before anything is decoded, which would be "truncated"
+        encoded(Image.new("1", (1001, 1000)), "PNG")[:60],
+        "too many pixels: 1,001,000; prepare.max_pixels allows 1,000,000",
+    ),
     "scan-lacks.jpg": (without_last_scan(), "truncated"),
     "key.png": (
         with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6)))),
@@ -153,6 +160,7 @@ REFUSED = {
     "a.mkv": (b"\x1aE\xdf\xa3\x93B\x82\x88matroska", "a video, which"),
     "a.html": (b"\n<!DOCTYPE html><title>404</title>", "HTML, which"),
     "a.svg": (b"<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG, which"),
+    "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, which"),
     "a.txt": (b"milk, bread", "not an image of a known format"),
 }
 
@@ -459,24 +467,20 @@ def test_memory_of_large_files_of_all_kinds(kind: str) -> None:
     exif[0x0112] = 6
     rgba = Image.merge("RGBA", [grey] * 4)
     half = rgba.resize((5000, 4990)) if kind in ("webp", "avif", "heic") else rgba
-    match kind:
-        case "cmyk":
-            options = {"progressive": True, "subsampling": 0, "exif": exif}
-            data = encoded(Image.merge("CMYK", [grey] * 4), "JPEG", **options)
-        case "rgba":
-            data = encoded(rgba, "PNG", compress_level=1, exif=exif)
-        case "webp":
-            data = encoded(half, "WEBP", lossless=True, method=0, quality=0)
-        case "avif":
-            data = encoded(half, "AVIF", speed=10, subsampling="4:4:4")
-        case "heic":
-            stream = io.BytesIO()
-            pytest.importorskip("pillow_heif").from_pillow(half).save(stream, chroma=444)
-            data = stream.getvalue()
-        case "strip":
-            options = {"compression": "tiff_adobe_deflate", "strip_size": 2**31 - 1}
-            data = encoded(rgba, "TIFF", **options)
-        case _:
-            values = Image.fromarray(np.asarray(grey, np.float32))
-            data = encoded(values, "TIFF", compression="tiff_adobe_deflate")
-    assert peak(data) < 600
+    if kind == "heic":
+        stream = io.BytesIO()
+        pytest.importorskip("pillow_heif").from_pillow(half).save(stream, chroma=444)
+        assert peak(stream.getvalue()) < 600
+        return
+    cmyk = {"progressive": True, "subsampling": 0, "exif": exif}
+    packed = {"compression": "tiff_adobe_deflate"}
+    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "cmyk": (Image.merge("CMYK", [grey] * 4), "JPEG", cmyk),
+        "rgba": (rgba, "PNG", {"compress_level": 1, "exif": exif}),
+        "webp": (half, "WEBP", {"lossless": True, "method": 0, "quality": 0}),
+        "avif": (half, "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+        "strip": (rgba, "TIFF", packed | {"strip_size": 2**31 - 1}),
+        "float": (Image.fromarray(np.asarray(grey, np.float32)), "TIFF", packed),
+    }
+    image, name, options = files[kind]
+    assert peak(encoded(image, name, **options)) < 600

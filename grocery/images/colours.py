@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from grocery.core.errors import UnreadableImage
-
 Note = Callable[[str], None]  # takes a sentence on a file that is read all the same
 Transform = tuple[str, ImageCms.ImageCmsTransform]  # with the mode that it takes
 
@@ -21,14 +19,10 @@ LARGE = 2**24  # pixels of a picture, at most; larger ones are halved
 _TILE = 2048  # side of what is converted at a time, so that there is no second copy of all
 
 _MOST_PROFILE = 4 * 2**20  # bytes; those of printing presses have two million
-# Colour space of a profile, Pillow's mode for it, and the modes of images that it fits.
-_SPACES = {
-    "RGB": ("RGB", ("RGB", "RGBA", "RGBX", "YCbCr", "P", "PA", "L", "LA", "1")),
-    "GRAY": ("L", ("L", "LA", "1")),
-    "CMYK": ("CMYK", ("CMYK",)),
-}
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and Pillow's modes
 _ROUNDING = 2  # levels by which profiles of sRGB differ from each other
 
+_DEEP = ("I", "F", "I;")  # beginnings of modes
 _SIXTEEN_BITS = 2.0**16 - 1
 _BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # tags of a TIFF
 # What white usually is where a picture does not say it; _DARK is too small a share of it.
@@ -62,7 +56,7 @@ def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Im
     scaled to 8. With `profiles` an embedded colour profile is applied.
     """
     factor = halvings(image.size)
-    white = _white(image) if image.mode[:2] in ("I", "F", "I;") else None
+    white = _white(image) if image.mode[:2] in _DEEP else None
     transform = _transform(image, note) if profiles or image.mode == "LAB" else None
     if image.mode == "RGB" and key is None and transform is None and factor == 1:
         return image.convert("RGB")
@@ -75,8 +69,7 @@ def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Im
                 tile = ImageOps.invert(tile)
         elif key is not None:
             tile.info["transparency"] = key
-        tile = _over_white(tile if transform is None else _applied(tile, *transform))
-        found.paste(tile.reduce(factor), (box[0] // factor, box[1] // factor))
+        found.paste(_flat(tile, transform).reduce(factor), (box[0] // factor, box[1] // factor))
     return found
 
 
@@ -86,11 +79,17 @@ def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
             yield left, top, min(left + _TILE, size[0]), min(top + _TILE, size[1])
 
 
-def _over_white(tile: Image.Image) -> Image.Image:
+def _flat(tile: Image.Image, transform: Transform | None) -> Image.Image:
+    """Transform the colours, and lay what is transparent over white."""
+    alpha = None
     if tile.has_transparency_data:
         tile = tile.convert("RGBA")
-        tile = Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile)
-    return tile.convert("RGB")
+        alpha = tile.getchannel("A")
+    found = tile.convert("RGB") if transform is None else _applied(tile, *transform)
+    if alpha is None:
+        return found
+    found.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", tile.size, "white"), found).convert("RGB")
 
 
 def _values(tile: Image.Image, image: Image.Image) -> NDArray[np.float64]:
@@ -138,19 +137,20 @@ def _eight_bits(values: NDArray[np.float64], white: float, key: Any) -> Image.Im
 
 def _transform(image: Image.Image, note: Note) -> Transform | None:
     """How an image becomes sRGB; None where it is, or does not say what it is."""
-    profile = image.info.get("icc_profile")
-    mode = "L" if image.mode[:2] in ("I", "F", "I;") else image.mode
+    mode = "L" if image.mode in ("1", "LA") or image.mode[:2] in _DEEP else image.mode
     if mode == "LAB":
         return "LAB", _transform_to_srgb(ImageCms.createProfile("LAB"), "LAB")
+    profile = image.info.get("icc_profile")
     if not profile:
         return None
     try:
         if len(profile) > _MOST_PROFILE:
             raise ValueError(f"it has {len(profile):,} bytes")
-        takes, fits, transform = _to_srgb(profile)
-        if mode not in fits:
-            raise ValueError(f"it is for {takes}, and the image is {mode}")
-    except (ImageCms.PyCMSError, UnreadableImage, LookupError, TypeError, ValueError) as error:
+        takes, transform = _to_srgb(profile)
+        # One of RGB fits whatever becomes RGB, also grey and indexed colours.
+        if mode != takes and (takes != "RGB" or mode == "CMYK"):
+            raise ValueError(f"it is for {takes}, and the image is {image.mode}")
+    except (ImageCms.PyCMSError, OSError, LookupError, TypeError, ValueError) as error:
         note(f"its colour profile is ignored: {error}")
         return None
     return None if transform is None else (takes, transform)
@@ -161,16 +161,13 @@ def _transform_to_srgb(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
 
 
 @lru_cache(maxsize=4)
-def _to_srgb(profile: bytes) -> tuple[str, tuple[str, ...], ImageCms.ImageCmsTransform | None]:
-    """Mode and modes of `_SPACES`, and the transform; None where that would change nothing."""
-    try:
-        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    except OSError:
-        raise UnreadableImage("it is damaged") from None
+def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """What mode a profile takes, and the transform; None where that would change nothing."""
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = opened.profile.xcolor_space.strip()
     if space not in _SPACES:
-        raise UnreadableImage(f"it is for {space}")
-    mode, fits = _SPACES[space]
+        raise ValueError(f"it is for {space}")
+    mode = _SPACES[space]
     transform = _transform_to_srgb(opened, mode)
     steps = np.arange(256, dtype=np.uint8)
     probe = Image.fromarray(steps[None])
@@ -179,18 +176,10 @@ def _to_srgb(profile: bytes) -> tuple[str, tuple[str, ...], ImageCms.ImageCmsTra
         probe = Image.fromarray(np.stack(colours, axis=-1).reshape(1, -1, 3))
     found = np.asarray(_applied(probe, mode, transform), np.int16)
     alike = mode != "CMYK" and np.abs(found - np.asarray(probe.convert("RGB"))).max() <= _ROUNDING
-    return mode, fits, None if alike else transform
+    return mode, None if alike else transform
 
 
 def _applied(tile: Image.Image, mode: str, transform: ImageCms.ImageCmsTransform) -> Image.Image:
-    """Transform the colours, and keep what is transparent."""
-    alpha = None
-    if tile.has_transparency_data:
-        tile = tile.convert("RGBA")
-        alpha = tile.getchannel("A")
-    tile = tile if tile.mode == mode else tile.convert(mode)
     found = Image.new("RGB", tile.size)
-    transform.apply(tile, found)
-    if alpha is not None:
-        found.putalpha(alpha)
+    transform.apply(tile if tile.mode == mode else tile.convert(mode), found)
     return found

@@ -75,18 +75,16 @@ def decode(
     try:
         return _decoded(data, max_pixels, profiles, note)
     except UnreadableImage as error:
-        instead = mended(data)
-        if instead is None:
-            raise
+        instead, said = mended(data)
         found: list[Image.Image] = []
-        for each in instead[0]:
-            try:
+        try:
+            for each in instead:
                 found.append(_decoded(each, max_pixels, profiles, _ignore if found else note))
-            except UnreadableImage:
-                raise error from None
-        if any(other.tobytes() != found[0].tobytes() for other in found[1:]):
-            raise
-        note(instead[1])
+        except UnreadableImage:
+            found = []
+        if not found or found[0] != found[-1]:
+            raise error
+        note(said)
         return found[0]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from grocery.core.errors import UnreadableImage
@@ -43,21 +43,21 @@ def _jpeg_scans(data: bytes) -> list[bytes]:
     raise UnreadableImage(f"too many segments: a JPEG may have {_MOST_PARTS:,}")
 
 
-def mended(data: bytes) -> tuple[Iterable[bytes], str] | None:
-    """Files that can be read instead of a damaged one, and what is wrong with it.
+def mended(data: bytes) -> tuple[list[bytes], str]:
+    """Files that can be read instead of a damaged one, none or two at most; what is wrong with it.
 
-    All of them must give the same pixels, or pixels are missing. None where nothing can be done.
+    Both must give the same pixels, or pixels are missing.
     """
     if data.startswith(_JPEG):
         whole = data.rstrip(b"\xff")
         if not whole.endswith(_END) and _complete(_jpeg_scans(data)):
             ends = (_END, _FILLER + _END)
-            return (whole + end for end in ends), "the end marker is missing"
+            return [whole + end for end in ends], "the end marker is missing"
     elif data.startswith(_PNG):
-        kept, dropped = _chunks(data)
+        kept, dropped = _without_damaged_chunks(data)
         if dropped:
             return [kept], f"damaged chunks are left out ({', '.join(dropped)})"
-    return None
+    return [], ""
 
 
 def _complete(scans: list[bytes]) -> bool:
@@ -80,7 +80,7 @@ def _png_chunks(data: bytes) -> Iterator[memoryview]:
         yield chunk
 
 
-def _chunks(data: bytes) -> tuple[bytes, list[str]]:
+def _without_damaged_chunks(data: bytes) -> tuple[bytes, list[str]]:
     """A PNG without texts and without damaged chunks that no pixel depends on; which these are."""
     kept: list[bytes | memoryview] = [_PNG]
     dropped = set()
