@@ -18,7 +18,7 @@ _SYSTEM = re.compile(
     r"\.DS_Store|\._.*|__MACOSX|\.AppleDouble|\.localized|\.Spotlight-V100|\.Trashes|\.fseventsd"
     r"|\.TemporaryItems|(eh)?thumbs(_\w+)?\.db|desktop\.ini|\$RECYCLE\.BIN"
     r"|System Volume Information|@eaDir|#recycle|#snapshot|lost\+found|\.Trash(-\d+)?|\.nfs\w+"
-    r"|\.directory|\.nomedia|\.?picasa\.ini|\.thumbnails|\.ipynb_checkpoints"
+    r"|Icon\r|\.directory|\.nomedia|\.?picasa\.ini|\.thumbnails|\.ipynb_checkpoints"
     r"|\.(git|dvc)(ignore|attributes|keep|modules)?|\.keep",
     re.IGNORECASE,
 )

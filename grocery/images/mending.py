@@ -56,7 +56,7 @@ def mended(data: bytes) -> tuple[list[bytes], str]:
     elif data.startswith(_PNG):
         kept, dropped = _without_damaged_chunks(data)
         if dropped:
-            return [kept], f"damaged chunks are left out ({', '.join(dropped)})"
+            return [kept], f"damaged beside its pixels, so {', '.join(dropped)} are left out"
     return [], ""
 
 
