@@ -43,13 +43,6 @@ def close(actual: Any, expected: tuple[int, ...], tolerance: int = 12) -> bool:
 
 
 class TestOddImages:
-    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"])
-    def test_formats(self, kind: str) -> None:
-        image = read(encoded(halves(), kind))
-        assert image.size == (40, 20)
-        assert close(image.getpixel((5, 10)), RED)
-        assert close(image.getpixel((35, 10)), GREEN)
-
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_the_camera_was_turned_and_the_picture_stands_upright(self, orientation: int) -> None:
         exif = Image.Exif()
@@ -62,42 +55,6 @@ class TestOddImages:
     def test_a_damaged_exif_block_costs_no_good_image(self) -> None:
         data = encoded(halves(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff")
         assert read(data).size == (40, 20)
-
-    def test_alpha_is_laid_over_white(self) -> None:
-        image = Image.new("RGBA", (40, 20), (*RED, 0))
-        image.paste((*GREEN, 255), (20, 0, 40, 20))
-        indexed = halves().quantize(4)
-        for data in (
-            encoded(image, "PNG"),
-            encoded(indexed, "PNG", transparency=indexed.getpixel((0, 0))),
-            encoded(halves(), "PNG", transparency=RED),
-        ):
-            assert read(data).getpixel((0, 0)) == WHITE
-            assert close(read(data).getpixel((39, 0)), GREEN, 30)
-        assert read(encoded(Image.new("LA", (8, 8), (0, 0)), "PNG")).getpixel((0, 0)) == WHITE
-
-    @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-    def test_cmyk(self, kind: str) -> None:
-        image = read(encoded(halves("CMYK"), kind))
-        assert close(image.getpixel((5, 10)), RED, 20)
-
-    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-    def test_sixteen_bits_are_scaled_not_clipped(self, kind: str) -> None:
-        values = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
-        grey = np.asarray(read(encoded(Image.fromarray(values), kind)))[0, :, 0]
-        assert np.abs(grey.astype(int) - np.arange(256)).max() <= 1
-
-    def test_one_bit(self) -> None:
-        image = Image.new("1", (8, 8), 0)
-        image.paste(1, (4, 0, 8, 8))
-        decoded = read(encoded(image, "PNG"))
-        assert [decoded.getpixel(xy) for xy in [(0, 0), (7, 7)]] == [(0, 0, 0), WHITE]
-
-    @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF"])
-    def test_the_first_frame_of_many(self, kind: str) -> None:
-        frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, WHITE)]
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert close(read(data).getpixel((8, 8)), RED)
 
 
 class TestBadFiles:

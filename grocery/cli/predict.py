@@ -99,23 +99,16 @@ def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
         if not os.path.isdir(name):
             yield name
             continue
-        count = 0
-        for found in _below(name):
-            count += not isinstance(found, Noted)
-            yield found
-        if not count:
+        images = 0
+        for path, reason in walk(Path(name)):
+            file = os.path.join(name, "" if path == "." else path)
+            if reason in HARMLESS:
+                yield Noted(f"{file} is left out: {reason}")
+                continue
+            images += 1
+            yield DataError(f"{file} {reason}") if reason else file
+        if not images:
             yield DataError(f"{name} holds no images")
-
-
-def _below(folder: str) -> Iterator[str | DataError]:
-    for path, reason in walk(Path(folder)):
-        file = os.path.join(folder, "" if path == "." else path)
-        if reason is None:
-            yield file
-        elif reason not in HARMLESS:
-            yield DataError(f"{file} {reason}")
-        else:
-            yield Noted(f"{file} is left out: {reason}")
 
 
 def _results(

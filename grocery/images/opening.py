@@ -167,19 +167,17 @@ def _unidentified(data: bytes) -> str:
             except MemoryError:
                 raise
             except Exception as error:
-                return reason(error) + _samples(data, str(error))
+                known = str(error) != "unknown pixel mode"
+                return reason(error) + ("" if known else _samples(data))
     for pattern, kind in _OTHERS.items():
         if re.match(pattern, data[:1024], re.DOTALL):
             return f"{kind}, which is no supported image"
     return "not an image of a known format"
 
 
-def _samples(data: bytes, said: str) -> str:
+def _samples(data: bytes) -> str:
     """What a pixel of an unsupported TIFF consists of."""
-    if said != "unknown pixel mode":
-        return ""
     tags = Image.Exif()
     tags.load(data)
-    bits, *_ = np.atleast_1d(tags.get(258, 1))
-    kind, *_ = np.atleast_1d(tags.get(339, 1))
+    bits, kind = (np.ravel(tags.get(tag, 1))[0] for tag in (258, 339))
     return f" ({tags.get(277, 1)} samples of {bits} bits{', float' if kind == 3 else ''})"
