@@ -239,6 +239,11 @@ class TestPillowImages:
         assert (image.mode, image.size) == ("RGB", (20, 40))
         assert np.array_equal(np.asarray(image), np.asarray(read(data)))
 
+    def test_white_of_an_image_that_does_not_say_it(self) -> None:
+        bright = Image.new("I", (8, 8), 1_000_000)
+        bright.putpixel((0, 0), 500_000)
+        assert upright_rgb(bright).getpixel((0, 0)) == (128, 128, 128)
+
     def test_nothing_is_applied_twice(self) -> None:
         once = read(turned())
         assert once.info == {}

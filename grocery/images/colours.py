@@ -113,7 +113,8 @@ def _white(image: Image.Image) -> float:
     It is a usual white that at most one in a hundred pixels exceeds. Where that would leave the
     whole picture dark, it is what the brightest pixels have.
     """
-    bits, *_ = _tags(image).get(_BITS, (16,))
+    usual = 32 if image.mode in _USUAL and image.format != "PPM" else 16
+    bits, *_ = _tags(image).get(_BITS, (usual,))
     if bits <= 16 and image.mode != "F":
         return float(2 ** (bits - _signed(_tags(image))) - 1)
     step = isqrt(image.width * image.height // _SAMPLE) + 1

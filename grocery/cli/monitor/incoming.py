@@ -108,19 +108,15 @@ def _check_name(origin: Path) -> None:
 def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; with --each INCOMING is a folder of batches")
-    found, strays = [], []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or _is_table(path)):
-            strays += [] if is_system(path.name) else [path]
-        elif not is_system(path.name):
-            found.append(path)
-    seen = [path for path in strays if not path.name.startswith(".")]
-    if seen and not found:
+    paths = [path for path in sorted(folder.iterdir()) if not is_system(path.name)]
+    shown = [path for path in paths if not path.name.startswith(".")]
+    found = [path for path in shown if path.is_dir() or _is_table(path)]
+    if shown and not found:
         raise DataError(
-            f"{seen[0]} is in no batch; with --each every folder and every Parquet file in "
+            f"{shown[0]} is in no batch; with --each every folder and every Parquet file in "
             "INCOMING is one"
         )
-    left_out += [f"left out: {path}: it is in no batch" for path in strays]
+    left_out += [f"left out: {path}: it is in no batch" for path in paths if path not in found]
     return found
 
 
