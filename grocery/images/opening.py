@@ -105,10 +105,11 @@ def _brands(data: bytes) -> set[bytes]:
 def _heic(data: bytes) -> Image.Image:
     try:
         import pillow_heif
+
+        if [int(n) for n in re.findall(r"\d+", pillow_heif.__version__)] < _HEIC_SINCE:
+            raise ImportError
     except ImportError:
         raise NotInstalled(_NO_HEIC) from None
-    if [int(n) for n in re.findall(r"\d+", pillow_heif.__version__)] < _HEIC_SINCE:
-        raise NotInstalled(_NO_HEIC)
     opener: Callable[[io.BytesIO], Image.Image] = pillow_heif.HeifImageFile
     return opener(io.BytesIO(data))
 

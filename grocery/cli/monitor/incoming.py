@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, meant, printable
-from grocery.data.folders import class_name, files_of
+from grocery.data.folders import class_name, files_of, refuse_foreign
 from grocery.images.finding import is_system
 from grocery.images.preprocessing import prepare
 from grocery.images.raw import RawImage, identify
@@ -62,7 +62,7 @@ def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
 
     They are those of the batch that `read` gives.
     """
-    _check_name(origin)
+    refuse_foreign(str(origin), origin.parent)
     if origin.is_dir():
         paths = _files(origin)[0]
         image_ids = [identify(origin / path)[0] for path in paths]
@@ -89,20 +89,13 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
     DataError
         When there is no file in it, or it holds something that no batch holds.
     """
-    _check_name(origin)
+    refuse_foreign(str(origin), origin.parent)
     if origin.is_dir():
         return _read_folder(origin, model, labelled, flat)
     batch = read_batch(origin, model.preprocessing)
     missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
     made = "it was so when the batch was made"
     return batch, [f"unreadable: {path} in {origin}: {made}" for path in missing]
-
-
-def _check_name(origin: Path) -> None:
-    try:
-        str(origin).encode()
-    except UnicodeEncodeError:  # neither the report nor Parquet could name it
-        raise DataError(f"the name {str(origin)!r} is not UTF-8; rename it") from None
 
 
 def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
