@@ -18,7 +18,7 @@ def missing(api: Any, outbox: Outbox) -> list[str]:
     """The server's lacks, in words: what was made of a run and is not there; empty if all is.
 
     Each artifact and table is asked for by name and digest, each media file by name and size, the
-    curves by their last step, and the run by whether it has ended.
+    curves by their last step, the summary by its names, and the run by whether it has ended.
     """
     about, *made = outbox.made()
     where = f"{about['entity'] or api.default_entity}/{about['project']}"
@@ -30,9 +30,10 @@ def missing(api: Any, outbox: Outbox) -> list[str]:
             return ["the run"]
         raise
     lacks = [] if run.state in ENDED else ["its end"]
-    steps = max((note["last"] for note in made if note["made"] == "steps"), default=-1)
-    if run.lastHistoryStep < steps:
-        lacks.append("its curves")
+    for note in made:
+        if note["made"] == "steps":
+            lacks += ["its curves"] * (run.lastHistoryStep < note["last"])
+            lacks += ["its summary"] * (not set(note["summary"]) <= set(run.summary.keys()))
     sizes = {file.name: file.size for file in run.files()}
     folder = outbox.run_folder / "files"
     for path in sorted(path for path in (folder / "media").rglob("*") if path.is_file()):

@@ -147,7 +147,7 @@ def _coded(value: Any) -> Any:
     try:
         return value.tolist()  # of numpy
     except AttributeError:
-        raise TypeError(f"{type(value).__name__} is no value that W&B shows") from None
+        raise TypeError(f"a {type(value).__name__} is no value that W&B shows") from None
 
 
 def decode(line: bytes) -> dict[str, Any]:

@@ -140,7 +140,7 @@ class Session:
         self._cleanup = ExitStack()
         self._process: Apart | None = None
         if self._outbox.folder.exists():  # a sweep's run, a second time
-            self._reasons[f"run {opening['id']} waits already, for `grocery sync`; {UNTRACKED}"] = (
+            self._reasons[f"run {opening['id']} waits for `grocery sync` already; {UNTRACKED}"] = (
                 None
             )
             return
@@ -162,7 +162,7 @@ class Session:
         except OSError as error:
             self._give_up(error)
         except (TypeError, ValueError) as error:
-            self._reasons[f"W&B is not told of one {message['do']} ({one_line(error)})"] = None
+            self._reasons[f"it is not told of one {message['do']} ({one_line(error)})"] = None
 
     def stopped(self) -> bool:
         """Whether W&B has said that the run is to stop."""

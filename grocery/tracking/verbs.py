@@ -40,6 +40,7 @@ class OpenRun:
         self.offline: bool = run is not None and run.offline
         self.logged: list[wandb.Artifact] = []
         self.curves: set[str] = set()
+        self.figures: set[str] = set()  # names in the summary
         self.warned: list[str] = []
         self.failed = False  # to make an artifact
         self.last_step = -1
@@ -119,6 +120,7 @@ def summary(on: OpenRun, values: Mapping[str, Any]) -> None:
     for name in sorted(on.curves & values.keys()):
         on.run.define_metric(name, summary="none")  # else its curve's last point would win
     on.run.summary.update(dict(values))
+    on.figures.update(values)
 
 
 def table(on: OpenRun, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

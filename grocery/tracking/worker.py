@@ -77,7 +77,7 @@ def track(outbox: Outbox, line: socket.socket, forced: str = "", seconds: str = 
     if code is None:  # the stage was killed, and nobody else bounds what follows
         faulthandler.dump_traceback_later(timeout, exit=True)
     on.stored()
-    outbox.notes.add({"made": "steps", "last": on.last_step})
+    outbox.notes.add({"made": "steps", "last": on.last_step, "summary": sorted(on.figures)})
     run.finish(exit_code=1 if code is None else code)
     if mode == "online":
         end = monotonic() + timeout / 2
