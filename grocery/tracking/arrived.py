@@ -33,7 +33,7 @@ def missing(api: Any, outbox: Outbox) -> list[str]:
     for note in made:
         if note["made"] == "steps":
             lacks += ["its curves"] * (run.lastHistoryStep < note["last"])
-            lacks += ["its summary"] * (not set(note["summary"]) <= set(run.summary.keys()))
+            lacks += ["its summary"] * (not {*note.get("summary", ())} <= {*run.summary.keys()})
     sizes = {file.name: file.size for file in run.files()}
     folder = outbox.run_folder / "files"
     for path in sorted(path for path in (folder / "media").rglob("*") if path.is_file()):
@@ -45,9 +45,7 @@ def missing(api: Any, outbox: Outbox) -> list[str]:
         lacks += [f"the table {note['name']}" for note in tables if note["digest"] not in known]
     for name, note in outbox.artifacts().items():
         there = f"{where}/{name}:{alias_of(note['md5'])}" if note else ""
-        if (
-            not (there and api.artifact_exists(there))
-            or api.artifact(there).digest != note["digest"]
-        ):
+        found = api.artifact(there) if there and api.artifact_exists(there) else None
+        if found is None or found.digest != note["digest"]:
             lacks.append(f"the artifact {name}")
     return lacks
