@@ -140,16 +140,15 @@ class Session:
         self._cleanup = ExitStack()
         self._process: Apart | None = None
         if self._outbox.folder.exists():  # a sweep's run, a second time
-            self._reasons[f"run {opening['id']} waits for `grocery sync` already; {UNTRACKED}"] = (
-                None
-            )
+            waits = f"run {opening['id']} waits for `grocery sync` already"
+            self._reasons[f"{waits}; {UNTRACKED}"] = None
             return
         try:
             requested_mode()  # a wrong one is named
             self._lock = self._cleanup.enter_context(held(self._outbox.lock))
             self._outbox.said.append(encode(opening))
             self._process = self._start()
-        except (OSError, TypeError, GroceryError) as error:
+        except (OSError, TypeError, ValueError, GroceryError) as error:
             self._give_up(error)
 
     def tell(self, message: Mapping[str, Any]) -> None:
