@@ -11,7 +11,7 @@ help:            ## list the targets
 repro: $(VENV)/.run            ## set up, then run the pipeline on the embedded dataset
 	$(BIN)/dvc repro
 
-extras: $(VENV)/.extras            ## set up, then install what is optional: S3, ONNX, FAISS, Dask
+extras: $(VENV)/.extras            ## set up, then install what is optional: S3, ONNX, weights, FAISS, Dask
 
 test:            ## set up, then lint, check types and run every test but the long ones
 	$(MAKE) --jobs 2 $(VENV)/.dev debian

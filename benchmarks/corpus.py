@@ -21,7 +21,7 @@ from typing import NamedTuple
 from grocery.core.errors import GroceryError, printable
 from grocery.data.build import preprocessing_of
 from grocery.images.finding import walk
-from grocery.images.preprocessing import Preprocessing
+from grocery.images.preprocessing import Preprocessing, prepare
 from grocery.images.raw import RawImage
 from grocery.settings import load
 
@@ -83,14 +83,14 @@ def examined(folder: Path, path: str, how: Preprocessing) -> Found:
 
 
 def _said(image: RawImage, how: Preprocessing) -> str:
-    notes: list[str] = []
     try:
-        how.prepare(image.read(how.file_limit), notes.append)
+        done = prepare(image, how)
     except (GroceryError, MemoryError, OSError) as error:
         return str(error) or type(error).__name__
     except Exception as error:  # a defect of ours, to be seen in the table
         return f"DEFECT, {type(error).__name__}: {error}"
-    return f"read, with a note: {'; '.join(notes)}" if notes else "read"
+    noted = f"read, with a note: {'; '.join(done.notes)}" if done.notes else "read"
+    return done.reason or noted
 
 
 if __name__ == "__main__":

@@ -175,14 +175,14 @@ def prepare(folder: Path, params: Params) -> None:
     fit_encoder(
         shards,
         params=settings,
-        backbone=Path(settings.onnx.path),
+        backbones=[],
         sample=fit_sample(shards, settings),
         scratch=folder / "sample",
         folder=folder,
     )
     arrays, description = load_arrays(folder, KIND)
     fitted = Encoder.from_arrays(arrays, description["settings"], folder)
-    shape = len(fitted.projection.mean), settings.dimensions
+    shape = len(fitted.projection.mean), settings.fisher.dimensions
     drawn = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     projection = Projection(fitted.projection.mean, drawn, np.ones(shape[1], np.float32))
     for encoder, name in ((fitted, "fitted"), (replace(fitted, projection=projection), "whole")):

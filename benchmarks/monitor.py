@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from drill import labelled_images
 
 from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.errors import one_sentence
-from grocery.drill.held_out import labelled_images
 from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.drift import judge
 from grocery.reference.image_statistics import image_statistics

@@ -105,10 +105,10 @@ class Journal:
 
 
 def parsed(line: bytes, hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
-    """What a line says, see `json.loads` for the hook; nothing if it was cut off."""
+    """What a line says, see `json.loads` for the hook; nothing if it cannot be read."""
     try:
         value = json.loads(line, object_hook=hook)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -100,13 +100,13 @@ def _version(paths: Any, found: Mapping[str, Any]) -> str:
 
 
 def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
-    given, asked = (
-        found["dimensions"],
-        _read(paths.encoder / "model.json")["featurize"]["dimensions"],
-    )
+    params, given = _read(paths.encoder / "model.json")["featurize"], found["dimensions"]
+    names = [params["encoder"]] if isinstance(params["encoder"], str) else params["encoder"]
+    times = {"onnx": len([*paths.encoder.glob("backbone*.onnx")])}
+    asked = sum(params[name]["dimensions"] * times.get(name, 1) for name in names)
     fewer = (
-        f", fewer than featurize.dimensions ({asked:,}): at most half as many as images that the "
-        "encoder is fitted on, and only those that vary between these"
+        f", fewer than the `dimensions` of featurize ({asked:,}): at most half as many as images "
+        "that the encoder is fitted on, and only those that vary between these"
     )
     return f"{given:,} numbers per image{fewer if given < asked else ''}"
 

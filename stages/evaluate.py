@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ from grocery.core.intervals import clopper_pearson
 from grocery.core.params import EvaluateParams
 from grocery.core.stage import Report, reads, writes
 from grocery.evaluation.metrics import ClassScore, class_scores, reliability, summary
+from grocery.features.encoder import KIND as ENCODER_KIND
+from grocery.features.encoder import Encoder
+from grocery.images.preprocessing import Preprocessing
 from grocery.pages.pictures import captioned_grid
+from grocery.reference import trials
 from grocery.reference.image_statistics import image_statistics
 from grocery.reference.reference import Reference, sample_rows
 from grocery.shards import images_of, read_table, shard_paths, write_table
@@ -37,6 +41,7 @@ class Paths:
     shards: Path = reads("data/prepared/shards")
     incoming: Path = reads("data/prepared/incoming")
     features: Path = reads("data/features")
+    encoder: Path = reads("models/encoder")
     classifier: Path = reads("models/classifier")
     reference: Path = writes("models/reference")
     evaluation: Path = writes("metrics/evaluation")
@@ -99,14 +104,15 @@ def run(params: EvaluateParams, paths: Paths, report: Report) -> dict[str, Any]:
 def recorded(test: Split, head: Head, description: dict[str, Any], paths: Paths) -> Reference:
     """The reference of the test images; features and image statistics are of a sample.
 
-    What an incoming batch holds is not in it, since that is compared with it.
+    What an incoming batch holds is not in it, since that is compared with it. The model is tried
+    out on some of the sample (`grocery.reference.trials`).
     """
     seen = incoming_ids(paths.incoming)
     rows = np.flatnonzero([image_id not in seen for image_id in test.image_ids])
     sample = rows[sample_rows([test.image_ids[row] for row in rows])]
     ids = [test.image_ids[row] for row in sample]
     images = images_of(shard_paths(paths.shards), ids)
-    return Reference.from_predictions(
+    reference = Reference.from_predictions(
         head.predict_proba(test.features[rows]),
         [test.names[row] for row in rows],
         description["classes"],
@@ -115,6 +121,18 @@ def recorded(test: Split, head: Head, description: dict[str, Any], paths: Paths)
         logits=head.logits(test.features[sample]),
         image_statistics=image_statistics([images[image_id] for image_id in ids]),
     )
+    arrays, encoder = load_arrays(paths.encoder, ENCODER_KIND)
+    tried = trials.try_shifts(
+        reference,
+        encoder=Encoder.from_arrays(arrays, encoder["settings"], paths.encoder),
+        head=head,
+        preprocessing=Preprocessing.of(encoder.get("preprocessing"), str(paths.encoder)),
+        images=[
+            (ids[place], images[ids[place]], int(test.labels[sample[place]]))
+            for place in sample_rows(ids, trials.IMAGES)
+        ],
+    )
+    return replace(reference, trials=tried)
 
 
 def predictions(

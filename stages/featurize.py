@@ -11,9 +11,10 @@ from typing import Any
 from grocery import action_cache
 from grocery.action_cache import Action, values_of
 from grocery.core.arrays import load_arrays
-from grocery.core.files import digest
+from grocery.core.files import digest, write_bytes
 from grocery.core.params import FeaturizeParams
 from grocery.core.stage import Report, reads, writes
+from grocery.features.backbone import backbone_name, backbones_at
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.fit_encoder import (
     encode_shard,
@@ -46,7 +47,8 @@ def run(params: FeaturizeParams, paths: Paths, report: Report) -> dict[str, Any]
     images = list(parallel_map(image_digests, shards, title="compare", prefer="threads"))
     sample = fit_sample(shards, params)
     settings = values_of(params.model_dump() | {"preprocessing": read_preprocessing(shards)})
-    backbone = digest(paths.backbone) if params.encoder == "onnx" else ""
+    networks = backbones_at(paths.backbone) if "onnx" in params.encoders else []
+    backbone = " ".join(digest(path) for path in networks)
 
     scratch = paths.features / "raw"
     scratch.mkdir()
@@ -54,7 +56,7 @@ def run(params: FeaturizeParams, paths: Paths, report: Report) -> dict[str, Any]
     fit = partial(
         fit_encoder,
         params=params,
-        backbone=paths.backbone,
+        backbones=networks,
         sample=sample,
         scratch=scratch,
         folder=paths.encoder,
@@ -62,8 +64,9 @@ def run(params: FeaturizeParams, paths: Paths, report: Report) -> dict[str, Any]
     inputs = [settings, backbone, *sample_digests(images, sample)]
     action_cache.do(fit, [Action(shards, inputs, files)], title="fit the encoder")
     arrays, description = load_arrays(paths.encoder, KIND)
-    encoder = Encoder.from_arrays(arrays, description["settings"], paths.backbone)
-    encoder.save_backbone(paths.encoder)
+    for place, path in enumerate(networks):
+        write_bytes(paths.encoder / backbone_name(place), path.read_bytes())
+    encoder = Encoder.from_arrays(arrays, description["settings"], paths.encoder)
     identity = digest(files[0])
 
     encode = partial(encode_shard, encoder=encoder, scratch=scratch)

@@ -17,7 +17,6 @@ from grocery.core.errors import ModelError
 from grocery.core.files import write_bytes, write_json
 from grocery.core.params import RegisterParams
 from grocery.core.stage import Report, reads, writes
-from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.features.encoder import Encoder
 from grocery.images.preprocessing import Preprocessing
@@ -60,7 +59,7 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     if reference.model_digest != classifier["sha256"]:
         raise ModelError(f"{paths.reference} was not made with {paths.classifier}; run evaluate")
     model = Model(
-        Encoder.from_arrays(encoder_arrays, encoder["settings"], paths.encoder / BACKBONE),
+        Encoder.from_arrays(encoder_arrays, encoder["settings"], paths.encoder),
         Head.from_arrays(head_arrays, "head_"),
         classifier["classes"],
         classifier["coarse"],
@@ -76,7 +75,14 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     model.save(paths.release)
     replace(reference, model_digest=model.digest).save(paths.release / "reference")
     write_json(paths.release / "verdict.json", verdict)
-    text = model_card(made_with, dataset, measured, verdict, model.digest)
+    text = model_card(
+        made_with,
+        dataset,
+        measured,
+        verdict,
+        model.digest,
+        networks=[network.settings() for network in model.encoder.backbones],
+    )
     write_bytes(paths.release / "README.md", text.encode())
     result = {
         "accepted": verdict["accepted"],

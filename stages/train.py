@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from grocery.classifier.curves import curves_in
 from grocery.classifier.dataset import UNLABELED, Split, load_splits
-from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
+from grocery.classifier.fit_head import calibrate, fit_head, most_right
 from grocery.classifier.head import KIND
 from grocery.classifier.labels import choose_labeled
 from grocery.core.arrays import save_arrays
@@ -50,10 +50,15 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
     known = np.where(chosen, train.labels, UNLABELED)  # all that the learner sees of labels
 
     check_training_set(known)
-    labeled_only = (train.features[chosen], known[chosen])
     how: dict[str, Any] = {"classes": len(classes), "C": params.C}
-    scaled = gains_by_scaling(*labeled_only, val.features, val.labels, **how)
-    estimator = make_estimator(params, points=len(known), standardize=scaled, warn=report.warn)
+    labeled_only = [
+        fit_head(train.features[chosen], known[chosen], **how, standardize=each)
+        for each in (False, True)
+    ]
+    scaled = most_right(labeled_only, val.features, val.labels)
+    estimator = make_estimator(
+        params, points=len(known), standardize=bool(scaled), warn=report.warn
+    )
     with curves_in(paths.curves) as curves:
         numbers = np.arange(len(classes))
         for step in estimator.iter_fit(train.features, known, val.features, classes=numbers):
@@ -68,10 +73,12 @@ def run(params: TrainParams, paths: Paths, report: Report) -> dict[str, Any]:
             f"iterations labels still move by {step.residual:.2g}, more than train.tol {params.tol}"
         )
 
-    baseline = fit_head(*labeled_only, **how, standardize=scaled)
+    # Features that are whitened and those of a network do not gain by the same scaling.
+    other = {**how, "weights": step.weights, "standardize": not estimator.standardize}
+    heads = [estimator.head_, fit_head(train.features, step.labels, **other)]
     head, baseline = (
         calibrate(h, val.features, val.labels, level=params.calibration_level)
-        for h in (estimator.head_, baseline)
+        for h in (heads[most_right(heads, val.features, val.labels)], labeled_only[scaled])
     )
     result = {
         "labeled": int(chosen.sum()),

@@ -41,9 +41,11 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 TINY_PARAMS: dict[str, dict[str, Any]] = {
     "prepare": {"shards": 4, "image_size": 64},
     "featurize": {
-        "dimensions": 32,
         "fit_images": 60,
+        "colour": {"dimensions": 32},
+        "onnx": {"dimensions": 32},
         "fisher": {
+            "dimensions": 32,
             "cell": 4,
             "scales": [1.0, 0.5],
             "chroma": 3.0,
@@ -127,7 +129,9 @@ class Project:
         file = self.path / "params.yaml"
         params = yaml.safe_load(file.read_text())
         for section, values in changes.items():
-            params[section] |= values
+            for name, value in values.items():
+                whole = isinstance(value, dict)
+                params[section][name] = params[section][name] | value if whole else value
         file.write_text(yaml.safe_dump(params))
 
     def lock(self) -> dict[str, Any]:
@@ -155,7 +159,12 @@ class Project:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of fewest tests: they run whole pipelines, and none should come last."""
+    """Begin with the files of fewest tests: they run whole pipelines, and none should come last.
+
+    One process alone takes files as they are named.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
     tests = Counter(item.path for item in items)
     items.sort(key=lambda item: (tests[item.path], item.path))
 

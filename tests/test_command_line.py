@@ -167,8 +167,7 @@ class TestCommands:
             ("predict photo.jpg --tpo 3", "--top"),
             ("sweep sweep.yaml --cuont=3", "--count"),
             ("registry promote v1.0.0 --stage production --froce", "--force"),
-            ("monitor drill --sizse 30", "--sizes"),
-            ("monitor shelf --reprot=page.html", "--report"),
+            ("monitor inbox/ --hisotry x", "--history"),
         ],
     )
     def test_a_mistyped_word_is_offered_the_near_one(
@@ -285,7 +284,6 @@ def test_commands_work_from_any_folder_of_the_project(project: Project) -> None:
     for typed in (
         "predict ROOT/photo.jpg",
         "monitor ROOT/data/prepared/incoming/clean.parquet",
-        "monitor drill --batches 1 --sizes 20 --only relabelling --workers 1",
         "data diff",
         "data samples ROOT/samples --count 3",
         "report",

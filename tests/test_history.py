@@ -112,7 +112,7 @@ class TestEntries:
         add(history, "broken", n=0, unreadable=30)
         add(history, "drifted", strength=30)
         verdicts = [one.verdict for one in history.read().entries]
-        assert verdicts == ["too few", "too few", "alert", "alert"]
+        assert verdicts == ["too few", "too few", "alert", "watch"]
 
     def test_a_batch_is_known_by_its_content(self, history: History) -> None:
         add(history, "monday", "monday")
@@ -134,8 +134,9 @@ class TestEntries:
 
     def test_labels_may_be_an_alert_of_their_own(self) -> None:
         """What else was found was said when the batch was judged."""
-        batch = entry("monday", strength=30)
-        assert batch is not None
+        watched = entry("monday", strength=30)
+        assert watched is not None
+        batch = watched.model_copy(update={"verdict": "alert"})
         assert batch.alert
         labels = batch.model_copy(update={"kind": "labels"})
         assert not labels.alert
@@ -150,7 +151,7 @@ class TestEntries:
 
 
 class TestSequences:
-    def test_slightly_odd_batches_become_an_alert_once(self, history: History) -> None:
+    def test_slightly_odd_batches_are_said_once(self, history: History) -> None:
         days = [f"day {number}" for number in range(12)]
         for day in days:
             add(history, day, n=40, strength=1.9)
@@ -160,7 +161,10 @@ class TestSequences:
         first = sequences[0]
         assert first.sequence is not None
         assert first.verdict != "alert"
-        assert first.alert
+        assert first.sequence.verdict == "watch"  # confidence and classes: the world has changed
+        assert not first.alert
+        worse = first.sequence.model_copy(update={"verdict": "alert"})
+        assert first.model_copy(update={"sequence": worse}).alert
         last = entries.index(first)
         assert first.sequence.batches == days[last + 1 - len(first.sequence.batches) : last + 1]
         assert "Over the last" in first.sequence.signals[0].sentence

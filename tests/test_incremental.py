@@ -33,9 +33,9 @@ from test_prepare import PARAMS
 
 SHARDS = 8
 CACHED = ("data/prepared/shards", "data/prepared/incoming", "models/encoder", "data/features")
-FEATURIZE = load(ROOT / "params.yaml").featurize.model_copy(
-    update={"encoder": "colour", "dimensions": 8, "fit_images": 20}
-)
+FEATURIZE = load(ROOT / "params.yaml").featurize
+EIGHT = FEATURIZE.colour.model_copy(update={"dimensions": 8})
+FEATURIZE = FEATURIZE.model_copy(update={"encoder": "colour", "colour": EIGHT, "fit_images": 20})
 
 
 class World:
@@ -236,7 +236,8 @@ def test_other_parameters_give_what_they_give_from_scratch(
     """Of featurize; and of prepare other shares of the splits, which leave the decoded images."""
     world.rebuilt()
     work.clear()
-    fewer = FEATURIZE.model_copy(update={"dimensions": FEATURIZE.dimensions - 1})
+    seven = EIGHT.model_copy(update={"dimensions": 7})
+    fewer = FEATURIZE.model_copy(update={"colour": seven})
     resplit = {"shards": SHARDS, "val_ratio": 0.3}
     for number, change in enumerate(({"params": fewer}, {"prepare": resplit})):
         scratch = tmp_path / f"scratch{number}"

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from conftest import ROOT
 from grocery.classifier.dataset import UNLABELED, load_splits
-from grocery.classifier.fit_head import calibrate, fit_head, gains_by_scaling
+from grocery.classifier.fit_head import calibrate, fit_head, most_right
 from grocery.classifier.head import Head
 from grocery.classifier.labels import choose_labeled
 from grocery.core.errors import DataError
@@ -304,9 +304,13 @@ class TestHead:
         noise = rng.normal(size=(600, 60))
         for size, gains in ((100, True), (0.01, False)):
             points = np.hstack([signal, size * noise]).astype(np.float32)
-            few = points[:30], truth[:30]
-            assert gains_by_scaling(*few, points[30:], truth[30:], classes=3, C=10.0) is gains
-            assert not gains_by_scaling(*few, points[:0], truth[:0], classes=3, C=10.0)
+            heads = [
+                fit_head(points[:30], truth[:30], classes=3, C=10.0, standardize=scaled)
+                for scaled in (False, True)
+            ]
+            assert most_right(heads, points[30:], truth[30:]) == gains
+            assert most_right(heads[::-1], points[30:], truth[30:]) == 1 - gains
+            assert most_right(heads, points[:0], truth[:0]) == 0
 
     def test_standardised_is_regularised_as_standard_scores(self) -> None:
         points, truth = blobs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from conftest import ROOT, Project
 from grocery import runner
+from grocery.shards import read_columns
 from grocery.tracking import artifacts
 from running import in_one_process
 from wandb_server import WandbServer
@@ -134,8 +136,22 @@ def test_what_a_team_looks_at_is_there(tracked: Tracked) -> None:
     assert {key.replace("confidence", "samples") for key in batches} <= last["monitor"].keys()
     assert runs["monitor"]["alerts"], "the drills hold a batch that has drifted"
     assert runs["evaluate"]["summary"]["accuracy"] > 0.3
-    release = tracked.state["artifacts"]["team/grocery/release"]["versions"]["v0"]
-    assert {"accuracy", "accepted", "dataset_digest", "model_digest"} <= release["metadata"].keys()
+    metadata = {
+        name: tracked.state["artifacts"][f"team/grocery/{name}"]["versions"]["v0"]["metadata"]
+        for name in ("release", "dataset", "incoming")
+    }
+    expected = {"accuracy", "accepted", "dataset_digest", "model_digest"}
+    assert expected <= metadata["release"].keys()
+    shards = read_columns(tracked.project.path / "data/prepared/shards", ["split", "label"])
+    labeled = Counter((row["split"], row["label"]) for row in shards.to_pylist() if row["label"])
+    assert labeled == {
+        (split, name): number
+        for split, numbers in metadata["dataset"]["images_per_class"].items()
+        for name, number in zip(metadata["dataset"]["class_names"], numbers, strict=True)
+        if number
+    }
+    incoming = metadata["incoming"]
+    assert incoming["images_per_class"].keys() == incoming["batches"].keys() != set()
 
 
 def test_an_accepted_release_is_a_candidate(tracked: Tracked) -> None:

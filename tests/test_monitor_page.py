@@ -107,8 +107,8 @@ class TestOverTime:
 
     def test_a_new_sequence_is_said_first(self) -> None:
         text = Page(page()).text
-        assert "2 of 6 batches in alert, and a sequence" not in text  # all-bad, drifted, crowded
-        assert "3 of 6 batches in alert, and a sequence" in text
+        assert "3 of 6 batches in alert, and a sequence" not in text  # all-bad, drifted, crowded
+        assert "2 of 6 batches in alert, and a sequence" in text
         assert text.index("A sequence of 4 batches") < text.index("Over time")
         assert "Over the last 4 batches: lower." in text
         old = Page(page(new=[])).text

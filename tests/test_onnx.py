@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors.numpy import save
 
 import grocery
 from conftest import ROOT, Project, call_stage
@@ -27,7 +29,7 @@ from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError, ParamsError
 from grocery.core.files import digest
 from grocery.data.sources import open_source
-from grocery.features.backbone import BACKBONE, Backbone, Preparation, open_session
+from grocery.features.backbone import Backbone, Preparation, backbone_name, open_session
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.projection import Projection
 from grocery.images.decoding import pixels
@@ -36,7 +38,14 @@ from grocery.settings import load
 from grocery.shards import read_table, shard_paths
 from registry_project import inside
 
-HOW = Preparation(input_size=32, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], output="")
+HOW: dict[str, Any] = {
+    "input_size": 32,
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "output": "",
+    "square_root": False,
+}
+BACKBONE = backbone_name(0)
 IMAGE = np.random.default_rng(5).integers(0, 256, (48, 60, 3), dtype=np.uint8)
 FIRST = ("n", 3, "h", "w")
 LAST = ("n", "h", "w", 3)
@@ -112,7 +121,7 @@ def saved(folder: Path, data: bytes) -> Path:
 def prepared(image: np.ndarray[Any, Any], side: int = 32) -> np.ndarray[Any, Any]:
     """The input (1, 3, h, w), by the definition in params.yaml."""
     scaled = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
-    values = (scaled / 255 - np.array(HOW.mean)) / np.array(HOW.std)
+    values = (scaled / 255 - np.array(HOW["mean"])) / np.array(HOW["std"])
     return values.astype(np.float32).transpose(2, 0, 1)[None]
 
 
@@ -134,7 +143,7 @@ def test_the_vector_is_the_networks_own(tmp_path: Path, data: bytes) -> None:
     """Whatever the layout, the batch and the shape of the output: the pooled convolution."""
     direct = onnxruntime.InferenceSession(network(*FLAT), providers=["CPUExecutionProvider"])
     (expected,) = direct.run(None, {"image": prepared(IMAGE)})
-    vector = Backbone.from_file(saved(tmp_path, data), HOW)(IMAGE)
+    vector = Backbone.from_file(saved(tmp_path, data), **HOW)(IMAGE)
     assert vector.dtype == np.float32
     assert expected.std() > 0.1
     np.testing.assert_allclose(vector, expected[0], rtol=1e-4, atol=1e-5)
@@ -143,15 +152,15 @@ def test_the_vector_is_the_networks_own(tmp_path: Path, data: bytes) -> None:
 def test_another_output_by_name(tmp_path: Path) -> None:
     double = helper.make_node("Add", ["features", "features"], ["twice"])
     file = saved(tmp_path, network(*FLAT, double, outputs=("features", "twice")))
-    first = Backbone.from_file(file, HOW)
-    second = Backbone.from_file(file, replace(HOW, output="twice"))
+    first = Backbone.from_file(file, **HOW)
+    second = Backbone.from_file(file, **HOW | {"output": "twice"})
     assert first.preparation.output == "features"
     assert (second(IMAGE) == 2 * first(IMAGE)).all()
 
 
 def test_it_travels_to_a_worker_by_its_path(tmp_path: Path) -> None:
     """And is opened there once, however many tasks bring it."""
-    backbone = Backbone.from_file(saved(tmp_path, network(POOL)), HOW)
+    backbone = Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
     data = pickle.dumps(backbone)
     assert len(data) < 1000 < backbone.path.stat().st_size
     code = """
@@ -189,11 +198,34 @@ SAME = helper.make_node("Identity", ["image"], ["features"])
 WRONG = helper.make_node("MatMul", ["image", "weights"], ["features"])
 
 
+def zipped(name: str) -> bytes:
+    """A ZIP file with one file in it."""
+    with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
+        archive.writestr(name, "content")
+    return made.getvalue()
+
+
 REFUSED = {
     "a page": (b"<html>404</html>", "is not an ONNX file"),
     "a pointer of Git LFS": (
         b"version https://git-lfs.github.com/spec/v1\n",
         "is not an ONNX file",
+    ),
+    "a wheel": (
+        zipped("net-1.0.dist-info/METADATA"),
+        "whole one, but a Python package; install it",
+    ),
+    "weights of PyTorch": (
+        zipped("archive/data.pkl"),
+        "but weights of PyTorch or Keras; export the",
+    ),
+    "weights of old PyTorch": (
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
+        "but weights of PyTorch",
+    ),
+    "safetensors": (
+        save({"a": np.zeros(9)}),
+        "but safetensors, which are weights alone; export the",
     ),
     "truncated": (network(POOL)[:-200], "is not an ONNX file, or not a whole one"),
     "no graph": (b"\x08\x08", "is not an ONNX file, or not a whole one"),
@@ -246,7 +278,7 @@ def test_what_is_no_backbone_is_refused_in_a_sentence(
 ) -> None:
     file = saved(tmp_path, data)
     with pytest.raises(ModelError) as caught:
-        Backbone.from_file(file, HOW)
+        Backbone.from_file(file, **HOW)
     said = str(caught.value)
     assert str(file) in said
     assert sentence in said
@@ -260,12 +292,12 @@ def test_no_backbone(tmp_path: Path) -> None:
         "featurize.encoder is onnx and .*/none.onnx stands for no backbone; set featurize.onnx.path"
     )
     with pytest.raises(ParamsError, match=none):
-        Backbone.from_file(ROOT / "models/backbones/none.onnx", HOW)
+        Backbone.from_file(ROOT / "models/backbones/none.onnx", **HOW)
     with pytest.raises(ModelError, match=r"missing\.onnx cannot be read: No such file"):
-        Backbone.from_file(tmp_path / "missing.onnx", HOW)
+        Backbone.from_file(tmp_path / "missing.onnx", **HOW)
     file = saved(tmp_path, network(POOL))
     with pytest.raises(ParamsError, match=r"'logits', but the outputs of .* are features"):
-        Backbone.from_file(file, replace(HOW, output="logits"))
+        Backbone.from_file(file, **HOW | {"output": "logits"})
 
 
 @pytest.mark.parametrize(
@@ -274,7 +306,6 @@ def test_no_backbone(tmp_path: Path) -> None:
         ({"mean": [0.5, 0.5]}, "featurize.onnx.mean is [0.5, 0.5], but List should have at"),
         ({"std": [0.2, 0.2, 0]}, "featurize.onnx.std.2 is 0, but it should be greater than or"),
         ({"mean": [124, 116, 104]}, "featurize.onnx.mean.0 is 124, but it should be less than or"),
-        ({"path": "models/mine.pt"}, "featurize.onnx.path is 'models/mine.pt', but String should"),
     ],
 )
 def test_parameters_that_are_not_allowed(
@@ -293,7 +324,7 @@ def test_without_the_package_one_sentence_says_how_to_get_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
     with pytest.raises(ModelError, match="onnx needs the package onnxruntime: `make extras`"):
-        Backbone.from_file(saved(tmp_path, network(POOL)), HOW)
+        Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
 
 
 # --- A backbone is one file ----------------------------------------------------------------------
@@ -379,20 +410,20 @@ def test_numbers_in_another_file_are_refused(
 
 def encoder(folder: Path, data: bytes) -> Encoder:
     """An encoder of the backbone, saved in `folder`."""
-    backbone = Backbone.from_file(saved(folder, data), HOW)
+    backbone = Backbone.from_file(saved(folder, data), **HOW)
     components = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float16)
     made = Encoder(
         {"encoder": "onnx", "backbone": backbone.settings()},
         backbone,
         Projection(np.zeros(24, np.float32), components.astype(np.float32), np.ones(5, np.float32)),
     )
-    made.save_backbone(folder)
+    made.save_backbones(folder)
     save_arrays(folder, KIND, made.arrays(), made.settings)
     return made
 
 
 def loaded(folder: Path) -> Encoder:
-    return Encoder.from_arrays(*load_arrays(folder, KIND), folder / BACKBONE)
+    return Encoder.from_arrays(*load_arrays(folder, KIND), folder)
 
 
 def test_a_loaded_encoder_says_the_same(tmp_path: Path) -> None:
@@ -400,7 +431,7 @@ def test_a_loaded_encoder_says_the_same(tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").unlink()  # only the copy is needed
     again = loaded(tmp_path)
     assert again([IMAGE]).tobytes() == made([IMAGE]).tobytes()
-    again.save_backbone(tmp_path / "again")
+    again.save_backbones(tmp_path / "again")
     assert (tmp_path / "again" / BACKBONE).read_bytes() == network(POOL)
 
 
@@ -417,7 +448,7 @@ def test_a_preparation_that_no_params_file_could_ask_for(
     change: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
-        replace(HOW, **change)
+        Preparation(**HOW | change)
 
 
 def test_another_backbone_is_refused(tmp_path: Path) -> None:
@@ -441,26 +472,28 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_encoder(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="encoder 'vit'; this version knows fisher, colour and"):
-        Encoder.from_arrays({}, {"encoder": "vit"}, tmp_path / BACKBONE)
+        Encoder.from_arrays({}, {"encoder": "vit"}, tmp_path)
 
 
 # --- The whole pipeline --------------------------------------------------------------------------
 
-MINE = "models/backbones/mine.onnx"
+MINE = "models/backbones/mine"
 OUTPUTS = ["models/encoder", "data/features"]
 
 
-def test_the_pipeline_with_a_backbone(project: Project) -> None:
+def test_the_pipeline_with_two_backbones_beside_the_colours(project: Project) -> None:
     """Brought as docs/onnx.md says: `dvc add`, and two parameters."""
-    data = network(*FLAT)
-    (project.path / MINE).write_bytes(data)
+    networks = [network(*FLAT), network(*FLAT, seed=2)]
+    (project.path / MINE).mkdir()
+    for name, data in zip("ab", networks, strict=True):
+        (project.path / MINE / f"{name}.onnx").write_bytes(data)
     project.run("dvc", "add", MINE)
-    project.commit("A backbone")
+    project.commit("Two backbones")
     tracked = project.run("git", "ls-files", "models").stdout.split()
     assert {f"{MINE}.dvc", "models/backbones/none.onnx"} <= set(tracked)
-    assert MINE not in tracked
+    assert not [path for path in tracked if path.startswith(f"{MINE}/")]
 
-    chosen = ("-S", "featurize.encoder=onnx", "-S", f"featurize.onnx.path={MINE}")
+    chosen = ("-S", "featurize.encoder=[colour,onnx]", "-S", f"featurize.onnx.path={MINE}")
     said = project.run("dvc", "exp", "run", "featurize", *chosen).stdout
     assert "Running stage 'featurize'" in said
     assert "Running stage 'prepare'" not in said
@@ -473,8 +506,11 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
             runner.run(stage, params)
     folder = project.path / "models/release"
     described = json.loads((folder / "model.json").read_text())
-    assert described["encoder"]["backbone"]["sha256"] == hashlib.sha256(data).hexdigest()
-    assert (folder / BACKBONE).read_bytes() == data
+    _, *found = described["encoder"]["encoder"]
+    assert [part["weight"] for part in found] == [0.25, 0.25]
+    for place, data in enumerate(networks):
+        assert found[place]["backbone"]["sha256"] == hashlib.sha256(data).hexdigest()
+        assert (folder / backbone_name(place)).read_bytes() == data
 
     release = grocery.load_model(folder)
     shard = shard_paths(project.path / "data/prepared/shards")[0]
@@ -498,9 +534,10 @@ def test_the_pipeline_with_a_backbone(project: Project) -> None:
     with sharing(2):
         call_stage("featurize", params.featurize, root=project.path, backbone=Path(MINE))
     assert {name: digest(project.path / name) for name in OUTPUTS} == before
-    (project.path / MINE).write_bytes(network(*FLAT, seed=1))
+    (project.path / MINE / "a.onnx").write_bytes(network(*FLAT, seed=1))
     with inside(project.path):
         runner.run("featurize", params)
-    assert digest(project.path / "models/encoder" / BACKBONE) == digest(project.path / MINE)
+    kept = project.path / "models/encoder" / BACKBONE
+    assert kept.read_bytes() == network(*FLAT, seed=1)
     for name in OUTPUTS:
         assert digest(project.path / name) != before[name]

@@ -81,7 +81,6 @@ def test_the_stages_do_not_notice_and_nothing_is_lost(
         assert 1 <= len(warnings) <= len(stages), "one warning a stage at most"
         assert all(line.startswith("warning: W&B: ") for line in warnings)
         assert all(line.endswith((OFFLINE, LATER)) for line in warnings)
-        assert all("no message" not in line for line in warnings)
         if name == "hangs later":
             assert warnings == [f"warning: W&B: no answer within 2 s{OFFLINE}"]
         kept = sorted((tmp_path / "wandb").glob("offline-run-*"))

@@ -88,7 +88,7 @@ def test_more_dimensions_than_images_keep_a_geometry(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PCA that whitens as many dimensions as there are images would make all equally far apart."""
-    project.edit_params({"featurize": {"dimensions": 512}})
+    project.edit_params({"featurize": {"fisher": {"dimensions": 512}}})
     monkeypatch.chdir(project.path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for stage in ("featurize", "train", "evaluate"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,10 @@ from pydantic import ValidationError
 from conftest import ROOT
 from grocery.core.errors import DataError, UnreadableImage
 from grocery.core.params import PrepareParams
-from grocery.data.build import Shard, decode_shard
-from grocery.data.duplicates import Copies
-from grocery.data.incoming import write_batch
 from grocery.images.decoding import pixels
 from grocery.images.preprocessing import SRGB, Preprocessing
-from grocery.images.raw import RawImage
 from grocery.settings import load
 from grocery.shards import BATCH_SCHEMA, how_prepared, read_preprocessing, read_table, write_table
-from test_model import small_model
 
 HOW = Preprocessing(48, 90, max_pixels=10_000, max_file_bytes=100_000, colours=SRGB)
 PARAMS = load(ROOT / "params.yaml").prepare.model_copy(
@@ -51,24 +46,8 @@ RAW = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_the_pipeline_the_model_and_pillow_prepare_alike(name: str, tmp_path: Path) -> None:
-    file = tmp_path / name
-    file.write_bytes(RAW[name])
-    raw = RawImage(name, "apple", None, None, file=file)
-    decode_shard(
-        (
-            Shard("shard", (Copies(hashlib.sha256(RAW[name]).hexdigest(), raw),)),
-            HOW,
-            tmp_path / "shard",
-        )
-    )
-    (stored,) = read_table(tmp_path / "shard", ["image"]).column("image").to_pylist()
-    model = replace(small_model(), preprocessing=HOW)
-    assert model.prepare(file) == stored
-    assert model.prepare(RAW[name]) == stored
-    assert model.prepare(Image.open(io.BytesIO(RAW[name]))) == stored
-    write_batch(("batch", [raw]), params=PARAMS, folder=tmp_path)
-    assert read_table(tmp_path / "batch.parquet")["image"].to_pylist() == [stored]
+def test_files_and_images_of_pillow_are_prepared_alike(name: str) -> None:
+    assert HOW.prepare(RAW[name]) == HOW.prepare(Image.open(io.BytesIO(RAW[name])))
 
 
 def test_the_settings_decide() -> None:

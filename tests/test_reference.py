@@ -151,7 +151,7 @@ def change_header(folder: Path, change: dict[str, Any]) -> None:
     save_arrays(folder, KIND, arrays, kept, "reference")
 
 
-@pytest.mark.parametrize("version", [None, 1, 2, 4, "3"])
+@pytest.mark.parametrize("version", [None, 1, 3, 5, "4"])
 def test_a_reference_of_another_time(folder: Path, version: object) -> None:
     change_header(folder, {"version": version or ...})
     assert "evaluate and register the model again" in refused(folder)
@@ -162,7 +162,8 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
     [
         ("ranks", np.zeros(39, np.int16)),
         ("ranks", np.zeros(40, np.int8)),
-        ("thresholds", np.zeros(2, np.float32)),
+        ("class_accuracies", np.zeros(2, np.float32)),
+        ("trials", np.zeros((3, 5), np.float32)),
         ("features", np.zeros((39, 5), np.float32)),
         ("features", np.zeros((40, SAMPLE_DIMENSIONS + 1), np.float32)),
         ("features", np.zeros((0, 10**12), np.float32)),
@@ -170,7 +171,7 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
         ("image_statistics", np.zeros((40, 1), np.float32)),
         ("image_statistics", np.zeros(40, np.float32)),
         ("confidences", np.linspace(1, 0, 40, dtype=np.float32)),
-        ("thresholds", None),
+        ("trials", None),
     ],
 )
 def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any] | None) -> None:

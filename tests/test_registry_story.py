@@ -15,7 +15,8 @@ SCRIPT = ROOT / "docs/registry.sh"
 # What the tests' small dataset needs, to give a first model that can be beaten and a poor one.
 MODELS = {
     "FIRST": "-S train.algorithm=supervised -S train.labeled_ratio=0.05",
-    "POOR": "-S featurize.encoder=colour -S featurize.dimensions=2 -S register.min_accuracy=0.8",
+    "POOR": "-S featurize.encoder=colour -S featurize.colour.dimensions=2 "
+    "-S register.min_accuracy=0.8",
     "BETTER": "-S train.algorithm=label_spreading -S train.labeled_ratio=1.0",
 }
 

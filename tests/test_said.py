@@ -196,7 +196,9 @@ def test_fewer_dimensions_than_are_asked_for_are_explained(built: Project) -> No
 
     assert said.line("featurize", Paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
     fewer = said.line("featurize", Paths, {"dimensions": 12})
-    assert "12 numbers per image, fewer than featurize.dimensions (32): at most half as" in fewer
+    assert (
+        "12 numbers per image, fewer than the `dimensions` of featurize (32): at most half" in fewer
+    )
 
 
 def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from grocery.monitoring.sequence import (
     binned,
     judge_sequence,
 )
+from grocery.monitoring.signals import least_of
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 from thresholds import thresholds
@@ -46,10 +47,10 @@ def past(
     rows: NDArray[np.float32],
     unreadable: int = 0,
     signals: Sequence[Signal] = (),
-    alert: bool = False,
+    told: bool = False,
 ) -> Past:
     counts = np.bincount(rows.argmax(axis=1), minlength=3)
-    return Past(unreadable, binned(rows.max(axis=1)), counts, signals, alert)
+    return Past(unreadable, binned(rows.max(axis=1)), counts, signals, told)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_clean_batches_raise_no_more_alerts_than_is_said(sequences: int, most: i
         for _ in range(16):
             batch = past(predictions(rng, 40))
             found = judge_sequence(yardstick, [*seen, batch], PARAMS)
-            seen.append(replace(batch, alert=found is not None))
+            seen.append(replace(batch, told=found is not None))
             alerts += found is not None
     # Of 400 batches 4 are expected at most; a method that broke its word twice over would have 8.
     assert alerts <= most
@@ -171,25 +172,27 @@ class TestSignalsWithoutCounts:
     def test_false_alarms_of_a_difference_of_means(self) -> None:
         """The case for which the correlation is exact: of one window, a fifth of the level."""
         rng, m, n = np.random.default_rng(0), 100, 60
-        yardstick, rows = reference(rng, m), predictions(rng, n)
+        rows, truth = predictions(rng, n), ["kiwi"] * m
+        yardstick = Reference.from_predictions(predictions(rng, m), truth, CLASSES, "0" * 64)
         params = PARAMS.model_copy(update={"significance": 0.25, "min_batch": 1_000})
         alerts = 0
         for _ in range(2_000):
             shift = rng.normal(0, (1 / m) ** 0.5)
             scores = (rng.normal(0, (1 / n) ** 0.5, 2) - shift) / (1 / n + 1 / m) ** 0.5
-            found = [Signal("x", 0, NORMAL.cdf(-z), 1.0, 0.1, "") for z in scores]
+            found = [Signal("labels", 0, NORMAL.cdf(-z), 1.0, 0.1, "") for z in scores]
             seen = [past(rows, signals=[one]) for one in found]
             alerts += judge_sequence(yardstick, seen, params) is not None
         assert abs(alerts / 2_000 - 0.05) < 0.01  # two standard errors
 
     @pytest.mark.parametrize(
-        ("name", "sampled", "m"),
-        [("sharpness", 0, 300), ("sharpness", 250, 250), ("labels", 0, 200)],
+        ("name", "sampled", "m", "power"),
+        [("images", 0, 300, 2), ("images", 250, 250, 2), ("labels", 0, 200, 1)],
     )
-    def test_the_level_is_shared_out(self, name: str, sampled: int, m: int) -> None:
-        """Among five windows, and by Holm among the four signals of one.
+    def test_the_level_is_shared_out(self, name: str, sampled: int, m: int, power: int) -> None:
+        """Among five windows, and by Holm among the signals of a family.
 
-        Of 300 held-out images 200 are labelled; such a signal is compared with m of them.
+        Of 300 held-out images 200 are labelled; such a signal is compared with m of them. Distances
+        go together less than differences, which have a direction.
         """
         rng, n = np.random.default_rng(0), 40
         rows, truth = predictions(rng, 300), ["kiwi"] * 200 + [None] * 100
@@ -197,8 +200,9 @@ class TestSignalsWithoutCounts:
         yardstick = Reference.from_predictions(
             rows, truth, CLASSES, "0" * 64, image_statistics=statistics
         )
-        shared = n / (n + m)
-        level = PARAMS.significance / len(WINDOWS) / 4
+        shared = (n / (n + m)) ** power
+        family = 3 if name == "images" else 2  # confidence, classes and images; labels and files
+        level = PARAMS.significance / len(WINDOWS) / family
 
         def judged(p_value: float) -> bool:
             """Two batches that together have this p-value, and are else as the reference is."""
@@ -209,6 +213,46 @@ class TestSignalsWithoutCounts:
 
         assert judged(0.98 * level)
         assert not judged(1.02 * level)
+
+    @staticmethod
+    def alerts(shift: float, significance: float, sequences: int) -> float:
+        """Share of sequences of 32 batches in alert, of the least of eight statistics' p-values.
+
+        Each is a difference of means, of batches of 40 and one reference of 400; one of the eight
+        lies off by so many standard errors.
+        """
+        rng, n, m = np.random.default_rng(0), 40, 400
+        yardstick, rows = reference(rng, m), predictions(rng, n)
+        params = PARAMS.model_copy(update={"significance": significance, "min_batch": 10_000})
+        found = 0
+        for _ in range(sequences):
+            means = rng.normal(0, n**-0.5, (32, 8)) - rng.normal(0, m**-0.5, 8)
+            scores = means / (1 / n + 1 / m) ** 0.5
+            scores[:, 0] += shift
+            p_values = [least_of([2 * NORMAL.cdf(-abs(z)) for z in batch]) for batch in scores]
+            one = past(rows)
+            seen = [replace(one, signals=[Signal("images", 0, p, 1, 0, "")]) for p in p_values]
+            found += judge_sequence(yardstick, seen, params) is not None
+        return found / sequences
+
+    def test_the_level_is_kept_and_used(self) -> None:
+        """Five windows of one reference go together, so that not all of the level is used."""
+        assert 0.06 < self.alerts(0.0, 0.2, 400) < 0.14
+
+    def test_a_lasting_shift_of_one_statistic_of_eight_is_seen(self) -> None:
+        assert self.alerts(2.0, 0.01, 100) > 0.75
+
+    def test_one_p_value_of_one_erases_nothing(self) -> None:
+        yardstick = reference(np.random.default_rng(1), 400)
+        assert judge_sequence(yardstick, self.seen([0.01] * 7 + [1.0]), PARAMS) is not None
+
+    def test_what_has_changed_is_to_be_watched_and_what_is_worse_is_an_alert(self) -> None:
+        yardstick, rows = reference(np.random.default_rng(1), 400), self.seen([0.02] * 8)
+        for name, verdict in (("images", "watch"), ("features", "watch"), ("estimate", "alert")):
+            past = [replace(b, signals=[replace(b.signals[0], name=name)]) for b in rows]
+            found = judge_sequence(yardstick, past, PARAMS)
+            assert found is not None
+            assert (found.verdict, found.signals[0].verdict) == (verdict, verdict)
 
     def test_p_values_of_zero_and_one(self) -> None:
         yardstick = reference(np.random.default_rng(1), 400)
@@ -222,7 +266,7 @@ class TestWhatIsPartOfASequence:
         yardstick = reference(rng)
         seen = [past(predictions(rng, 30, 1.5)) for _ in range(8)]
         assert judge_sequence(yardstick, seen, PARAMS) is not None
-        told = [*seen[:-1], replace(seen[-1], alert=True)]
+        told = [*seen[:-1], replace(seen[-1], told=True)]
         assert judge_sequence(yardstick, told, PARAMS) is None
         assert judge_sequence(yardstick, [*told, seen[0]], PARAMS) is None
         found = judge_sequence(yardstick, [*told, *seen[:4]], PARAMS)

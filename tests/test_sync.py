@@ -17,13 +17,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from grocery.journal import held
+from grocery.tracking.arrived import missing
 from grocery.tracking.outbox import all_outboxes
 from running import wait_for
 from wandb_pipeline import (
     Said,
+    asking,
     begin,
     kill,
     killed_when_silent,
@@ -132,9 +135,45 @@ def test_the_state_that_is_compared_holds_something(online: dict[str, Any]) -> N
     assert all(word in text for word in ("residual", "candidate", "md5-", "Drift in batch noon"))
 
 
-def test_it_is_found_from_a_folder_of_the_project(one_run: Path) -> None:
+def test_from_a_folder_of_the_project_it_finds_runs_and_their_files_and_names_what_it_cannot_read(
+    one_run: Path, server: WandbServer
+) -> None:
     (one_run / ".dvc").mkdir()
-    assert synchronize(one_run / "docs", None, "--dry-run").stdout.count("\n") == 1
+    for log in one_run.glob("wandb/offline-run-*"):
+        shutil.rmtree(log)
+    older = one_run / "wandb/outbox/1a2b3c4d"
+    older.mkdir()
+    (older / "calls.jsonl").write_text('{"do": "run", "id": "1a2b3c4d"}\n')
+    assert f"{older}: cannot be read\n" in synchronize(one_run, None, "--dry-run").stdout
+    for _ in range(2):
+        assert f"{older} cannot be read" in failure(synchronize(one_run / "docs", server))
+    assert "team/grocery/dataset" in server.state()["artifacts"]
+
+
+def test_what_can_no_longer_be_sent_is_named(kept: Path, server: WandbServer) -> None:
+    train = all_outboxes(kept / "wandb")[1]
+    shutil.rmtree(train.run_folder)
+    write(f"{kept}/classifier", weights="blue")
+    train.said.append('{"do": "of another version"}')
+    lines = train.said.path.read_text().splitlines()
+    train.said.path.write_text("\n".join([*lines[:-2], *lines[:-3:-1]]) + "\n")  # before its end
+    for _ in range(2):
+        why = failure(synchronize(kept, server))
+        assert "W&B has not taken in the artifact classifier (" in why
+        assert "classifier has changed since, and weights of it is not kept; line " in why
+    assert synchronize(kept, None, "--dry-run").stdout.startswith("train ")
+
+
+def test_a_run_that_fell_silent_has_not_arrived(refused: Path, server: WandbServer) -> None:
+    outbox = all_outboxes(refused / "wandb")[0]
+    runs = server.store.all_projects["team", "grocery"].runs_by_name
+    with asking(server, refused) as api:
+        assert missing(api, outbox) == []
+        runs[outbox.folder.name].state = "crashed"
+        runs[outbox.folder.name].summary = {"accuracy": 0.9}
+        assert missing(api, outbox) == ["its end"]
+        runs[outbox.folder.name].summary = {}  # W&B drops one that is too long, and says nothing
+        assert missing(api, outbox) == ["its end", "its summary"]
 
 
 def test_an_empty_folder_has_nothing_to_send(tmp_path: Path) -> None:
@@ -221,8 +260,10 @@ def test_interrupted_it_says_so_in_one_line(refused: Path, server: WandbServer) 
 def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
     one_run: Path, server: WandbServer
 ) -> None:
+    (outbox,) = all_outboxes(one_run / "wandb")
+
     def free() -> bool:
-        with held(one_run / "wandb/sync.lock") as lock:
+        with held(outbox.lock) as lock:
             return lock is not None
 
     server.fail("hang", only="file_stream")
@@ -231,7 +272,9 @@ def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
     at_work = f"error: sync: another `grocery sync` is at work in {one_run}\n"
     assert failure(synchronize(one_run, server)) == at_work
 
-    process.kill()  # only itself: who speaks with W&B ends what it is at
+    (worker,) = psutil.Process(process.pid).children()
+    process.kill()
+    worker.kill()  # who sends the run ends what it is at
     process.communicate()
     assert not free()
     server.heal()

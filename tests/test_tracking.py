@@ -17,7 +17,7 @@ import pytest
 from grocery.classifier.curves import curves_in
 from grocery.contents import read_content
 from grocery.core.files import replacing
-from grocery.tracking import artifacts
+from grocery.tracking import artifacts, shown
 from grocery.tracking.mode import choose_mode
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun, stage_run
@@ -246,10 +246,11 @@ def test_one_broken_thing_costs_one_line_and_nothing_else(
     with stage_run("train", settings=settings(), config={}) as run:
         run.images("broken", [(b"not a picture", ""), (b"nor this", "")])
         run.images("broken too", [(b"not a picture", "")])
+        run.summary({"classes": {"apple"}})
         run.summary({"accuracy": 0.9})
     out, err = capfd.readouterr()
     assert out == ""
-    assert err.startswith("warning: W&B: ")
+    assert err.startswith("warning: W&B: it is not told of one summary (a set is ")
     assert err.count("\n") == 1
     found = records(only_run(project))
     assert of_kind(found, "summary")
@@ -401,6 +402,29 @@ def test_a_full_disk_costs_one_line(project: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "False\n")
     assert result.stderr.startswith("warning: W&B: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_sweeps_run_that_waits_is_not_mixed_with_a_second(
+    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "trial")
+    for accuracy in (0.9, 0.1):
+        with stage_run("train", settings=settings(), config={}) as run:
+            run.summary({"accuracy": accuracy})
+    (waiting,) = all_outboxes(project / "wandb")
+    assert [m["values"] for m in waiting.messages() if m["do"] == "summary"] == [{"accuracy": 0.9}]
+    assert capfd.readouterr().err == (
+        "warning: W&B: run trial waits for `grocery sync` already; the stage is not tracked\n"
+    )
+
+
+def test_classes_and_counts_are_metadata() -> None:
+    images = [("train", "pear"), ("test", "pear"), ("train", "apple"), ("train", "pear")]
+    assert shown.per_class([*images, ("noon", None)]) == {
+        "class_names": ["apple", "pear"],
+        "images_per_class": {"train": [1, 2], "test": [0, 1], "noon": [0, 0]},
+    }
 
 
 def test_a_setting_that_wandb_no_longer_has_costs_that_setting_alone() -> None:

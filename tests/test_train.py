@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
 from conftest import Heard
+from grocery.classifier.head import KIND
+from grocery.core.arrays import load_arrays
+from stages import train
 from test_leaks import ROWS, TRAIN, World
 
 
@@ -27,6 +33,24 @@ def test_a_training_that_has_not_converged_is_said(tmp_path: Path) -> None:
     (warning,) = heard.warnings
     assert warning.startswith("label_spreading has not converged: after train.max_iter 2 ")
     assert warning.endswith("more than train.tol 0.001")
+
+
+def test_validation_chooses_how_each_head_scales_its_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def second(heads: Any, features: Any, labels: Any) -> int:
+        seen.append(heads)
+        return 1
+
+    monkeypatch.setattr(train, "most_right", second)
+    world = World(tmp_path / "world", ROWS).featurize()
+    said(world)
+    kept, _ = load_arrays(world.folder / "classifier", KIND)
+    for name, (first, chosen) in zip(("baseline", "head"), seen, strict=True):
+        assert np.array_equal(kept[f"{name}_coefficients"], chosen.coefficients)
+        assert not np.array_equal(first.coefficients, chosen.coefficients)
 
 
 def test_few_photographs_are_enough_for_the_defaults(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from grocery import __version__
 from grocery.cli import monitor, registry, trial
+from grocery.cli.backbone import backbone
 from grocery.cli.command import Parser
 from grocery.cli.data_diff import diff
 from grocery.cli.predict import predict
@@ -23,7 +24,7 @@ from grocery.cli.worker import worker
 from grocery.core.errors import one_sentence
 from grocery.core.pin import pin
 
-_COMMANDS = (report, predict, monitor.add_parser, sweep, sync, trial.add_parser, worker)
+_COMMANDS = (report, predict, monitor.add_parser, sweep, sync, trial.add_parser, worker, backbone)
 _GROUPS: dict[str, tuple[str, list[Callable[[Any], None]]]] = {
     "registry": ("versions of the model and what runs in production", registry.COMMANDS),
     "data": ("look at the dataset", [diff, samples]),

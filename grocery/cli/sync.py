@@ -43,17 +43,21 @@ def sync(arguments: argparse.Namespace) -> None:
     """
     from grocery.parallel import progress
     from grocery.registry.notes import Notes
+    from grocery.tracking.outbox import unreadable
     from grocery.tracking.provenance import project_root
     from grocery.tracking.sync import waiting_runs
 
     root = project_root()
     runs, changes = waiting_runs(root), Notes(root).waiting()
-    if not runs and not changes:
+    broken = unreadable(root / "wandb")
+    if not (runs or changes or broken):
         print("nothing waits to be sent")
         return
     if arguments.dry_run:
         for run in runs:
             print(_line(run))
+        for folder in broken:
+            print(printable(f"{folder}: cannot be read"))
         for change in changes:
             print(printable(f"registry: {change}"))
         return

@@ -37,6 +37,7 @@ MAX_FILE_BYTES = Bounds(10_000, 10_000_000_000)
 FILE_BYTES = 100_000_000  # of a file, where nobody says how many are allowed
 
 DIMENSIONS = Bounds(2, 4096)
+WEIGHT = Bounds(0.01, 1.0)
 
 CELL = Bounds(2, 32)
 SCALE = Bounds(0.1, 1.0)

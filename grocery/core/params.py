@@ -13,6 +13,8 @@ from grocery.core import bounds
 from grocery.core.documents import Section, Seed
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
+_THREE = Field(min_length=3, max_length=3)  # colours
+ENCODERS = ("fisher", "colour", "onnx")
 
 
 def between(limits: bounds.Bounds) -> Any:
@@ -63,7 +65,15 @@ class VersionParams(Section):
     contact_sheet_images: int = Field(ge=1, le=50)
 
 
-class FisherParams(Section):
+class EncoderParams(Section):
+    """What every encoder has; alone, the colour and edge histogram."""
+
+    weight: float = between(bounds.WEIGHT)
+    dimensions: int = between(bounds.DIMENSIONS)
+    whitening: Ratio
+
+
+class FisherParams(EncoderParams):
     """The Fisher-vector encoder."""
 
     cell: int = between(bounds.CELL)
@@ -76,26 +86,39 @@ class FisherParams(Section):
     components: int = between(bounds.COMPONENTS)
 
 
-class OnnxParams(Section):
-    """The encoder of an ONNX backbone."""
+class OnnxParams(EncoderParams):
+    """The encoder of an ONNX backbone; None is what its file says."""
 
-    path: str = Field(pattern=r"\.onnx$")
-    input_size: int = between(bounds.INPUT_SIZE)
-    mean: list[Annotated[float, between(bounds.MEAN)]] = Field(min_length=3, max_length=3)
-    std: list[Annotated[float, between(bounds.STD)]] = Field(min_length=3, max_length=3)
+    path: str
+    input_size: Annotated[int, between(bounds.INPUT_SIZE)] | None
+    mean: Annotated[list[Annotated[float, between(bounds.MEAN)]], _THREE] | None
+    std: Annotated[list[Annotated[float, between(bounds.STD)]], _THREE] | None
     output: str
+    square_root: bool
 
 
 class FeaturizeParams(Section):
     """Images to feature vectors."""
 
-    encoder: Literal["fisher", "colour", "onnx"]
-    dimensions: int = between(bounds.DIMENSIONS)
-    whitening: Ratio
+    encoder: str | list[str]
     fit_images: int = Field(ge=50, le=100_000)
     seed: Seed
     fisher: FisherParams
+    colour: EncoderParams
     onnx: OnnxParams
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if not names or any(n not in ENCODERS or names.count(n) > 1 for n in names):
+            raise ValueError(f"it should be one of {', '.join(ENCODERS)}, or several in a list")
+        return value
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders side by side; most often one."""
+        return self.encoder if isinstance(self.encoder, list) else [self.encoder]
 
 
 class TrainParams(Section):
@@ -143,8 +166,10 @@ class MonitorParams(Section):
     min_confidence_shift: Ratio
     min_class_shift: Ratio
     min_feature_shift: Ratio
+    min_unknown_share: Ratio
     min_image_shift: Ratio
     min_accuracy_drop: Ratio
+    min_estimated_drop: Ratio
     min_label_shift: Ratio
     min_slowdown: Ratio
     max_unreadable: Ratio

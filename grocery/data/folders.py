@@ -140,10 +140,7 @@ def files_of(folder: Path, below: str = "", *, left_out: dict[str, str] | None =
     refuse_link(folder / below)
     found = []
     for path, reason in walk(folder, below) if (folder / below).is_dir() else ():
-        try:
-            path.encode()
-        except UnicodeEncodeError:  # the operating system gave bytes that are no text
-            raise DataError(f"the name {path!r} in {folder} is not UTF-8; rename it") from None
+        refuse_foreign(path, folder)
         if reason == LINK:
             refuse_link(folder / path)
         elif reason is None:
@@ -162,6 +159,14 @@ def refuse_link(path: Path) -> None:
             f"{path} is a symbolic link; raw data must be plain files, since a link may lead "
             "anywhere (for DVC, set cache.type to reflink,hardlink,copy)"
         )
+
+
+def refuse_foreign(name: str, folder: Path) -> None:
+    """Refuse a name that is not UTF-8, and no text for reports and Parquet, by a `DataError`."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the name {name!r} in {folder} is not UTF-8; rename it") from None
 
 
 def class_name(folder: str) -> str:

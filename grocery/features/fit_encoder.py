@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 
 from grocery.core.arrays import save_arrays
 from grocery.core.draws import draw, generator_of
-from grocery.core.errors import DataError
-from grocery.core.params import FeaturizeParams
-from grocery.features.backbone import Backbone, Preparation
-from grocery.features.encoder import KIND, ColourDescriptor, Descriptor, Encoder
+from grocery.core.errors import DataError, ParamsError
+from grocery.core.params import EncoderParams, FeaturizeParams
+from grocery.features.backbone import Backbone
+from grocery.features.encoder import (
+    KIND,
+    ColourDescriptor,
+    Descriptor,
+    DescriptorsInARow,
+    Encoder,
+    side_by_side,
+)
 from grocery.features.fisher import LOCAL_DIMENSIONS, Grid, fit_fisher, local_descriptors
 from grocery.features.projection import fit_projection
 from grocery.images.decoding import pixels
@@ -33,6 +40,7 @@ from grocery.shards import (
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
+_BLANK = np.zeros((32, 32, 3), np.uint8)  # an image that is described to see how long a vector is
 _BATCH = 64  # images whose raw vectors are held at once
 _SAMPLED_DESCRIPTORS = 240_000  # local descriptors that the vocabulary is fitted on, in all
 _SAMPLED_PER_IMAGE = 200
@@ -42,12 +50,12 @@ def fit_encoder(
     shards: Sequence[Path],
     *,
     params: FeaturizeParams,
-    backbone: Path,
+    backbones: Sequence[Path],
     sample: frozenset[str],
     scratch: Path,
     folder: Path,
 ) -> None:
-    """Fit the encoder that `params` name, and write it to a folder without its backbone.
+    """Fit the encoder that `params` name, and write it to a folder without its networks.
 
     It is fitted on a sample of the training images (see `fit_sample`), whose raw vectors are left
     in `scratch` for `encode_shard` to use again.
@@ -56,45 +64,75 @@ def fit_encoder(
     ------
     DataError
         When there are fewer than two training images.
+    ParamsError
+        When the encoders have too many dimensions together.
     """
     if len(sample) < 2:
         raise DataError(f"{shards[0].parent} holds {len(sample)} training images; 2 are needed")
-    describe: Descriptor = ColourDescriptor()
-    settings: dict[str, Any] = {"encoder": params.encoder}
-    if params.encoder == "fisher":
-        how, seed = params.fisher, params.seed
-        grid = Grid(how.cell, list(how.scales), how.chroma, how.align)
-        settings["grid"] = asdict(grid)
-        per_image = max(1, min(_SAMPLED_PER_IMAGE, _SAMPLED_DESCRIPTORS // len(sample)))
-        some = partial(_sample_shard, sample=sample, per_image=per_image, grid=grid, seed=seed)
-        describe = fit_fisher(
-            np.concatenate(list(parallel_map(some, shards, title="sample"))),
-            grid,
-            dimensions=how.descriptor_dimensions,
-            components=how.components,
-            rng=generator_of("vocabulary", seed),
-        )
-    elif params.encoder == "onnx":
-        onnx = params.onnx
-        preparation = Preparation(onnx.input_size, onnx.mean, onnx.std, onnx.output)
-        describe = network = Backbone.from_file(backbone, preparation)
-        settings["backbone"] = network.settings()
+    found = list(_descriptors(shards, params, backbones, sample))
+    row = DescriptorsInARow([describe for _, describe in found])
     scratch.mkdir(parents=True, exist_ok=True)
-    keep = partial(_describe_shard, sample=sample, describe=describe, scratch=scratch)
+    keep = partial(_describe_shard, sample=sample, describe=row, scratch=scratch)
     kept = list(parallel_map(keep, shards, title="describe"))
     raw = np.concatenate([np.load(path, allow_pickle=False) for path in kept])
-    # Whitened to as many dimensions as there are points, any points are equally far from each
-    # other: half as many leave a geometry.
-    dimensions = min(params.dimensions, max(1, len(raw) // 2))
-    projection = fit_projection(raw, dimensions=dimensions, whitening=params.whitening)
-    if not projection.components.size:
-        raise DataError(f"the encoder {params.encoder} gives all training images the same vector")
+    parts, weights, start = [], [], 0
+    for settings, describe in found:
+        kind = settings["encoder"]
+        how: EncoderParams = getattr(params, kind)
+        end = start + len(describe(_BLANK))
+        # Whitened to as many dimensions as there are points, any points are equally far from each
+        # other: half as many leave a geometry.
+        dimensions = min(how.dimensions, max(1, len(raw) // 2))
+        own = np.ascontiguousarray(raw[:, start:end])
+        projection = fit_projection(own, dimensions=dimensions, whitening=how.whitening)
+        if not projection.components.size:
+            raise DataError(f"the encoder {kind} gives all training images the same vector")
+        parts.append(Encoder(settings, describe, projection))
+        weights.append(how.weight / (len(backbones) if kind == "onnx" else 1))
+        start = end
+    try:
+        encoder = side_by_side(parts, weights) if len(parts) > 1 else parts[0]
+    except ValueError as error:
+        raise ParamsError(f"featurize: {error}") from None
     description = {
-        "settings": settings,
+        "settings": encoder.settings,
         "featurize": params.model_dump(),
         "preprocessing": read_preprocessing(shards),
     }
-    save_arrays(folder, KIND, Encoder(settings, describe, projection).arrays(), description)
+    save_arrays(folder, KIND, encoder.arrays(), description)
+
+
+def _descriptors(
+    shards: Sequence[Path],
+    params: FeaturizeParams,
+    backbones: Sequence[Path],
+    sample: frozenset[str],
+) -> Iterator[tuple[dict[str, Any], Descriptor]]:
+    """Each descriptor, with what its encoder's settings say of it; fitted where it can be."""
+    for kind in params.encoders:
+        settings: dict[str, Any] = {"encoder": kind}
+        if kind == "fisher":
+            how, seed = params.fisher, params.seed
+            grid = Grid(how.cell, list(how.scales), how.chroma, how.align)
+            per_image = max(1, min(_SAMPLED_PER_IMAGE, _SAMPLED_DESCRIPTORS // len(sample)))
+            some = partial(_sample_shard, sample=sample, per_image=per_image, grid=grid, seed=seed)
+            fisher = fit_fisher(
+                np.concatenate(list(parallel_map(some, shards, title="sample"))),
+                grid,
+                dimensions=how.descriptor_dimensions,
+                components=how.components,
+                rng=generator_of("vocabulary", seed),
+            )
+            yield settings | {"grid": asdict(grid)}, fisher
+        elif kind == "colour":
+            yield settings, ColourDescriptor()
+        else:
+            given = params.onnx.model_dump(
+                include={"input_size", "mean", "std", "output", "square_root"}
+            )
+            for path in backbones:
+                network = Backbone.from_file(path, **given)
+                yield settings | {"backbone": network.settings()}, network
 
 
 def encode_shard(task: tuple[Path, Path], *, encoder: Encoder, scratch: Path) -> None:
@@ -170,7 +208,7 @@ def _describe_shard(
 ) -> Path:
     """Leave the raw vectors of a shard's sampled images in `scratch`."""
     images = dict(_sampled_images(shard, sample))
-    length = len(describe(np.zeros((32, 32, 3), np.uint8)))
+    length = len(describe(_BLANK))
     raw = np.empty((len(images), length), np.float32)
     for row, image in enumerate(images.values()):
         raw[row] = describe(image)

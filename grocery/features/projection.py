@@ -28,6 +28,16 @@ class Projection:
     components: Floats
     scale: Floats
 
+    @property
+    def length(self) -> int:
+        """Entries of a point."""
+        return len(self.mean)
+
+    @property
+    def dimensions(self) -> int:
+        """Entries of a projected point."""
+        return len(self.scale)
+
     def __call__(self, points: Floats) -> Floats:
         """Project points (n, d) to (n, k)."""
         return self._finish(points @ self.components)

@@ -45,10 +45,11 @@ Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
 
 class SequenceFinding(Section, extra="ignore"):
-    """The alert of a sequence: its batches, this one last, and what was found in all of them."""
+    """What counts in a sequence: its batches, this one last, and what was found in all of them."""
 
     batches: list[str]
     images: Count
+    verdict: Verdict = "alert"  # or "watch"; earlier lines do not say it
     signals: list[Signal]
 
 
@@ -79,7 +80,7 @@ class Entry(Section, extra="ignore"):
     # What later sequences need, see `grocery.monitoring.sequence.Past`.
     confidence_counts: Annotated[list[Count], Field(min_length=BINS, max_length=BINS)]
     class_counts: list[Count]
-    sequence: SequenceFinding | None  # the alert of the sequence that this batch ends
+    sequence: SequenceFinding | None  # what counts in the sequence that this batch ends
     # Where prediction ran, and how fast; see `grocery.monitoring.speed.Timing`.
     host: str | None = None
     images_per_second: float | None = None
@@ -95,7 +96,8 @@ class Entry(Section, extra="ignore"):
         """Whether somebody is to be told of the batch, of its sequence, or of what labels say."""
         if self.kind == "labels":
             return any(found.verdict == "alert" for found in self.by_labels)
-        return self.verdict == "alert" or self.sequence is not None
+        sequence = self.sequence is not None and self.sequence.verdict == "alert"
+        return self.verdict == "alert" or sequence
 
     @property
     def by_labels(self) -> list[Signal]:
@@ -257,7 +259,7 @@ def as_past(entries: Sequence[Entry], reference: Reference) -> list[Past]:
             np.array(entry.confidence_counts, dtype=np.int64),
             np.array(entry.class_counts, dtype=np.int64),
             [found for found in entry.signals if found.name != SPEED],
-            entry.alert,
+            entry.alert or entry.sequence is not None,
         )
         for entry in entries
         if entry.kind == "batch" and len(entry.class_counts) == classes

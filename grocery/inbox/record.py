@@ -75,6 +75,7 @@ def record(
     sequence = {
         "batches": [one.batch for one in batches[-found.batches :]],
         "images": found.images,
+        "verdict": found.verdict,
         "signals": as_json(signals),
     }
     return Entry.of(values | {"sequence": sequence})

@@ -28,7 +28,7 @@ def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
             + " ".join(signal.sentence for signal in entry.sequence.signals),
         )
         for entry in new
-        if entry.sequence is not None
+        if entry.sequence is not None and entry.sequence.verdict == "alert"
     ]
     if not shown:
         return OverTime(alerts, "")
@@ -60,7 +60,7 @@ def _in_sequences(shown: Sequence[Entry]) -> set[int]:
     """Places of the batches that are part of a sequence in alert."""
     found: set[int] = set()
     for index, entry in enumerate(shown):
-        if entry.sequence is not None:
+        if entry.sequence is not None and entry.sequence.verdict == "alert":
             found |= set(range(index + 1 - len(entry.sequence.batches), index + 1))
     return found
 

@@ -1,19 +1,16 @@
 """How many of a batch's predictions are right, without a label.
 
-All estimates start from held-out images, of which both the confidences and the hits are known.
+The release was tried out under known shifts (`grocery.reference.trials`). From these trials comes a
+map: by how much accuracy falls where the model's lead (`grocery.reference.typical.leads`) has
+fallen by so much. It never rises again (isotonic regression), and it starts from what is usual for
+the classes that the batch is taken for, so that an uncommon mix of classes is no loss.
 
-=========================================== ====================================================
-`difference_of_confidences`                 held-out accuracy plus the change of mean confidence
-                                            (Guillory et al., "Predicting with confidence on
-                                            unseen distributions", ICCV 2021)
-`average_thresholded_confidence`            share of images above a confidence, above which as
-                                            many held-out images lie as were right (Garg et al.,
-                                            "Leveraging unlabeled data to predict
-                                            out-of-distribution performance", ICLR 2022)
-`classwise_thresholded_confidence`          the same with a threshold a predicted class
-=========================================== ====================================================
+The interval allows for three errors: that hits are drawn at random on both sides, that the fall is
+measured on n images, and that shifts of one kind cost more than those of another. The last is what
+the map is off by, nine times in ten, for kinds that are left out of it.
 
-The monitor reports the first; the drill compares all three.
+Where a batch lies farther from the held-out images than any trial, or where the interval is too
+wide to be of use, there is no estimate but the reason why.
 """
 
 from __future__ import annotations
@@ -22,66 +19,96 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from scipy.special import ndtr
 
-from grocery.reference.reference import Reference, confidence_threshold
+from grocery.core.params import MonitorParams
+from grocery.monitoring.signals import Signal
+from grocery.reference.reference import Reference
+from grocery.reference.typical import leads
 
 _QUANTILE = 1.6449  # of the normal distribution, for an interval of nine in ten
-
-# Standard error that a shift adds to an estimate, in units of the change of mean confidence:
-# nothing says that accuracy moves exactly as confidence does. With 1, accuracy that stayed where it
-# was, or moved twice as far, is one standard error away. Chosen by the drill.
-SHIFT_ERROR = 1.0
+WIDEST = 0.25  # interval that is of use
+FARTHER = 1.1  # times the farthest trial is outside of what is known
+_NEAR = (0.0, 0.5, 0.5, 0.5)  # distances that are never far, see `Reference.distances`
+_FLOOR = 0.02  # loss of accuracy that is added to each when the error of the map is a share of it
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An accuracy that was not measured, and the interval that holds it nine times in ten."""
+    """An accuracy that was not measured, and the interval that holds it nine times in ten.
 
-    accuracy: float
-    interval: tuple[float, float]
-
-
-def estimate_accuracy(reference: Reference, confidences: Floats) -> Estimate | None:
-    """Estimate the accuracy on a batch from its confidences (n).
-
-    The interval holds what a person would count on these n images. It allows for two errors: that
-    hits are drawn at random on both sides (the standard deviation of hit less confidence, over the
-    square root of either number), and that accuracy need not move as confidence does (see
-    `SHIFT_ERROR`). Half an image is added at either end, since hits are whole numbers. None without
-    images, or when fewer than two held-out images had a label.
+    Both are None where it cannot be estimated; then `refusal` says why.
     """
-    known = reference.hits >= 0
-    n, m = len(confidences), int(known.sum())
-    if not n or m < 2:
-        return None
-    accuracy = difference_of_confidences(reference, confidences)
-    before = reference.confidences[known].astype(np.float64)
-    sampling = float((reference.hits[known] - before).var(ddof=1)) * (1 / n + 1 / m)
-    shift = SHIFT_ERROR * (float(confidences.mean(dtype=np.float64)) - float(before.mean()))
-    half = _QUANTILE * (sampling + shift**2) ** 0.5 + 0.5 / n
-    return Estimate(accuracy, (max(0.0, accuracy - half), min(1.0, accuracy + half)))
+
+    accuracy: float | None
+    interval: tuple[float, float] | None
+    refusal: str | None
+    signal: Signal | None  # whether it has fallen; None where nothing can be said
+    outside: bool = False  # whether the batch is farther from the held-out images than any trial
 
 
-def difference_of_confidences(reference: Reference, confidences: Floats) -> float:
-    """Held-out accuracy plus the change of mean confidence, 0 to 1."""
-    known = reference.hits >= 0
-    before = float(reference.confidences[known].mean(dtype=np.float64))
-    right = float(reference.hits[known].mean(dtype=np.float64))
-    now = float(confidences.mean(dtype=np.float64))
-    return min(1.0, max(0.0, right + now - before))
+def estimate_accuracy(
+    reference: Reference, logits: Floats, features: Floats, statistics: Floats, p: MonitorParams
+) -> Estimate:
+    """Estimate the accuracy on a batch from its logits (n, c), features and image statistics."""
+    n = len(logits)
+    if not n:
+        return Estimate(None, None, "there are no images", None)
+    if not len(reference.trials):
+        return Estimate(None, None, "the release was not tried out under shifts", None)
+    usual, predicted = reference.typical["leads"], logits.argmax(axis=1)
+    off = leads(logits) - usual.means[predicted, 0]
+    fall = -float(off.mean())
+    error = float(np.sqrt(off.var() / n + usual.spread[0] ** 2 / usual.images))
+    falls, losses = reference.trials[:, 1], reference.trials[:, 2]
+    loss = max(0.0, float(expected_loss(falls, losses, fall)))
+    either = expected_loss(falls, losses, np.array([fall - error, fall + error]))
+    accuracy = float(reference.class_accuracies[predicted].mean(dtype=np.float64)) - loss
+    accuracy = min(1.0, max(0.0, accuracy))
+
+    chance = min(0.25, max(0.02, accuracy * (1 - accuracy))) * (1 / n + 1 / reference.images)
+    sampling = _QUANTILE**2 * (chance + float(either[1] - either[0]) ** 2 / 4)
+    half = (sampling + (error_of_map(reference.trials) * (loss + _FLOOR)) ** 2) ** 0.5
+    interval = (max(0.0, accuracy - half), min(1.0, accuracy + half))
+
+    farthest = np.maximum(FARTHER * reference.trials[:, 3:].max(axis=0), _NEAR)
+    away = reference.distances(features, statistics, predicted)
+    lost = fall > float(falls.max()) + _QUANTILE * error
+    outside = bool(lost or (np.array(away) > farthest).any())
+    sentence = f"Accuracy has fallen by about {100 * loss:.0f} points, as far as can be estimated."
+    p_value = float(ndtr(-fall / error)) if error else 1.0
+    if loss < p.min_estimated_drop or p_value > p.significance:
+        sentence = "Nothing says that accuracy has fallen."
+    signal = Signal("estimate", fall, p_value, loss, p.min_estimated_drop, sentence)
+    if outside:
+        why = "the images lie farther from those before than any that the model was tried out on"
+        return Estimate(None, None, why, signal, outside)
+    if interval[1] - interval[0] > WIDEST:
+        why = f"it may lie anywhere from {interval[0]:.2f} to {interval[1]:.2f}"
+        return Estimate(None, None, why, signal)
+    return Estimate(accuracy, interval, None, signal)
 
 
-def average_thresholded_confidence(reference: Reference, confidences: Floats) -> float:
-    """Share of the n confidences above the held-out images' threshold."""
-    known = reference.hits >= 0
-    threshold = confidence_threshold(reference.confidences[known], reference.hits[known])
-    return float(np.mean(confidences > threshold))
+def expected_loss(falls: Floats, losses: Floats, fall: float | Doubles) -> Doubles:
+    """Loss of accuracy where the lead has fallen so far, by trials (t,); it never falls with it."""
+    x, y = np.append(falls, 0.0), np.append(losses, 0.0)  # nothing happened, nothing was lost
+    order = np.lexsort((y, x))
+    fitted = isotonic_regression(y[order].astype(np.float64)).x
+    found: Doubles = np.interp(fall, x[order], fitted)
+    return found
 
 
-def classwise_thresholded_confidence(
-    reference: Reference, confidences: Floats, predicted: NDArray[np.intp]
-) -> float:
-    """Share of the n confidences above the thresholds of their predicted classes (n)."""
-    return float(np.mean(confidences > reference.thresholds[predicted]))
+def error_of_map(trials: Floats) -> float:
+    """Error of the map nine times in ten, as a share of the loss, for kinds of shifts left out."""
+    shares = []
+    for kind in np.unique(trials[:, 0]):
+        left_out = trials[:, 0] == kind
+        falls, losses = trials[~left_out, 1], trials[~left_out, 2]
+        said = expected_loss(falls, losses, trials[left_out, 1].astype(np.float64))
+        true = trials[left_out, 2]
+        shares.append(np.abs(said - true) / (np.maximum(0, said + true) / 2 + _FLOOR))
+    return float(np.quantile(np.concatenate(shares), 0.9))

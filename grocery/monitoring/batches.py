@@ -15,6 +15,8 @@ from PIL import Image
 
 from grocery.core.errors import DataError
 from grocery.core.params import MonitorParams
+from grocery.data.duplicates import perceptual_hash
+from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.monitoring.drift import Signal, judge
@@ -28,6 +30,10 @@ from grocery.shards import BATCH_SCHEMA, DRILL, how_prepared, read_table
 
 HISTOGRAM_BINS = 20
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
+NEAR_DUPLICATE_BITS = 8  # as `prepare.near_duplicate_bits` is for most data
+
+# So many labels give an interval of nine in ten that is at most 0.2 wide.
+TO_LABEL = 68
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,14 @@ def examine(
     """
     # By content: a permutation test must not depend on the order in which files were found.
     rows = sorted(range(len(batch.jpegs)), key=batch.image_ids.__getitem__)
-    readable = [row for row in rows if batch.jpegs[row] is not None]
-    jpegs = [jpeg for row in rows if (jpeg := batch.jpegs[row]) is not None]
-    labels = [batch.labels[row] for row in readable]
+    all_readable = [(row, jpeg) for row in rows if (jpeg := batch.jpegs[row]) is not None]
     try:
+        found = [all_readable[place] for place in of_their_own([jpeg for _, jpeg in all_readable])]
+        readable, jpegs = [row for row, _ in found], [jpeg for _, jpeg in found]
         features, seconds = _features(model, jpegs)
     except DataError as error:
         raise DataError(f"{batch.origin}: {error}") from None
+    labels = [batch.labels[row] for row in readable]
     logits = model.head.logits(features)
     probabilities = model.head.calibrate(logits)
     predicted, confidences = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -116,25 +123,39 @@ def examine(
         )
         for index, reason in choose_samples(confidences, image_ids, params.sample_images)
     ]
-    unreadable = len(batch.jpegs) - len(jpegs)
+    judgement = judge(
+        reference,
+        probabilities,
+        labels,
+        len(batch.jpegs) - len(all_readable),
+        params,
+        features=features,
+        logits=logits,
+        image_statistics=image_statistics(jpegs),
+    )
+    unlabelled = [batch.paths[row] for row in readable if batch.labels[row] is None]
     report = BatchReport(
         name=batch.name,
-        judgement=judge(
-            reference,
-            probabilities,
-            labels,
-            unreadable,
-            params,
-            features=features,
-            logits=logits,
-            image_statistics=image_statistics(jpegs),
-        ),
+        judgement=judgement,
         confidences=confidences,
         predicted_counts=np.bincount(predicted, minlength=len(model.classes)),
         samples=samples,
         drill=batch.drill,
+        copies=len(all_readable) - len(jpegs),
+        # They are in the order of their hashes, so that the first are chosen by nobody.
+        to_label=unlabelled[:TO_LABEL] if judgement.refusal else (),
     )
     return report, Timing.of(seconds)
+
+
+def of_their_own(jpegs: Sequence[bytes]) -> list[int]:
+    """Which of some images are judged, ascending: of each group of near duplicates the first.
+
+    The tests take images to be independent, and twenty photographs of one shelf are not.
+    """
+    hashes = [perceptual_hash(Image.fromarray(pixels(jpeg))) for jpeg in jpegs]
+    groups = NearDuplicates(hashes, max_bits=NEAR_DUPLICATE_BITS).groups()
+    return sorted(set(range(len(jpegs))) - {place for group in groups for place in group[1:]})
 
 
 def _features(model: Model, jpegs: Sequence[bytes]) -> tuple[NDArray[np.float32], list[float]]:
@@ -161,7 +182,8 @@ def numbers(batch: BatchReport) -> dict[str, Any]:
     shifts = {f"{s.name}_shift": s.effect for s in judgement.signals if s.name != "unreadable"}
     distance = {"confidence_wasserstein": judgement.wasserstein}
     drill = {"drill": batch.drill} if batch.drill else {}
-    return {name: getattr(judgement, name) for name in kept} | distance | shifts | drill
+    about = {"copies": batch.copies, "refusal": judgement.refusal, "to_label": list(batch.to_label)}
+    return {name: getattr(judgement, name) for name in kept} | distance | shifts | drill | about
 
 
 def as_json(signals: Sequence[Signal]) -> list[dict[str, Any]]:

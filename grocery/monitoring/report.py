@@ -23,6 +23,8 @@ UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by chance"
 _TITLES = {
     "classes": "Predicted classes",
     "images": "Photographs",
+    "unknown": "Unknown products",
+    "estimate": "Accuracy without labels",
     "accuracy": "Accuracy",
     "labels": "Labels",
     "speed": "Speed",
@@ -52,6 +54,8 @@ class BatchReport:
     predicted_counts: NDArray[np.int64]  # (c,): images predicted each class
     samples: Sequence[Sample]  # in the order of `choose_samples`
     drill: str | None = None  # what was done on purpose, of a batch that the pipeline made
+    copies: int = 0  # readable images that are near duplicates of others, and not judged
+    to_label: Sequence[str] = ()  # paths of images whose labels would say what cannot be estimated
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def render(
         orders=(UNCERTAIN, TYPICAL, ANY),
         reasons=_reasons,
         too_few=partial(too_few, params=params),
+        cannot_be_said=cannot_be_said,
+        left_out=left_out,
         confidence_histogram=confidence_histogram,
         class_bars=class_bars,
     ).encode()
@@ -151,3 +157,20 @@ def too_few(judgement: Judgement, params: MonitorParams) -> list[str]:
         f"{judgement.images} readable images are too few to judge predictions by; "
         f"{params.min_batch} are needed."
     ]
+
+
+def cannot_be_said(batch: BatchReport) -> list[str]:
+    """Why there is no estimate of the accuracy, and which images would tell; or nothing."""
+    if batch.judgement.refusal is None:
+        return []
+    sentence = f"Its accuracy cannot be estimated: {batch.judgement.refusal}."
+    if batch.to_label:
+        sentence += f" Label these {len(batch.to_label)} images: {', '.join(batch.to_label)}."
+    return [sentence]
+
+
+def left_out(batch: BatchReport) -> list[str]:
+    """A sentence about near duplicates, or none."""
+    if not batch.copies:
+        return []
+    return [f"{batch.copies} images are near duplicates of others, and are not judged."]

@@ -6,10 +6,10 @@ reference as if it were one batch, at `significance` shared out among the window
 correction within one. A shift that lasts counts from half the size of one that comes once
 (`LASTING`).
 
-The guarantee: without drift, each new batch raises an alert of a sequence with a chance of at most
-`significance`. So among n clean batches at most n * significance such alerts are expected, whatever
-n is, and the first one comes after 1 / (2 * significance) batches or later on average. This is a
-union bound over windows and, over time, the linearity of expectation. It needs no independence
+The guarantee: without drift, for each family of signals (`grocery.monitoring.drift`) a new batch
+ends a sequence that counts with a chance of at most `significance`. So among n clean batches at
+most n * significance of them do on average, whatever n is. This is a union bound over windows and,
+over time, the linearity of expectation. It needs no independence
 between batches, which there is not: all are compared with one and the same sample of held-out
 images, so that by chance all may differ from it in the same way. That is why p-values are not
 multiplied from batch to batch, be it as e-values (Shin, Ramdas and Rinaldo 2023, "E-detectors") or
@@ -17,12 +17,14 @@ in a CUSUM: with one reference their product grows without drift, the faster the
 Pooled images are tested against the reference once, and the test knows how large the reference is.
 
 A signal that has no counts to pool is combined by its p-values: Stouffer's sum of normal scores,
-with the correlation that a common reference of m images gives batches of n, n / (n + m) (Strube
+with the correlation that a common reference of m images gives batches of n, r = n / (n + m) (Strube
 1985, "Combining and comparing significance levels from nonindependent hypothesis tests"). That is
-exact for a difference of means and an approximation for other statistics.
+exact for a difference of means, which knows two directions. A distance knows none: it is an even
+function of differences, whose correlation is r squared at most (Mehler's expansion of the normal
+distribution in two variables begins at the second degree then).
 
-After an alert, of a batch or of a sequence, windows begin again: what has been said is not said
-again with every batch that follows. It only ever leaves windows out, so the guarantee holds.
+After an alert of a batch, or what counts in a sequence, windows begin again: what has been said is
+not said again with every batch that follows. It only ever leaves windows out: the guarantee holds.
 """
 
 from __future__ import annotations
@@ -35,8 +37,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grocery.core.params import MonitorParams
-from grocery.monitoring.drift import with_verdicts
-from grocery.monitoring.signals import Signal, classes_signal, confidence_signal, unreadable_signal
+from grocery.monitoring.drift import WORLD, capped, with_verdicts
+from grocery.monitoring.signals import (
+    Signal,
+    Verdict,
+    classes_signal,
+    confidence_signal,
+    unreadable_signal,
+)
 from grocery.reference.reference import Reference
 
 WINDOWS = (2, 4, 8, 16, 32)  # batches
@@ -45,9 +53,11 @@ BINS = 100  # of the confidences that are kept of a batch
 
 POOLED = ("confidence", "classes", "unreadable")
 BY_LABELS = ("accuracy", "labels")  # the signals that only labels give
+DIRECTED = (*BY_LABELS, "estimate", "unknown")  # one-sided tests
 
-# Keeps the normal score of a p-value of exactly 0 or 1 finite.
-_LEAST_P = 1e-9
+# Keeps the normal score of a p-value of 0 finite. A test of counts may give exactly 1; as 0.999 it
+# cannot erase what others show, and the level rises by less than a hundredth part.
+_LEAST_P, _LARGEST_P = 1e-9, 0.999
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Past:
     confidence_counts: NDArray[np.int64]  # (`BINS`,): images by confidence, see `binned`
     class_counts: NDArray[np.int64]  # (c,): images predicted each class
     signals: Sequence[Signal]  # what was found in it; none when it was too small
-    alert: bool  # whether it, or the sequence that it ended, was an alert
+    told: bool  # whether it was an alert, or something was found in the sequence that it ended
 
     @property
     def images(self) -> int:
@@ -67,27 +77,29 @@ class Past:
 
 
 @dataclass(frozen=True)
-class SequenceAlert:
-    """A sequence that is an alert: the latest `batches` batches, with so many readable `images`.
+class SequenceFinding:
+    """What counts in the latest `batches` batches, with so many readable `images`.
 
-    `signals` are those that are an alert; their sentences are about all of these batches.
+    The sentences of the `signals` are about all of these batches. The verdict is "alert", or
+    "watch" where the world has changed and nothing says that the model is worse.
     """
 
     batches: int
     images: int
+    verdict: Verdict
     signals: tuple[Signal, ...]
 
 
 def judge_sequence(
     reference: Reference, past: Sequence[Past], params: MonitorParams
-) -> SequenceAlert | None:
+) -> SequenceFinding | None:
     """Judge the sequence that the latest of some batches ends, in the order of their judgement.
 
-    Gives the shortest window that is an alert, with the thresholds of a single batch for `params`;
-    None when there is none, or when the latest batch is an alert by itself.
+    Gives the shortest window in which a signal counts, with the thresholds of a single batch for
+    `params`; None when there is none, or when the latest batch is an alert by itself.
     """
-    alerts = [index for index, batch in enumerate(past) if batch.alert]
-    fresh = past[alerts[-1] + 1 :] if alerts else past
+    told = [index for index, batch in enumerate(past) if batch.told]
+    fresh = past[told[-1] + 1 :] if told else past
     lasting = params.model_copy(
         update={
             "significance": params.significance / len(WINDOWS),
@@ -101,7 +113,9 @@ def judge_sequence(
         window = fresh[-length:]
         signals = with_verdicts(_signals(reference, window, lasting), lasting.significance)
         if found := tuple(signal for signal in signals if signal.verdict == "alert"):
-            return SequenceAlert(length, sum(batch.images for batch in window), found)
+            verdict: Verdict = "watch" if all(one.name in WORLD for one in found) else "alert"
+            found = tuple(capped(signal) for signal in found)
+            return SequenceFinding(length, sum(batch.images for batch in window), verdict, found)
     return None
 
 
@@ -145,9 +159,10 @@ def _compared(reference: Reference, name: str) -> int:
 def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: int) -> Signal:
     """One signal of several batches, each with its number of images, by their p-values."""
     normal = NormalDist()
-    p_values = [min(max(signal.p_value, _LEAST_P), 1 - _LEAST_P) for _, signal in found]
+    p_values = [min(max(signal.p_value, _LEAST_P), _LARGEST_P) for _, signal in found]
     total = sum(normal.inv_cdf(1 - p_value) for p_value in p_values)
     shares = np.array([n / (n + reference_images) for n, _ in found])
+    shares = shares if name in DIRECTED else shares**2
     variance = float(np.sqrt(shares).sum() ** 2 - shares.sum() + len(found))
     score = total / variance**0.5
     effect = float(np.mean([signal.effect for _, signal in found]))

@@ -5,8 +5,10 @@ name        what is compared with held-out images    test
 =========== ======================================== ============================================
 confidence  the confidences                          Kolmogorov-Smirnov
 classes     the predicted classes                    permutation, Jensen-Shannon
-features    features, and the head's logits          permutation, kernel and neighbours
+features    features                                 permutation, kernel
 images      brightness, sharpness and the like       Kolmogorov-Smirnov, corrected for the number
+unknown     the head's logits, class by class        permutation, neighbours and tail
+estimate    how far the best class is ahead          normal
 accuracy    right predictions, where labels are here Fisher's exact test
 labels      how unlikely the labels are to the model permutation
 unreadable  nothing: a limit is given                exact binomial
@@ -15,8 +17,9 @@ unreadable  nothing: a limit is given                exact binomial
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from math import ceil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, expm1, log1p
 from typing import Annotated, Literal
 
 import numpy as np
@@ -31,7 +34,15 @@ from grocery.monitoring.statistics import (
     ks_distance,
     ks_p_value,
 )
-from grocery.monitoring.two_sample import chance, kernel_test, mean_test, neighbour_test
+from grocery.monitoring.two_sample import (
+    chance,
+    kernel_test,
+    mean_test,
+    neighbour_test,
+    stratified,
+    tail_test,
+    thinned,
+)
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 
@@ -41,6 +52,9 @@ Floats = NDArray[np.float32]
 # The least p-value of a permutation test is the significance over this many: Holm's correction
 # multiplies it by up to the number of signals.
 _FINEST = 20
+
+# Logits of a batch that are closer together than the reference's are spread out this far at most.
+_LARGEST_SCALE = 1.5
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,15 @@ class Signal:
     threshold: float  # the smallest size that counts, 0 to 1
     verdict: Verdict = field(default="ok", kw_only=True)
     sentence: str  # the finding, for a person
+
+
+def least_of(p_values: Sequence[float]) -> float:
+    """P-value of the least of several p-values (Šidák 1967, for independent ones).
+
+    Where none of the tests finds anything it is uniform, unlike the least times their number, which
+    is mostly more than 1: a sequence adds such values up. Tests that go together make it larger.
+    """
+    return -expm1(len(p_values) * log1p(-min(p_values))) if min(p_values) < 1 else 1.0
 
 
 def permutations(significance: float) -> int:
@@ -120,44 +143,79 @@ def classes_signal(
     return Signal("classes", observed**0.5, p_value, effect, params.min_class_shift, sentence)
 
 
-def features_signal(
-    reference: Reference, features: Floats, logits: Floats, params: MonitorParams
-) -> Signal:
-    """Compare features (n, d) and logits (n, c) of a batch with the reference's sample.
+def features_signal(reference: Reference, features: Floats, params: MonitorParams) -> Signal:
+    """Compare features (n, d) of a batch with the reference's sample.
 
-    The kernel test of the features sees all images moving, the neighbour test of the logits a few
-    images that are like nothing before; see `grocery.monitoring.two_sample`. The lesser p-value is
-    doubled (Bonferroni), and the effect is that test's.
+    The kernel test, which sees all images moving; see `grocery.monitoring.two_sample`.
     """
     count = permutations(params.significance)
     leading = features[:, : reference.features.shape[1]]
     moved = kernel_test(leading, reference.features, permutations=count)
-    strange = neighbour_test(logits, reference.logits, permutations=count)
-    found = min(moved, strange, key=lambda test: (test.p_value, -test.effect))
-    p_value = min(1.0, 2 * found.p_value)
-    if p_value > params.significance:
+    sentence = f"The images' features have moved, by {moved.effect:.2f} of 1."
+    if moved.p_value > params.significance:
         sentence = "To the model's features the images are like those before."
-    elif found is moved:
-        sentence = f"The images' features have moved, by {found.effect:.2f} of 1."
-    else:
-        sentence = f"About {found.effect * 100:.0f} % of the images are like none before."
     threshold = params.min_feature_shift
-    return Signal("features", found.statistic, p_value, found.effect, threshold, sentence)
+    return Signal("features", moved.statistic, moved.p_value, moved.effect, threshold, sentence)
+
+
+def unknown_signal(
+    reference: Reference, logits: Floats, params: MonitorParams, *, same_mix: bool
+) -> Signal:
+    """Test whether some images of a batch, by their logits (n, c), are like none of the reference.
+
+    The tail test sees images for which no class speaks, the neighbour test such that are like one
+    another; see `grocery.monitoring.two_sample`. What all images have in common is taken off first:
+    another light is no unknown product. Nor is another mix of classes: without the `same_mix` as
+    before there is the tail test alone, within predicted classes. The p-value is that of the lesser
+    test (`least_of`), the effect its share of the images.
+    """
+    logits = logits[thinned(len(logits))]
+    known = reference.logits
+    predicted, before = logits.argmax(axis=1), known.argmax(axis=1)
+    strata = (np.zeros_like(classes) if same_mix else classes for classes in (predicted, before))
+    splits = stratified(*strata, permutations=permutations(params.significance))
+    tests = [tail_test(-logits.max(axis=1), -known.max(axis=1), splits=splits)]
+    if same_mix:
+        centre, usual = np.median(logits, axis=0), np.median(known, axis=0)
+        size, usual_size = (
+            np.median(np.linalg.norm(x, axis=1)) for x in (logits - centre, known - usual)
+        )
+        scale = min(_LARGEST_SCALE, float(usual_size / max(size, 1e-6)))
+        placed = (usual + (logits - centre) * scale).astype(np.float32)
+        tests.append(neighbour_test(placed, known, permutations=len(splits), splits=splits))
+    found = min(tests, key=lambda test: (test.p_value, -test.effect))
+    p_value = least_of([test.p_value for test in tests])
+    sentence = f"About {found.effect * 100:.0f} % of the images are like none before."
+    if p_value > params.significance:
+        sentence = "To the model none of the images is like none before."
+    threshold = params.min_unknown_share
+    return Signal("unknown", found.statistic, p_value, found.effect, threshold, sentence)
+
+
+def far_outside(unknown: Signal, signals: Sequence[Signal]) -> Signal:
+    """The signal of unknown products where the batch is farther away than any trial of the model.
+
+    All of it is unlike anything known, if one of the signals of a change says so.
+    """
+    moved = [found.p_value for found in signals if found.name in ("features", "images")]
+    p_value = least_of([unknown.p_value, *moved])
+    sentence = "The images lie farther from those before than any that the model was tried out on."
+    return replace(unknown, p_value=p_value, effect=1.0, sentence=sentence)
 
 
 def images_signal(reference: Reference, statistics: Floats, params: MonitorParams) -> Signal:
     """Compare the image statistics of a batch, shape (n, k), with the reference's sample.
 
-    Each of the k statistics is tested by its Kolmogorov-Smirnov distance, and the least p-value is
-    multiplied by k (Bonferroni). The effect is that statistic's distance.
+    Each of the k statistics is tested by its Kolmogorov-Smirnov distance; the p-value is that of
+    the least (`least_of`), and the effect is that statistic's distance.
     """
     n, m = len(statistics), len(reference.image_statistics)
     found = []
     for index in range(len(NAMES)):
         distance = ks_distance(statistics[:, index], reference.image_statistics[:, index])
         found.append((ks_p_value(distance, n, m), -distance, index))
-    least, negative, index = min(found)
-    p_value, distance = min(1.0, least * len(NAMES)), -negative
+    _, negative, index = min(found)
+    p_value, distance = least_of([p_value for p_value, _, _ in found]), -negative
     both = (statistics[:, index], reference.image_statistics[:, index])
     sentence = _moved(NAMES[index].capitalize(), *(float(np.median(values)) for values in both))
     if p_value > params.significance:

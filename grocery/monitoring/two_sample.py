@@ -12,6 +12,11 @@ tests based on nearest neighbors", JASA 1986, counts the nearest neighbours of a
 that are of the same sample. Here the counts are raised to the fourth power before they are added
 up: ten new points that have only one another outweigh a hundred with one neighbour more.
 
+The tail test sees a few values that are larger than nearly all. It is the higher criticism of
+Donoho and Jin, "Higher criticism for detecting sparse heterogeneous mixtures", Annals of Statistics
+2004: of the largest k values of both samples, for the k where that is least likely, how many more
+are of the sample than its share? Both samples have their median taken off before.
+
 All p-values are those of permutation tests, and exact.
 """
 
@@ -31,8 +36,10 @@ NEIGHBOURS = 10
 _POWER = 4  # of the counts of neighbours
 _PAIRS = 2_000  # whose median distance is the kernel's width
 _BLOCK = 500  # random splits at a time
+_FEWEST = 2  # largest values that are no tail
 
 Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,51 @@ def mean_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
     return TwoSample(difference, chance(sums, observed - tolerance), max(0.0, difference))
 
 
-def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
+def tail_test(sample: Floats, other: Floats, *, splits: NDArray[np.bool_]) -> TwoSample:
+    """Test whether some of the values (n,) of a sample lie above others (m,), by given `splits`.
+
+    One-sided. The statistic is the largest of the standardised excesses, the effect the share of
+    the sample that it is of.
+    """
+    pooled, n = np.concatenate([sample, other]), len(sample)
+    given = np.arange(len(pooled)) < n
+    observed, share = (values[0] for values in _excess(pooled, given[None]))
+    by_chance = [
+        _excess(pooled, splits[start : start + _BLOCK])[0]
+        for start in range(0, len(splits), _BLOCK)
+    ]
+    p_value = chance(np.concatenate(by_chance), observed * (1 - 1e-9))
+    return TwoSample(float(observed), p_value, max(0.0, float(share)))
+
+
+def _excess(pooled: Floats, chosen: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of subsets, rows of ones of (b, n + m), the largest excess and the share that it is of."""
+    n, total = int(chosen[0].sum()), len(pooled)
+    # The subset first, as a table.
+    values = pooled[np.argsort(~chosen, axis=1, kind="stable")]
+    values[:, :n] -= np.median(values[:, :n], axis=1, keepdims=True)
+    values[:, n:] -= np.median(values[:, n:], axis=1, keepdims=True)
+    largest = np.arange(1, total // 2 + 1)
+    of_subset = np.argsort(-values, axis=1, kind="stable")[:, : len(largest)] < n
+    excess = np.cumsum(of_subset, axis=1) - n * largest / total
+    left = largest * (total - largest) / total  # as of a draw without putting back
+    scores = excess / np.sqrt(n * (total - n) / total * left / (total - 1))
+    scores[:, :_FEWEST] = -np.inf
+    best = scores.argmax(axis=1)[:, None]
+    return (
+        np.take_along_axis(scores, best, axis=1)[:, 0],
+        np.take_along_axis(excess, best, axis=1)[:, 0] / n,
+    )
+
+
+def neighbour_test(
+    sample: Floats, other: Floats, *, permutations: int, splits: NDArray[np.bool_] | None = None
+) -> TwoSample:
     """Count neighbours of the same sample, in samples of shapes (n, d) and (m, d).
 
-    The effect is the share of the sample's neighbours, beyond what random splits give, that are of
-    the sample: about the share of its points that lie by themselves.
+    By random splits, or by given ones (of samples of at most `MAX_POINTS`). The effect is the share
+    of the sample's neighbours, beyond what splits give, that are of the sample: about the share of
+    its points that lie by themselves.
     """
     points, n, m = _pooled(sample, other)
     # Shuffled, since of equally near points the first ones are taken.
@@ -101,9 +148,9 @@ def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSa
     nearest = _nearest(points[order])
     of_sample = order < n
     powers = np.arange(nearest.shape[1] + 1, dtype=np.int32) ** _POWER
-    chosen = _subsets(n, m, permutations).T
+    chosen = (_subsets(n, m, permutations) if splits is None else splits[:, order]).T
     by_chance, neighbours = [], 0
-    for start in range(0, permutations, _BLOCK):
+    for start in range(0, chosen.shape[1], _BLOCK):
         block = np.ascontiguousarray(chosen[:, start : start + _BLOCK])
         counts = np.zeros(block.shape, np.uint8)
         for column in nearest.T:
@@ -112,12 +159,39 @@ def neighbour_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSa
         by_chance.append(powers[counts].sum(axis=0))
     own = of_sample[nearest[of_sample]].sum(axis=1)
     observed, most = int(powers[own].sum()), n * nearest.shape[1]
-    expected = neighbours / permutations
+    expected = neighbours / chosen.shape[1]
     return TwoSample(
         statistic=observed / (n * int(powers[-1])),
         p_value=chance(np.concatenate(by_chance), observed),
         effect=max(0.0, int(own.sum()) - expected) / max(most - expected, 1.0),
     )
+
+
+def stratified(sample: Rows, other: Rows, *, permutations: int) -> NDArray[np.bool_]:
+    """Random splits of n + m points within strata, numbered (n,) and (m,); as rows (k, n + m).
+
+    Of each stratum as many points are taken as the sample has of it: tests with these splits do not
+    see that the strata have other shares in it.
+    """
+    strata, total = np.concatenate([sample, other]), len(sample) + len(other)
+    numbers, place = np.unique(strata, return_inverse=True)
+    sizes, wanted = np.bincount(place), np.bincount(place[: len(sample)], minlength=len(numbers))
+    before = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    taken = np.arange(total) - before < np.repeat(wanted, sizes)  # in the order of the strata
+    generator, rows = np.random.default_rng(2), []
+    for start in range(0, permutations, _BLOCK):
+        keys = place + generator.random((min(_BLOCK, permutations - start), total))
+        chosen = np.zeros(keys.shape, bool)
+        np.put_along_axis(chosen, np.argsort(keys, axis=1), taken[None], axis=1)
+        rows.append(chosen)
+    return np.concatenate(rows)
+
+
+def thinned(count: int) -> Rows:
+    """Which of so many points are looked at: all, or `MAX_POINTS` by chance; ascending."""
+    if count <= MAX_POINTS:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, MAX_POINTS, replace=False))
 
 
 def _nearest(points: Floats) -> NDArray[np.intp]:
@@ -131,13 +205,8 @@ def _nearest(points: Floats) -> NDArray[np.intp]:
 
 def _pooled(*samples: Floats) -> tuple[Floats, int, int]:
     """Both samples in one array, thinned out to `MAX_POINTS` each, and how many are of either."""
-    thinned = []
-    for points in samples:
-        rows = np.arange(len(points))
-        if len(points) > MAX_POINTS:
-            rows = np.sort(np.random.default_rng(0).choice(rows, MAX_POINTS, replace=False))
-        thinned.append(points[rows])
-    return np.concatenate(thinned), len(thinned[0]), len(thinned[1])
+    few = [points[thinned(len(points))] for points in samples]
+    return np.concatenate(few), len(few[0]), len(few[1])
 
 
 def _fourier(points: Floats) -> Floats:

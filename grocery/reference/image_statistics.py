@@ -24,6 +24,8 @@ NAMES = (
     "size",
 )
 
+PHOTOGRAPHIC = 6  # so many, the first, are of light and colour; the others are of the format
+
 _LEVEL = np.float32(1 / 256)  # the least response, so that a plain image has a logarithm
 
 Floats = NDArray[np.float32]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from grocery.core.arrays import Arrays, load_arrays, save_arrays
 from grocery.core.errors import ModelError
-from grocery.reference.image_statistics import NAMES
+from grocery.reference.image_statistics import NAMES, PHOTOGRAPHIC
+from grocery.reference.typical import Typical, class_means, leads
 
 KIND = "grocery-reference"
 
@@ -29,8 +31,9 @@ MAX_CONFIDENCES = 5_000
 MAX_SAMPLE = 1_000
 SAMPLE_DIMENSIONS = 64
 
-VERSION = 3  # of what the two files hold
+VERSION = 4  # of what the two files hold
 UNKNOWN = -1  # the rank where an image has no label
+TRIAL = 7  # numbers that are kept of one
 
 Floats = NDArray[np.float32]
 
@@ -46,11 +49,16 @@ class Reference:
     classes: list[str]  # the model's c class names, in the order of its probabilities
     confidences: Floats  # (k,): largest probability of each image, ascending
     ranks: NDArray[np.int16]  # (k,): see `label_ranks`
-    thresholds: Floats  # (c,): see `class_thresholds`
     features: Floats  # (s, d): the leading features
     logits: Floats  # (s, c): the head's uncalibrated scores
     image_statistics: Floats  # (s, len(NAMES)): see `grocery.reference.image_statistics`
     predicted_counts: NDArray[np.int64]  # (c,): images predicted each class
+    # (c,): share of the images predicted each class that are right, see `class_means`; 0 where no
+    # image has a label.
+    class_accuracies: Floats
+    # (t, 7), one row for each shift that the model was tried out under: number of its kind, by how
+    # much the leads fell and the accuracy, and how far the images lay, see `distances`.
+    trials: Floats
     accuracy: float | None  # share of the labelled images predicted right; None without a label
     images: int  # at least 1
     model_digest: str  # of the model that made the predictions
@@ -99,15 +107,20 @@ class Reference:
             evenly = 2 * np.arange(MAX_CONFIDENCES) + 1
             kept = kept[evenly * len(kept) // (2 * MAX_CONFIDENCES)]
         empty = np.empty((0, 0), np.float32)
+        hits, known = (ranks == 0)[:, None].astype(np.float32), ranks != UNKNOWN
+        right = np.zeros((len(classes), 1))
+        if known.any():
+            right = class_means(hits[known], predicted[known], len(classes))
         return cls(
             classes=list(classes),
             confidences=confidences[kept],
             ranks=ranks[kept],
-            thresholds=class_thresholds(predicted, confidences, ranks, len(classes)),
             features=empty if features is None else features[:, :SAMPLE_DIMENSIONS],
             logits=empty if logits is None else logits,
             image_statistics=empty if image_statistics is None else image_statistics,
             predicted_counts=np.bincount(predicted, minlength=len(classes)).astype(np.int64),
+            class_accuracies=right[:, 0].astype(np.float32),
+            trials=np.empty((0, TRIAL), np.float32),
             accuracy=share_right(ranks),
             images=len(probabilities),
             model_digest=model_digest,
@@ -117,6 +130,41 @@ class Reference:
     def hits(self) -> NDArray[np.int8]:
         """Was the image of each confidence predicted right? 1, 0, or -1 where it has no label."""
         return np.where(self.ranks == UNKNOWN, UNKNOWN, self.ranks == 0).astype(np.int8)
+
+    @cached_property
+    def typical(self) -> dict[str, Typical]:
+        """What is typical of the sample: of ``leads``, ``features`` and ``statistics``."""
+        predicted, classes = self.logits.argmax(axis=1), len(self.classes)
+        measures = {
+            "leads": leads(self.logits)[:, None],
+            "features": self.features,
+            "statistics": self.image_statistics,
+        }
+        return {name: Typical.of(values, predicted, classes) for name, values in measures.items()}
+
+    def distances(
+        self, features: Floats, statistics: Floats, predicted: NDArray[np.intp]
+    ) -> tuple[float, float, float, float]:
+        """How far n images lie from the sample beyond what their predicted classes explain.
+
+        By features (n, d), the length of what all have in common; by image statistics (n, k), the
+        largest such part in units of its spread. And by how much their spread has changed, in
+        doublings: of the statistic of light and colour where that is most, and of the features.
+        Photographs without colour, or small in a frame, are too much alike.
+        """
+        leading, photographs = self.typical["features"], self.typical["statistics"]
+        off = features[:, : self.features.shape[1]] - leading.means[predicted]
+        changed = statistics - photographs.means[predicted]
+        spread = np.maximum(photographs.spread, 1e-3)
+        wider = np.log2((changed.std(axis=0) + 0.05 * spread) / (1.05 * spread))
+        whole = float(np.linalg.norm(leading.spread))
+        narrower = np.log2((float(np.linalg.norm(off.std(axis=0))) + 0.05 * whole) / whole)
+        return (
+            float(np.linalg.norm(off.mean(axis=0))),
+            float(np.abs(changed.mean(axis=0) / spread).max()),
+            float(np.abs(wider[:PHOTOGRAPHIC]).max()),
+            float(abs(narrower)),
+        )
 
     def save(self, folder: Path) -> None:
         """Write the reference's two files to a folder; see `grocery.core.files.replacing`."""
@@ -157,10 +205,11 @@ class Reference:
                 return f"its {name} are {array.dtype} of {array.ndim} dimensions"
         kept = min(self.images, MAX_CONFIDENCES)
         if not (
-            len(self.classes) == len(self.predicted_counts) == len(self.thresholds)
+            len(self.classes) == len(self.predicted_counts) == len(self.class_accuracies)
             and self.predicted_counts.sum() == self.images > 0
             and len(self.confidences) == len(self.ranks) == kept
             and (np.diff(self.confidences) >= 0).all()
+            and self.trials.shape[1] == TRIAL
         ):
             return "its counts do not add up"
         samples = {len(x) for x in (self.features, self.logits, self.image_statistics)} - {0}
@@ -170,6 +219,7 @@ class Reference:
             or self.features.shape[1] > SAMPLE_DIMENSIONS
             or self.logits.shape[1] not in (0, len(self.classes))
             or self.image_statistics.shape[1] not in (0, len(NAMES))
+            or (len(self.trials) and not samples)
         ):
             return "its sample of images does not fit together"
         if self.accuracy is not None and not 0 <= self.accuracy <= 1:
@@ -201,11 +251,12 @@ class Reference:
 _ARRAYS: dict[str, tuple[int, type[np.generic]]] = {
     "confidences": (1, np.float32),
     "ranks": (1, np.int16),
-    "thresholds": (1, np.float32),
     "features": (2, np.float32),
     "logits": (2, np.float32),
     "image_statistics": (2, np.float32),
     "predicted_counts": (1, np.int64),
+    "class_accuracies": (1, np.float32),
+    "trials": (2, np.float32),
 }
 _SAID = ("classes", "accuracy", "images", "model_digest")  # in words
 
@@ -214,35 +265,6 @@ def sample_rows(image_ids: Sequence[str], most: int = MAX_SAMPLE) -> NDArray[np.
     """Rows of the images with the least content hashes, ascending; at most `most`."""
     order = sorted(range(len(image_ids)), key=image_ids.__getitem__)
     return np.array(sorted(order[:most]), np.intp)
-
-
-def class_thresholds(
-    predicted: NDArray[np.intp], confidences: Floats, ranks: NDArray[np.int16], classes: int
-) -> Floats:
-    """Threshold of each class (c,) for the average thresholded confidence.
-
-    Garg et al., "Leveraging unlabeled data to predict out-of-distribution performance", ICLR 2022:
-    of the images predicted a class, the share above its threshold is the share predicted right. A
-    class that was never predicted with a label takes the threshold of all images.
-    """
-    known, hits = ranks != UNKNOWN, ranks == 0
-    whole = confidence_threshold(confidences[known], hits[known])
-    return np.array(
-        [
-            confidence_threshold(confidences[rows], hits[rows]) if rows.any() else whole
-            for rows in (known & (predicted == index) for index in range(classes))
-        ],
-        np.float32,
-    )
-
-
-def confidence_threshold(confidences: Floats, hits: NDArray[Any]) -> float:
-    """Confidence above which lie as many of n images as were predicted right; 0 of none."""
-    if not len(hits):
-        return 0.0
-    ascending = np.sort(confidences)
-    wrong = len(hits) - int(hits.sum())
-    return float(ascending[wrong - 1]) if wrong else 0.0
 
 
 def label_ranks(

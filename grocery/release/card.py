@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -19,6 +19,8 @@ def model_card(
     measured: dict[str, Any],
     verdict: dict[str, Any],
     digest: str,
+    *,
+    networks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The card as Markdown; a pure function of what the pipeline measured.
 
@@ -31,6 +33,8 @@ def model_card(
         the ``advice`` of `grocery.release.advice.advice`.
     digest
         The model's.
+    networks
+        The settings of the pretrained networks in its encoder, see `Backbone.settings`.
     """
     baseline = measured["baseline"]
     names = "accuracy macro_f1 top5_accuracy coarse_accuracy calibration_error"
@@ -51,13 +55,18 @@ def model_card(
     )
     shown = yaml.safe_dump(dict(params), sort_keys=False)
     train = params["train"]
+    pretrained = "".join(
+        f"- Pretrained network {_plain(network.get('origin', 'of unknown origin'))}; "
+        f"licence {_plain(network.get('licence', 'not said'))}; ONNX `{network['sha256']}`\n"
+        for network in networks
+    )
     classes = ", ".join(_plain(name) for name in sorted(dataset["classes"]))
     return f"""# Grocery classifier: release candidate, {_word(verdict)}
 
 - Model `{digest}`
 - Dataset {_plain(dataset["source"])}, `{dataset["digest"]}`
 - Algorithm {train["algorithm"]}, with {100 * train["labeled_ratio"]:g} % of the training labels
-
+{pretrained}
 ## Test metrics
 
 {measured["images"]} images that were used for nothing else: accuracy lies between {low:.3f} and

@@ -31,8 +31,8 @@ from grocery.core.errors import (
     memory_for,
 )
 from grocery.core.pin import one_thread, warn_of_other_kernels
-from grocery.features.backbone import BACKBONE
 from grocery.features.encoder import Encoder
+from grocery.images.colours import Note
 from grocery.images.decoding import pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import opened
@@ -122,8 +122,12 @@ class Model:
             predictions += [best for (best,) in self.rank(jpegs)]
         return predictions
 
-    def prepare(self, image: RawImage, name: str = "the image") -> bytes:
+    def prepare(
+        self, image: RawImage, name: str = "the image", note: Note = lambda _: None
+    ) -> bytes:
         """Make a raw image the canonical JPEG that the model was trained on.
+
+        `note` is called with a sentence on what is wrong with a file that is read all the same.
 
         Raises
         ------
@@ -135,9 +139,8 @@ class Model:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else name
         try:
             with memory_for(name):
-                return self.preprocessing.prepare(
-                    _opened(image, name, self.preprocessing.file_limit)
-                )
+                raw = _opened(image, name, self.preprocessing.file_limit)
+                return self.preprocessing.prepare(raw, note)
         except NotInstalled as error:
             raise NotInstalled(f"{name} is {error}") from None
         except UnreadableImage as error:
@@ -189,7 +192,7 @@ class Model:
 
     def save(self, folder: Path) -> str:
         """Write the model to a folder; return its digest."""
-        self.encoder.save_backbone(folder)
+        self.encoder.save_backbones(folder)
         return save_arrays(folder, KIND, self._arrays(), self._description())
 
     def _arrays(self) -> Arrays:
@@ -242,7 +245,7 @@ def _model(arrays: Arrays, description: dict[str, Any], folder: Path) -> Model:
     if len(set(classes)) < len(classes):
         raise ValueError("two of its classes have the same name")
     preprocessing = Preprocessing(**description["preprocessing"])
-    encoder = Encoder.from_arrays(arrays, description["encoder"], folder / BACKBONE)
+    encoder = Encoder.from_arrays(arrays, description["encoder"], folder)
     head = Head.from_arrays(arrays, "head_")
     found = head.coefficients.shape, head.intercept.shape
     if found != ((len(classes), encoder.dimensions), (len(classes),)):

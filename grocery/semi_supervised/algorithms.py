@@ -37,8 +37,8 @@ def make_estimator(
         Number of training points. In a graph of few points, fewer than `params.n_neighbors` are
         neighbours of a point.
     standardize
-        How a head scales its features that sees few points at first; one that is fitted on a
-        graph's labels always sees many, and scales them.
+        Whether self-training's head, which sees few points at first, scales its features. One that
+        is fitted on a graph's labels sees many; both ways can be tried once these are known.
     warn
         Is told in a sentence when there are fewer neighbours than `params.n_neighbors`.
     """

@@ -86,7 +86,7 @@ class SimilarityGraph:
         if not graph.sum():
             raise DataError(
                 f"no two of the {len(points)} training images have similar features, so there is "
-                "no graph; try a smaller featurize.dimensions or train.gamma"
+                "no graph; try fewer dimensions in featurize or train.gamma"
             )
         return graph
 

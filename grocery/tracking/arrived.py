@@ -5,33 +5,35 @@ Neither an exit code nor W&B's own mark is evidence: both say "done" when every 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from grocery.tracking.artifacts import alias_of
 from grocery.tracking.outbox import Outbox
 
-if TYPE_CHECKING:
-    import wandb
+# States of a run whose end the server was told; not so of one that has fallen silent.
+ENDED = ("finished", "failed", "killed")
 
 
-def missing(api: wandb.Api, outbox: Outbox) -> list[str]:
+def missing(api: Any, outbox: Outbox) -> list[str]:
     """The server's lacks, in words: what was made of a run and is not there; empty if all is.
 
     Each artifact and table is asked for by name and digest, each media file by name and size, the
-    curves by their last step, and the run by whether it has ended.
+    curves by their last step, the summary by its names, and the run by whether it has ended.
     """
     about, *made = outbox.made()
     where = f"{about['entity'] or api.default_entity}/{about['project']}"
+    api.flush()  # it would remember the run as it was
     try:
         run = api.run(f"{where}/{outbox.folder.name}")
     except Exception as error:
         if isinstance(getattr(error, "exc", error), ValueError):  # there is no such run
             return ["the run"]
         raise
-    lacks = ["its end"] if run.state == "running" else []
-    steps = max((note["last"] for note in made if note["made"] == "steps"), default=-1)
-    if run.lastHistoryStep < steps:
-        lacks.append("its curves")
+    lacks = [] if run.state in ENDED else ["its end"]
+    for note in made:
+        if note["made"] == "steps":
+            lacks += ["its curves"] * (run.lastHistoryStep < note["last"])
+            lacks += ["its summary"] * (not {*note.get("summary", ())} <= {*run.summary.keys()})
     sizes = {file.name: file.size for file in run.files()}
     folder = outbox.run_folder / "files"
     for path in sorted(path for path in (folder / "media").rglob("*") if path.is_file()):
@@ -41,9 +43,9 @@ def missing(api: wandb.Api, outbox: Outbox) -> list[str]:
     if tables := [note for note in made if note["made"] == "table"]:
         known = {one.digest for one in run.logged_artifacts() if one.state == "COMMITTED"}
         lacks += [f"the table {note['name']}" for note in tables if note["digest"] not in known]
-    for note in made:
-        if note["made"] == "artifact":
-            name = f"{where}/{note['name']}:{alias_of(note['md5'])}"
-            if not (api.artifact_exists(name) and api.artifact(name).digest == note["digest"]):
-                lacks.append(f"the artifact {note['name']}")
+    for name, note in outbox.artifacts().items():
+        there = f"{where}/{name}:{alias_of(note['md5'])}" if note else ""
+        found = api.artifact(there) if there and api.artifact_exists(there) else None
+        if found is None or found.digest != note["digest"]:
+            lacks.append(f"the artifact {name}")
     return lacks

@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from grocery.contents import Content
 from grocery.core.errors import TrackingError
@@ -93,7 +93,7 @@ def described(
     artifact = wandb.Artifact(output.name, output.type)
     if objects is not None:
         for name, md5 in content.files.items():
-            artifact.manifest.add_entry(_reference(name, md5, content.sizes[name], objects))
+            _refer(artifact, name, md5, content.sizes[name], objects)
     elif upload == "reference" or (output.bulky and upload == "metadata"):
         artifact = listed(output, content.md5, content.listing)
     else:
@@ -122,20 +122,17 @@ def copied(output: Output, note: Mapping[str, Any], folder: Path) -> wandb.Artif
     return artifact
 
 
-def _reference(name: str, md5: str, size: int, objects: str) -> Any:
-    """A manifest entry for an object of the remote, which DVC may push later.
+def _refer(artifact: Any, name: str, md5: str, size: int, objects: str) -> None:
+    """Refer to an object of the remote, which DVC may push later.
 
-    `Artifact.add_reference` would look at the object, and fails while it is not there. Its digest
-    is what W&B compares when it downloads: of a local file the MD5 in base 64, of an object in S3
-    the ETag, which is the MD5 in hex unless the object was sent in parts.
+    `Artifact.add_reference` would look at a file or an object in S3, and fails while it is not
+    there; at an address in the web it does not look. The digest is what W&B compares when it
+    downloads: of a local file the MD5 in base 64, of an object in S3 the ETag, which is the MD5 in
+    hex unless the object was sent in parts.
     """
-    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
-
+    (entry,) = artifact.add_reference("https://later.invalid", name=name, checksum=False)
     local = objects.startswith("file:")
-    return ArtifactManifestEntry(
-        path=cast("Any", name),
-        ref=f"{objects}/{md5[:2]}/{md5[2:]}",
-        digest=b64encode(bytes.fromhex(md5)).decode() if local else md5,
-        size=size,
-        extra={} if local else {"etag": md5},
-    )
+    entry.ref = f"{objects}/{md5[:2]}/{md5[2:]}"
+    entry.digest = b64encode(bytes.fromhex(md5)).decode() if local else md5
+    entry.size = size
+    entry.extra = {} if local else {"etag": md5}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import cache
 from operator import itemgetter
@@ -39,8 +39,9 @@ class Outbox:
         self.content = cache(read_content)  # of a file or folder; read once
 
     def run(self) -> dict[str, Any]:
-        """The line that opens the run; empty when there is none or it was cut off."""
-        return next(iter(self.said.entries()), {})
+        """The line that opens the run; empty when there is none, or not as it is written now."""
+        first = decode(self.said.read().partition(b"\n")[0])
+        return first if first.get("do") == "open" and "begun" in first else {}
 
     def made(self) -> list[dict[str, Any]]:
         """What the last process has made of the run; it begins with the run itself."""
@@ -53,6 +54,12 @@ class Outbox:
         made = (note for note in self.notes.entries() if note.get("made") == "artifact")
         named = (note for note in made if note["name"] == name)
         return max(named, key=lambda note: bool(note["copies"]), default={})
+
+    def artifacts(self) -> dict[str, dict[str, Any]]:
+        """What was made last of each artifact that the stage has said; empty if nothing was."""
+        said = [line["output"].name for line in self.messages() if line.get("do") == "artifact"]
+        made = [note for note in self.notes.entries() if note.get("made") == "artifact"]
+        return {name: {} for name in said} | {note["name"]: note for note in made}
 
     def hashed(self, name: str, path: Path) -> str | None:
         """Hash of an input as it was when it was first asked for; None if there was none."""
@@ -113,6 +120,14 @@ class Outbox:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def warnings_in(notes: Iterable[Mapping[str, Any]], *kinds: str) -> list[str]:
+    """What people are to be told; of all kinds by default.
+
+    ``later`` waits for `grocery sync`, ``warn`` is lost.
+    """
+    return [note[kind] for note in notes for kind in kinds or ("warn", "later") if kind in note]
+
+
 def encode(message: Mapping[str, Any]) -> str:
     """A line of ``said.jsonl``.
 
@@ -129,7 +144,10 @@ def _coded(value: Any) -> Any:
         return {"$path": value.as_posix()}
     if isinstance(value, Output):
         return {"$output": asdict(value)}
-    return value.tolist()  # of numpy
+    try:
+        return value.tolist()  # of numpy
+    except AttributeError:
+        raise TypeError(f"a {type(value).__name__} is no value that W&B shows") from None
 
 
 def decode(line: bytes) -> dict[str, Any]:
@@ -154,6 +172,12 @@ def all_outboxes(wandb: Path) -> list[Outbox]:
     named = [(outbox.run(), outbox) for outbox in found]
     ordered = sorted(((about["begun"], o) for about, o in named if about), key=itemgetter(0))
     return [outbox for _, outbox in ordered]
+
+
+def unreadable(wandb: Path) -> list[Path]:
+    """Folders of runs that were broken, or were kept by an older or newer version of this code."""
+    kept = {file.parent for file in (wandb / "outbox").glob("*/*.jsonl")}
+    return sorted(folder for folder in kept if not Outbox(folder).run())
 
 
 def brought_later(wandb: Path, name: str, md5: str) -> bool:

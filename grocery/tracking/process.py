@@ -157,7 +157,7 @@ def end_whole(process: subprocess.Popen[Any]) -> None:
 
     W&B's own process is not in its parent's process group, and ends by itself without its parent.
     """
-    with suppress(psutil.NoSuchProcess):
+    if process.poll() is None:  # else its number may be another's by now
         started = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         for child in started:

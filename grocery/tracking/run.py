@@ -25,7 +25,7 @@ from grocery.tracking import verbs
 from grocery.tracking.artifacts import Output
 from grocery.tracking.mode import OFFLINE, requested_mode
 from grocery.tracking.opening import opening_of
-from grocery.tracking.outbox import Outbox, encode
+from grocery.tracking.outbox import Outbox, encode, warnings_in
 from grocery.tracking.process import Apart
 from grocery.tracking.provenance import project_root
 from grocery.tracking.sdk import one_line
@@ -34,6 +34,7 @@ from grocery.tracking.verbs import OpenRun
 P = ParamSpec("P")
 
 STOPPED = "stopped from W&B"
+UNTRACKED = "the stage is not tracked"
 
 # Time for a run that is made again offline, in seconds. It needs the disk only.
 GRACE = 120.0
@@ -138,12 +139,16 @@ class Session:
         self._reasons = dict.fromkeys(warnings)  # each is said once
         self._cleanup = ExitStack()
         self._process: Apart | None = None
+        if self._outbox.folder.exists():  # a sweep's run, a second time
+            waits = f"run {opening['id']} waits for `grocery sync` already"
+            self._reasons[f"{waits}; {UNTRACKED}"] = None
+            return
         try:
             requested_mode()  # a wrong one is named
             self._lock = self._cleanup.enter_context(held(self._outbox.lock))
             self._outbox.said.append(encode(opening))
             self._process = self._start()
-        except (OSError, TypeError, GroceryError) as error:
+        except (OSError, TypeError, ValueError, GroceryError) as error:
             self._give_up(error)
 
     def tell(self, message: Mapping[str, Any]) -> None:
@@ -153,8 +158,10 @@ class Session:
         try:
             self._outbox.said.append(encode(message))
             self._process.ring()
-        except (OSError, TypeError, AttributeError) as error:
+        except OSError as error:
             self._give_up(error)
+        except (TypeError, ValueError) as error:
+            self._reasons[f"it is not told of one {message['do']} ({one_line(error)})"] = None
 
     def stopped(self) -> bool:
         """Whether W&B has said that the run is to stop."""
@@ -168,10 +175,9 @@ class Session:
                 try:
                     self._wait(self._process)
                 except OSError as error:
-                    self._give_up(error)
+                    self._reasons |= {one_line(error): None, OFFLINE: None}
                 finally:
-                    if self._process is not None:
-                        self._process.end()
+                    self._process.end()
             if self._reasons:
                 print(f"warning: W&B: {'; '.join(self._reasons)}", file=sys.stderr)
 
@@ -181,10 +187,10 @@ class Session:
             code = process.finish(GRACE if again else self._timeout)
             notes = self._outbox.notes.entries()
             if code == 0:
-                for half in self._outbox.wandb.glob(f"run-*-{self._outbox.folder.name}"):
-                    if again:
-                        rmtree(half, ignore_errors=True)
-                self._reasons |= dict.fromkeys(n["warn"] for n in notes[seen:] if "warn" in n)
+                halves = self._outbox.wandb.glob(f"run-*-{self._outbox.folder.name}")
+                for half in halves if again else ():
+                    rmtree(half, ignore_errors=True)
+                self._reasons |= dict.fromkeys(warnings_in(notes[seen:]))
                 break
             failed = [note["failed"] for note in notes[seen:] if "failed" in note]
             silent = f"no answer within {GRACE if again else self._timeout:g} s"
@@ -205,7 +211,7 @@ class Session:
         return Apart(self._outbox.wandb, *arguments, log=self._outbox.log, lock=self._lock)
 
     def _give_up(self, error: Exception) -> None:
-        self._reasons[f"{one_line(error)}; the stage is not tracked"] = None
+        self._reasons[f"{one_line(error)}; {UNTRACKED}"] = None
         if self._process is not None:
             self._process.end()
             self._process = None

@@ -9,6 +9,7 @@ that a kill between the delivery and its note does no harm.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from grocery.journal import held
 from grocery.tracking.arrived import missing
 from grocery.tracking.client import Client, open_client, raise_refusals
 from grocery.tracking.mode import KNOCK, check_server
-from grocery.tracking.outbox import Outbox, all_outboxes
+from grocery.tracking.outbox import Outbox, all_outboxes, unreadable, warnings_in
 from grocery.tracking.process import SLOWEST, Apart, NotNow, apart, end_whole
+from grocery.tracking.provenance import dvc_root
 from grocery.tracking.sdk import one_line
 from grocery.tracking.verbs import OpenRun, perform
 
@@ -78,54 +80,66 @@ def synchronize(root: Path, *, timeout: float) -> Iterator[str]:
 def send_all(root: str, timeout: float) -> Iterator[Any]:
     """See `synchronize`; in the process that speaks with W&B."""
     folder = Path(root)
+    os.chdir(dvc_root())  # what the stages said of files is said from there
     with ExitStack() as stack:
         if stack.enter_context(held(folder / "wandb" / "sync.lock")) is None:
             raise NotNow(f"another `grocery sync` is at work in {root}")
-        runs = [
-            run
-            for run in waiting_runs(folder)
-            if stack.enter_context(held(run.outbox.lock)) is not None
+        refusals = [
+            f"{broken} cannot be read: it is cut off, or of another version of this project"
+            for broken in unreadable(folder / "wandb")
+            if stack.enter_context(held(broken / "lock")) is not None
         ]
+        tried = [(run, stack.enter_context(held(run.outbox.lock))) for run in waiting_runs(folder)]
+        runs = [(run, lock) for run, lock in tried if lock is not None]
         if not runs:
+            raise_refusals(refusals)
             return
         client = open_client(timeout)
-        refusals: list[str] = []
-        for run in runs:
+        for run, lock in runs:
             if run.upload:
                 seconds = 2 * timeout + _size(run.outbox.run_folder) / SLOWEST
                 yield {"within": 4 * seconds}
                 try:
-                    _send(client.api, run.outbox, seconds)
+                    lost = _send(client.api, run.outbox, seconds, lock)
                 except Exception as error:
                     refusals.append(f"W&B did not take in {run.says}: {one_line(error)}")
                     check_server(client.url, timeout=KNOCK)
                 else:
+                    refusals += [f"{run.says} lacks what cannot be sent: {why}" for why in lost]
                     yield run.says
         yield {"within": 3 * timeout}
-        yield from _deliver_all([run for run in runs if run.outbox.arrived], client, refusals)
+        yield from _deliver_all([run for run, _ in runs if run.outbox.arrived], client, refusals)
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _send(api: wandb.Api, outbox: Outbox, seconds: float) -> None:
-    """Send a run, and see that it is there; a TrackingError says what is not."""
-    folder, said, lacks = outbox.run_folder, "", ["the run"]
+def _send(api: wandb.Api, outbox: Outbox, seconds: float, lock: int) -> list[str]:
+    """Send a run, and see that it is there; a TrackingError says what is not.
+
+    Gives what cannot be sent at all. Who sends holds the lock too, and may outlive this process.
+    """
+    folder, said, lacks, lost = outbox.run_folder, "", ["the run"], []
     if outbox.kept and any(log.stat().st_size for log in folder.glob("*.wandb")):
-        said = _send_as_wandb_does(folder, seconds)
+        said = _send_as_wandb_does(folder, seconds, lock)
         lacks = missing(api, outbox)
     if lacks:
-        again = Apart(outbox.wandb, "track", str(outbox.folder), "online", log=outbox.log)
-        if (code := again.finish(seconds)) != 0:
-            failed = [note["failed"] for note in outbox.notes.entries() if "failed" in note]
-            reasons = [*(failed[-1:] if code == 1 else []), said, f"no end within {seconds:g} s"]
+        seen = len(outbox.notes.entries())
+        arguments = ("track", str(outbox.folder), "online", str(seconds))
+        code = Apart(outbox.wandb, *arguments, log=outbox.log, lock=lock).finish(2 * seconds)
+        notes = outbox.notes.entries()[seen:]
+        if code != 0:
+            failed = [note["failed"] for note in notes if "failed" in note]
+            reasons = [*failed[-1:], said, f"no end within {2 * seconds:g} s"]
             raise TrackingError(next(filter(None, reasons)))
+        lost = warnings_in(notes, "warn")
     outbox.notes.add({"arrived": True})
     shutil.rmtree(folder / "artifacts", ignore_errors=True)  # copies of files that W&B has now
+    return lost
 
 
-def _send_as_wandb_does(folder: Path, seconds: float) -> str:
+def _send_as_wandb_does(folder: Path, seconds: float, lock: int) -> str:
     """Send a run with W&B's own sync, which keeps its times; gives what that complains of."""
     process = subprocess.Popen(
         [sys.executable, "-m", "wandb", "sync", str(folder)],
@@ -133,6 +147,7 @@ def _send_as_wandb_does(folder: Path, seconds: float) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        pass_fds=[lock],
     )
     try:
         said, _ = process.communicate(timeout=seconds)

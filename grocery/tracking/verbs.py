@@ -40,6 +40,9 @@ class OpenRun:
         self.offline: bool = run is not None and run.offline
         self.logged: list[wandb.Artifact] = []
         self.curves: set[str] = set()
+        self.figures: set[str] = set()  # names in the summary
+        self.warned: list[str] = []
+        self.failed = False  # to make an artifact
         self.last_step = -1
 
     @cached_property
@@ -54,6 +57,11 @@ class OpenRun:
         """Path of its project."""
         about = self.outbox.made()[0]
         return f"{about['entity'] or self.api.default_entity}/{about['project']}"
+
+    def warn(self, why: str) -> None:
+        """Note what a person is to be told."""
+        self.outbox.notes.add({"warn": why})
+        self.warned.append(why)
 
     def stored(self) -> None:
         """Wait for the artifacts of an online run; a NotStored says that one was refused."""
@@ -73,6 +81,8 @@ def perform(on: OpenRun, number: int, message: Mapping[str, Any]) -> None:
     if kept and not on.outbox.keep_listing(arguments["output"].name, arguments["path"]):
         on.outbox.notes.add({"delivered": number})  # nothing was there to be used
     told = verb is link and number not in on.outbox.pending()
+    if verb is None and message.get("do") != "open":
+        on.warn(f"line {number + 1} of {on.outbox.said.path} cannot be read; what it says is lost")
     if verb is None or told or (later and on.offline):
         return
     try:
@@ -88,8 +98,11 @@ def perform(on: OpenRun, number: int, message: Mapping[str, Any]) -> None:
             raise
         why = one_line(error)
         if later:
-            why = f"{arguments['output'].name} is not linked yet ({why}); {LATER}"
-        on.outbox.notes.add({"warn": why})
+            name = arguments["output"].name
+            on.outbox.notes.add({"later": f"{name} is not linked yet ({why}); {LATER}"})
+        else:
+            on.warn(why)
+            on.failed |= verb is artifact
 
 
 def log(on: OpenRun, values: Mapping[str, float], step: int) -> None:
@@ -107,6 +120,7 @@ def summary(on: OpenRun, values: Mapping[str, Any]) -> None:
     for name in sorted(on.curves & values.keys()):
         on.run.define_metric(name, summary="none")  # else its curve's last point would win
     on.run.summary.update(dict(values))
+    on.figures.update(values)
 
 
 def table(on: OpenRun, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -248,9 +262,7 @@ VERBS: dict[str, Callable[..., None]] = {
 def _artifact(on: OpenRun, output: Output, path: Path, metadata: Mapping[str, Any]) -> Any:
     root, settled = dvc_root(), not on.offline
     if on.opening["upload"] == "reference" and remote_objects(root) is None:
-        on.outbox.notes.add(
-            {"warn": "there is no DVC remote to refer to; lists of the files are sent"}
-        )
+        on.warn("there is no DVC remote to refer to; lists of the files are sent")
     content = on.outbox.content(path)
     return described(
         output, path, content, metadata, upload=on.opening["upload"], root=root, settled=settled

@@ -1,9 +1,9 @@
 """The process that speaks with W&B: ``python -m grocery.tracking.worker``.
 
-``track RUN [MODE]`` makes the W&B run of an outbox from what the stage says, while it says it; the
-exit code is 0 when all of it is where it should be. ``call MODULE:FUNCTION`` gives what a generator
-function yields. See `grocery.tracking.process`, which starts it. It ends when the other side is
-gone.
+``track RUN [MODE SECONDS]`` makes the W&B run of an outbox from what the stage says, while it says
+it; the exit code is 0 when all of it is where it should be. ``call MODULE:FUNCTION`` gives what a
+generator function yields. See `grocery.tracking.process`, which starts it. It ends when the other
+side is gone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAID = ("WANDB_PROJECT", "WANDB_TAGS", "WANDB_RUN_GROUP", "WANDB_NAME", "WANDB_J
 
 def main() -> None:
     """Do what the command line says; the other side of the line is standard input."""
-    role, what, *mode = sys.argv[1:]
+    role, what, *forced = sys.argv[1:]
     line = socket.socket(fileno=0)
     if role == "call":
         for message in call(what, json.loads(line.makefile("rb").readline())):
@@ -40,7 +40,7 @@ def main() -> None:
         os._exit(0)  # W&B would wait for what is still to be sent
     outbox = Outbox(Path(what))
     try:
-        track(outbox, line, cast("Mode", mode[0]) if mode else None)
+        track(outbox, line, *forced)
     except Exception as error:
         outbox.notes.add({"failed": one_line(error)})
         os._exit(1)
@@ -58,11 +58,11 @@ def call(name: str, arguments: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"error": text, "kind": type(error).__name__}
 
 
-def track(outbox: Outbox, line: socket.socket, forced: Mode | None = None) -> None:
+def track(outbox: Outbox, line: socket.socket, forced: str = "", seconds: str = "") -> None:
     """Make a run from what its outbox says, and what is still said."""
     opening = outbox.run()
-    timeout = opening["timeout"]
-    mode = _mode(outbox, opening, line, forced)
+    timeout = float(seconds or opening["timeout"])
+    mode = _mode(outbox, opening, line, forced, timeout)
     if mode == "disabled":
         outbox.notes.add({"disabled": True})
         return
@@ -77,14 +77,15 @@ def track(outbox: Outbox, line: socket.socket, forced: Mode | None = None) -> No
     if code is None:  # the stage was killed, and nobody else bounds what follows
         faulthandler.dump_traceback_later(timeout, exit=True)
     on.stored()
-    outbox.notes.add({"made": "steps", "last": on.last_step})
+    outbox.notes.add({"made": "steps", "last": on.last_step, "summary": sorted(on.figures)})
     run.finish(exit_code=1 if code is None else code)
     if mode == "online":
         end = monotonic() + timeout / 2
-        while (lacks := missing(on.api, outbox)) and monotonic() < end:
+        while (lacks := missing(on.api, outbox)) and not on.failed and monotonic() < end:
             sleep(0.5)  # servers may take a moment to show what they have taken in
         if lacks:
-            raise NotStored(f"W&B has not taken in {', '.join(lacks)}")
+            why = f" ({'; '.join(on.warned)})" if on.warned else ""
+            raise NotStored(f"W&B has not taken in {', '.join(lacks)}{why}")
         outbox.notes.add({"arrived": True})
         if code is None and not outbox.pending():
             outbox.discard()
@@ -92,19 +93,18 @@ def track(outbox: Outbox, line: socket.socket, forced: Mode | None = None) -> No
 
 
 def _mode(
-    outbox: Outbox, opening: dict[str, Any], line: socket.socket, forced: Mode | None
+    outbox: Outbox, opening: dict[str, Any], line: socket.socket, forced: str, timeout: float
 ) -> Mode:
     """Start W&B, and decide; a run that is made again is told its mode."""
     requested_mode()  # a wrong one would make W&B's own settings fail, in many words
     for name in SAID:  # W&B would take them as they are, also where it allows no such value
         os.environ.pop(name, None)
-    timeout = opening["timeout"]
     wanted: dict[str, Any] = {"init_timeout": timeout, "finish_timeout": timeout}
     if opening["sweep"]:  # W&B takes a sweep's run from here, not from its init()
         wanted |= {**opening["sweep"], "project": opening["project"]}
         wanted |= {"entity": opening["entity"]} if opening["entity"] else {}
     settings = set_up(**wanted, stop_fn=lambda: line.send(b"stop"))
-    mode, reason = (forced, "") if forced else choose_mode()
+    mode, reason = (cast("Mode", forced), "") if forced else choose_mode()
     if reason:
         outbox.notes.add({"warn": f"{reason}; {OFFLINE}"})
     if mode == "online":

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from grocery.cli.command import Parser
-from grocery.cli.drill import drill
 from grocery.cli.terminal import in_project
 
 SETTLED = 30.0  # seconds, for the batches of an inbox
@@ -22,15 +20,13 @@ were recorded with it? Where labels are known: are as many of them right?
 
 verdicts:
   ok        chance alone explains what is found
-  watch     chance is an unlikely explanation, but it is not an alert
-  alert     unlikely even for that many tests, and large enough to matter
+  watch     the images are others than before, and nothing says that the model is worse
+  alert     accuracy has fallen by what counts, or images are like none before
   too few   there are too few readable images to judge predictions by
 
 The estimated accuracy needs no label; its interval is meant to hold nine times in
-ten. It cannot see products that the model has never seen.
-
-`grocery monitor drill` is another command: it draws batches with known shifts and
-says how often the monitor sees them. A folder of that name is given as ./drill.
+ten. Where it cannot be estimated, no number is printed but the reason, and which
+images to label. Of near duplicates one image is judged.
 """
 
 _EPILOG = """\
@@ -39,8 +35,7 @@ history:
   hold, whatever they are called and whichever model it was. Each new one adds a line to
   FILE, and is also judged together with those before it: slightly odd batches in a row
   become an alert. One that comes again with labels adds its accuracy. When nothing is
-  new, that is said on a terminal only. One damaged batch does not keep the others from
-  being judged.
+  new, that is said on a terminal only.
 
 exit code (`grocery --help` lists all):
   0   no batch is an alert, or nothing is new
@@ -49,6 +44,8 @@ exit code (`grocery --help` lists all):
   3   at least one batch, or a sequence of them, is an alert
 
 A file that cannot be read is named on standard error and counted; it is no error.
+One whose damage costs no pixel is read, and named too. A damaged batch is an error,
+and does not keep the others from being judged.
 
 With --json every batch is one line with a JSON object (JSON Lines): batch (its
 name), incoming (its path), what metrics/monitor.json has of a batch, and signals,
@@ -67,23 +64,11 @@ from cron, one line for an inbox in which every folder is a batch:
 """
 
 
-class _Parser(Parser):
-    """Hands the drill its arguments."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, unless the first word is the drill's."""
-        if args and args[0] == "drill":
-            parser = Parser(prog=self.prog)
-            drill(parser.add_subparsers())
-            return parser.parse_known_args(args)
-        return super().parse_known_args(args, namespace)
-
-
 def add_parser(parsers: Any) -> None:
     """Add the command."""
-    listed = parsers.add_parser("monitor", help="say whether incoming images have drifted")
-    parser = parsers.choices["monitor"] = _Parser(
-        prog=listed.prog,
+    parser = parsers.add_parser(
+        "monitor",
+        help="say whether incoming images have drifted",
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )

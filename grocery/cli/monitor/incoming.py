@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, meant, printable
-from grocery.data.folders import class_name, files_of
+from grocery.data.folders import class_name, files_of, refuse_foreign
 from grocery.images.finding import is_system
-from grocery.images.preprocessing import Prepared, prepare
+from grocery.images.preprocessing import prepare
 from grocery.images.raw import RawImage, identify
 from grocery.inbox.history import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
@@ -28,16 +29,11 @@ def find_batches(names: Sequence[str], *, each: bool) -> tuple[list[Path], list[
     Raises
     ------
     DataError
-        When one is not there, is no batch, or has a name that is not UTF-8.
+        When one is not there, or is no batch.
     """
     inside = _inbox if each else _batches
     left_out: list[str] = []
     found = [origin for name in names for origin in inside(Path(name), left_out)]
-    for origin in found:
-        try:
-            str(origin).encode()
-        except UnicodeEncodeError:  # neither the report nor Parquet could name it
-            raise DataError(f"the name {str(origin)!r} is not UTF-8; rename it") from None
     return found, left_out
 
 
@@ -66,6 +62,7 @@ def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
 
     They are those of the batch that `read` gives.
     """
+    refuse_foreign(str(origin), origin.parent)
     if origin.is_dir():
         paths = _files(origin)[0]
         image_ids = [identify(origin / path)[0] for path in paths]
@@ -92,6 +89,7 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
     DataError
         When there is no file in it, or it holds something that no batch holds.
     """
+    refuse_foreign(str(origin), origin.parent)
     if origin.is_dir():
         return _read_folder(origin, model, labelled, flat)
     batch = read_batch(origin, model.preprocessing)
@@ -103,19 +101,15 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
 def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; with --each INCOMING is a folder of batches")
-    found, strays = [], []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not (path.is_dir() or _is_table(path)):
-            strays += [] if is_system(path.name) else [path]
-        elif not is_system(path.name):
-            found.append(path)
-    seen = [path for path in strays if not path.name.startswith(".")]
-    if seen and not found:
+    paths = [path for path in sorted(folder.iterdir()) if not is_system(path.name)]
+    shown = [path for path in paths if not path.name.startswith(".")]
+    found = [path for path in shown if path.is_dir() or _is_table(path)]
+    if shown and not found:
         raise DataError(
-            f"{seen[0]} is in no batch; with --each every folder and every Parquet file in "
+            f"{shown[0]} is in no batch; with --each every folder and every Parquet file in "
             "INCOMING is one"
         )
-    left_out += [f"left out: {path}: it is in no batch" for path in strays]
+    left_out += [f"left out: {path}: it is in no batch" for path in paths if path not in found]
     return found
 
 
@@ -153,13 +147,17 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
     labels: list[str | None] = [None] * len(paths)
     if labelled and not (flat and all("/" not in path for path in paths)):
         labels = _labels(folder, paths, model.classes)
-    found: list[Prepared] = []
+    image_ids, jpegs = list[str](), list[bytes | None]()
     for path in progress(paths, title=printable(folder.name), total=len(paths)):
         file = folder / path
-        found.append(prepare(RawImage(str(file), file=file), model.preprocessing))
-        if found[-1].jpeg is None:
-            said.append(f"unreadable: {file} cannot be read as an image: {found[-1].reason}")
-    image_ids, jpegs = [one.image_id for one in found], [one.jpeg for one in found]
+        one = prepare(RawImage(str(file), file=file), model.preprocessing)
+        if one.jpeg is None:
+            said.append(f"unreadable: {file} cannot be read as an image: {one.reason}")
+        said += [f"noted: {file}: {note}" for note in one.notes]
+        # That of `fingerprint`, which knows no model, and not how large a file of it may be.
+        large = file.is_file() and file.stat().st_size > FILE_BYTES
+        image_ids.append(identify(file)[0] if large else one.image_id)
+        jpegs.append(one.jpeg)
     name = Path(os.path.abspath(folder)).name  # of "." too
     return Batch(name, folder, image_ids, paths, labels, jpegs), said
 

@@ -11,7 +11,7 @@ from grocery.core.errors import printable
 from grocery.core.files import rounded
 from grocery.core.params import MonitorParams
 from grocery.monitoring.batches import as_json, numbers
-from grocery.monitoring.report import too_few
+from grocery.monitoring.report import cannot_be_said, left_out, too_few
 
 # What the history keeps for itself.
 _FOR_SEQUENCES = {"grocery_history", "confidence_counts", "class_counts"}
@@ -75,10 +75,12 @@ def _findings(batch: Examined, params: MonitorParams) -> list[str]:
         odd = [found.sentence for found in entry.by_labels if found.verdict != "ok"]
         return [f"{entry.batch}: {sentence}" for sentence in (said, *odd)]
     odd = [signal.sentence for signal in judgement.signals if signal.verdict != "ok"]
-    odd += too_few(judgement, params)
+    odd += too_few(judgement, params) or cannot_be_said(batch.report)
+    odd += left_out(batch.report)
     lines = [f"{batch.report.name}: {sentence}" for sentence in odd]
     if entry is not None and entry.sequence is not None:
-        names = entry.sequence.batches
-        lines.append(f"a sequence of {len(names)} batches is an alert: {names[0]} to {names[-1]}")
+        names, verdict = entry.sequence.batches, entry.sequence.verdict
+        counts = "is an alert" if verdict == "alert" else "is to be watched"
+        lines.append(f"a sequence of {len(names)} batches {counts}: {names[0]} to {names[-1]}")
         lines += [signal.sentence for signal in entry.sequence.signals]
     return lines

@@ -30,7 +30,7 @@ def track(
         batches = [(one, entry) for one, entry in found if entry.kind == "batch"]
         for step, (one, entry) in enumerate(batches):
             batch(tracked, step, told(one.report, one.timing))
-            if sequence := entry.sequence:
+            if (sequence := entry.sequence) and sequence.verdict == "alert":
                 names = sequence.batches
                 tracked.alert(
                     f"Drift in the batches {names[0]} to {names[-1]}",

@@ -1,4 +1,4 @@
-"""What can happen to photographs, at three strengths: the shifts of the drill.
+"""What can happen to photographs: the shifts that a model is tried out under.
 
 Each takes an RGB image and gives one, and depends on the image and a seed alone. They are applied
 to canonical images, so a radius in pixels is of at most `image_size` of them.
@@ -10,16 +10,14 @@ import io
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from PIL import Image, ImageFilter
-
-from grocery.core.draws import generator_of
+from PIL import Image, ImageEnhance, ImageFilter
 
 Shift = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
 
-def dim_light(image: Image.Image, light: float, generator: np.random.Generator) -> Image.Image:
-    """A share of the light: all levels are multiplied by it."""
-    return image.point([round(light * level) for level in range(256)] * 3)
+def light(image: Image.Image, share: float, generator: np.random.Generator) -> Image.Image:
+    """Another light: all levels are multiplied by this share of it."""
+    return image.point([min(255, round(share * level)) for level in range(256)] * 3)
 
 
 def colour_cast(image: Image.Image, gain: float, generator: np.random.Generator) -> Image.Image:
@@ -56,17 +54,26 @@ def camera_noise(image: Image.Image, levels: float, generator: np.random.Generat
     return Image.fromarray(noisy.clip(0, 255).round().astype(np.uint8))
 
 
-# Name, what the strength is, and three strengths, the mildest first.
-SHIFTS: Mapping[str, tuple[Shift, str, tuple[float, float, float]]] = {
-    "dim light": (dim_light, "{:g} of the light", (0.75, 0.5, 0.3)),
-    "colour cast": (colour_cast, "gain {:g}", (1.1, 1.25, 1.5)),
-    "blur": (blur, "{:g} px", (1.0, 2.0, 4.0)),
-    "compression": (compression, "JPEG quality {:g}", (40, 15, 5)),
-    "crop and zoom": (crop_and_zoom, "{:g} of a side", (0.85, 0.65, 0.45)),
-    "camera noise": (camera_noise, "{:g} levels", (6, 15, 30)),
+def low_contrast(image: Image.Image, share: float, generator: np.random.Generator) -> Image.Image:
+    """Levels keep this share of their distance from the image's mean brightness."""
+    mean = float(np.asarray(image.convert("L")).mean())
+    levels = [min(255, max(0, round(mean + share * (level - mean)))) for level in range(256)]
+    return image.point(levels * 3)
+
+
+def pale_colours(image: Image.Image, share: float, generator: np.random.Generator) -> Image.Image:
+    """Colours keep this share of their distance from grey."""
+    return ImageEnhance.Color(image).enhance(share)
+
+
+# Name, and the strengths that a model is tried out at. A light above 1 is over-exposed.
+TRIED: Mapping[str, tuple[Shift, tuple[float, ...]]] = {
+    "light": (light, (0.6, 0.35, 1.4, 1.8)),
+    "contrast": (low_contrast, (0.5, 0.3)),
+    "colour cast": (colour_cast, (0.67, 0.8, 1.25, 1.5)),
+    "pale colours": (pale_colours, (0.5,)),
+    "blur": (blur, (2.0, 4.0)),
+    "compression": (compression, (20, 5)),
+    "crop and zoom": (crop_and_zoom, (0.65, 0.45)),
+    "camera noise": (camera_noise, (15, 30)),
 }
-
-
-def shifted(image: Image.Image, name: str, strength: float, image_id: str) -> Image.Image:
-    """Apply a shift to one image; what is random in it follows from the image's id."""
-    return SHIFTS[name][0](image, strength, generator_of(name, image_id))

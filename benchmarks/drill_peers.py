@@ -1,0 +1,115 @@
+"""The drill's batches through Evidently, side by side with the monitor.
+
+    python -m venv peers && peers/bin/pip install evidently 'pandas<3' pyarrow jinja2 safetensors \\
+        pillow scipy scikit-learn pydantic ruamel.yaml joblib tqdm threadpoolctl onnxruntime
+    PYTHONPATH=. peers/bin/python benchmarks/drill_peers.py --batches 20
+
+Evidently is no dependency of this project. It gets what a table of predictions holds: confidence,
+predicted class, and the image statistics. Its default preset says that a dataset has drifted when
+half of its columns have. (alibi-detect 0.13 needs numpy below 2, in which this project does not
+run.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from drill import Drawn, Stage, conditions, judged
+from drill_shifts import SHIFTS
+
+from grocery.cli.monitor.judging import read_thresholds
+from grocery.core.errors import one_sentence
+from grocery.reference.image_statistics import NAMES
+from grocery.reference.reference import Reference
+from grocery.release.model import Model
+
+
+def main() -> None:
+    """Draw the batches, ask all, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--release", type=Path, default=Path("models/release"))
+    parser.add_argument("--shards", type=Path, default=Path("data/prepared/shards"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--size", type=int, default=100)
+    with one_sentence("drill_peers"):
+        run(parser.parse_args())
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Shares of batches in alert by what the shift costs, and seconds a batch."""
+    params, model = read_thresholds(arguments.params), Model.load(arguments.release)
+    tried = Reference.load(arguments.release / "reference")
+    stage = Stage(model, arguments.shards, tried, images=arguments.images)
+    asked: dict[str, Callable[[Drawn], bool]] = {
+        "monitor": lambda drawn: judged(drawn, params).verdict == "alert",
+        "Evidently": evidently_says,
+    }
+    found: dict[str, dict[str, list[bool]]] = {}
+    seconds = dict.fromkeys(asked, 0.0)
+    for shift, strength, size in conditions((arguments.size,), arguments.size):
+        if shift != "clean" and shift not in SHIFTS:
+            continue
+        batches = [stage.draw(shift, strength, size, n) for n in range(arguments.batches)]
+        drawn = [batch for batch in batches if batch is not None]
+        lost = 100 * float(np.mean([batch.loss for batch in drawn]))
+        cost = "under 1" if lost < 1 else "1 to 5" if lost < 5 else "5 and more"
+        for name, says in asked.items():
+            start = time.process_time()
+            said = [says(batch) for batch in drawn]
+            seconds[name] += (time.process_time() - start) / len(drawn)
+            kind = "clean" if shift == "clean" else f"shifts that cost {cost}"
+            found.setdefault(kind, {}).setdefault(name, []).extend(said)
+    print(f"| batches | {' | '.join(asked)} |\n| --- | {'---: | ' * len(asked)}")
+    for kind, rates in found.items():
+        print(f"| {kind} | {' | '.join(f'{100 * np.mean(r):.0f} %' for r in rates.values())} |")
+    count = sum(len(found[kind]["monitor"]) for kind in found) / arguments.batches
+    each = (f"{total / count:.2f}" for total in seconds.values())
+    print(f"| CPU s a batch | {' | '.join(each)} |")
+
+
+def evidently_says(drawn: Drawn) -> bool:
+    """Whether half of a batch's columns have drifted, according to Evidently's default tests."""
+    from evidently import DataDefinition, Dataset, Report  # type: ignore[import-not-found]
+    from evidently.presets import DataDriftPreset  # type: ignore[import-not-found]
+
+    definition = DataDefinition(
+        numerical_columns=["confidence", *NAMES], categorical_columns=["predicted"]
+    )
+    before, now = tables(drawn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = Report([DataDriftPreset()]).run(
+            Dataset.from_pandas(now, definition), Dataset.from_pandas(before, definition)
+        )
+    counts = [m for m in result.dict()["metrics"] if m["metric_name"].startswith("DriftedColumns")]
+    return float(counts[0]["value"]["share"]) >= 0.5
+
+
+def tables(drawn: Drawn) -> tuple[Any, Any]:
+    """Predictions of the reference's sample and of the batch as tables."""
+    import pandas as pd
+
+    reference = drawn.reference
+    frames = []
+    for logits, statistics in (
+        (reference.logits, reference.image_statistics),
+        (drawn.logits, drawn.seen.statistics),
+    ):
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
+        columns = {"confidence": confidence, "predicted": logits.argmax(axis=1)}
+        columns |= {name: statistics[:, index] for index, name in enumerate(NAMES)}
+        frames.append(pd.DataFrame(columns))
+    return frames[0], frames[1]
+
+
+if __name__ == "__main__":
+    main()

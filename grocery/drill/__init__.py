@@ -1,1 +1,0 @@
-"""How often the monitor cries wolf, and how soon it sees one."""

@@ -1,0 +1,1 @@
+"""Networks that others trained, from a package of weights to an ONNX file."""

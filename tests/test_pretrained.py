@@ -1,0 +1,176 @@
+"""`grocery backbone`: a package of weights to an ONNX file, and files that mean no good."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from conftest import Project
+from grocery.cli.backbone import NAMES
+from grocery.core.errors import ModelError
+from grocery.features.backbone import Backbone
+from grocery.pretrained.efficientnet import LITE, installed_weights, onnx_of
+from grocery.pretrained.weights import read_weights
+
+LITE0 = LITE["efficientnet-lite0"]
+
+# The largest of PyTorch's own features of `image`: efficientnet-lite-pytorch 0.1.0, torch 2.13,
+# ``model.extract_features(x).mean((2, 3))``; and the length of the whole vector.
+BY_TORCH = {
+    "efficientnet-lite0": (
+        {659: 4.297934, 113: 3.678007, 492: 3.595197, 226: 3.195996, 1137: 3.134298, 761: 2.941712},
+        14.001181,
+    ),
+    "efficientnet-lite2": (
+        {716: 4.433783, 139: 4.362296, 302: 3.840998, 260: 3.616666, 291: 3.479204, 850: 3.305496},
+        16.406912,
+    ),
+}
+SHA256 = {  # of the ONNX files
+    "efficientnet-lite0": "2af89acd3c853351cb55dab273c019797d520fce8539fa28b93bbe60e01f2db2",
+    "efficientnet-lite2": "bc874b1930c8f9b0385c4d36e556b227b2f601f64120fdd567de77b502963a11",
+}
+
+
+def image(side: int) -> np.ndarray:
+    pixels = np.arange(side * side * 3) // 3 * 7919 % 251
+    return pixels.astype(np.uint8).reshape(side, side, 3)
+
+
+@pytest.mark.parametrize("name", BY_TORCH)
+def test_the_features_are_those_of_pytorch(name: str, tmp_path: Path) -> None:
+    """Of the packages in the lock, prepared as the file itself says; the same bytes everywhere."""
+    lite, file = LITE[name], tmp_path / f"{name}.onnx"
+    data = onnx_of(lite, installed_weights(lite))
+    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
+    assert hashlib.sha256(data).hexdigest() == SHA256[name]
+    file.write_bytes(data)
+    backbone = Backbone.from_file(file, square_root=False)
+    features = backbone(image(lite.input_size))
+    largest, length = BY_TORCH[name]
+    assert features.shape == (1280,)
+    np.testing.assert_allclose(features[[*largest]], [*largest.values()], atol=1e-5)
+    assert np.linalg.norm(features) == pytest.approx(length, abs=1e-4)
+    said = backbone.settings()
+    assert said["input_size"] == lite.input_size
+    assert (said["mean"], said["std"]) == ([0.49803922] * 3, [0.50196078] * 3)
+    assert said["licence"] == "Apache-2.0"
+    assert lite.sha256 in said["origin"]
+
+
+def test_the_command_knows_each_network() -> None:
+    assert list(NAMES) == list(LITE)
+
+
+def test_a_package_that_is_missing_or_another() -> None:
+    with pytest.raises(
+        ModelError, match="tiny needs the package tiny-pytorch-model: `make extras`"
+    ):
+        installed_weights(replace(LITE0, name="tiny"))
+    with pytest.raises(ModelError, match="does not hold the weights that are known"):
+        installed_weights(replace(LITE0, sha256="0" * 64))
+
+
+def test_one_command_brings_it(project: Project) -> None:
+    said = project.run("grocery", "backbone", *NAMES).stdout
+    folder = "models/backbones/efficientnet-lite0+efficientnet-lite2"
+    assert f"featurize.onnx.path={folder}" in said
+    found = {f.name for f in (project.path / folder).iterdir()}
+    assert found == {f"{name}.onnx" for name in NAMES}
+    assert (
+        "models/backbones/.gitignore" in project.run("git", "status", "--porcelain", "-uall").stdout
+    )
+    assert project.run("dvc", "status", "--quiet", f"{folder}.dvc").stdout == ""
+
+
+# --- Files of weights ----------------------------------------------------------------------------
+
+BEGINNING = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
+
+
+def word(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def weights(
+    *tensors: tuple[str, np.ndarray], before: bytes = b"", keys: list[str] | None = None
+) -> bytes:
+    """A file of the old format: what it says of its tensors, and their numbers."""
+    numbered = {str(100 + n): tensor for n, tensor in enumerate(tensors)}
+    body = b"ccollections\nOrderedDict\n" + before
+    for key, (name, _) in numbered.items():
+        body += word(name) + b"ctorch\nFloatStorage\n" + word(key)
+    listed = b"".join(map(word, keys or numbered))
+    raw = b"".join(
+        len(values).to_bytes(8, "little") + values.tobytes() for _, values in numbered.values()
+    )
+    return BEGINNING + b"\x80\x02" + body + b"." + b"\x80\x02](" + listed + b"e." + raw
+
+
+ONE = ("a.weight", np.arange(3, dtype=np.float32))
+COUNTER = ("a.num_batches_tracked", np.array([7]))
+
+
+def test_numbers_are_found_by_their_names() -> None:
+    two = ("b.weight", np.float32([9]))
+    found = read_weights(weights(ONE, COUNTER, two), "it")
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "a.weight": [0, 1, 2],
+        "b.weight": [9],
+    }
+
+
+MARKER = "a-pickle-was-executed"
+RUNS = f"cos\nsystem\n(X{chr(6 + len(MARKER))}\0\0\0touch {MARKER}tR".encode()
+WHOLE = weights(ONE)
+HOSTILE = {
+    "a program in it": (
+        weights(ONE, before=RUNS),
+        "says 'GLOBAL os system', which no file of weights",
+    ),
+    "a program alone": (RUNS + b".", "is not a whole file of PyTorch's old format"),
+    "a program by its words": (
+        weights(ONE, before=b"X\x02\0\0\0osX\x06\0\0\0system\x93"),
+        "says 'STACK_GLOBAL', which no",
+    ),
+    "a program by its number": (weights(ONE, before=b"\x82\x01"), "says 'EXT1 1', which no"),
+    "empty": (b"", "is not a whole file"),
+    "a page": (b"<html>404</html>", "is not a whole file"),
+    "a ZIP, as PyTorch writes today": (b"PK\x03\x04" + bytes(40), "is not a whole file"),
+    "cut off in a pickle": (WHOLE[:60], "is not a whole file"),
+    "cut off in its numbers": (WHOLE[:-1], "is not whole"),
+    "something behind it": (WHOLE + b"\0", "goes on after its last tensor"),
+    "more numbers than there are": (
+        WHOLE.replace((3).to_bytes(8, "little"), (2**62).to_bytes(8, "little")),
+        "is damaged: a tensor has 4611686018427387904 numbers",
+    ),
+    "a key that nothing has": (weights(ONE, keys=["7"]), "its numbers are not those that it names"),
+    "another magic number": (WHOLE.replace(b"\x9cF", b"\x9cG"), "is not a file of PyTorch's old"),
+}
+
+
+@pytest.mark.parametrize(("data", "sentence"), HOSTILE.values(), ids=HOSTILE)
+def test_a_file_that_means_no_good_is_refused_and_not_executed(
+    data: bytes, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError) as caught:
+        read_weights(data, "evil.pth")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path(MARKER).exists()
+
+
+def test_weights_of_another_network() -> None:
+    with pytest.raises(
+        ModelError, match=r"_conv_stem\.weight are missing, but they should be \(3, "
+    ):
+        onnx_of(LITE0, weights(ONE))
+    few = weights(("_conv_stem.weight", np.zeros(5, np.float32)))
+    with pytest.raises(ModelError, match=r"_conv_stem\.weight are of 5 numbers, but"):
+        onnx_of(LITE0, few)
