@@ -123,7 +123,7 @@ def test_the_same_verdicts_give_the_same_bytes() -> None:
 
 def test_verdicts_come_first_and_worst_first() -> None:
     text = Page(render(REFERENCE, BATCHES, PARAMS)).text
-    assert text.index("2 of 5 batches in alert") < text.index("all-bad") < text.index("drifted")
+    assert text.index("1 of 5 batches in alert") < text.index("all-bad") < text.index("drifted")
     assert text.index("drifted") < text.index("empty") < text.index("small") < text.index("clean")
     assert text.index("clean") < text.index("Most uncertain")
     assert "12 readable images are too few to judge predictions by; 20 are needed." in text
@@ -134,7 +134,8 @@ def test_headlines() -> None:
     for batches, headline in [
         ([], "No incoming batches"),
         (BATCHES[:1], "No alert in 1 batch"),
-        (BATCHES[1:2], "1 of 1 batch in alert"),
+        (BATCHES[1:2], "No alert in 1 batch"),  # it has changed, and may be as easy as before
+        (BATCHES[4:], "1 of 1 batch in alert"),
         ([BATCHES[0], BATCHES[2]], "No alert in 2 batches"),
     ]:
         page = Page(render(REFERENCE, batches, PARAMS))

@@ -47,7 +47,7 @@ def test_validation_chooses_how_each_head_scales_its_features(
     monkeypatch.setattr(train, "most_right", second)
     world = World(tmp_path / "world", ROWS).featurize()
     said(world)
-    kept, _ = load_arrays(world.folder / "classifier", KIND)
+    kept, _ = load_arrays(world.folder / "models/classifier", KIND)
     for name, (first, chosen) in zip(("baseline", "head"), seen, strict=True):
         assert np.array_equal(kept[f"{name}_coefficients"], chosen.coefficients)
         assert not np.array_equal(first.coefficients, chosen.coefficients)
