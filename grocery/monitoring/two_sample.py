@@ -174,15 +174,16 @@ def stratified(sample: Rows, other: Rows, *, permutations: int) -> NDArray[np.bo
     see that the strata have other shares in it.
     """
     strata, total = np.concatenate([sample, other]), len(sample) + len(other)
-    numbers, place = np.unique(strata, return_inverse=True)
-    sizes, wanted = np.bincount(place), np.bincount(place[: len(sample)], minlength=len(numbers))
+    sizes = np.bincount(strata)
+    wanted = np.bincount(sample, minlength=len(sizes))
     before = np.repeat(np.cumsum(sizes) - sizes, sizes)
     taken = np.arange(total) - before < np.repeat(wanted, sizes)  # in the order of the strata
     generator, rows = np.random.default_rng(2), []
     for start in range(0, permutations, _BLOCK):
-        keys = place + generator.random((min(_BLOCK, permutations - start), total))
+        keys = strata + generator.random((min(_BLOCK, permutations - start), total))
         chosen = np.zeros(keys.shape, bool)
-        np.put_along_axis(chosen, np.argsort(keys, axis=1), taken[None], axis=1)
+        order = np.argsort(keys, axis=1, kind="stable")  # the same code on every processor
+        np.put_along_axis(chosen, order, taken[None], axis=1)
         rows.append(chosen)
     return np.concatenate(rows)
 
