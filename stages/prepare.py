@@ -130,8 +130,8 @@ def _write_incoming(
         sizes = write_drills(shards, params=params, folder=batches)
         return {name: {"images": size, "quarantined": []} for name, size in sizes.items()}
     work = partial(write_batch, params=params, folder=batches)
-    bad = parallel_map(work, own, title="incoming")
+    done = parallel_map(work, own, title="incoming")
     return {
-        name: {"images": len(images), "quarantined": quarantined}
-        for (name, images), quarantined in zip(own, bad, strict=True)
+        name: {"images": len(images), **said}
+        for (name, images), said in zip(own, done, strict=True)
     }

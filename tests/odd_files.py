@@ -110,6 +110,12 @@ def tiff(values: NDArray[Any]) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + ifd + bytes(4) + more + data
 
 
+def retagged(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF of `tiff` with another value of a tag."""
+    place = next(p for p in range(10, len(data), 12) if data[p : p + 2] == struct.pack("<H", tag))
+    return data[: place + 8] + struct.pack("<I", value) + data[place + 12 :]
+
+
 def pages(*kinds: int) -> bytes:
     """A TIFF of a small page and a larger one, and what each of them says that it is."""
     images = [picture(1, (16, 12)), picture(2)]

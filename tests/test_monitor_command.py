@@ -253,7 +253,9 @@ class TestBadInput:
         assert "params.yaml is no batch" in refused("params.yaml")
         cut = tmp_path / "cut.parquet"
         cut.write_bytes((built.path / CLEAN).read_bytes()[:-100])
-        assert f"{cut} cannot be read as a shard" in refused(INCOMING, cut)
+        assert f"{cut} cannot be read as a shard" in refused(cut)
+        said = monitor(built, cut, CLEAN, code=1)  # which it does not keep from being judged
+        assert (said.out.splitlines()[1][:3], str(cut) in said.err) == ("ok ", True)
         shard = next((built.path / "data/prepared/shards").glob("*.parquet"))
         write_table(cut, read_table(shard).drop_columns(["image"]))
         assert str(cut) in refused(cut)
@@ -431,10 +433,14 @@ class TestHistory:
         assert self.lines(tmp_path) == []
         broken = inbox / "a-broken.parquet"
         broken.write_bytes(b"no Parquet")  # it keeps no other from being judged
+        foreign = inbox / os.fsdecode(b"caf\xe9")
+        foreign.mkdir()
         code, out, err = watch()
         assert (code, out.splitlines()[1].split()[0]) == (1, "ok")
         assert f"{broken} cannot be read" in err
+        assert "is not UTF-8" in err
         broken.unlink()
+        foreign.rmdir()
         assert watch() == (0, "", "")
         assert watch("--model", tmp_path) == (0, "", "")  # it is not even loaded
         dim()

@@ -21,6 +21,7 @@ from PIL import Image, ImageCms
 
 from conftest import ROOT
 from grocery.cli.monitor import incoming
+from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, NotInstalled, UnreadableImage
 from grocery.data.build import Shard, decode_shard
 from grocery.data.duplicates import Copies
@@ -43,6 +44,7 @@ from odd_files import (
     pages,
     png,
     ramp,
+    retagged,
     spoilt,
     tiff,
     with_chunk,
@@ -81,6 +83,8 @@ DEEP_GREY = Image.fromarray(np.full((8, 8), 128 * 257, np.uint16))
 INDEXED = plain((255, 0, 0)).quantize(2)
 JPEG, PNG = encoded(plain(RED), "JPEG", quality=95), encoded(plain(RED), "PNG")
 PROGRESSIVE = encoded(plain(RED), "JPEG", quality=95, progressive=True)
+TWELVE_BITS = retagged(retagged(tiff(np.full((1, 3), 255, np.uint8)), 258, 12), 256, 2)
+WHITE_IS_ZERO = retagged(tiff(np.zeros((1, 2), np.uint16)), 262, 0)
 KEY = b"\x10\0\x20\0\x30\0"
 
 # What is read, and the colour of its first pixel.
@@ -99,6 +103,11 @@ READ = {
     "profile-of-press.png": (tagged(PRESS, RED), RED),
     "profile-huge.tif": (tagged(SWAPPED + bytes(5_000_000), RED, kind="TIFF"), RED),
     "lab.tif": (lab(), RED),
+    "profile-ycbcr.tif": (tagged(SWAPPED, (76, 85, 255), "YCbCr", "TIFF"), (0, 0, 255)),
+    "float.pfm": (b"Pf\n2 1\n-1.0\n" + np.ones(2, "<f4").tobytes(), WHITE),
+    "grey12.tif": (TWELVE_BITS, WHITE),
+    "signed16.tif": (tiff(np.full((1, 2), 2**15 - 1, np.int16)), WHITE),
+    "white-is-zero16.tif": (WHITE_IS_ZERO, WHITE),
     "phone.avif": (encoded(plain(RED), "AVIF", quality=90), RED),
     "phone.heic": (heic, RED),
     "grey2-key.png": (png(2, 0, [b"\xaa"], 4, chunk(b"tRNS", b"\0\x02")), WHITE),
@@ -120,7 +129,14 @@ FLOAT = "unsupported layout: unknown pixel mode (3 samples of {} bits, float)"
 
 # What is refused, and how the reason begins.
 REFUSED = {
+    "empty.jpg": (b"", "empty file"),
+    "short.jpg": (b"\xff\xd8\xff", "damaged"),
     "cut.jpg": (jpeg(picture())[:-40], "truncated"),
+    "cut.png": (encoded(picture(), "PNG")[:-60], "truncated"),
+    "huge.png": (  # refused before anything is decoded, which would be "truncated"
+        encoded(Image.new("1", (1001, 1000)), "PNG")[:60],
+        "too many pixels: 1,001,000; prepare.max_pixels allows 1,000,000",
+    ),
     "scan-lacks.jpg": (without_last_scan(), "truncated"),
     "key.png": (
         with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6)))),
@@ -129,6 +145,14 @@ REFUSED = {
     "float32.tif": (tiff(np.zeros((4, 5, 3), np.float32)), FLOAT.format(32)),
     "float64.tif": (tiff(np.zeros((4, 5, 3), np.float64)), FLOAT.format(64)),
     "scans.jpg": (many_scans(101), "too many scans: a JPEG may have 100"),
+    "segments.jpg": (JPEG[:2] + b"\xff\xe1\0\2" * 10**5 + JPEG[2:], "too many segments: a JPEG"),
+    "chunks.png": (with_chunk(PNG, chunk(b"prVt", b"") * 10**5), "too many chunks: a PNG may"),
+    "raw.dng": (
+        encoded(plain(RED), "TIFF", tiffinfo={254: 1, 330: 8}),
+        "a camera's raw file, which",
+    ),
+    "a.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a camera's raw file, which"),
+    "a.m4a": (b"\0\0\0\x14ftypM4A \0\0\2\0isom", "a sound, which"),
     "odd.bmp": (b"BM" + bytes(12) + b"\x07" + bytes(47), "unsupported layout: Unsupported BMP"),
     "a.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000, which is no"),
     "a.pdf": (b"%PDF-1.7", "PDF, which"),
@@ -136,6 +160,7 @@ REFUSED = {
     "a.mkv": (b"\x1aE\xdf\xa3\x93B\x82\x88matroska", "a video, which"),
     "a.html": (b"\n<!DOCTYPE html><title>404</title>", "HTML, which"),
     "a.svg": (b"<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG, which"),
+    "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, which"),
     "a.txt": (b"milk, bread", "not an image of a known format"),
 }
 
@@ -188,14 +213,15 @@ def test_one_door(tmp_path: Path) -> None:
     seen = dict(zip(batch.paths, batch.jpegs, strict=True))
     assert seen == stored | dict.fromkeys(REFUSED)
     assert batch.image_ids == [ids[image.path] for image in raw]
-    assert len(said) == len(REFUSED)
+    assert len(said) == len(REFUSED) + len(NOTED)
     params = load(ROOT / "params.yaml").prepare.model_copy(
         update={k: v for k, v in how.settings().items() if k != "colours"}
     )
     bad = write_batch(("batch", raw), params=params, folder=tmp_path)
-    assert {entry["path"]: entry["reason"] for entry in bad} == {
+    assert {entry["path"]: entry["reason"] for entry in bad["quarantined"]} == {
         name: reasons[ids[name]] for name in REFUSED
     }
+    assert {entry["path"] for entry in bad["noted"]} == NOTED
     rows = read_table(tmp_path / "batch.parquet", ["path", "image"]).to_pylist()
     assert {row["path"]: row["image"] for row in rows} == seen
 
@@ -326,6 +352,9 @@ class TestBounds:
             Image.new("RGBA", (900, 900)), "TIFF", compression="tiff_lzw", strip_size=10**8
         )
         decode(one_strip, max_pixels=MAX)
+        cmyk = encoded(Image.new("CMYK", (1000, 1000)), "JPEG", progressive=True)
+        with pytest.raises(UnreadableImage, match="of JPEG, as much memory as 1,00"):
+            decode(cmyk, max_pixels=MAX)
         with pytest.raises(UnreadableImage, match="of TIFF, as much memory as"):
             decode(one_strip.replace(b"\x08\0\x08\0\x08\0\x08\0", b"\x10\0" * 4), max_pixels=MAX)
 
@@ -341,6 +370,7 @@ class TestBounds:
         assert "Using code not yet in table" in capfd.readouterr().err  # so it does say something
         with pytest.raises(UnreadableImage, match="damaged"):
             decode(bytes(data), max_pixels=MAX)
+        decode(tiff(spoilt(ramp(1).view(np.uint32), 0x7F800001).view(np.float32)), max_pixels=MAX)
         assert capfd.readouterr().err == ""
         assert not recwarn.list
 
@@ -355,6 +385,14 @@ class TestBounds:
         for read in (RawImage("v", file=video).read, lambda: small_model().prepare(video)):
             with pytest.raises(DataError, match=reason):
                 read()
+        with video.open("wb") as stream:
+            stream.truncate(FILE_BYTES + 1)
+        for limit in (10**6, 10**9):  # the history knows a batch whatever the model allows
+            how = replace(small_model().preprocessing, max_file_bytes=limit)
+            model = replace(small_model(), preprocessing=how)
+            batch, _ = incoming.read(tmp_path, model, labelled=False, flat=False)
+            seen = incoming.digests(batch.image_ids, batch.labels)
+            assert incoming.fingerprint(tmp_path, labelled=False) == seen
 
 
 # Says of a file that its owner may not read why it is not read, in shards, batches and the monitor.
@@ -370,8 +408,9 @@ from test_model import small_model
 folder = Path(sys.argv[1])
 image = RawImage("a.jpg", file=folder / "files/a.jpg")
 print(image.identify(10**6)[1])
-print(write_batch(("batch", [image]), params=load().prepare, folder=folder)[0]["reason"])
-print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False)[1])
+said = write_batch(("batch", [image]), params=load().prepare, folder=folder)
+print(said["quarantined"][0]["reason"])
+print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False)[1], sep=chr(10))
 """
 
 
@@ -380,14 +419,19 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_bytes(jpeg(picture()))
     file.chmod(0)
+    odd = tmp_path / "files/b.tif"
+    odd.write_bytes(retagged(tiff(ramp(1)), 277, 40_000))  # of which Pillow's log would speak
     powers = "-dac_override,-dac_read_search"  # by which root reads all
     without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
     command = [*without, sys.executable, "-c", DENIED, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    unreadable = "cannot be read as an image:"
     assert done.stdout.splitlines() == [
         *["Permission denied"] * 2,
-        f"unreadable: {file} cannot be read as an image: Permission denied",
+        f"unreadable: {file} {unreadable} Permission denied",
+        f"unreadable: {odd} {unreadable} damaged: Invalid value for samples per pixel",
     ]
+    assert done.stderr == ""
 
 
 # Prepares a file with the limits of params.yaml, and says what it took at most, in MiB.
@@ -423,24 +467,20 @@ def test_memory_of_large_files_of_all_kinds(kind: str) -> None:
     exif[0x0112] = 6
     rgba = Image.merge("RGBA", [grey] * 4)
     half = rgba.resize((5000, 4990)) if kind in ("webp", "avif", "heic") else rgba
-    match kind:
-        case "cmyk":
-            options = {"progressive": True, "subsampling": 0, "exif": exif}
-            data = encoded(Image.merge("CMYK", [grey] * 4), "JPEG", **options)
-        case "rgba":
-            data = encoded(rgba, "PNG", compress_level=1, exif=exif)
-        case "webp":
-            data = encoded(half, "WEBP", lossless=True, method=0, quality=0)
-        case "avif":
-            data = encoded(half, "AVIF", speed=10, subsampling="4:4:4")
-        case "heic":
-            stream = io.BytesIO()
-            pytest.importorskip("pillow_heif").from_pillow(half).save(stream, chroma=444)
-            data = stream.getvalue()
-        case "strip":
-            options = {"compression": "tiff_adobe_deflate", "strip_size": 2**31 - 1}
-            data = encoded(rgba, "TIFF", **options)
-        case _:
-            values = Image.fromarray(np.asarray(grey, np.float32))
-            data = encoded(values, "TIFF", compression="tiff_adobe_deflate")
-    assert peak(data) < 600
+    if kind == "heic":
+        stream = io.BytesIO()
+        pytest.importorskip("pillow_heif").from_pillow(half).save(stream, chroma=444)
+        assert peak(stream.getvalue()) < 600
+        return
+    cmyk = {"progressive": True, "subsampling": 0, "exif": exif}
+    packed = {"compression": "tiff_adobe_deflate"}
+    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "cmyk": (Image.merge("CMYK", [grey] * 4), "JPEG", cmyk),
+        "rgba": (rgba, "PNG", {"compress_level": 1, "exif": exif}),
+        "webp": (half, "WEBP", {"lossless": True, "method": 0, "quality": 0}),
+        "avif": (half, "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
+        "strip": (rgba, "TIFF", packed | {"strip_size": 2**31 - 1}),
+        "float": (Image.fromarray(np.asarray(grey, np.float32)), "TIFF", packed),
+    }
+    image, name, options = files[kind]
+    assert peak(encoded(image, name, **options)) < 600

@@ -12,6 +12,7 @@ import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,15 +102,17 @@ def test_a_folder_gives_all_files_below_it_by_name() -> None:
         file = Path("shelf", name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"no image")
+    Path("shelf/a/b.jpg").write_bytes(jpeg(picture())[:-2])
     Path("photo").write_bytes(Path("0.png").read_bytes())
     said = predict("3.png", "shelf/", "photo", "--json")
-    found = ["a/10", "a/2.webp", "a/c/0.jfif", "b.JPG", "z"]
+    found = ["a/10", "a/2.webp", "a/b.jpg", "a/c/0.jfif", "b.JPG", "z"]
     assert paths(said) == ["3.png", *(f"shelf/{name}" for name in found), "photo"]
     bad = "error: predict: shelf/a/labels.json cannot be read as an image: not an image of a known"
     assert said.err.splitlines() == [
         "note: predict: shelf/.hidden.png is left out: hidden",
         "note: predict: shelf/README.txt is left out: about the images",
         "note: predict: shelf/a/.cache is left out: hidden",
+        "note: predict: shelf/a/b.jpg: the end marker is missing",
         f"{bad} format",
     ]
     assert said.code == 1
@@ -201,10 +204,10 @@ def test_the_first_results_come_before_the_last_image_is_read(
 ) -> None:
     prepare, shown, before = Model.prepare, [], []
 
-    def watched(self: Model, *arguments: str) -> bytes:
+    def watched(self: Model, *arguments: str, **named: Any) -> bytes:
         shown.extend(capsys.readouterr().out.splitlines())
         before.append(len(shown))
-        return prepare(self, *arguments)
+        return prepare(self, *arguments, **named)
 
     loaded = Model.load(Path("models/release"))
     monkeypatch.setattr(Model, "load", lambda _: loaded)

@@ -293,7 +293,7 @@ class TestDuplicates:
 class TestIncoming:
     def test_own_batches(self, tmp_path: Path) -> None:
         source = dataset(tmp_path / "raw")
-        put(source, "incoming/monday/2.jpg", jpeg(picture(5000)))
+        put(source, "incoming/monday/2.jpg", jpeg(picture(5000))[:-2])
         put(source, "incoming/monday/1.jpg", b"no image")
         put(source, "incoming/tuesday/b/1.jpg", jpeg(picture(5001)))
         counts = prepare(source, tmp_path)
@@ -310,6 +310,7 @@ class TestIncoming:
         assert report(tmp_path)["incoming"]["monday"] == {
             "images": 2,
             "quarantined": [{"path": "incoming/monday/1.jpg", "reason": reason}],
+            "noted": [{"path": "incoming/monday/2.jpg", "note": "the end marker is missing"}],
         }
 
     def test_drills_are_cut_from_test(

@@ -52,7 +52,8 @@ def predict(arguments: argparse.Namespace) -> None:
 
     A file that cannot be read is named on standard error; the others are predicted
     all the same, and the exit code is 1. Hidden files and a README in a folder are
-    left out and named, which is no error; what a system leaves behind is passed over.
+    left out and named, and so is a file whose damage costs no pixel, which is no error;
+    what a system leaves behind is passed over.
 
     examples:
       grocery predict photo.jpg
@@ -67,10 +68,9 @@ def predict(arguments: argparse.Namespace) -> None:
     failed = False
     for result in _results(model, image_files(arguments.images), arguments.top or 1):
         if isinstance(result, DataError):
-            left_out = isinstance(result, LeftOut)
-            failed = failed or not left_out
+            kind = "note" if isinstance(result, Noted) else "error"
+            failed = failed or kind == "error"
             say = bar.write if bar else print
-            kind = "note" if left_out else "error"
             say(printable(f"{kind}: predict: {result}"), file=sys.stderr)
         elif arguments.json:
             print_json(_document(*result, top=arguments.top))
@@ -84,8 +84,8 @@ def predict(arguments: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-class LeftOut(DataError):
-    """A file that is not looked at; no error."""
+class Noted(DataError):
+    """What is no error: a file that is not looked at, or that is damaged and read all the same."""
 
 
 def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
@@ -101,7 +101,7 @@ def image_files(names: Iterable[str]) -> Iterator[str | DataError]:
             continue
         count = 0
         for found in _below(name):
-            count += not isinstance(found, LeftOut)
+            count += not isinstance(found, Noted)
             yield found
         if not count:
             yield DataError(f"{name} holds no images")
@@ -115,7 +115,7 @@ def _below(folder: str) -> Iterator[str | DataError]:
         elif reason not in HARMLESS:
             yield DataError(f"{file} {reason}")
         else:
-            yield LeftOut(f"{file} is left out: {reason}")
+            yield Noted(f"{file} is left out: {reason}")
 
 
 def _results(
@@ -128,10 +128,12 @@ def _results(
             if isinstance(file, DataError):
                 yield file
                 continue
+            notes: list[str] = []
             try:
-                prepared.append((file, model.prepare(file)))
+                prepared.append((file, model.prepare(file, note=notes.append)))
             except DataError as error:
                 yield error
+            yield from (Noted(f"{file}: {note}") for note in notes)
         rankings = model.rank([jpeg for _, jpeg in prepared], top)
         for (path, _), ranking in zip(prepared, rankings, strict=True):
             yield path, ranking

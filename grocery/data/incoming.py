@@ -35,22 +35,24 @@ _DONE = {
 
 def write_batch(
     task: tuple[str, list[RawImage]], *, params: PrepareParams, folder: Path
-) -> list[dict[str, str]]:
+) -> dict[str, list[dict[str, str]]]:
     """Decode a batch, of a name and images, and write it to ``NAME.parquet``, sorted by path.
 
-    Gives ``path`` and ``reason`` of each image that cannot be read.
+    Gives ``quarantined``, with ``path`` and ``reason`` of each image that cannot be read, and where
+    something is wrong with others ``noted``, with ``path`` and ``note``.
     """
     name, images = task
     preprocessing = preprocessing_of(params)
-    unreadable, rows = [], []
+    unreadable, noted, rows = [], [], []
     for raw in sorted(images, key=lambda raw: raw.path):
         done = prepare(raw, preprocessing)
         if done.reason is not None:
             unreadable.append({"path": raw.path, "reason": done.reason})
+        noted += [{"path": raw.path, "note": note} for note in done.notes]
         row = (done.image_id, raw.path, raw.label, done.jpeg)
         rows.append(dict(zip(BATCH_SCHEMA.names, row, strict=True)))
     _write(folder, name, rows, preprocessing, images[0].drill if images else None)
-    return unreadable
+    return {"quarantined": unreadable} | ({"noted": noted} if noted else {})
 
 
 def write_drills(shards: Path, *, params: PrepareParams, folder: Path) -> dict[str, int]:

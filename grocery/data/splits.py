@@ -158,7 +158,9 @@ def _refuse_alike(classes: Sequence[str]) -> None:
     """Refuse names of classes that differ in what is easily overlooked."""
     seen: dict[str, str] = {}
     for name in classes:
-        other = seen.setdefault(" ".join(normalize("NFKC", name).casefold().split()), name)
+        words = normalize("NFKC", name).casefold().split()
+        shown = "".join(c for c in " ".join(words) if c.isprintable())
+        other = seen.setdefault(shown, name)
         if other != name:
             raise DataError(
                 f"the classes {other!r} and {name!r} differ in case, spaces or width only; give "

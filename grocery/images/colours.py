@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
-
-from grocery.core.errors import UnreadableImage
+from PIL import Image, ImageCms, ImageOps
 
 Note = Callable[[str], None]  # takes a sentence on a file that is read all the same
 Transform = tuple[str, ImageCms.ImageCmsTransform]  # with the mode that it takes
@@ -21,15 +19,12 @@ LARGE = 2**24  # pixels of a picture, at most; larger ones are halved
 _TILE = 2048  # side of what is converted at a time, so that there is no second copy of all
 
 _MOST_PROFILE = 4 * 2**20  # bytes; those of printing presses have two million
-# Colour space of a profile, Pillow's mode for it, and the modes of images that it fits.
-_SPACES = {
-    "RGB": ("RGB", ("RGB", "RGBA", "RGBX", "P", "PA", "L", "LA", "1")),
-    "GRAY": ("L", ("L", "LA", "1")),
-    "CMYK": ("CMYK", ("CMYK",)),
-}
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # of profiles, and Pillow's modes
 _ROUNDING = 2  # levels by which profiles of sRGB differ from each other
 
+_DEEP = ("I", "F", "I;")  # beginnings of modes
 _SIXTEEN_BITS = 2.0**16 - 1
+_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339  # tags of a TIFF
 # What white usually is where a picture does not say it; _DARK is too small a share of it.
 _USUAL = {"I": (_SIXTEEN_BITS, 2.0**31 - 1, 2.0**32 - 1), "F": (1.0, 255.0, _SIXTEEN_BITS)}
 _DARK = 1 / 16
@@ -53,6 +48,7 @@ def key_of(image: Image.Image) -> Any:
     return tuple(level >> 8 for level in key) if raw == "RGB;16B" and key else key
 
 
+@np.errstate(invalid="ignore")  # of levels that are no numbers
 def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Image:
     """Convert a loaded image to RGB, and halve it where it is `LARGE`.
 
@@ -60,7 +56,7 @@ def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Im
     scaled to 8. With `profiles` an embedded colour profile is applied.
     """
     factor = halvings(image.size)
-    white = _white(image) if image.mode[:2] in ("I", "F", "I;") else None
+    white = _white(image) if image.mode[:2] in _DEEP else None
     transform = _transform(image, note) if profiles or image.mode == "LAB" else None
     if image.mode == "RGB" and key is None and transform is None and factor == 1:
         return image.convert("RGB")
@@ -69,10 +65,11 @@ def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Im
         tile = image.crop(box)
         if white is not None:
             tile = _eight_bits(_values(tile, image), white, key)
+            if _tags(image).get(_PHOTOMETRIC) == 0:  # which Pillow minds of 8 bits alone
+                tile = ImageOps.invert(tile)
         elif key is not None:
             tile.info["transparency"] = key
-        tile = _over_white(tile if transform is None else _applied(tile, *transform))
-        found.paste(tile.reduce(factor), (box[0] // factor, box[1] // factor))
+        found.paste(_flat(tile, transform).reduce(factor), (box[0] // factor, box[1] // factor))
     return found
 
 
@@ -82,18 +79,32 @@ def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
             yield left, top, min(left + _TILE, size[0]), min(top + _TILE, size[1])
 
 
-def _over_white(tile: Image.Image) -> Image.Image:
+def _flat(tile: Image.Image, transform: Transform | None) -> Image.Image:
+    """Transform the colours, and lay what is transparent over white."""
+    alpha = None
     if tile.has_transparency_data:
         tile = tile.convert("RGBA")
-        tile = Image.alpha_composite(Image.new("RGBA", tile.size, "white"), tile)
-    return tile.convert("RGB")
+        alpha = tile.getchannel("A")
+    found = tile.convert("RGB") if transform is None else _applied(tile, *transform)
+    if alpha is None:
+        return found
+    found.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", tile.size, "white"), found).convert("RGB")
 
 
 def _values(tile: Image.Image, image: Image.Image) -> NDArray[np.float64]:
     """Levels of a part of a deep image. Pillow gives a sign to 32 bits of a TIFF that have none."""
-    tags, values = getattr(image, "tag_v2", {}), np.asarray(tile)
-    unsigned = image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,))[0] == 1
+    tags, values = _tags(image), np.asarray(tile)
+    unsigned = image.mode == "I" and tags.get(_BITS) == (32,) and not _signed(tags)
     return (values.view(np.uint32) if unsigned else values).astype(np.float64)
+
+
+def _tags(image: Image.Image) -> Any:
+    return getattr(image, "tag_v2", {})
+
+
+def _signed(tags: Any) -> bool:
+    return bool(tags.get(_FORMAT, (1,))[0] == 2)
 
 
 def _white(image: Image.Image) -> float:
@@ -102,8 +113,9 @@ def _white(image: Image.Image) -> float:
     It is a usual white that at most one in a hundred pixels exceeds. Where that would leave the
     whole picture dark, it is what the brightest pixels have.
     """
-    if image.mode not in _USUAL or image.format == "PPM":
-        return _SIXTEEN_BITS
+    bits, *_ = _tags(image).get(_BITS, (16,))
+    if bits <= 16 and image.mode != "F":
+        return float(2 ** (bits - _signed(_tags(image))) - 1)
     step = isqrt(image.width * image.height // _SAMPLE) + 1
     parts = (_values(image.crop(box), image)[::step, ::step] for box in _tiles(image.size))
     values = np.concatenate([part[np.isfinite(part) & (part > 0)] for part in parts])
@@ -125,19 +137,20 @@ def _eight_bits(values: NDArray[np.float64], white: float, key: Any) -> Image.Im
 
 def _transform(image: Image.Image, note: Note) -> Transform | None:
     """How an image becomes sRGB; None where it is, or does not say what it is."""
-    profile = image.info.get("icc_profile")
-    mode = "L" if image.mode[:2] in ("I", "F", "I;") else image.mode
+    mode = "L" if image.mode in ("1", "LA") or image.mode[:2] in _DEEP else image.mode
     if mode == "LAB":
         return "LAB", _transform_to_srgb(ImageCms.createProfile("LAB"), "LAB")
+    profile = image.info.get("icc_profile")
     if not profile:
         return None
     try:
         if len(profile) > _MOST_PROFILE:
             raise ValueError(f"it has {len(profile):,} bytes")
-        takes, fits, transform = _to_srgb(profile)
-        if mode not in fits:
-            raise ValueError(f"it is for {takes}, and the image is {mode}")
-    except (ImageCms.PyCMSError, UnreadableImage, LookupError, TypeError, ValueError) as error:
+        takes, transform = _to_srgb(profile)
+        # One of RGB fits whatever becomes RGB, also grey and indexed colours.
+        if mode != takes and (takes != "RGB" or mode == "CMYK"):
+            raise ValueError(f"it is for {takes}, and the image is {image.mode}")
+    except (ImageCms.PyCMSError, OSError, LookupError, TypeError, ValueError) as error:
         note(f"its colour profile is ignored: {error}")
         return None
     return None if transform is None else (takes, transform)
@@ -148,16 +161,13 @@ def _transform_to_srgb(profile: Any, mode: str) -> ImageCms.ImageCmsTransform:
 
 
 @lru_cache(maxsize=4)
-def _to_srgb(profile: bytes) -> tuple[str, tuple[str, ...], ImageCms.ImageCmsTransform | None]:
-    """Mode and modes of `_SPACES`, and the transform; None where that would change nothing."""
-    try:
-        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    except OSError:
-        raise UnreadableImage("it is damaged") from None
+def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """What mode a profile takes, and the transform; None where that would change nothing."""
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = opened.profile.xcolor_space.strip()
     if space not in _SPACES:
-        raise UnreadableImage(f"it is for {space}")
-    mode, fits = _SPACES[space]
+        raise ValueError(f"it is for {space}")
+    mode = _SPACES[space]
     transform = _transform_to_srgb(opened, mode)
     steps = np.arange(256, dtype=np.uint8)
     probe = Image.fromarray(steps[None])
@@ -166,18 +176,10 @@ def _to_srgb(profile: bytes) -> tuple[str, tuple[str, ...], ImageCms.ImageCmsTra
         probe = Image.fromarray(np.stack(colours, axis=-1).reshape(1, -1, 3))
     found = np.asarray(_applied(probe, mode, transform), np.int16)
     alike = mode != "CMYK" and np.abs(found - np.asarray(probe.convert("RGB"))).max() <= _ROUNDING
-    return mode, fits, None if alike else transform
+    return mode, None if alike else transform
 
 
 def _applied(tile: Image.Image, mode: str, transform: ImageCms.ImageCmsTransform) -> Image.Image:
-    """Transform the colours, and keep what is transparent."""
-    alpha = None
-    if tile.has_transparency_data:
-        tile = tile.convert("RGBA")
-        alpha = tile.getchannel("A")
-    tile = tile if tile.mode == mode else tile.convert(mode)
     found = Image.new("RGB", tile.size)
-    transform.apply(tile, found)
-    if alpha is not None:
-        found.putalpha(alpha)
+    transform.apply(tile if tile.mode == mode else tile.convert(mode), found)
     return found

@@ -17,7 +17,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from grocery.core.errors import DataError, NotInstalled, UnreadableImage
 from grocery.images import opening
 from grocery.images.colours import Note, halvings, key_of, rgb
-from grocery.images.mending import mended
+from grocery.images.mending import check_parts, mended
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TRANSPOSE = {
@@ -71,21 +71,20 @@ def decode(
     """
     if not data:
         raise UnreadableImage("empty file")
+    check_parts(data)
     try:
         return _decoded(data, max_pixels, profiles, note)
     except UnreadableImage as error:
-        instead = mended(data)
-        if instead is None:
-            raise
+        instead, said = mended(data)
         found: list[Image.Image] = []
-        for each in instead[0]:
-            try:
+        try:
+            for each in instead:
                 found.append(_decoded(each, max_pixels, profiles, _ignore if found else note))
-            except UnreadableImage:
-                raise error from None
-        if any(other.tobytes() != found[0].tobytes() for other in found[1:]):
-            raise
-        note(instead[1])
+        except UnreadableImage:
+            found = []
+        if not found or found[0] != found[-1]:
+            raise error
+        note(said)
         return found[0]
 
 

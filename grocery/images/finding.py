@@ -18,7 +18,7 @@ _SYSTEM = re.compile(
     r"\.DS_Store|\._.*|__MACOSX|\.AppleDouble|\.localized|\.Spotlight-V100|\.Trashes|\.fseventsd"
     r"|\.TemporaryItems|(eh)?thumbs(_\w+)?\.db|desktop\.ini|\$RECYCLE\.BIN"
     r"|System Volume Information|@eaDir|#recycle|#snapshot|lost\+found|\.Trash(-\d+)?|\.nfs\w+"
-    r"|\.directory|\.nomedia|\.?picasa\.ini|\.thumbnails|\.ipynb_checkpoints"
+    r"|Icon\r|\.directory|\.nomedia|\.?picasa\.ini|\.thumbnails|\.ipynb_checkpoints"
     r"|\.(git|dvc)(ignore|attributes|keep|modules)?|\.keep",
     re.IGNORECASE,
 )
@@ -38,22 +38,22 @@ def walk(folder: Path, below: str = "") -> Iterator[tuple[str, str | None]]:
     followed. Empty folders do not show: DVC and git do not keep them. A reason that is not
     `HARMLESS` is what a sentence says of the path.
     """
-    try:
-        with os.scandir(folder / below) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        yield below or ".", f"cannot be read: {error.strerror}"
-        return
-    for entry in found:
-        path = f"{below}/{entry.name}" if below else entry.name
-        if is_system(entry.name):
-            continue
-        if entry.is_symlink():
+    waiting: list[tuple[str, os.DirEntry[str] | None]] = [(below, None)]  # the last comes next
+    while waiting:
+        path, entry = waiting.pop()
+        if entry is not None and entry.is_symlink():
             yield path, LINK
-        elif entry.name.startswith("."):
+        elif entry is not None and entry.name.startswith("."):
             yield path, HIDDEN
-        elif entry.is_dir(follow_symlinks=False):
-            yield from walk(folder, path)
+        elif entry is None or entry.is_dir(follow_symlinks=False):
+            try:
+                with os.scandir(folder / path) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name, reverse=True)
+            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                yield path or ".", f"cannot be read: {error.strerror}"
+                continue
+            shown = (entry for entry in found if not is_system(entry.name))
+            waiting += [(f"{path}/{each.name}".removeprefix("/"), each) for each in shown]
         elif not entry.is_file(follow_symlinks=False):
             yield path, "is neither a file nor a folder"
         else:

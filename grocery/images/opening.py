@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import threading
@@ -14,7 +15,6 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from grocery.core.errors import NotInstalled, UnreadableImage
-from grocery.images.mending import MOST_SCANS, jpeg_scans
 
 # Formats decoded inside this process. Others (EPS, for one) start programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
@@ -26,14 +26,18 @@ _NO_HEIC = (
     "it to JPEG"
 )
 # First bytes of what is often found among photographs.
+_RAW = "a camera's raw file"
 _OTHERS = {
     rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
     rb"\x00\x00\x00\x0cJXL |\xff\x0a": "JPEG XL",
     rb"%PDF": "PDF",
     rb"%!PS|\xc5\xd0\xd3\xc6": "PostScript",
     rb"8BPS": "Photoshop",
-    rb"\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xb3\xba]|FLV|OggS|....(ftyp|moov|mdat)": "a video",
-    rb"ID3|fLaC|RIFF....WAVE": "a sound",
+    rb"....ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|IIU\x00": _RAW,
+    rb"....ftypM4[AB] |ID3|fLaC|RIFF....WAVE": "a sound",
+    rb"\x1aE\xdf\xa3|RIFF....AVI |\x00\x00\x01[\xb3\xba]|FLV|OggS|....(ftyp|moov|mdat)"
+    rb"|\x30\x26\xb2\x75": "a video",
+    rb"\x00\x00[\x01\x02]\x00|icns": "an icon",
     rb"PK\x03\x04|7z\xbc\xaf|Rar!|\x1f\x8b": "an archive",
     rb"(?i:(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head))": "HTML",
     rb"(?i:(\xef\xbb\xbf)?\s*(<[?!][^>]*>\s*)*<svg)": "SVG",
@@ -42,13 +46,12 @@ _OTHERS = {
 # Bytes of memory that are allowed per pixel of max_pixels, and those that decoders take, if more.
 _ALLOWED = 8
 _TAKEN = {"WEBP": 20, "AVIF": 16, "HEIF": 16}
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # or its errors reach the terminal
 _ALONE = threading.Lock()  # Pillow's own limit, Python's filters and standard error are global
 
 
 def opened(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header of a file, and refuse what would be too large to decode."""
-    if data.startswith(b"\xff\xd8") and len(jpeg_scans(data)) > MOST_SCANS:
-        raise UnreadableImage(f"too many scans: a JPEG may have {MOST_SCANS}")
     with undisturbed():
         try:
             heic = _brands(data) & _HEIC and not _brands(data) & _AVIF
@@ -58,7 +61,7 @@ def opened(data: bytes, max_pixels: int) -> Image.Image:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _turn_to_the_picture(image)
     count = image.width * image.height
-    like = int(count * max(1, _taken(image) / _ALLOWED))
+    like = int(count * max(1, _taken(image, len(data)) / _ALLOWED))
     if max(count, like) > max_pixels:
         much = "" if count > max_pixels else f" of {image.format}, as much memory as {like:,} take"
         allowed = f"prepare.max_pixels allows {max_pixels:,}"
@@ -124,10 +127,14 @@ def _turn_to_the_picture(image: TiffImagePlugin.TiffImageFile) -> None:
         if image.width * image.height > largest:
             largest, found = image.width * image.height, page
     image.seek(found)
+    if 330 in image.tag_v2:  # pages of another kind, which Pillow does not know
+        raise UnreadableImage(f"{_RAW}, which is no supported image")
 
 
-def _taken(image: Image.Image) -> float:
-    """Bytes that decoding takes per pixel."""
+def _taken(image: Image.Image, size: int) -> float:
+    """Bytes that decoding a file of this size takes per pixel."""
+    if "progressive" in image.info:  # all coefficients are kept until the last scan
+        return 2 * len(image.getbands()) + size / (image.width * image.height)
     tags = getattr(image, "tag_v2", {})
     if not isinstance(image, TiffImagePlugin.TiffImageFile) or tags.get(259, 1) == 1:
         return _TAKEN.get(image.format or "", 0)

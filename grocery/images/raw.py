@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from grocery.core.bounds import FILE_BYTES, MAX_FILE_BYTES
+from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, UnreadableImage
 
 # Facts about a file; other errors, such as too many open files, are of a run.
 _DENIED = (FileNotFoundError, IsADirectoryError, PermissionError)
 
 
-def opened(file: str | os.PathLike[str], limit: float) -> io.BufferedReader:
+def opened(file: str | os.PathLike[str], limit: int) -> io.BufferedReader:
     """Open a plain file of at most `limit` bytes; a link to one is followed.
 
     Raises
@@ -40,7 +40,7 @@ def opened(file: str | os.PathLike[str], limit: float) -> io.BufferedReader:
     raise UnreadableImage(large if stat.S_ISREG(status.st_mode) else special)
 
 
-def identify(file: Path, limit: float = MAX_FILE_BYTES.most) -> tuple[str, str | None]:
+def identify(file: Path, limit: int = FILE_BYTES) -> tuple[str, str | None]:
     """SHA-256 (hex) of a file, read in pieces; and why it cannot be read, or None.
 
     A file that is too large, or may not be read, is not read: the reason stands for what it holds.
@@ -98,7 +98,7 @@ class RawImage:
         except _DENIED as error:
             raise UnreadableImage(str(error.strerror)) from error
 
-    def identify(self, limit: float = MAX_FILE_BYTES.most) -> tuple[str, str | None]:
+    def identify(self, limit: int = FILE_BYTES) -> tuple[str, str | None]:
         """Its SHA-256 (hex), from pieces; and why it cannot be read, or None."""
         if self.file is None:
             return hashlib.sha256(self.read()).hexdigest(), None

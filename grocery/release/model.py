@@ -32,6 +32,7 @@ from grocery.core.errors import (
 )
 from grocery.core.pin import one_thread, warn_of_other_kernels
 from grocery.features.encoder import Encoder
+from grocery.images.colours import Note
 from grocery.images.decoding import pixels
 from grocery.images.preprocessing import Preprocessing
 from grocery.images.raw import opened
@@ -121,8 +122,12 @@ class Model:
             predictions += [best for (best,) in self.rank(jpegs)]
         return predictions
 
-    def prepare(self, image: RawImage, name: str = "the image") -> bytes:
+    def prepare(
+        self, image: RawImage, name: str = "the image", note: Note = lambda _: None
+    ) -> bytes:
         """Make a raw image the canonical JPEG that the model was trained on.
+
+        `note` is called with a sentence on what is wrong with a file that is read all the same.
 
         Raises
         ------
@@ -134,9 +139,8 @@ class Model:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else name
         try:
             with memory_for(name):
-                return self.preprocessing.prepare(
-                    _opened(image, name, self.preprocessing.file_limit)
-                )
+                raw = _opened(image, name, self.preprocessing.file_limit)
+                return self.preprocessing.prepare(raw, note)
         except NotInstalled as error:
             raise NotInstalled(f"{name} is {error}") from None
         except UnreadableImage as error:

@@ -35,8 +35,7 @@ history:
   hold, whatever they are called and whichever model it was. Each new one adds a line to
   FILE, and is also judged together with those before it: slightly odd batches in a row
   become an alert. One that comes again with labels adds its accuracy. When nothing is
-  new, that is said on a terminal only. One damaged batch does not keep the others from
-  being judged.
+  new, that is said on a terminal only.
 
 exit code (`grocery --help` lists all):
   0   no batch is an alert, or nothing is new
@@ -45,6 +44,8 @@ exit code (`grocery --help` lists all):
   3   at least one batch, or a sequence of them, is an alert
 
 A file that cannot be read is named on standard error and counted; it is no error.
+One whose damage costs no pixel is read, and named too. A damaged batch is an error,
+and does not keep the others from being judged.
 
 With --json every batch is one line with a JSON object (JSON Lines): batch (its
 name), incoming (its path), what metrics/monitor.json has of a batch, and signals,

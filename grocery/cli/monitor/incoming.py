@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, meant, printable
 from grocery.data.folders import class_name, files_of
 from grocery.images.finding import is_system
-from grocery.images.preprocessing import Prepared, prepare
+from grocery.images.preprocessing import prepare
 from grocery.images.raw import RawImage, identify
 from grocery.inbox.history import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
@@ -28,16 +29,11 @@ def find_batches(names: Sequence[str], *, each: bool) -> tuple[list[Path], list[
     Raises
     ------
     DataError
-        When one is not there, is no batch, or has a name that is not UTF-8.
+        When one is not there, or is no batch.
     """
     inside = _inbox if each else _batches
     left_out: list[str] = []
     found = [origin for name in names for origin in inside(Path(name), left_out)]
-    for origin in found:
-        try:
-            str(origin).encode()
-        except UnicodeEncodeError:  # neither the report nor Parquet could name it
-            raise DataError(f"the name {str(origin)!r} is not UTF-8; rename it") from None
     return found, left_out
 
 
@@ -66,6 +62,7 @@ def fingerprint(origin: Path, *, labelled: bool) -> tuple[str, str | None]:
 
     They are those of the batch that `read` gives.
     """
+    _check_name(origin)
     if origin.is_dir():
         paths = _files(origin)[0]
         image_ids = [identify(origin / path)[0] for path in paths]
@@ -92,12 +89,20 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
     DataError
         When there is no file in it, or it holds something that no batch holds.
     """
+    _check_name(origin)
     if origin.is_dir():
         return _read_folder(origin, model, labelled, flat)
     batch = read_batch(origin, model.preprocessing)
     missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
     made = "it was so when the batch was made"
     return batch, [f"unreadable: {path} in {origin}: {made}" for path in missing]
+
+
+def _check_name(origin: Path) -> None:
+    try:
+        str(origin).encode()
+    except UnicodeEncodeError:  # neither the report nor Parquet could name it
+        raise DataError(f"the name {str(origin)!r} is not UTF-8; rename it") from None
 
 
 def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
@@ -153,13 +158,17 @@ def _read_folder(folder: Path, model: Model, labelled: bool, flat: bool) -> tupl
     labels: list[str | None] = [None] * len(paths)
     if labelled and not (flat and all("/" not in path for path in paths)):
         labels = _labels(folder, paths, model.classes)
-    found: list[Prepared] = []
+    image_ids, jpegs = list[str](), list[bytes | None]()
     for path in progress(paths, title=printable(folder.name), total=len(paths)):
         file = folder / path
-        found.append(prepare(RawImage(str(file), file=file), model.preprocessing))
-        if found[-1].jpeg is None:
-            said.append(f"unreadable: {file} cannot be read as an image: {found[-1].reason}")
-    image_ids, jpegs = [one.image_id for one in found], [one.jpeg for one in found]
+        one = prepare(RawImage(str(file), file=file), model.preprocessing)
+        if one.jpeg is None:
+            said.append(f"unreadable: {file} cannot be read as an image: {one.reason}")
+        said += [f"noted: {file}: {note}" for note in one.notes]
+        # That of `fingerprint`, which knows no model, and not how large a file of it may be.
+        large = file.is_file() and file.stat().st_size > FILE_BYTES
+        image_ids.append(identify(file)[0] if large else one.image_id)
+        jpegs.append(one.jpeg)
     name = Path(os.path.abspath(folder)).name  # of "." too
     return Batch(name, folder, image_ids, paths, labels, jpegs), said
 

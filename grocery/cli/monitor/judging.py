@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from grocery.cli.monitor import incoming
+from grocery.cli.terminal import FOUND
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ModelError, ParamsError, RegistryError, printable
 from grocery.core.files import digest
@@ -138,6 +140,25 @@ def check_report(page: Path | None) -> None:
     """Refuse a folder as the place of the page, before any work is done for it."""
     if page is not None and page.is_dir():
         raise DataError(f"{page} is a folder; --report wants the name of a file")
+
+
+@contextmanager
+def kept_apart(troubles: list[str]) -> Iterator[None]:
+    """Take down what is wrong with a batch, which stops no other."""
+    try:
+        yield
+    except DataError as error:
+        troubles.append(str(error))
+
+
+def end(batches: Sequence[Examined], troubles: Sequence[str]) -> None:
+    """Say what was wrong with batches, and end with the exit code of what was found."""
+    for sentence in troubles:
+        print(printable(f"error: monitor: {sentence}"), file=sys.stderr)
+    if any(batch.alert for batch in batches):
+        raise SystemExit(FOUND)
+    if troubles:
+        raise SystemExit(1)
 
 
 def say_unsettled(origins: Iterable[Path], seconds: float) -> None:

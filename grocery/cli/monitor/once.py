@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from grocery.cli.monitor import incoming, judging, output
-from grocery.cli.terminal import FOUND
 from grocery.core.files import write_bytes
 from grocery.monitoring.report import render
 from grocery.parallel import progress
@@ -19,16 +18,19 @@ def run(arguments: argparse.Namespace) -> None:
     judging.check_report(arguments.report)
     judge = judging.open_judge(arguments.model, params, fetch=arguments.fetch)
     watched = progress(origins, title="monitor", total=len(origins))
-    batches = [judge.examine(origin, arguments) for origin in watched]
+    batches: list[judging.Examined] = []
+    troubles: list[str] = []
+    for origin in watched:
+        with judging.kept_apart(troubles):
+            batches.append(judge.examine(origin, arguments))
 
     # Nothing is printed earlier: it would run into the progress bars.
     judging.say_not_read(batches, strays)
     judging.say_unsettled(sorted(set(found) - set(origins)), arguments.settled)
-    if arguments.report is not None:
+    if arguments.report is not None and (batches or not troubles):
         reports = [batch.report for batch in batches]
         release = judge.release
         page = render(release.reference, reports, params, advice=release.advice)
         write_bytes(arguments.report, page)
     output.show(batches, params, in_json=arguments.json)
-    if any(batch.alert for batch in batches):
-        raise SystemExit(FOUND)
+    judging.end(batches, troubles)

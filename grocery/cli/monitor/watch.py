@@ -13,7 +13,6 @@ from pathlib import Path
 
 from grocery.cli.monitor import incoming, judging, output
 from grocery.cli.monitor.judging import Examined, Judge
-from grocery.cli.terminal import FOUND
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ParamsError, printable
 from grocery.core.files import write_bytes
@@ -57,12 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         from grocery.cli.monitor.tracking import track
 
         track(tracking, params, watch.new, page)
-    for sentence in watch.troubles:
-        print(printable(f"error: monitor: {sentence}"), file=sys.stderr)
-    if any(new.alert for new in watch.new):
-        raise SystemExit(FOUND)
-    if watch.troubles:
-        raise SystemExit(1)
+    judging.end(watch.new, watch.troubles)
 
 
 class _Watch:
@@ -92,13 +86,11 @@ class _Watch:
     def look_at(self, origins: Sequence[Path]) -> None:
         """Judge and record the batches that are new; one that cannot be read stops no other."""
         for origin in progress(origins, title="monitor", total=len(origins)):
-            try:
-                if incoming.has_settled(origin, self.arguments.settled):
+            if incoming.has_settled(origin, self.arguments.settled):
+                with judging.kept_apart(self.troubles):
                     self._judge(origin)
-                else:
-                    self.unsettled.append(origin)
-            except DataError as error:
-                self.troubles.append(str(error))
+            else:
+                self.unsettled.append(origin)
 
     def _judge(self, origin: Path) -> None:
         found = incoming.fingerprint(origin, labelled=self.arguments.labelled)
