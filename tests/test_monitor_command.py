@@ -159,8 +159,11 @@ class TestVerdicts:
         found = documents(monitor(project, INCOMING, *named, code=3))
         assert {one["batch"]: numbers(one) for one in found} == recorded(project)
         assert monitor(project, INCOMING, *named).out == ""
-        text = (tmp_path / "kept/history.jsonl").read_text()
-        assert [json.loads(line)["version"] for line in text.splitlines()] == ["v1.0.0"] * 2
+        lines = map(json.loads, (tmp_path / "kept/history.jsonl").read_text().splitlines())
+        assert [line.get("version", line["kind"]) for line in lines] == [
+            *["v1.0.0"] * 2,
+            "announced",
+        ]
 
 
 class TestFoldersOfImages:
@@ -419,8 +422,9 @@ class TestHistory:
 
     @staticmethod
     def lines(tmp_path: Path) -> list[dict[str, Any]]:
+        """Of batches; not those that say what was announced."""
         text = (tmp_path / "history.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return [line for line in map(json.loads, text.splitlines()) if line["kind"] != "announced"]
 
     def test_each_batch_is_judged_once(
         self, inbox: Path, dim: Any, watch: Any, tmp_path: Path
@@ -527,7 +531,12 @@ class TestHistory:
         (judged,) = self.lines(tmp_path)
         assert judged["images_per_second"] > 0
         lines = [
-            judged | {"digest": f"{n:064x}", "latency_ms": judged["latency_ms"] / (1000 + n)}
+            judged
+            | {
+                "digest": f"{n:064x}",
+                "files": None,
+                "latency_ms": judged["latency_ms"] / (1000 + n),
+            }
             for n in range(5)
         ]
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
@@ -560,7 +569,7 @@ class TestHistory:
         assert first["sequence"] is None
         assert second["sequence"]["batches"] == ["1", "2"]
         page = (tmp_path / "page.html").read_text()
-        assert "<h1>No alert in 2 batches</h1>" in page
+        assert "<h1>No alert in the latest 2 batches</h1>" in page
 
     def test_the_page_stays_until_something_is_new(
         self, dim: Any, watch: Any, tmp_path: Path
@@ -574,10 +583,11 @@ class TestHistory:
         dim()
         watch("--report", page)
         assert page.read_text().count('<ol class="strip"><li class="ok"') == 1
+        assert page.read_text().count("<h2>monday ") == 1  # though it is no longer new
         assert "2 batches with this model" in page.read_text()
         page.unlink()
         watch("--report", page)
-        assert "No new batches" in page.read_text()
+        assert "<h1>1 of the latest 2 batches in alert</h1>" in page.read_text()
 
     def test_the_time_of_a_batch_and_a_line_that_was_cut_off(
         self, inbox: Path, watch: Any, tmp_path: Path

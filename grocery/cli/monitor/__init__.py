@@ -133,6 +133,13 @@ def add_parser(parsers: Any) -> None:
         help="with --history, tell W&B of new batches; see `tracking` in the params",
     )
     parser.add_argument(
+        "--notify",
+        type=_receiver,
+        metavar="URL",
+        help="with --history, send each alert as JSON to this address (POST); one that is not "
+        "taken is announced again by the next run",
+    )
+    parser.add_argument(
         "--params",
         type=Path,
         metavar="FILE",
@@ -150,18 +157,16 @@ def add_parser(parsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    for option in ("time", "quiet", "track"):
+    for option in ("time", "quiet", "track", "notify"):
         if getattr(arguments, option) and arguments.history is None:
             arguments.parser.error(f"--{option} goes with --history")
     arguments.model = arguments.model or str(in_project("models/release"))
     arguments.params = arguments.params or in_project("params.yaml")
     if arguments.settled is None:
         arguments.settled = SETTLED if arguments.each else 0.0
-    if arguments.history is None:
-        from grocery.cli.monitor.once import run
-    else:
-        from grocery.cli.monitor.watch import run
-    run(arguments)
+    from grocery.cli.monitor.run import once, watch
+
+    (once if arguments.history is None else watch)(arguments)
 
 
 def _seconds(text: str) -> float:
@@ -184,4 +189,15 @@ def _moment(text: str) -> float:
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text} should be a time such as 2026-11-23 or 2026-11-23T18:00:00Z"
+        ) from None
+
+
+def _receiver(text: str) -> Any:
+    from grocery.inbox.announcing import Receiver
+
+    try:
+        return Receiver(text)
+    except ValueError:  # it may hold a secret, and is not repeated
+        raise argparse.ArgumentTypeError(
+            "should be an address that begins with http:// or https://"
         ) from None

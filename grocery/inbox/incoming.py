@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,18 @@ def has_settled(origin: Path, seconds: float) -> bool:
     except OSError:  # it is being moved
         return False
     return time.time() - latest >= seconds
+
+
+def state_of_files(origin: Path, *, labelled: bool) -> str:
+    """Digest by which the files of a batch are known again without reading them.
+
+    It holds each one's name in the batch, its size and number on the disk, and when it was changed.
+    """
+    seen: list[object] = [labelled]
+    for path in sorted(path for path in _everything(origin) if not path.is_dir()):
+        name, status = os.path.relpath(path, origin.resolve()), path.stat()
+        seen.append((name, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 
 def taken_at(origin: Path) -> float:
