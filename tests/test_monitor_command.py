@@ -328,9 +328,15 @@ class TestBadInput:
         ):
             assert sentence in monitor(built, *words, code=2).err
 
-    def test_a_page_that_cannot_be_written(self, refused: Any, tmp_path: Path) -> None:
-        assert f"{tmp_path} is a folder" in refused(INCOMING, "--report", tmp_path)
-        assert "'params.yaml'" in refused(INCOMING, "--report", "params.yaml/drift.html")
+    def test_a_page_that_cannot_be_written(self, built: Project, tmp_path: Path) -> None:
+        """It costs neither the verdicts nor what the exit code says of them, nor the history."""
+        for place in (tmp_path, "params.yaml/drift.html"):
+            for memory in ((), ("--history", tmp_path / f"{len(str(place))}.jsonl")):
+                said = monitor(built, DIM, "--report", place, *memory, code=3)
+                assert said.out.splitlines()[1].startswith("alert")
+                (sentence,) = said.err.splitlines()
+                assert sentence.startswith(f"error: monitor: {str(place).split('/drift')[0]}")
+        assert monitor(built, CLEAN, "--report", tmp_path, code=1).out
 
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
@@ -550,16 +556,19 @@ class TestHistory:
         assert signals["speed"]["effect"] > 0.9
 
     def test_a_sequence_of_small_batches_is_judged_together(
-        self, inbox: Path, dim: Any, watch: Any, tmp_path: Path
+        self, built: Project, inbox: Path, dim: Any, watch: Any, tmp_path: Path
     ) -> None:
         """Twelve dim images a day are too few to be judged."""
+        section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
+        bold = tmp_path / "bold.yaml"
+        bold.write_text(yaml.safe_dump({"monitor": section | {"significance": 0.1}}))
         shutil.rmtree(inbox / "monday")
         arrived = dim().rename(tmp_path / "dim")
         for number, file in enumerate(sorted(arrived.iterdir())):
             day = inbox / str(1 + number // 12)
             day.mkdir(exist_ok=True)
             file.rename(day / file.name)
-        code, out, _ = watch("--report", tmp_path / "page.html")
+        code, out, _ = watch("--report", tmp_path / "page.html", "--params", bold)
         assert code == 0
         assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["too", "few"]] * 2
         assert "1: 12 readable images are too few to judge predictions by; 20 are needed." in out

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
+from grocery.core.errors import DataError
+from grocery.core.files import write_bytes
 from grocery.core.params import MonitorParams
 from grocery.inbox.history import Entry, Recorded
 from grocery.inbox.record import Release, recalled
@@ -43,6 +46,19 @@ def page(
     new = [entry for entry in entries if entry.digest in shown]
     past = over_time(entries, new, recorded.batches[model])
     return render(release.reference, reports, params, past, release.advice)
+
+
+def write(page: Path, html: bytes) -> None:
+    """Write a page.
+
+    Raises
+    ------
+    DataError, OSError
+        When it cannot be written.
+    """
+    if page.is_dir():
+        raise DataError(f"{page} is a folder; --report wants the name of a file")
+    write_bytes(page, html)
 
 
 def over_time(entries: Sequence[Entry], new: Sequence[Entry], total: int) -> OverTime:

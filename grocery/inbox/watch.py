@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from grocery.core.files import write_bytes
 from grocery.core.params import MonitorParams
 from grocery.inbox import incoming, timeline
 from grocery.inbox.history import Entry, History, latencies, utc
@@ -106,15 +105,15 @@ class Watch:
 
         Raises
         ------
-        OSError
+        DataError, OSError
             When it cannot be written.
         """
         mark = f"<!-- {self._recorded.state} -->\n".encode()
-        if page.exists() and page.read_bytes().endswith(mark):
+        if page.is_file() and page.read_bytes().endswith(mark):
             return
         pictures = {one.entry.digest: one.report.samples for one in self.new if one.entry}
         html = timeline.page(self._recorded, self.judge.release, self._params, pictures)
-        write_bytes(page, html + mark)
+        timeline.write(page, html + mark)
 
     def announce(self, deliver: Callable[[Entry], None]) -> None:
         """Have each alert delivered, and mark those that were; the next run goes on with the rest.

@@ -129,8 +129,8 @@ def _headline(batches: Sequence[BatchReport], over_time: OverTime | None) -> str
     sequences = len(over_time.alerts) if over_time else 0
     one, more = ("drill", "drills") if all(b.drill for b in batches) else ("batch", "batches")
     counted = f"{total} {more if total > 1 else one}"
-    if over_time:
-        counted = f"the latest {counted}" if total > 1 else "the latest batch"
+    if over_time and total > 1:
+        counted = f"the latest {counted}"
     if not total:
         return f"No {'judged' if over_time else 'incoming'} batches"
     if not alerts:

@@ -11,9 +11,8 @@ from grocery.cli.monitor import output
 from grocery.cli.terminal import FOUND
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ParamsError, printable
-from grocery.core.files import write_bytes
 from grocery.core.params import MonitorParams
-from grocery.inbox import incoming, judging
+from grocery.inbox import incoming, judging, timeline
 from grocery.inbox.history import Entry, History
 from grocery.inbox.judging import Judged
 from grocery.inbox.watch import Watch
@@ -46,7 +45,7 @@ def once(arguments: argparse.Namespace) -> None:
         reports = [batch.report for batch in batches]
         with judging.kept_apart(troubles, str(arguments.report)):
             page = render(judge.release.reference, reports, params, advice=judge.release.advice)
-            write_bytes(arguments.report, page)
+            timeline.write(arguments.report, page)
     output.show(batches, params, in_json=arguments.json)
     _end(batches, troubles)
 
