@@ -17,7 +17,8 @@ import pytest
 from conftest import Project, environment
 from grocery.core.errors import TrackingError
 from grocery.inbox.announcing import Receiver
-from grocery.inbox.history import Entry, History
+from grocery.inbox.entries import Entry
+from grocery.inbox.history import History
 from registry_project import Said, grocery
 from test_monitor_command import CLEAN, DIM
 from test_monitor_page import entry

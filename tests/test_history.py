@@ -14,15 +14,8 @@ import numpy as np
 import pytest
 
 from grocery.core.errors import DataError
-from grocery.inbox.history import (
-    NAME,
-    Entry,
-    History,
-    Recorded,
-    content_digest,
-    labels_digest,
-    utc,
-)
+from grocery.inbox.entries import Entry, content_digest, labels_digest, utc
+from grocery.inbox.history import NAME, History, Recorded
 from grocery.inbox.record import Release, Taken, record
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport

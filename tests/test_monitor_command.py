@@ -22,7 +22,7 @@ from PIL import Image
 
 from conftest import Project, environment, once
 from grocery.data.sources import open_source
-from grocery.inbox.history import utc
+from grocery.inbox.entries import utc
 from grocery.reference.reference import Reference
 from grocery.shards import read_table, write_table
 from grocery.synthetic.source import FLAWS

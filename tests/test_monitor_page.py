@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from grocery.inbox.history import Entry, SequenceFinding
+from grocery.inbox.entries import Entry, SequenceFinding
 from grocery.inbox.timeline import SHOWN, over_time, realised
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render

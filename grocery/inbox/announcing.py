@@ -15,7 +15,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from grocery.core.errors import TrackingError
 from grocery.core.params import MonitorParams
-from grocery.inbox.history import Entry
+from grocery.inbox.entries import Entry
 from grocery.inbox.judging import Judged
 from grocery.monitoring.batches import told
 from grocery.settings import TrackingParams

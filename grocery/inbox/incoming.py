@@ -14,7 +14,7 @@ from grocery.data.folders import class_name, files_of
 from grocery.images.finding import is_system
 from grocery.images.preprocessing import prepare
 from grocery.images.raw import RawImage, identify
-from grocery.inbox.history import content_digest, labels_digest
+from grocery.inbox.entries import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
 from grocery.parallel import progress
 from grocery.release.model import Model

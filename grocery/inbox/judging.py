@@ -19,7 +19,7 @@ from grocery.core.errors import (
 from grocery.core.files import digest
 from grocery.core.params import MonitorParams
 from grocery.inbox import incoming
-from grocery.inbox.history import Entry
+from grocery.inbox.entries import Entry
 from grocery.inbox.record import Release
 from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.report import BatchReport

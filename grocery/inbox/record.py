@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from grocery.core.params import MonitorParams
-from grocery.inbox.history import Entry, Recorded, as_past
+from grocery.inbox.entries import Entry, as_past
+from grocery.inbox.history import Recorded
 from grocery.monitoring.batches import as_json
 from grocery.monitoring.drift import Judgement
 from grocery.monitoring.report import BatchReport, Sample
@@ -30,7 +31,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Taken:
-    """What is known of a batch beside its images; see `grocery.inbox.history.Entry`."""
+    """What is known of a batch beside its images; see `grocery.inbox.entries.Entry`."""
 
     incoming: str
     digest: str

@@ -13,7 +13,8 @@ from pathlib import Path
 from grocery.core.errors import DataError
 from grocery.core.files import write_bytes
 from grocery.core.params import MonitorParams
-from grocery.inbox.history import Entry, Recorded
+from grocery.inbox.entries import Entry
+from grocery.inbox.history import Recorded
 from grocery.inbox.record import Release, recalled
 from grocery.monitoring.drift import VERDICTS
 from grocery.monitoring.report import OverTime, Sample, render, title

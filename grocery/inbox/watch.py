@@ -11,7 +11,8 @@ from pathlib import Path
 
 from grocery.core.params import MonitorParams
 from grocery.inbox import incoming, timeline
-from grocery.inbox.history import Entry, History, latencies, utc
+from grocery.inbox.entries import Entry, latencies, utc
+from grocery.inbox.history import History
 from grocery.inbox.judging import Judge, Judged, kept_apart
 from grocery.inbox.record import Taken, recalled, record, timing
 from grocery.monitoring.batches import Batch

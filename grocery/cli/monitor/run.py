@@ -13,7 +13,8 @@ from grocery.core.documents import Section, read_document
 from grocery.core.errors import DataError, ParamsError, printable
 from grocery.core.params import MonitorParams
 from grocery.inbox import incoming, judging, timeline
-from grocery.inbox.history import Entry, History
+from grocery.inbox.entries import Entry
+from grocery.inbox.history import History
 from grocery.inbox.judging import Judged
 from grocery.inbox.watch import Watch
 from grocery.monitoring.report import render
