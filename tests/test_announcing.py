@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Inbox() as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
+        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server
         server.shutdown()
@@ -186,6 +186,7 @@ class TestReceiver:
 
     def test_nobody_is_there(self, receiver: Inbox, alert: Entry) -> None:
         address = receiver.address("me:pass@")
+        receiver.shutdown()
         receiver.server_close()
         assert "(Connection refused)" in refused(address, alert)
         for path in ("a b", "\u00e9"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,4 +148,6 @@ def kept_apart(troubles: list[str], what: str) -> Iterator[None]:
     except MemoryError as error:
         troubles.append(f"not enough memory {str(error) or f'for {what}'}")
     except OSError as error:
-        troubles.append(f"{error.filename or what}: {error.strerror or error}")
+        if error.errno is None:  # it is a defect
+            raise
+        troubles.append(f"{os.strerror(error.errno)}: {error.filename or what}")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from grocery.core.errors import DataError
 from grocery.core.params import MonitorParams
 from grocery.inbox import incoming, timeline
 from grocery.inbox.entries import Entry, latencies, utc
@@ -76,7 +77,10 @@ class Watch:
                 when = incoming.taken_at(origin) if moment is None else moment
                 found = judged, _taken(judged, batch, files, when)
             if found is not None:
-                self._record(*found)
+                try:
+                    self._record(*found)
+                except DataError as error:  # what cannot be written at all ends the run
+                    self.troubles.append(str(error))
 
     def _unknown_files(self, origin: Path, labelled: bool) -> str | None:
         """What the history will know the files of a batch by; None when it was judged."""

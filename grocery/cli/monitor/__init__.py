@@ -35,7 +35,8 @@ history:
   hold, whatever they are called and whichever model it was. Each new one adds a line to
   FILE, and is also judged together with those before it: slightly odd batches in a row
   become an alert. One that comes again with labels adds its accuracy. When nothing is
-  new, that is said on a terminal only.
+  new, that is said on a terminal only. An alert of a run that was killed before all had
+  heard of it is announced by the next one.
 
 exit code (`grocery --help` lists all):
   0   no batch is an alert, or nothing is new

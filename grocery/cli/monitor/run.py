@@ -88,22 +88,25 @@ def _tell(
     tracking: TrackingParams | None,
 ) -> None:
     """Write the page, print what is new, tell W&B and the receiver; then it was announced."""
-    page = arguments.report
+    page, before = arguments.report, len(run.troubles)
     if page is not None:
-        before = len(run.troubles)
         with judging.kept_apart(run.troubles, str(page)):
             run.write_page(page)
-        page = page if len(run.troubles) == before else None
+    written = page if len(run.troubles) == before else None
     _say(arguments, run, params, strays)
     sys.stdout.flush()
+    before = len(run.troubles)
     if tracking is not None and run.new:
         from grocery.inbox.announcing import track
 
-        track(tracking, params, run.new, page)
+        with judging.kept_apart(run.troubles, "W&B"):
+            track(tracking, params, run.new, written)
+    if len(run.troubles) > before:
+        return
 
     def deliver(entry: Entry) -> None:
         if arguments.notify is not None:
-            arguments.notify.deliver(entry, page)
+            arguments.notify.deliver(entry, written)
 
     run.announce(deliver)
 
