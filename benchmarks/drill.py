@@ -29,13 +29,13 @@ from PIL import Image
 
 from grocery.classifier.fit_head import calibrate, fit_head
 from grocery.classifier.head import Head
-from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.draws import generator_of
 from grocery.core.errors import DataError, one_sentence
 from grocery.core.intervals import clopper_pearson
 from grocery.core.params import MonitorParams
 from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import pixels
+from grocery.inbox.judging import read_thresholds
 from grocery.monitoring.batches import of_their_own
 from grocery.monitoring.drift import Judgement, judge
 from grocery.parallel import progress

@@ -23,8 +23,8 @@ import numpy as np
 from drill import Drawn, Stage, conditions, judged
 from drill_shifts import SHIFTS
 
-from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.errors import one_sentence
+from grocery.inbox.judging import read_thresholds
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 from grocery.release.model import Model

@@ -19,8 +19,8 @@ from statistics import median
 import numpy as np
 from drill import labelled_images
 
-from grocery.cli.monitor.judging import read_thresholds
 from grocery.core.errors import one_sentence
+from grocery.inbox.judging import read_thresholds
 from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.drift import judge
 from grocery.reference.image_statistics import image_statistics

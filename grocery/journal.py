@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fcntl import LOCK_SH, flock
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> bytes:
-        """All that is in it; nothing where it does not exist."""
+    def read(self, start: int = 0) -> bytes:
+        """All that is in it from some byte on; nothing where it does not exist."""
         try:
             with self.path.open("rb") as stream:
                 lock_descriptor(stream.fileno())
+                stream.seek(start)
                 return stream.read()
         except FileNotFoundError:
             return b""
@@ -50,12 +52,10 @@ class Journal:
             When it cannot be written; then the file is as it was.
         """
         with self.opened() as stream:
-            end = stream.seek(0, os.SEEK_END)
-            stream.seek(max(end - 1, 0))
-            self._append(stream, stream.read(1), line)
+            self._append(stream, line)
 
-    def extend(self, make: Callable[[bytes], str | None]) -> None:
-        """Add the line that `make` gives, or none; it is told all that is there.
+    def extend(self, make: Callable[[bytes], str | None], start: int = 0) -> None:
+        """Add the line that `make` gives, or none; it is told all that is there from `start` on.
 
         Raises
         ------
@@ -63,10 +63,9 @@ class Journal:
             As `add`.
         """
         with self.opened() as stream:
-            stream.seek(0)
-            data = stream.read()
-            if (line := make(data)) is not None:
-                self._append(stream, data[-1:], line)
+            stream.seek(start)
+            if (line := make(stream.read())) is not None:
+                self._append(stream, line)
 
     def empty(self, lines: int) -> bool:
         """Empty it if it holds so many lines; whether it did."""
@@ -91,10 +90,11 @@ class Journal:
                 _settle(self.path.parent)
             yield stream
 
-    def _append(self, stream: FileIO, last: bytes, line: str) -> None:
-        """Add a line to what ends in the byte `last`."""
+    def _append(self, stream: FileIO, line: str) -> None:
         end = stream.seek(0, os.SEEK_END)
-        data = (b"\n" if last not in (b"", b"\n") else b"") + line.encode() + b"\n"
+        stream.seek(max(end - 1, 0))
+        cut_off = stream.read(1) not in (b"", b"\n")
+        data = (b"\n" if cut_off else b"") + line.encode() + b"\n"
         try:
             if stream.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -123,6 +123,19 @@ def held(lock: Path) -> Iterator[int | None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("ab") as file:
         yield file.fileno() if lock_descriptor(file.fileno(), blocking=False) else None
+
+
+@contextmanager
+def shared(lock: Path) -> Iterator[bool]:
+    """Hold a lock file together with others; whether nobody held it when we came.
+
+    The system lets go of it when the process ends, in whatever way.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        alone = lock_descriptor(file.fileno(), blocking=False)
+        flock(file, LOCK_SH)
+        yield alone
 
 
 def _settle(folder: Path) -> None:

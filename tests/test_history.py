@@ -14,16 +14,8 @@ import numpy as np
 import pytest
 
 from grocery.core.errors import DataError
-from grocery.inbox.history import (
-    NAME,
-    Entry,
-    History,
-    Recorded,
-    content_digest,
-    labels_digest,
-    same_model,
-    utc,
-)
+from grocery.inbox.entries import Entry, content_digest, labels_digest, utc
+from grocery.inbox.history import KEPT, NAME, History, Recorded
 from grocery.inbox.record import Release, Taken, record
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport
@@ -35,7 +27,7 @@ from thresholds import thresholds
 CLASSES = ["apple", "kiwi", "pear"]
 PARAMS = thresholds(sample_images=0)
 
-EMPTY = Recorded([], [])
+EMPTY = Recorded()
 
 
 def predictions(n: int, seed: int, strength: float = 1) -> np.ndarray:
@@ -51,7 +43,10 @@ def taken(content: str, labels: str | None = None) -> Taken:
     when = utc(1_800_000_000)
     digest = content_digest([content])
     timing = Timing.of([0.02, 0.01, 0.03])
-    return Taken(f"inbox/{content}", digest, labels, when, utc(1_800_000_060.9), "shop", timing)
+    files = content_digest(["file", content])
+    return Taken(
+        f"inbox/{content}", digest, labels, files, when, utc(1_800_000_060.9), "shop", timing
+    )
 
 
 def entry(
@@ -89,14 +84,19 @@ def add(history: History, *contents: str, **how: object) -> None:
 
 
 def names(history: History) -> list[str]:
-    return [one.batch for one in history.read().entries]
+    return [one.batch for one in reread(history).entries]
+
+
+def reread(history: History) -> Recorded:
+    """What another process finds in it."""
+    return History(history.path).read()
 
 
 class TestEntries:
     def test_are_read_as_they_were_written(self, history: History) -> None:
-        assert history.read() == Recorded([], [])
+        assert names(history) == []
         written = history.append(lambda before: entry("monday", before))
-        assert history.read() == Recorded([written], [])
+        assert ([*history.read().entries], history.read().damaged) == ([written], [])
         assert written is not None
         assert (written.time, written.judged) == ("2027-01-15T08:00:00Z", "2027-01-15T08:01:00Z")
         assert (written.version, written.model, written.kind) == ("v1.2.0", "a" * 64, "batch")
@@ -150,6 +150,23 @@ class TestEntries:
         assert labels_digest(["1", "2"], ["a", None]) != labels_digest(["1", "2"], [None, "a"])
 
 
+def test_what_was_read_is_not_read_again_and_little_of_it_is_held(history: History) -> None:
+    add(history, "monday")
+    (line,) = history.path.read_text().splitlines()
+    digest = content_digest(["monday"])
+    many = [line.replace(digest, f"{number:064x}") for number in range(KEPT + 10)]
+    history.path.write_text("\n".join([line, *many, ""]))
+    recorded = history.read()
+    assert len(recorded.entries) == KEPT
+    assert recorded.knows(digest, None)
+    assert recorded.batches["a" * 64, "e" * 64] == KEPT + 11
+    with history.path.open("r+b") as stream:
+        stream.write(b"#")
+    add(history, "monday", "tuesday")
+    assert (history.read().damaged, reread(history).damaged) == ([], [1])
+    assert names(history)[-1] == "tuesday"
+
+
 class TestSequences:
     def test_slightly_odd_batches_are_said_once(self, history: History) -> None:
         days = [f"day {number}" for number in range(12)]
@@ -175,9 +192,10 @@ class TestSequences:
         for number, day in enumerate(days):
             by = release("ab"[number % 2])
             history.append(lambda seen, day=day, by=by: entry(day, seen, n=8, strength=5, by=by))
-        entries = history.read().entries
-        assert [one.batch for one in same_model(entries, "a" * 64, "e" * 64)] == days[::2]
-        assert same_model(entries, "a" * 64, "f" * 64) == []
+        recorded = history.read()
+        entries = recorded.entries
+        assert [one.batch for one in recorded.of("a" * 64, "e" * 64)] == days[::2]
+        assert recorded.of("a" * 64, "f" * 64) == []
         for one in entries:
             if one.sequence is not None:
                 assert set(one.sequence.batches) <= set(days[days.index(one.batch) % 2 :: 2])
@@ -192,21 +210,21 @@ class TestDamage:
         first = whole.index(b"\n") + 1
         history.path.write_bytes(whole[: first + left] if left > 0 else whole[:left])
         assert names(history) == ["monday"]
-        assert history.read().damaged == [2]
+        assert reread(history).damaged == [2]
         add(history, "wednesday", "tuesday")
         assert names(history) == ["monday", "wednesday", "tuesday"]
-        assert history.read().damaged == [2]
+        assert reread(history).damaged == [2]
 
     def test_a_line_without_its_end_is_whole(self, history: History) -> None:
         add(history, "monday")
         history.path.write_bytes(history.path.read_bytes().rstrip(b"\n"))
         add(history, "tuesday")
         assert names(history) == ["monday", "tuesday"]
-        assert history.read().damaged == []
+        assert reread(history).damaged == []
 
         history.path.write_bytes(b'{"grocery_his')  # the very first one, cut off
         add(history, "monday")
-        assert (names(history), history.read().damaged) == (["monday"], [1])
+        assert (names(history), reread(history).damaged) == (["monday"], [1])
 
     @pytest.mark.parametrize(
         "wrong",
@@ -216,7 +234,7 @@ class TestDamage:
         add(history, "monday", "tuesday")
         one, two = history.path.read_bytes().splitlines()
         history.path.write_bytes(b"\n".join([one, wrong, two, b""]))
-        assert (names(history), history.read().damaged) == (["monday", "tuesday"], [2])
+        assert (names(history), reread(history).damaged) == (["monday", "tuesday"], [2])
 
     def test_numbers_that_cannot_be(self, history: History) -> None:
         add(history, "monday", "tuesday")
@@ -225,9 +243,16 @@ class TestDamage:
             ('"images":60', '"images":-1'),
             ('"verdict":"ok"', '"verdict":"fine"'),
             ('"time":"2027', '"time":"27'),
+            ('"class_counts":[', '"class_counts":[1e30,'),
+            ('"class_counts":[', f'"class_counts":[{10**30},'),
+            ('"class_counts":[', '"class_counts":[1,'),  # which are not as many as its images
+            ('"class_counts":[', f'"class_counts":[{"0," * 40_000}'),
+            ('"latency_ms":', '"latency_ms":1e300,"latency":'),
+            ('"batch":"', f'"batch":"{"x" * 2**22}'),
+            ('{"grocery_history":1,', f'{{"grocery_history":{"9" * 5000},'),
         ]:
             history.path.write_text(text.replace(old, new, 1))
-            assert (names(history), history.read().damaged) == (["tuesday"], [1])
+            assert (names(history), reread(history).damaged) == (["tuesday"], [1])
 
 
 class TestRefused:
@@ -305,10 +330,10 @@ def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
     finally:
         process.kill()
         process.join()
-    before = history.read()
-    assert before.damaged == []
+    before = names(history)
+    assert history.read().damaged == []
     add(history, "after")  # the lock is free
-    assert names(history) == [*(one.batch for one in before.entries), "after"]
+    assert names(history)[-2:] == [before[-1], "after"]
 
 
 def test_several_processes_write_whole_lines_and_each_batch_once(history: History) -> None:

@@ -145,7 +145,7 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from grocery.cli.monitor import incoming
+from grocery.inbox import incoming
 from grocery.core.errors import one_sentence
 from grocery.data.build import Shard, decode_shard, image_ids_of, preprocessing_of
 from grocery.data.duplicates import Copies

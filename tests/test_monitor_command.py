@@ -22,7 +22,7 @@ from PIL import Image
 
 from conftest import Project, environment, once
 from grocery.data.sources import open_source
-from grocery.inbox.history import utc
+from grocery.inbox.entries import utc
 from grocery.reference.reference import Reference
 from grocery.shards import read_table, write_table
 from grocery.synthetic.source import FLAWS
@@ -159,8 +159,11 @@ class TestVerdicts:
         found = documents(monitor(project, INCOMING, *named, code=3))
         assert {one["batch"]: numbers(one) for one in found} == recorded(project)
         assert monitor(project, INCOMING, *named).out == ""
-        text = (tmp_path / "kept/history.jsonl").read_text()
-        assert [json.loads(line)["version"] for line in text.splitlines()] == ["v1.0.0"] * 2
+        lines = map(json.loads, (tmp_path / "kept/history.jsonl").read_text().splitlines())
+        assert [line.get("version", line["kind"]) for line in lines] == [
+            *["v1.0.0"] * 2,
+            "announced",
+        ]
 
 
 class TestFoldersOfImages:
@@ -325,9 +328,16 @@ class TestBadInput:
         ):
             assert sentence in monitor(built, *words, code=2).err
 
-    def test_a_page_that_cannot_be_written(self, refused: Any, tmp_path: Path) -> None:
-        assert f"{tmp_path} is a folder" in refused(INCOMING, "--report", tmp_path)
-        assert "'params.yaml'" in refused(INCOMING, "--report", "params.yaml/drift.html")
+    def test_a_page_that_cannot_be_written(self, built: Project, tmp_path: Path) -> None:
+        """It costs neither the verdicts nor what the exit code says of them, nor the history."""
+        for place in (tmp_path, "params.yaml/drift.html"):
+            for memory in ((), ("--history", tmp_path / f"{len(str(place))}.jsonl")):
+                said = monitor(built, DIM, "--report", place, *memory, code=3)
+                assert said.out.splitlines()[1].startswith("alert")
+                (sentence,) = said.err.splitlines()
+                assert sentence.startswith("error: monitor: ")
+                assert str(place).split("/drift", maxsplit=1)[0] in sentence
+        assert monitor(built, CLEAN, "--report", tmp_path, code=1).out
 
     @pytest.mark.parametrize(
         ("arguments", "code", "sentence"),
@@ -419,11 +429,17 @@ class TestHistory:
 
     @staticmethod
     def lines(tmp_path: Path) -> list[dict[str, Any]]:
+        """Of batches; not those that say what was announced."""
         text = (tmp_path / "history.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return [line for line in map(json.loads, text.splitlines()) if line["kind"] != "announced"]
 
     def test_each_batch_is_judged_once(
-        self, inbox: Path, dim: Any, watch: Any, tmp_path: Path
+        self,
+        inbox: Path,
+        dim: Any,
+        watch: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         later = (
             f"not settled: {inbox}/monday changed less than 3600 s ago; it is left for the next "
@@ -442,7 +458,9 @@ class TestHistory:
         broken.unlink()
         foreign.rmdir()
         assert watch() == (0, "", "")
-        assert watch("--model", tmp_path) == (0, "", "")  # it is not even loaded
+        with monkeypatch.context() as patch:  # it is known without being read, or a model loaded
+            patch.delattr("grocery.inbox.incoming.fingerprint")
+            assert watch("--model", tmp_path) == (0, "", "")
         dim()
         code, out, _ = watch()
         assert code == 3
@@ -527,7 +545,12 @@ class TestHistory:
         (judged,) = self.lines(tmp_path)
         assert judged["images_per_second"] > 0
         lines = [
-            judged | {"digest": f"{n:064x}", "latency_ms": judged["latency_ms"] / (1000 + n)}
+            judged
+            | {
+                "digest": f"{n:064x}",
+                "files": None,
+                "latency_ms": judged["latency_ms"] / (1000 + n),
+            }
             for n in range(5)
         ]
         text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
@@ -541,16 +564,19 @@ class TestHistory:
         assert signals["speed"]["effect"] > 0.9
 
     def test_a_sequence_of_small_batches_is_judged_together(
-        self, inbox: Path, dim: Any, watch: Any, tmp_path: Path
+        self, built: Project, inbox: Path, dim: Any, watch: Any, tmp_path: Path
     ) -> None:
         """Twelve dim images a day are too few to be judged."""
+        section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
+        bold = tmp_path / "bold.yaml"
+        bold.write_text(yaml.safe_dump({"monitor": section | {"significance": 0.1}}))
         shutil.rmtree(inbox / "monday")
         arrived = dim().rename(tmp_path / "dim")
         for number, file in enumerate(sorted(arrived.iterdir())):
             day = inbox / str(1 + number // 12)
             day.mkdir(exist_ok=True)
             file.rename(day / file.name)
-        code, out, _ = watch("--report", tmp_path / "page.html")
+        code, out, _ = watch("--report", tmp_path / "page.html", "--params", bold)
         assert code == 0
         assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["too", "few"]] * 2
         assert "1: 12 readable images are too few to judge predictions by; 20 are needed." in out
@@ -560,7 +586,7 @@ class TestHistory:
         assert first["sequence"] is None
         assert second["sequence"]["batches"] == ["1", "2"]
         page = (tmp_path / "page.html").read_text()
-        assert "<h1>No alert in 2 batches</h1>" in page
+        assert "<h1>No alert in the latest 2 batches</h1>" in page
 
     def test_the_page_stays_until_something_is_new(
         self, dim: Any, watch: Any, tmp_path: Path
@@ -574,10 +600,11 @@ class TestHistory:
         dim()
         watch("--report", page)
         assert page.read_text().count('<ol class="strip"><li class="ok"') == 1
+        assert page.read_text().count("<h2>monday ") == 1  # though it is no longer new
         assert "2 batches with this model" in page.read_text()
         page.unlink()
         watch("--report", page)
-        assert "No new batches" in page.read_text()
+        assert "<h1>1 of the latest 2 batches in alert</h1>" in page.read_text()
 
     def test_the_time_of_a_batch_and_a_line_that_was_cut_off(
         self, inbox: Path, watch: Any, tmp_path: Path

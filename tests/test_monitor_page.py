@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from grocery.inbox.history import Entry, SequenceFinding
+from grocery.inbox.entries import Entry, SequenceFinding
 from grocery.inbox.timeline import SHOWN, over_time, realised
 from grocery.monitoring.drift import Signal
 from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render
@@ -53,7 +53,7 @@ def entry(number: int, **changes: object) -> Entry:
         accuracy=None,
         wasserstein=0.1,
         signals=SIGNALS,
-        confidence_counts=[0] * 100,
+        confidence_counts=[0] * 99 + [40],
         class_counts=[40, 0, 0],
         sequence=None,
     )
@@ -88,7 +88,7 @@ def page(
     entries: Sequence[Entry] = ENTRIES,
     batches: Sequence[BatchReport] = BATCHES,
 ) -> bytes:
-    return render(REFERENCE, [crowded(), *batches], PARAMS, over_time(entries, new))
+    return render(REFERENCE, [crowded(), *batches], PARAMS, over_time(entries, new, len(entries)))
 
 
 class TestOverTime:
@@ -107,8 +107,10 @@ class TestOverTime:
 
     def test_a_new_sequence_is_said_first(self) -> None:
         text = Page(page()).text
-        assert "3 of 6 batches in alert, and a sequence" not in text  # all-bad, drifted, crowded
-        assert "2 of 6 batches in alert, and a sequence" in text
+        assert (
+            "3 of the latest 6 batches in alert, and a sequence" not in text
+        )  # all-bad, drifted, crowded
+        assert "2 of the latest 6 batches in alert, and a sequence" in text
         assert text.index("A sequence of 4 batches") < text.index("Over time")
         assert "Over the last 4 batches: lower." in text
         old = Page(page(new=[])).text
@@ -116,7 +118,7 @@ class TestOverTime:
 
     def test_a_sequence_alone(self) -> None:
         calm = [batch for batch in BATCHES if batch.judgement.verdict != "alert"]
-        text = Page(render(REFERENCE, calm, PARAMS, over_time(ENTRIES, ENTRIES[-3:]))).text
+        text = Page(render(REFERENCE, calm, PARAMS, over_time(ENTRIES, ENTRIES[-3:], 32))).text
         assert "A sequence of batches in alert" in text
 
     def test_every_batch_is_a_square_and_a_line(self) -> None:

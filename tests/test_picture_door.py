@@ -20,7 +20,6 @@ import pytest
 from PIL import Image, ImageCms
 
 from conftest import ROOT
-from grocery.cli.monitor import incoming
 from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, NotInstalled, UnreadableImage
 from grocery.data.build import Shard, decode_shard
@@ -30,6 +29,7 @@ from grocery.images import colours
 from grocery.images.decoding import decode
 from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.images.raw import RawImage
+from grocery.inbox import incoming
 from grocery.release.model import Model
 from grocery.settings import load
 from grocery.shards import read_table
@@ -418,7 +418,7 @@ class TestBounds:
 DENIED = """
 import sys
 from pathlib import Path
-from grocery.cli.monitor import incoming
+from grocery.inbox import incoming
 from grocery.data.incoming import write_batch
 from grocery.images.raw import RawImage
 from grocery.settings import load

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from grocery.core.params import MonitorParams
-from grocery.inbox.history import Entry, Recorded, as_past, same_model
+from grocery.inbox.entries import Entry, as_past
+from grocery.inbox.history import Recorded
 from grocery.monitoring.batches import as_json
-from grocery.monitoring.report import BatchReport
-from grocery.monitoring.sequence import binned, judge_sequence
+from grocery.monitoring.drift import Judgement
+from grocery.monitoring.report import BatchReport, Sample
+from grocery.monitoring.sequence import binned, judge_sequence, unbinned
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
 
@@ -27,11 +31,12 @@ class Release:
 
 @dataclass(frozen=True)
 class Taken:
-    """What is known of a batch beside its images; see `grocery.inbox.history.Entry`."""
+    """What is known of a batch beside its images; see `grocery.inbox.entries.Entry`."""
 
     incoming: str
     digest: str
     labels: str | None
+    files: str | None
     time: str
     judged: str
     host: str
@@ -54,6 +59,8 @@ def record(
         **asdict(taken.timing),
         "kind": "labels" if known else "batch",
         "batch": report.name,
+        "copies": report.copies,
+        "to_label": list(report.to_label),
         "version": release.version,
         "model": release.reference.model_digest,
         "reference": release.reference_digest,
@@ -63,19 +70,46 @@ def record(
         "sequence": None,
     }
     entry = Entry.of(values)
-    if known:
-        return entry
-    before = same_model(recorded.entries, entry.model, entry.reference)
+    if not known:
+        sequence = _sequence(recorded, entry, release.reference, params)
+        entry = Entry.of(values | {"sequence": sequence})
+    return entry.model_copy(update={"to_announce": entry.alert})
+
+
+def _sequence(
+    recorded: Recorded, entry: Entry, reference: Reference, params: MonitorParams
+) -> dict[str, Any] | None:
+    """What counts in the sequence that a new entry ends, as JSON values."""
+    before = recorded.of(entry.model, entry.reference)
     batches = [one for one in [*before, entry] if one.kind == "batch"]
-    found = judge_sequence(release.reference, as_past(batches, release.reference), params)
+    found = judge_sequence(reference, as_past(batches, reference), params)
     if found is None:
-        return entry
+        return None
     about = f"Over the last {found.batches} batches, {found.images} images"
     signals = [replace(one, sentence=f"{about}: {one.sentence}") for one in found.signals]
-    sequence = {
+    return {
         "batches": [one.batch for one in batches[-found.batches :]],
         "images": found.images,
         "verdict": found.verdict,
         "signals": as_json(signals),
     }
-    return Entry.of(values | {"sequence": sequence})
+
+
+def recalled(entry: Entry, samples: Sequence[Sample] = ()) -> BatchReport:
+    """What the history knows of a batch, as it was reported; confidences stand in `BINS` bins."""
+    names = [field.name for field in fields(Judgement)]
+    kept = {name: getattr(entry, name) for name in names} | {"signals": tuple(entry.signals)}
+    return BatchReport(
+        name=entry.batch,
+        judgement=Judgement(**kept),
+        confidences=unbinned(np.array(entry.confidence_counts, dtype=np.int64)),
+        predicted_counts=np.array(entry.class_counts, dtype=np.int64),
+        samples=samples,
+        copies=entry.copies,
+        to_label=entry.to_label,
+    )
+
+
+def timing(entry: Entry) -> Timing:
+    """How long the prediction of a batch took, 0 where the history does not say it."""
+    return Timing(**{field.name: getattr(entry, field.name) or 0.0 for field in fields(Timing)})

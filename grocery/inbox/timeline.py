@@ -1,24 +1,72 @@
-"""The part of the page that shows how things went: verdicts, accuracy and signals over batches.
+"""The page of an inbox, and its part that shows how things went over time.
 
+It is made from the history, whichever run writes it; only pictures are of that run's own batches.
 Batches stand in the order in which they were judged, each as far from the next as any other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
-from grocery.inbox.history import Entry
+from grocery.core.errors import DataError
+from grocery.core.files import write_bytes
+from grocery.core.params import MonitorParams
+from grocery.inbox.entries import Entry
+from grocery.inbox.history import Recorded
+from grocery.inbox.record import Release, recalled
 from grocery.monitoring.drift import VERDICTS
-from grocery.monitoring.report import OverTime, title
-from grocery.pages import page
+from grocery.monitoring.report import OverTime, Sample, render, title
+from grocery.pages import page as pages
 from grocery.pages.charts import Axis, Chart
 
 SHOWN = 60  # latest batches
+DETAILED = 20  # of them with all that is known
 
 
-def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
-    """Show all entries of one model, in order; sequences of the `new` ones are new alerts."""
+def page(
+    recorded: Recorded,
+    release: Release,
+    params: MonitorParams,
+    pictures: Mapping[str, Sequence[Sample]],
+) -> bytes:
+    """The page, as UTF-8 bytes: the latest batches with this model, and all of them over time.
+
+    `pictures` are samples by the digest of the batch, of those that are at hand.
+    """
+    model = release.reference.model_digest, release.reference_digest
+    classes = len(release.reference.classes)
+    entries = [entry for entry in recorded.of(*model) if len(entry.class_counts) == classes]
+    latest: dict[str, Entry] = {}
+    for entry in entries:  # labels that came later take the place of what was known without
+        latest.pop(entry.digest, None)
+        latest[entry.digest] = entry
+    shown = dict(list(latest.items())[-DETAILED:])
+    reports = [recalled(entry, pictures.get(digest, ())) for digest, entry in shown.items()]
+    new = [entry for entry in entries if entry.digest in shown]
+    past = over_time(entries, new, recorded.batches[model])
+    return render(release.reference, reports, params, past, release.advice)
+
+
+def write(page: Path, html: bytes) -> None:
+    """Write a page.
+
+    Raises
+    ------
+    DataError, OSError
+        When it cannot be written.
+    """
+    if page.is_dir():
+        raise DataError(f"{page} is a folder; --report wants the name of a file")
+    write_bytes(page, html)
+
+
+def over_time(entries: Sequence[Entry], new: Sequence[Entry], total: int) -> OverTime:
+    """Show entries of one model, in order, the latest of `total` batches.
+
+    Sequences of the `new` ones that are in alert are said first.
+    """
     batches = [entry for entry in entries if entry.kind == "batch"]
     shown = batches[-SHOWN:]
     alerts = [
@@ -38,10 +86,10 @@ def over_time(entries: Sequence[Entry], new: Sequence[Entry]) -> OverTime:
     key = [(name.split()[-1], str(name)) for name in VERDICTS[::-1] if name in present]
     key += [("part", "part of a sequence in alert")] if part_of else []
     names = dict.fromkeys(found.name for entry in shown for found in entry.signals)
-    html = page.render(
+    html = pages.render(
         __file__,
         shown=shown,
-        total=len(batches),
+        total=total,
         part_of=part_of,
         kinds=key,
         charts=[_accuracy(shown, accuracies), *(_signal(name, shown) for name in names)],

@@ -128,12 +128,14 @@ def _headline(batches: Sequence[BatchReport], over_time: OverTime | None) -> str
     alerts = sum(batch.judgement.verdict == "alert" for batch in batches)
     sequences = len(over_time.alerts) if over_time else 0
     one, more = ("drill", "drills") if all(b.drill for b in batches) else ("batch", "batches")
-    many = more if total > 1 else one
+    counted = f"{total} {more if total > 1 else one}"
+    if over_time and total > 1:
+        counted = f"the latest {counted}"
     if not total:
-        return f"No {'new' if over_time else 'incoming'} batches"
+        return f"No {'judged' if over_time else 'incoming'} batches"
     if not alerts:
-        return "A sequence of batches in alert" if sequences else f"No alert in {total} {many}"
-    return f"{alerts} of {total} {many} in alert" + (", and a sequence" if sequences else "")
+        return "A sequence of batches in alert" if sequences else f"No alert in {counted}"
+    return f"{alerts} of {counted} in alert" + (", and a sequence" if sequences else "")
 
 
 def title(name: str) -> str:

@@ -125,6 +125,11 @@ def binned(confidences: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.bincount(bins, minlength=BINS)
 
 
+def unbinned(counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Confidences (n,), ascending, at the middle of their bins, from counts (BINS,)."""
+    return np.repeat(((np.arange(BINS) + 0.5) / BINS).astype(np.float32), counts)
+
+
 def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams) -> list[Signal]:
     """The tests of a window; a batch that is too small to be judged alone has its part in them."""
     classes = np.sum([batch.class_counts for batch in window], axis=0)
@@ -133,8 +138,8 @@ def _signals(reference: Reference, window: Sequence[Past], params: MonitorParams
     signals = []
     if images >= params.min_batch:
         # Both samples on one grid; the ties make the p-value an upper bound.
-        coarse = replace(reference, confidences=_values(binned(reference.confidences)))
-        signals.append(confidence_signal(coarse, _values(bins), params))
+        coarse = replace(reference, confidences=unbinned(binned(reference.confidences)))
+        signals.append(confidence_signal(coarse, unbinned(bins), params))
         signals.append(classes_signal(reference, classes, params))
     if images + unreadable >= params.min_batch:
         signals.append(unreadable_signal(images + unreadable, unreadable, params))
@@ -172,8 +177,3 @@ def _combined(name: str, found: Sequence[tuple[int, Signal]], reference_images: 
         f"{effect:.2f} on average."
     )
     return Signal(name, score, normal.cdf(-score), effect, threshold, sentence)
-
-
-def _values(counts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Confidences, ascending, at the middle of their bins."""
-    return np.repeat(((np.arange(BINS) + 0.5) / BINS).astype(np.float32), counts)

@@ -28,7 +28,10 @@ _STEADIEST = 0.02
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the prediction of a batch took, 0 without images; it differs from run to run."""
+    """How long the prediction of a batch took, 0 without images; it differs from run to run.
+
+    Images are predicted a few at a time, so one image's time is its share of theirs.
+    """
 
     seconds: float  # of all its readable images
     images_per_second: float

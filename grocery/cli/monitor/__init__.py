@@ -35,7 +35,8 @@ history:
   hold, whatever they are called and whichever model it was. Each new one adds a line to
   FILE, and is also judged together with those before it: slightly odd batches in a row
   become an alert. One that comes again with labels adds its accuracy. When nothing is
-  new, that is said on a terminal only.
+  new, that is said on a terminal only. An alert of a run that was killed before all had
+  heard of it is announced by the next one.
 
 exit code (`grocery --help` lists all):
   0   no batch is an alert, or nothing is new
@@ -133,6 +134,13 @@ def add_parser(parsers: Any) -> None:
         help="with --history, tell W&B of new batches; see `tracking` in the params",
     )
     parser.add_argument(
+        "--notify",
+        type=_receiver,
+        metavar="URL",
+        help="with --history, send each alert as JSON to this address (POST); one that is not "
+        "taken is announced again by the next run",
+    )
+    parser.add_argument(
         "--params",
         type=Path,
         metavar="FILE",
@@ -150,18 +158,16 @@ def add_parser(parsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    for option in ("time", "quiet", "track"):
+    for option in ("time", "quiet", "track", "notify"):
         if getattr(arguments, option) and arguments.history is None:
             arguments.parser.error(f"--{option} goes with --history")
     arguments.model = arguments.model or str(in_project("models/release"))
     arguments.params = arguments.params or in_project("params.yaml")
     if arguments.settled is None:
         arguments.settled = SETTLED if arguments.each else 0.0
-    if arguments.history is None:
-        from grocery.cli.monitor.once import run
-    else:
-        from grocery.cli.monitor.watch import run
-    run(arguments)
+    from grocery.cli.monitor.run import once, watch
+
+    (once if arguments.history is None else watch)(arguments)
 
 
 def _seconds(text: str) -> float:
@@ -184,4 +190,15 @@ def _moment(text: str) -> float:
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text} should be a time such as 2026-11-23 or 2026-11-23T18:00:00Z"
+        ) from None
+
+
+def _receiver(text: str) -> Any:
+    from grocery.inbox.announcing import Receiver
+
+    try:
+        return Receiver(text)
+    except ValueError:  # it may hold a secret, and is not repeated
+        raise argparse.ArgumentTypeError(
+            "should be an address that begins with http:// or https://"
         ) from None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from grocery.cli.monitor.judging import Examined
 from grocery.cli.terminal import print_json
 from grocery.core.errors import printable
 from grocery.core.files import rounded
 from grocery.core.params import MonitorParams
+from grocery.inbox.judging import Judged
 from grocery.monitoring.batches import as_json, numbers
 from grocery.monitoring.report import cannot_be_said, left_out, too_few
 
@@ -17,7 +17,7 @@ from grocery.monitoring.report import cannot_be_said, left_out, too_few
 _FOR_SEQUENCES = {"grocery_history", "confidence_counts", "class_counts"}
 
 
-def show(batches: Sequence[Examined], params: MonitorParams, *, in_json: bool) -> None:
+def show(batches: Sequence[Judged], params: MonitorParams, *, in_json: bool) -> None:
     """Print batches: one JSON object a line, or a table and sentences."""
     if in_json:
         for batch in batches:
@@ -28,18 +28,18 @@ def show(batches: Sequence[Examined], params: MonitorParams, *, in_json: bool) -
             print("", *map(printable, lines), sep="\n")
 
 
-def _document(batch: Examined) -> dict[str, Any]:
+def _document(batch: Judged) -> dict[str, Any]:
     """A batch as one JSON object, with what the history keeps of it."""
     kept: dict[str, Any] = {}
     if batch.entry is not None:
         kept = batch.entry.model_dump(mode="json", by_alias=True, exclude=_FOR_SEQUENCES)
     report, timing = batch.report, batch.timing
-    kept |= {"batch": report.name, "incoming": str(batch.origin)} | numbers(report)
+    kept |= {"batch": report.name, "incoming": batch.incoming} | numbers(report)
     kept |= {"images_per_second": timing.images_per_second, "latency_ms": timing.latency_ms}
     return kept | {"signals": as_json(report.judgement.signals)}
 
 
-def _table(batches: Sequence[Examined]) -> list[str]:
+def _table(batches: Sequence[Judged]) -> list[str]:
     """Aligned lines; the realised accuracy is a column only where there are labels."""
     rows = [["verdict", "images", "unreadable", "estimated accuracy", "accuracy", "batch"]]
     judgements = [batch.report.judgement for batch in batches]
@@ -67,7 +67,7 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _findings(batch: Examined, params: MonitorParams) -> list[str]:
+def _findings(batch: Judged, params: MonitorParams) -> list[str]:
     """Sentences about what is not ok in a batch, and about the sequence that it ends."""
     entry, judgement = batch.entry, batch.report.judgement
     if entry is not None and entry.kind == "labels":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from grocery.data.folders import class_name, files_of, refuse_foreign
 from grocery.images.finding import is_system
 from grocery.images.preprocessing import prepare
 from grocery.images.raw import RawImage, identify
-from grocery.inbox.history import content_digest, labels_digest
+from grocery.inbox.entries import content_digest, labels_digest
 from grocery.monitoring.batches import Batch, read_batch
 from grocery.parallel import progress
 from grocery.release.model import Model
@@ -49,6 +50,18 @@ def has_settled(origin: Path, seconds: float) -> bool:
     except OSError:  # it is being moved
         return False
     return time.time() - latest >= seconds
+
+
+def state_of_files(origin: Path, *, labelled: bool) -> str:
+    """Digest by which the files of a batch are known again without reading them.
+
+    It holds each one's name in the batch, its size and number on the disk, and when it was changed.
+    """
+    seen: list[object] = [labelled]
+    for path in sorted(path for path in _everything(origin) if not path.is_dir()):
+        name, status = os.path.relpath(path, origin.resolve()), path.stat()
+        seen.append((name, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
 
 
 def taken_at(origin: Path) -> float:

@@ -1,21 +1,26 @@
-"""What both forms of the command do: read the thresholds, open the model, examine a batch."""
+"""The model that judges batches: opened by its name, with its reference and the thresholds."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from grocery.cli.monitor import incoming
-from grocery.cli.terminal import FOUND
 from grocery.core.documents import Section, read_document
-from grocery.core.errors import DataError, ModelError, ParamsError, RegistryError, printable
+from grocery.core.errors import (
+    GroceryError,
+    ModelError,
+    ParamsError,
+    RegistryError,
+    printable,
+)
 from grocery.core.files import digest
 from grocery.core.params import MonitorParams
-from grocery.inbox.history import Entry
+from grocery.inbox import incoming
+from grocery.inbox.entries import Entry
 from grocery.inbox.record import Release
 from grocery.monitoring.batches import Batch, examine
 from grocery.monitoring.report import BatchReport
@@ -38,14 +43,13 @@ class Thresholds(Section, extra="ignore"):
 
 
 @dataclass(frozen=True)
-class Examined:
-    """A batch that was judged."""
+class Judged:
+    """What was found of a batch; of its pictures only those that are shown are kept."""
 
-    origin: Path
-    batch: Batch
+    incoming: str  # where it lay
     report: BatchReport
     timing: Timing
-    not_read: list[str]  # what of it is left out or cannot be read, a sentence each
+    not_read: Sequence[str] = ()  # what of it is left out or cannot be read, a sentence each
     entry: Entry | None = None  # its line in the history
 
     @property
@@ -62,14 +66,12 @@ class Judge:
     release: Release
     params: MonitorParams
 
-    def examine(self, origin: Path, arguments: argparse.Namespace) -> Examined:
-        """Read and judge one batch."""
-        batch, not_read = incoming.read(
-            origin, self.model, labelled=arguments.labelled, flat=arguments.each
-        )
+    def examine(self, origin: Path, *, labelled: bool, flat: bool) -> tuple[Judged, Batch]:
+        """Read and judge one batch; see `grocery.inbox.incoming.read`."""
+        batch, not_read = incoming.read(origin, self.model, labelled=labelled, flat=flat)
         reference = self.release.reference
         report, timing = examine(batch, model=self.model, reference=reference, params=self.params)
-        return Examined(origin, batch, report, timing, not_read)
+        return Judged(str(origin), report, timing, not_read), batch
 
 
 def open_judge(name: str, params: MonitorParams, *, fetch: bool = False) -> Judge:
@@ -136,39 +138,16 @@ def read_thresholds(file: Path) -> MonitorParams:
     return read_document(file, Thresholds, ParamsError).monitor
 
 
-def check_report(page: Path | None) -> None:
-    """Refuse a folder as the place of the page, before any work is done for it."""
-    if page is not None and page.is_dir():
-        raise DataError(f"{page} is a folder; --report wants the name of a file")
-
-
 @contextmanager
-def kept_apart(troubles: list[str]) -> Iterator[None]:
-    """Take down what is wrong with a batch, which stops no other."""
+def kept_apart(troubles: list[str], what: str) -> Iterator[None]:
+    """Take down what is wrong with one thing, which stops no other."""
     try:
         yield
-    except DataError as error:
+    except GroceryError as error:
         troubles.append(str(error))
-
-
-def end(batches: Sequence[Examined], troubles: Sequence[str]) -> None:
-    """Say what was wrong with batches, and end with the exit code of what was found."""
-    for sentence in troubles:
-        print(printable(f"error: monitor: {sentence}"), file=sys.stderr)
-    if any(batch.alert for batch in batches):
-        raise SystemExit(FOUND)
-    if troubles:
-        raise SystemExit(1)
-
-
-def say_unsettled(origins: Iterable[Path], seconds: float) -> None:
-    """Name the batches that may be still on their way, on standard error."""
-    for origin in origins:
-        sentence = f"{origin} changed less than {seconds:g} s ago; it is left for the next time"
-        print(printable(f"not settled: {sentence}"), file=sys.stderr)
-
-
-def say_not_read(batches: Iterable[Examined], strays: Iterable[str]) -> None:
-    """Name the files that are left out or cannot be read, on standard error."""
-    for sentence in [*strays, *(sentence for batch in batches for sentence in batch.not_read)]:
-        print(printable(sentence), file=sys.stderr)
+    except MemoryError as error:
+        troubles.append(f"not enough memory {str(error) or f'for {what}'}")
+    except OSError as error:
+        if error.errno is None:  # it is a defect
+            raise
+        troubles.append(f"{os.strerror(error.errno)}: {error.filename or what}")

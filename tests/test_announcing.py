@@ -1,0 +1,210 @@
+"""Alerts are announced at least once: after a kill, and after a receiver that did not answer."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from conftest import Project, environment
+from grocery.core.errors import TrackingError
+from grocery.inbox.announcing import Receiver
+from grocery.inbox.entries import Entry
+from grocery.inbox.history import History
+from registry_project import Said, grocery
+from test_monitor_command import CLEAN, DIM
+from test_monitor_page import entry
+
+MARKS = ("judged", "recorded", "announced")
+
+# Runs the command and is killed as soon as something was done, whose name is the first argument.
+KILLED = """
+import os, signal, sys
+from grocery.cli import main
+from grocery.inbox.history import History
+from grocery.inbox.judging import Judge
+
+where = {"judged": (Judge, "examine"), "recorded": (History, "append"),
+         "announced": (History, "announced")}
+owner, name = where[sys.argv[1]]
+before = getattr(owner, name)
+
+def then_killed(*given, **named):
+    before(*given, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(owner, name, then_killed)
+main(sys.argv[2:])
+"""
+
+
+class Inbox(HTTPServer):
+    """A receiver on loopback: answers in this order, then 200, and what came."""
+
+    def __init__(self, *answers: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = list(answers)
+        self.came: list[tuple[str, str | None, dict[str, Any]]] = []
+        self.asked = 0
+
+    def address(self, before: str = "") -> str:
+        """An address with secrets in it."""
+        return f"http://{before}127.0.0.1:{self.server_port}/hooks/s3cret?token=t0ken"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Inbox
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked += 1
+        answer = self.server.answers.pop(0) if self.server.answers else 200
+        if answer == 200:
+            self.server.came.append((self.path, self.headers["Authorization"], body))
+        self.send_response(answer)
+        self.send_header("Location", self.path)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        raise AssertionError("a redirect was followed")
+
+    def log_message(self, *_: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Inbox]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Inbox() as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def marks(history: Path) -> list[str]:
+    return [json.loads(line)["kind"] for line in history.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "mark", [pytest.param(m, marks=() if m == "recorded" else pytest.mark.long) for m in MARKS]
+)
+def test_a_kill_loses_no_alert(built: Project, tmp_path: Path, mark: str) -> None:
+    """The next run says it, once, and writes the page."""
+    history, page = tmp_path / "history.jsonl", tmp_path / "page.html"
+    words = ["monitor", DIM, "--history", str(history), "--report", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, mark, *words],
+        cwd=built.path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    reached = {"judged": [], "recorded": ["batch"], "announced": ["batch", "announced"]}[mark]
+    assert marks(history) == reached
+    assert ("alert" in done.stdout) == (mark == "announced")  # it was said before
+    assert page.exists() == (mark == "announced")
+    again = grocery(built, *words, "--quiet")
+    if mark == "announced":
+        assert again == Said(0, "", "")
+    else:
+        assert (again.code, again.out.splitlines()[1].split()[0]) == (3, "alert")
+    assert marks(history) == ["batch", "announced"]
+    assert "<h1>1 of 1 batch in alert</h1>" in page.read_text()
+    assert grocery(built, *words) == Said(0, "", "")  # and not twice
+
+
+def test_what_another_run_still_has_to_say_is_left_to_it(built: Project, tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    words = ("monitor", DIM, "--history", str(history), "--quiet")
+    assert grocery(built, *words).code == 3
+    history.write_text(history.read_text().splitlines()[0] + "\n")  # it was not announced
+    with History(history).at_work() as alone:
+        assert alone
+        assert grocery(built, *words) == Said(0, "", "")
+    assert grocery(built, *words).code == 3
+
+
+@pytest.fixture
+def alert() -> Entry:
+    return entry(3)
+
+
+def refused(address: str, alert: Entry) -> str:
+    with pytest.raises(TrackingError) as caught:
+        Receiver(address).deliver(alert, None)
+    return str(caught.value)
+
+
+class TestReceiver:
+    def test_is_told_until_it_has_taken_the_alert(
+        self, built: Project, tmp_path: Path, receiver: Inbox
+    ) -> None:
+        receiver.answers += [500]
+        history, page = tmp_path / "history.jsonl", tmp_path / "page.html"
+        address = receiver.address("me:pa%40ss@")
+        words = ("monitor", DIM, CLEAN, "--history", str(history), "--report", str(page))
+        words += ("--notify", address, "--quiet")
+        failed = grocery(built, *words)
+        assert (failed.code, receiver.came) == (3, [])
+        assert failed.err == (
+            "error: monitor: the alert 'Drift in batch dim' was not taken by "
+            f"http://127.0.0.1:{receiver.server_port} (it answers 500); it is announced again by "
+            "the next run\n"
+        )
+        again = grocery(built, *words)
+        assert (again.code, again.err, again.out) == (3, "", failed.out)
+        ((path, authorization, document),) = receiver.came
+        assert (path, authorization) == ("/hooks/s3cret?token=t0ken", "Basic bWU6cGFAc3M=")
+        assert (document["batches"], document["page"]) == (["dim"], str(page))
+        assert (document["alert"], document["model"]) == (
+            "Drift in batch dim",
+            json.loads(history.read_text().splitlines()[0])["model"],
+        )
+        assert all(f"dim: {sentence}" in again.out for sentence in document["sentences"])
+        assert grocery(built, *words) == Said(0, "", "")
+        assert receiver.asked == 2
+        for secret in ("s3cret", "t0ken", "pa%40ss", "pa@ss"):
+            assert secret not in failed.err + history.read_text() + page.read_text()
+
+    @pytest.mark.parametrize("answer", [302, 307, 404])
+    def test_an_answer_that_is_no_yes(self, receiver: Inbox, alert: Entry, answer: int) -> None:
+        receiver.answers += [answer]
+        assert f"(it answers {answer})" in refused(receiver.address(), alert)
+        assert receiver.asked == 1
+
+    def test_nobody_is_there(self, receiver: Inbox, alert: Entry) -> None:
+        address = receiver.address("me:pass@")
+        receiver.shutdown()
+        receiver.server_close()
+        assert "(Connection refused)" in refused(address, alert)
+        for path in ("a b", "\u00e9"):
+            said = refused(f"http://127.0.0.1:1/{path}?t0ken", alert)
+            assert "t0ken" not in said
+
+    def test_one_that_takes_its_time(
+        self, receiver: Inbox, alert: Entry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The port is open and nobody answers."""
+        monkeypatch.setattr("grocery.inbox.announcing.ANSWER", 0.2)
+        receiver.shutdown()
+        assert "was not taken by" in refused(receiver.address(), alert)
+
+    @pytest.mark.parametrize(
+        "address", ["file:///etc/passwd", "hooks/s3cret", "http://", "http://me:s3cret@h:port/"]
+    )
+    def test_what_is_no_address(self, built: Project, address: str) -> None:
+        said = grocery(built, "monitor", DIM, "--history", "x", "--notify", address)
+        assert (said.code, "should be an address that begins with" in said.err) == (2, True)
+        assert "s3cret" not in said.err
