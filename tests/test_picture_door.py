@@ -443,7 +443,8 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     powers = "-dac_override,-dac_read_search"  # by which root reads all
     without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
     command = [*without, sys.executable, "-c", DENIED, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     unreadable = "cannot be read as an image:"
     assert done.stdout.splitlines() == [
         *["Permission denied"] * 2,

@@ -78,6 +78,7 @@ def raw_objects(project: Project) -> dict[str, int]:
     return recorded(project, md5)
 
 
+@pytest.mark.long
 def test_one_changed_image(mine: Project, tmp_path: Path) -> None:
     """The image is a test image, so that the encoder stays: otherwise all features would change."""
     with S3Endpoint(tmp_path / "log") as endpoint, WandbServer() as server:

@@ -221,6 +221,7 @@ def slow(project: Project) -> Project:
     return project
 
 
+@pytest.mark.long
 def test_a_stopped_trial_ends_and_so_does_a_killed_one(slow: Project) -> None:
     project = slow
     project.edit_params({"monitor": {"sample_images": 1}})  # not committed, as people work
