@@ -128,7 +128,7 @@ def project_with_a_remote(built: Project, folder: Path) -> Project:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["README.md", "experiments.md", "team.md", "adapt.md"])
+@pytest.mark.parametrize("name", ["README.md", "team.md", "adapt.md"])
 def test_every_command_of_a_page_works(name: str, built: Project, tmp_path: Path) -> None:
     project = project_with_a_remote(built, tmp_path)
     (page,) = (page for page in PAGES if page.name == name)
