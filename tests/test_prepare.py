@@ -367,7 +367,7 @@ def test_the_embedded_dataset(tmp_path: Path) -> None:
     (tmp_path / "raw/recipe.yaml").write_text(yaml.safe_dump(recipe))
     planted = SyntheticSource(tmp_path / "raw").planted()
 
-    prepare(tmp_path / "raw", tmp_path, workers=2)
+    prepare(tmp_path / "raw", tmp_path)
     found = report(tmp_path)
     assert {entry["path"] for entry in found["quarantined"]} == set(planted["corrupt"])
     copies = {path for entry in found["duplicates"] for path in (entry["kept"], *entry["dropped"])}

@@ -91,11 +91,8 @@ def onnx_of(lite: Lite, weights: bytes) -> bytes:
         When the weights are not those of such a network.
     """
     layers = _Layers(read_weights(weights, f"the file of {lite.package}"))
-    x, channels, number = (
-        layers.add("image", "_conv_stem", "_bn0", (3, _STEM), 3, stride=2),
-        _STEM,
-        0,
-    )
+    x = layers.add("image", "_conv_stem", "_bn0", (3, _STEM), 3, stride=2)
+    channels, number = _STEM, 0
     for place, (repeats, kernel, first, expansion, width) in enumerate(_BLOCKS):
         # The first and the last block are not repeated in any size.
         ends, out = place in (0, len(_BLOCKS) - 1), _of_eight(lite.width * width)
