@@ -334,7 +334,7 @@ class TestHeic:
             lambda: decode_shard((shard, how, tmp_path / "shard")),
             lambda: write_batch(("b", [image]), params=params, folder=tmp_path),
         ):
-            with pytest.raises(NotInstalled, match="phone.heic is HEIC, which needs pillow-heif"):
+            with pytest.raises(NotInstalled, match=r"phone\.heic is HEIC, which needs pillow-heif"):
                 work()
 
     def test_orientation_is_applied_once(self) -> None:

@@ -61,22 +61,25 @@ def rgb(image: Image.Image, *, key: Any, profiles: bool, note: Note) -> Image.Im
     if image.mode == "RGB" and key is None and transform is None and factor == 1:
         return image.convert("RGB")
     found = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
-    for box in _tiles(image.size):
-        tile = image.crop(box)
+    for (left, top), part in _tiles(image):
+        tile = part
         if white is not None:
-            tile = _eight_bits(_values(tile, image), white, key)
+            tile = _eight_bits(_values(part, image), white, key)
             if _tags(image).get(_PHOTOMETRIC) == 0:  # which Pillow minds of 8 bits alone
                 tile = ImageOps.invert(tile)
         elif key is not None:
             tile.info["transparency"] = key
-        found.paste(_flat(tile, transform).reduce(factor), (box[0] // factor, box[1] // factor))
+        found.paste(_flat(tile, transform).reduce(factor), (left // factor, top // factor))
     return found
 
 
-def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    for top in range(0, size[1], _TILE):
-        for left in range(0, size[0], _TILE):
-            yield left, top, min(left + _TILE, size[0]), min(top + _TILE, size[1])
+def _tiles(image: Image.Image) -> Iterator[tuple[tuple[int, int], Image.Image]]:
+    """Parts of an image with their places; not by `crop`, which minds Pillow's own limit."""
+    for top in range(0, image.height, _TILE):
+        for left in range(0, image.width, _TILE):
+            width, height = min(_TILE, image.width - left), min(_TILE, image.height - top)
+            box = (left, top, left + width, top + height)
+            yield (left, top), image.resize((width, height), Image.Resampling.NEAREST, box)
 
 
 def _flat(tile: Image.Image, transform: Transform | None) -> Image.Image:
@@ -118,7 +121,7 @@ def _white(image: Image.Image) -> float:
     if bits <= 16 and image.mode != "F":
         return float(2 ** (bits - _signed(_tags(image))) - 1)
     step = isqrt(image.width * image.height // _SAMPLE) + 1
-    parts = (_values(image.crop(box), image)[::step, ::step] for box in _tiles(image.size))
+    parts = (_values(tile, image)[::step, ::step] for _, tile in _tiles(image))
     values = np.concatenate([part[np.isfinite(part) & (part > 0)] for part in parts])
     if not len(values):
         return 1.0
