@@ -175,7 +175,7 @@ class Encoder:
 
 
 def side_by_side(parts: Sequence[Encoder], weights: Sequence[float]) -> Encoder:
-    """Several encoders as one; one stays as it is.
+    """Several encoders as one.
 
     Raises
     ------
