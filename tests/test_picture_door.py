@@ -451,6 +451,30 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_the_table_of_a_folder(tmp_path: Path) -> None:
+    for name in ("plain.jpeg", "plain.png", "no-end.jpg", "a.pdf", "a.txt"):
+        (tmp_path / name).write_bytes(contents(name))
+    os.mkfifo(tmp_path / "pipe.jpg")
+    command = [sys.executable, "benchmarks/corpus.py", tmp_path, "--list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        "a.pdf: PDF, which is no supported image",
+        "a.txt: not an image of a known format",
+        "no-end.jpg: read, with a note: the end marker is missing",
+        "pipe.jpg: is neither a file nor a folder",
+    ]
+    table = [line.split(maxsplit=4) for line in lines[5:]]
+    assert [(files, said) for files, *_, said in table] == [
+        ("2", "read"),
+        ("1", "PDF, which is no supported image"),
+        ("1", "not an image of a known format"),
+        ("1", "read, with a note"),
+        ("1", "is neither a file nor a folder"),
+    ]
+    assert [float(most) > 10 for *_, most, _ in table] == [True] * 4 + [False]
+
+
 # Prepares a file with the limits of params.yaml, and says what it took at most, in MiB.
 PEAK = """
 import sys
