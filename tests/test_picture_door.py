@@ -411,17 +411,20 @@ class TestBounds:
             assert incoming.fingerprint(tmp_path, labelled=False) == seen
 
 
-# Says of a file that its owner may not read why it is not read, in shards, batches and the monitor.
+# Says of a folder and of a file that their owner may not read why they are not read: the file in
+# shards, batches and the monitor.
 DENIED = """
 import sys
 from pathlib import Path
 from grocery.inbox import incoming
 from grocery.data.incoming import write_batch
+from grocery.images.finding import walk
 from grocery.images.raw import RawImage
 from grocery.settings import load
 from test_model import small_model
 
 folder = Path(sys.argv[1])
+print(*walk(folder / "shelf"))
 image = RawImage("a.jpg", file=folder / "files/a.jpg")
 print(image.identify(10**6)[1])
 said = write_batch(("batch", [image]), params=load().prepare, folder=folder)
@@ -437,6 +440,7 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     file.chmod(0)
     odd = tmp_path / "files/b.tif"
     odd.write_bytes(retagged(tiff(ramp(1)), 277, 40_000))  # of which Pillow's log would speak
+    (tmp_path / "shelf/shut").mkdir(mode=0, parents=True)
     powers = "-dac_override,-dac_read_search"  # by which root reads all
     without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
     command = [*without, sys.executable, "-c", DENIED, tmp_path]
@@ -444,6 +448,7 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     unreadable = "cannot be read as an image:"
     assert done.stdout.splitlines() == [
+        "('shut', 'cannot be read: Permission denied')",
         *["Permission denied"] * 2,
         f"unreadable: {file} {unreadable} Permission denied",
         f"unreadable: {odd} {unreadable} damaged: Invalid value for samples per pixel",

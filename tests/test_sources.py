@@ -17,7 +17,7 @@ from conftest import ROOT, call_stage
 from grocery.core.errors import DataError
 from grocery.core.params import DataParams
 from grocery.data.folders import FolderSource, files_of
-from grocery.data.grocery_store import GroceryStoreSource
+from grocery.data.grocery_store import LISTS, GroceryStoreSource
 from grocery.data.sources import open_source
 from grocery.data.splits import check_labels
 from grocery.images.raw import RawImage
@@ -268,6 +268,9 @@ class TestGroceryStore:
             "test/1.jpg", "Granny-Smith", "Apple", "test", tmp_path / "test/1.jpg"
         )
         assert GroceryStoreSource(tmp_path).incoming() == {}
+        touch(tmp_path, "train/9.jpg")
+        about = dict.fromkeys(["classes.csv", *LISTS.values()], "about the images")
+        assert GroceryStoreSource(tmp_path).left_out() == about | {"train/9.jpg": "not listed"}
 
         touch(tmp_path, "train/a, b.jpg")  # a path may hold a comma, and the list an empty line
         (tmp_path / "train.txt").write_text("train/a, b.jpg, 2, 1\n\n")
