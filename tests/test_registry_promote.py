@@ -343,6 +343,10 @@ class TestPromote:
         assert "could not be judged" in found["evidence"]["judgement"]["sentence"]
         assert stages(world.project)["production"] == STRONG
 
+        by_gto(world.project, gto.api.deregister, version=STRONG)
+        found = world.done("promote", WEAK, "--stage", "production", "--force", "--reason", "gone")
+        assert "#production#2), which is no version" in found["evidence"]["judgement"]["sentence"]
+
     def test_on_other_test_data_both_are_evaluated_anew(self, world: World, built: Project) -> None:
         production(world, WEAK)
         said = world.registry("promote", GROWN, "--stage", "production")

@@ -197,10 +197,7 @@ class Registry:
         with open_store(self.root) as store:
             store.require({release_of(self.git, version): RELEASE}, version.name)
             if stage == "production":
-                present = state.at(now.commit) if now else None
-                decision = self._decide(store, version, present, force=force)
-                if now and not present and not force:
-                    state.current(stage)  # says what is wrong with it
+                decision = self._decide(store, version, state, force=force)
                 if not decision.passed and not force:
                     raise RegistryError(
                         f"{decision.sentence}; --force --reason overrides, and is recorded"
@@ -235,11 +232,9 @@ class Registry:
             )
         return self.promote(name, stage, reason="moved there in W&B")
 
-    def _decide(
-        self, store: Store, version: Version, present: Version | None, *, force: bool
-    ) -> Decision:
+    def _decide(self, store: Store, version: Version, state: State, *, force: bool) -> Decision:
         try:
-            return decide(store, version, present, self.params.registry)
+            return decide(store, version, state.current("production"), self.params.registry)
         except RegistryError as error:
             if not force:  # which is for the day when the present version is lost, too
                 raise
