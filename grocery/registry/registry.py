@@ -68,11 +68,9 @@ class Registry:
         self.root = root
         self.git = Git(root)
         self.params = load(root / "params.yaml")
-        self._has_remote = self.params.registry.remote in self.git.remotes
-        remote = self.params.registry.remote if self._has_remote and not local else None
-        self.ledger = Ledger(self.git, remote)
         folder = Path(os.environ.get("WANDB_DIR") or root).absolute()
         self.mirror = Mirror.of(folder, self.git, self.params)
+        self.ledger = Ledger(self.git, None if local else self.mirror.remote)
         self._say = say
 
     def state(self) -> State:
@@ -314,7 +312,7 @@ class Registry:
 
     def _tell(self) -> None:
         """Bring W&B up to date. It shows what all have: a tag that stays in this clone waits."""
-        if (self.ledger.remote or not self._has_remote) and self.mirror.waiting:
+        if self.ledger.remote == self.mirror.remote and self.mirror.waiting:
             sentence = self.mirror.mirror_now()
             if "W&B: " in sentence:
                 self._say(sentence)
