@@ -9,7 +9,7 @@ from pathlib import Path
 
 from grocery import said
 from grocery.core.errors import DataError
-from grocery.dataset_diff import diff_rows, rows_at
+from grocery.dataset_diff import SHARDS, diff_rows, rows_at
 
 RELIABILITY = Path("metrics/evaluation/reliability.csv")
 
@@ -36,7 +36,7 @@ def comment(root: Path, revision: str) -> str:
     for title, body in (
         ("Metrics", metrics),
         ("Parameters", params),
-        ("Images", _images(revision)),
+        ("Images", _images(root, revision)),
         ("Calibration", _calibration(root / RELIABILITY)),
     ):
         lines += ["", f"#### {title}", "", body]
@@ -59,8 +59,8 @@ def _table(root: Path, *arguments: str) -> str:
     return table if table.count("\n") > 1 else "No change."
 
 
-def _images(revision: str) -> str:
-    diff = diff_rows(rows_at(revision), rows_at(None))
+def _images(root: Path, revision: str) -> str:
+    diff = diff_rows(rows_at(revision), rows_at(None, root / SHARDS))
     changed = [f"{count:,} {kind}" for kind, count in diff.counts().items() if count]
     return f"{diff.old_images:,} → {diff.new_images:,} images: {', '.join(changed) or 'no change'}."
 

@@ -95,7 +95,8 @@ def rows_at(revision: str | None, folder: Path = SHARDS) -> pa.Table:
     revision
         Anything git knows (a tag, a branch, a commit); None for the workspace.
     folder
-        Folder of the prepared shards, relative to the root of the repository.
+        Folder of the prepared shards: in a revision relative to the root of the repository, in the
+        workspace to the working directory.
 
     Raises
     ------

@@ -142,7 +142,12 @@ class TestSomebodyElsesProgram:
 
 class TestThePipelinesProcesses:
     @pytest.mark.parametrize(
-        "way", ["import grocery.runner", "from grocery.core.pin import pin; pin()"]
+        "way",
+        [
+            "import grocery.runner",
+            "import grocery.sweep",
+            "from grocery.core.pin import pin; pin()",
+        ],
     )
     def test_refuse_a_numpy_that_was_there_first(self, way: str) -> None:
         done = python(f"import numpy\n{way}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def test_a_package_that_is_missing_or_another() -> None:
 
 
 def test_one_command_brings_it(project: Project) -> None:
-    said = project.run("grocery", "backbone", *NAMES).stdout
+    typed = [sys.executable, "-m", "grocery.cli", "backbone", *NAMES]
+    said = project.run(*typed, env={"PATH": "/usr/bin:/bin"}).stdout  # in no active environment
     folder = "models/backbones/efficientnet-lite0+efficientnet-lite2"
     assert f"featurize.onnx.path={folder}" in said
     found = {f.name for f in (project.path / folder).iterdir()}

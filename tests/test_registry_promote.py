@@ -343,6 +343,10 @@ class TestPromote:
         assert "could not be judged" in found["evidence"]["judgement"]["sentence"]
         assert stages(world.project)["production"] == STRONG
 
+        by_gto(world.project, gto.api.deregister, version=STRONG)
+        found = world.done("promote", WEAK, "--stage", "production", "--force", "--reason", "gone")
+        assert "#production#2), which is no version" in found["evidence"]["judgement"]["sentence"]
+
     def test_on_other_test_data_both_are_evaluated_anew(self, world: World, built: Project) -> None:
         production(world, WEAK)
         said = world.registry("promote", GROWN, "--stage", "production")
@@ -525,7 +529,10 @@ class TestShared:
 
     def test_what_has_left_the_machine_is_said(self, world: World) -> None:
         """A tag goes to the remote of all without being asked to; not with --local."""
-        said = world.registry("register", "HEAD~1", "--local")
+        with WandbServer() as server:
+            online = server.environment() | {"WANDB_MODE": "online"}
+            said = world.registry("register", "HEAD~1", "--local", **online)
+            assert server.requests == []  # W&B shows what all have
         assert "sent to" not in said.out
         said = world.registry("promote", GROWN, "--stage", "staging")
         names = f"{ARTIFACT}@{GROWN}, {ARTIFACT}#staging#1"

@@ -216,7 +216,7 @@ class TestComment:
         (project.path / "metrics/evaluation/reliability.csv").write_text(
             "lower,upper,images,confidence,accuracy\n0.2,0.4,0,0.0,0.0\n0.4,0.6,8,0.5123,0.75\n"
         )
-        text = project.run("grocery", "report", "--markdown").stdout
+        text = Project(project.path / "docs").run("grocery", "report", "--markdown").stdout
         assert text.startswith("### The release is accepted: ")
         assert " 0.988 " in rows(text, "Metrics")["macro_f1"]
         assert "accuracy" not in rows(text, "Metrics"), "it did not change"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 
 from grocery.cli.command import argument, command
@@ -36,9 +37,8 @@ def backbone(arguments: argparse.Namespace) -> None:
     root = dvc_root()
     for name, data in made.items():
         write_bytes(root / (whole / f"{name}.onnx" if len(names) > 1 else whole), data)
-    done = subprocess.run(
-        ["dvc", "add", "--quiet", str(whole)], cwd=root, capture_output=True, text=True, check=False
-    )
+    add = [sys.executable, "-m", "dvc", "add", "--quiet", str(whole)]
+    done = subprocess.run(add, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise GroceryError(f"{whole} is made, but `dvc add` failed: {done.stderr.strip()[-500:]}")
     print(

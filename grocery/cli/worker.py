@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 from grocery.cli.command import argument, command
+from grocery.cli.terminal import count
 from grocery.core.errors import GroceryError
 from grocery.core.threads import cores
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 1024:
-        raise argparse.ArgumentTypeError("a number of processes, 1 to 1024")
+def _number(text: str) -> int:
+    if (value := count(text)) > 1024:
+        raise argparse.ArgumentTypeError(f"{text} is more than 1024 processes")
     return value
 
 
@@ -25,7 +25,7 @@ def _count(text: str) -> int:
     "lend this machine to a project on another one, through Dask",
     argument("address", help="the scheduler: tcp://HOST:PORT or tls://HOST:PORT"),
     argument(
-        "--workers", type=_count, default=0, metavar="N", help="processes (default: one per core)"
+        "--workers", type=_number, default=0, metavar="N", help="processes (default: one per core)"
     ),
     argument(
         "--memory",

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# The stages that are mirrored.
-STAGES = frozenset({"staging", "production"})
+from grocery.registry.tags import STAGES
+
 _VERSION = re.compile(r"v\d+\.\d+\.\d+([-+].*)?")
 
 

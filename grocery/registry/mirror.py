@@ -19,12 +19,12 @@ from filelock import FileLock, Timeout
 
 from grocery.core.errors import RegistryError, TrackingError
 from grocery.registry.collection import NOT_ASKED, Release, may_tell, open_collection
-from grocery.registry.corrections import STAGES, Wanted
+from grocery.registry.corrections import Wanted
 from grocery.registry.git import Git
 from grocery.registry.notes import Notes
 from grocery.registry.serving import release_of
 from grocery.registry.state import read_state
-from grocery.registry.tags import ARTIFACT
+from grocery.registry.tags import ARTIFACT, STAGES
 from grocery.settings import Params, TrackingParams
 from grocery.tracking.mode import requested_mode
 from grocery.tracking.process import apart
@@ -205,7 +205,7 @@ class Mirror:
             except RegistryError as error:
                 problems.append(str(error))
                 continue
-            stages = STAGES.intersection(state.stages_of(version))
+            stages = {*STAGES} & {*state.stages_of(version)}
             found.append(Wanted(version.name, md5, frozenset({version.name, *stages})))
         return found, problems
 

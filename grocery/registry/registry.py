@@ -68,11 +68,9 @@ class Registry:
         self.root = root
         self.git = Git(root)
         self.params = load(root / "params.yaml")
-        self._has_remote = self.params.registry.remote in self.git.remotes
-        remote = self.params.registry.remote if self._has_remote and not local else None
-        self.ledger = Ledger(self.git, remote)
         folder = Path(os.environ.get("WANDB_DIR") or root).absolute()
         self.mirror = Mirror.of(folder, self.git, self.params)
+        self.ledger = Ledger(self.git, None if local else self.mirror.remote)
         self._say = say
 
     def state(self) -> State:
@@ -197,10 +195,7 @@ class Registry:
         with open_store(self.root) as store:
             store.require({release_of(self.git, version): RELEASE}, version.name)
             if stage == "production":
-                present = state.at(now.commit) if now else None
-                decision = self._decide(store, version, present, force=force)
-                if now and not present and not force:
-                    state.current(stage)  # says what is wrong with it
+                decision = self._decide(store, version, state, force=force)
                 if not decision.passed and not force:
                     raise RegistryError(
                         f"{decision.sentence}; --force --reason overrides, and is recorded"
@@ -235,11 +230,9 @@ class Registry:
             )
         return self.promote(name, stage, reason="moved there in W&B")
 
-    def _decide(
-        self, store: Store, version: Version, present: Version | None, *, force: bool
-    ) -> Decision:
+    def _decide(self, store: Store, version: Version, state: State, *, force: bool) -> Decision:
         try:
-            return decide(store, version, present, self.params.registry)
+            return decide(store, version, state.current("production"), self.params.registry)
         except RegistryError as error:
             if not force:  # which is for the day when the present version is lost, too
                 raise
@@ -319,7 +312,7 @@ class Registry:
 
     def _tell(self) -> None:
         """Bring W&B up to date. It shows what all have: a tag that stays in this clone waits."""
-        if (self.ledger.remote or not self._has_remote) and self.mirror.waiting:
+        if self.ledger.remote == self.mirror.remote and self.mirror.waiting:
             sentence = self.mirror.mirror_now()
             if "W&B: " in sentence:
                 self._say(sentence)

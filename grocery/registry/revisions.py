@@ -23,7 +23,7 @@ class Revision:
 
 
 def resolve(git: Git, name: str) -> Revision:
-    """The commit that a name means; an experiment wins over nothing else.
+    """The commit that a name means: a revision of git's, or else an experiment.
 
     Raises
     ------

@@ -94,7 +94,8 @@ class State:
         if version is None:
             raise RegistryError(
                 f"{stage} stands at commit {tag.commit[:7]} (tag {tag.name}), which is no version: "
-                f"its tag was deleted or withdrawn; promote another version, or roll back"
+                "its tag was deleted or withdrawn; roll back, or promote another version with "
+                "--force --reason"
             )
         return version
 

@@ -11,10 +11,10 @@ from grocery.cli.registry.common import (
     answer,
     command,
     done,
-    left,
     metric,
     open_registry,
     promoted,
+    sent,
 )
 from grocery.core.errors import RegistryError
 
@@ -82,7 +82,7 @@ def register(arguments: argparse.Namespace) -> None:
         push=arguments.push,
     )
     document = done(registry, outcome, commit=outcome.version.commit)
-    answer(arguments, document, [_line(outcome), *left(registry, outcome)])
+    answer(arguments, document, [_line(outcome), *sent(registry, outcome)])
 
 
 @command(
@@ -110,13 +110,11 @@ def register_all(arguments: argparse.Namespace) -> None:
     for revision, found in registry.register_all(
         arguments.span, bump=arguments.bump, push=arguments.push
     ):
-        about = {"revision": revision.name, "commit": revision.commit}
+        document.append(done(registry, found, revision=revision.name, commit=revision.commit))
         if isinstance(found, RegistryError):
-            document.append(about | {"refused": str(found)})
             lines.append(f"{revision}: not registered: {found}")
         else:
-            document.append(done(registry, found, **about))
-            lines += [f"{revision}: {_line(found)}", *left(registry, found)]
+            lines += [f"{revision}: {_line(found)}", *sent(registry, found)]
     answer(arguments, document, lines or ["there is nothing to register"])
 
 

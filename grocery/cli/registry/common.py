@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from grocery.cli.command import Argument, Run, argument
 from grocery.cli.command import command as any_command
 from grocery.cli.terminal import print_json
-from grocery.core.errors import printable
+from grocery.core.errors import RegistryError, printable
 
 if TYPE_CHECKING:
     from grocery.registry.registry import Outcome, Registry
@@ -47,8 +47,10 @@ def answer(arguments: argparse.Namespace, document: Any, lines: Iterable[str]) -
             print(printable(line))
 
 
-def done(registry: Registry, outcome: Outcome, **more: str) -> dict[str, Any]:
-    """What a command that makes a tag answers a program."""
+def done(registry: Registry, outcome: Outcome | RegistryError, **more: str) -> dict[str, Any]:
+    """What a command that makes a tag, or was refused, answers a program."""
+    if isinstance(outcome, RegistryError):
+        return {**more, "refused": str(outcome)}
     return {
         "version": outcome.version.name,
         "tag": outcome.tag.name,
@@ -61,7 +63,7 @@ def done(registry: Registry, outcome: Outcome, **more: str) -> dict[str, Any]:
     }
 
 
-def left(registry: Registry, outcome: Outcome) -> list[str]:
+def sent(registry: Registry, outcome: Outcome) -> list[str]:
     """A line for each place that something was sent to."""
     from grocery.registry.judge import listed
 
@@ -79,7 +81,7 @@ def promoted(registry: Registry, outcome: Outcome, stage: str, verb: str = "has"
     verb = verb if outcome.new else "has already"
     lines = [f"{stage} {verb} {outcome.version.name} (tag {outcome.tag.name})"]
     lines += [outcome.decision.sentence] if outcome.decision else []
-    return lines + left(registry, outcome)
+    return lines + sent(registry, outcome)
 
 
 def metric(version: Version, name: str) -> str:

@@ -125,23 +125,21 @@ def status(arguments: argparse.Namespace) -> None:
     registry = open_registry()
     accepted, told = [], []
     for moved, outcome in registry.accept() if arguments.accept else ():
-        about = {"stage": moved.stage, "version": moved.version}
+        accepted.append(done(registry, outcome, stage=moved.stage, version=moved.version))
         if isinstance(outcome, RegistryError):
-            accepted.append(about | {"refused": str(outcome)})
             told.append(f"refused: {moved.says}: {outcome}")
         else:
-            accepted.append(done(registry, outcome, **about))
             told += promoted(registry, outcome, moved.stage)
     repaired = list(registry.mirror.repair()) if arguments.repair else []
+    state, stages = registry.state(), {}
     found: dict[str, list[str]] = {
-        "tags": list(registry.state().problems) + registry.ledger.unshared(),
+        "tags": [*state.problems, *registry.ledger.unshared()],
         "objects": registry.lost(),
     }
     try:
         found["wandb"] = [each.says for each in registry.mirror.disagreements()]
     except (TrackingError, RegistryError) as error:  # as without an account
         print(printable(f"wandb: not compared: {error}"), file=sys.stderr)
-    state, stages = registry.state(), {}
     for stage in STAGES:
         tag = state.assignment(stage)
         version = state.at(tag.commit) if tag else None
