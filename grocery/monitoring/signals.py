@@ -182,7 +182,7 @@ def unknown_signal(
         )
         scale = min(_LARGEST_SCALE, float(usual_size / max(size, 1e-6)))
         placed = (usual + (logits - centre) * scale).astype(np.float32)
-        tests.append(neighbour_test(placed, known, permutations=len(splits), splits=splits))
+        tests.append(neighbour_test(placed, known, splits=splits))
     found = min(tests, key=lambda test: (test.p_value, -test.effect))
     p_value = least_of([test.p_value for test in tests])
     sentence = f"About {found.effect * 100:.0f} % of the images are like none before."
