@@ -16,8 +16,8 @@ from grocery.core.documents import Section
 from grocery.core.errors import DataError
 from grocery.core.files import rounded
 from grocery.monitoring.batches import TO_LABEL
-from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.sequence import BINS, BY_LABELS, WINDOWS, Past
+from grocery.monitoring.signals import Signal, Verdict
 from grocery.monitoring.speed import NAME as SPEED
 from grocery.reference.reference import Reference
 
