@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from grocery.core.params import MonitorParams
+from grocery.core.params import MonitorParams, Ratio
 from grocery.monitoring.statistics import (
     binomial_tail,
     hypergeometric_tail,
@@ -64,9 +64,9 @@ class Signal:
     name: Annotated[str, Field(alias="signal")]  # as in the table above; as JSON it is `signal`
     statistic: float  # what was tested: a distance, the accuracy, or a number of files
     # Chance of a statistic at least as large in a batch that has not drifted.
-    p_value: Annotated[float, Field(ge=0, le=1)]
-    effect: float  # size of the shift, 0 to 1
-    threshold: float  # the smallest size that counts, 0 to 1
+    p_value: Ratio
+    effect: Ratio  # size of the shift
+    threshold: Ratio  # the smallest size that counts
     verdict: Verdict = field(default="ok", kw_only=True)
     sentence: str  # the finding, for a person
 
