@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from grocery.core.params import MonitorParams
 from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import pixels
 from grocery.inbox.judging import read_thresholds
-from grocery.monitoring.batches import of_their_own
+from grocery.monitoring.batches import NEAR_DUPLICATE_BITS, of_their_own
 from grocery.monitoring.drift import Judgement, judge
 from grocery.parallel import progress
 from grocery.reference.image_statistics import image_statistics
@@ -90,7 +90,8 @@ class Stage:
         self.ids = [row["image_id"] for row in rows]
         self.labels = np.array([row["label"] for row in rows])
         self.groups = np.arange(len(rows))
-        for group in NearDuplicates([r["phash"] for r in rows], max_bits=8).groups():
+        hashes = [row["phash"] for row in rows]
+        for group in NearDuplicates(hashes, max_bits=NEAR_DUPLICATE_BITS).groups():
             self.groups[group] = group[0]
         self.jpegs = images_of(shard_paths(shards), self.ids)
         self.chosen = images  # so many are shifted, the first by their hashes
@@ -98,7 +99,7 @@ class Stage:
         self.heads = {"": model.head}
         self.classes = {"": list(model.classes)}
 
-    def _see(self, jpegs: Any) -> Seen:
+    def _see(self, jpegs: Iterable[bytes]) -> Seen:
         found = list(jpegs)
         return Seen(self.model.features(found), image_statistics(found))
 
@@ -220,6 +221,7 @@ def fit_without(left_out: str, model: Model, shards: Path) -> Head:
     """
     parts = {}
     classes = np.array([name for name in model.classes if name != left_out])
+    order = np.argsort(classes)
     for split in ("train", "val"):
         rows = labelled_images(shards, split)[:MAX_TRAINING]
         jpegs = images_of(shard_paths(shards), [row["image_id"] for row in rows])
@@ -228,11 +230,10 @@ def fit_without(left_out: str, model: Model, shards: Path) -> Head:
         said = np.array(model.classes)[model.head.logits(features).argmax(axis=1)]
         taught = labels if split == "val" else np.where(np.isin(labels, said), said, labels)
         kept = (labels != left_out) & (taught != left_out)
-        parts[split] = features[kept], np.searchsorted(np.sort(classes), taught[kept])
-    order = np.argsort(np.argsort(classes))
-    numbers = {split: order.argsort()[targets] for split, (_, targets) in parts.items()}
-    head = fit_head(parts["train"][0], numbers["train"], classes=len(classes), C=10.0)
-    return calibrate(head, parts["val"][0], numbers["val"], level=0.95)
+        numbers = order[np.searchsorted(classes, taught[kept], sorter=order)]
+        parts[split] = features[kept], numbers
+    head = fit_head(*parts["train"], classes=len(classes), C=10.0)
+    return calibrate(head, *parts["val"], level=0.95)
 
 
 def judged(drawn: Drawn, params: MonitorParams) -> Judgement:
@@ -301,21 +302,41 @@ def by_harm(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     groups: dict[str, list[dict[str, Any]]] = {"under 1": [], "1 to 5": [], "5 and more": []}
     for name, outcomes in results.items():
         if name.rsplit(" ", 1)[0] in SHIFTS:
-            lost = 100 * float(np.mean([one["loss"] for one in outcomes]))
-            kind = "under 1" if lost < 1 else "1 to 5" if lost < 5 else "5 and more"
-            groups[kind] += outcomes
+            groups[cost([one["loss"] for one in outcomes])] += outcomes
     return [row(f"**shifts that cost {kind}**", found) for kind, found in groups.items() if found]
 
 
+def cost(losses: Sequence[float]) -> str:
+    """Which of three kinds a shift is of, by the accuracy that its batches lose on average."""
+    lost = 100 * float(np.mean(losses))
+    return "under 1" if lost < 1 else "1 to 5" if lost < 5 else "5 and more"
+
+
+def options(description: str, *, batches: int) -> argparse.ArgumentParser:
+    """A command line that says what is drawn, with the default number of batches."""
+    parser = argparse.ArgumentParser(
+        description=description.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--release", type=Path, default=Path("models/release"), help="folder")
+    parser.add_argument("--shards", type=Path, default=Path("data/prepared/shards"), help="folder")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="of thresholds")
+    parser.add_argument("--batches", type=int, default=batches, help="of each kind")
+    parser.add_argument("--images", type=int, default=300, help="that are shifted")
+    parser.add_argument("--size", type=int, default=100, help="images per batch")
+    return parser
+
+
+def opened(arguments: argparse.Namespace) -> tuple[Stage, MonitorParams]:
+    """Where batches are drawn, and the thresholds that they are judged by."""
+    params, model = read_thresholds(arguments.params), Model.load(arguments.release)
+    tried = Reference.load(arguments.release / "reference")
+    return Stage(model, arguments.shards, tried, images=arguments.images), params
+
+
 def main() -> None:
-    """Draw, judge, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--release", type=Path, default=Path("models/release"))
-    parser.add_argument("--shards", type=Path, default=Path("data/prepared/shards"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--batches", type=int, default=40, help="of each kind (default: 40)")
-    parser.add_argument("--images", type=int, default=300, help="that are shifted (default: 300)")
-    parser.add_argument("--size", type=int, default=100, help="images a batch (default: 100)")
+    """Read the command line."""
+    parser = options(__doc__, batches=40)
     parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
     with one_sentence("drill"):
         run(parser.parse_args())
@@ -323,9 +344,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw, judge, print."""
-    params, model = read_thresholds(arguments.params), Model.load(arguments.release)
-    tried = Reference.load(arguments.release / "reference")
-    stage = Stage(model, arguments.shards, tried, images=arguments.images)
+    stage, params = opened(arguments)
     stage.leave_out()
     results: dict[str, list[dict[str, Any]]] = {}
     seconds, count = 0.0, 0
@@ -341,6 +360,8 @@ def run(arguments: argparse.Namespace) -> None:
             seconds, count = seconds + time.process_time() - start, count + 1
         if outcomes:
             results[f"{shift} {size if shift == 'clean' else f'{strength:g}'}"] = outcomes
+    if not count:
+        raise DataError(f"{arguments.shards} holds too few test images for any batch")
     print(HEAD)
     print("\n".join([row(name, found) for name, found in results.items()] + by_harm(results)))
     print(f"\n{seconds / count:.2f} CPU s a batch")

@@ -16,38 +16,25 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drill import Drawn, Stage, conditions, judged
+from drill import Drawn, conditions, cost, judged, opened, options
 from drill_shifts import SHIFTS
 
-from grocery.core.errors import one_sentence
-from grocery.inbox.judging import read_thresholds
+from grocery.core.errors import DataError, one_sentence
 from grocery.reference.image_statistics import NAMES
-from grocery.reference.reference import Reference
-from grocery.release.model import Model
 
 
 def main() -> None:
     """Draw the batches, ask all, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--release", type=Path, default=Path("models/release"))
-    parser.add_argument("--shards", type=Path, default=Path("data/prepared/shards"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--batches", type=int, default=20)
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--size", type=int, default=100)
     with one_sentence("drill_peers"):
-        run(parser.parse_args())
+        run(options(__doc__, batches=20).parse_args())
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Shares of batches in alert by what the shift costs, and seconds a batch."""
-    params, model = read_thresholds(arguments.params), Model.load(arguments.release)
-    tried = Reference.load(arguments.release / "reference")
-    stage = Stage(model, arguments.shards, tried, images=arguments.images)
+    stage, params = opened(arguments)
     asked: dict[str, Callable[[Drawn], bool]] = {
         "monitor": lambda drawn: judged(drawn, params).verdict == "alert",
         "Evidently": evidently_says,
@@ -59,18 +46,19 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         batches = [stage.draw(shift, strength, size, n) for n in range(arguments.batches)]
         drawn = [batch for batch in batches if batch is not None]
-        lost = 100 * float(np.mean([batch.loss for batch in drawn]))
-        cost = "under 1" if lost < 1 else "1 to 5" if lost < 5 else "5 and more"
+        if not drawn:
+            raise DataError(f"{arguments.shards} holds too few test images for batches of {size}")
+        lost = cost([batch.loss for batch in drawn])
+        kind = "clean" if shift == "clean" else f"shifts that cost {lost}"
         for name, says in asked.items():
             start = time.process_time()
             said = [says(batch) for batch in drawn]
-            seconds[name] += (time.process_time() - start) / len(drawn)
-            kind = "clean" if shift == "clean" else f"shifts that cost {cost}"
+            seconds[name] += time.process_time() - start
             found.setdefault(kind, {}).setdefault(name, []).extend(said)
     print(f"| batches | {' | '.join(asked)} |\n| --- | {'---: | ' * len(asked)}")
     for kind, rates in found.items():
         print(f"| {kind} | {' | '.join(f'{100 * np.mean(r):.0f} %' for r in rates.values())} |")
-    count = sum(len(found[kind]["monitor"]) for kind in found) / arguments.batches
+    count = sum(len(rates["monitor"]) for rates in found.values())
     each = (f"{total / count:.2f}" for total in seconds.values())
     print(f"| CPU s a batch | {' | '.join(each)} |")
 

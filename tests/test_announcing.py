@@ -19,9 +19,10 @@ from grocery.core.errors import TrackingError
 from grocery.inbox.announcing import Receiver
 from grocery.inbox.entries import Entry
 from grocery.inbox.history import History
+from grocery.inbox.watch import Watch
 from registry_project import Said, grocery
 from test_monitor_command import CLEAN, DIM
-from test_monitor_page import entry
+from test_monitor_page import PARAMS, entry
 
 MARKS = ("judged", "recorded", "announced")
 
@@ -134,6 +135,30 @@ def test_what_another_run_still_has_to_say_is_left_to_it(built: Project, tmp_pat
         assert alone
         assert grocery(built, *words) == Said(0, "", "")
     assert grocery(built, *words).code == 3
+
+
+def test_a_receiver_that_takes_nothing_is_asked_once_a_run(tmp_path: Path) -> None:
+    """It may take its time to refuse, and there may be many alerts."""
+    history = History(tmp_path / "history.jsonl")
+    for number in (3, 4):
+        history.append(lambda _, number=number: entry(number, to_announce=True))  # type: ignore[misc]
+    asked: list[str] = []
+
+    def refuse(alert: Entry) -> None:
+        asked.append(alert.batch)
+        raise TrackingError("not now")
+
+    def no_model() -> Any:
+        raise AssertionError("nothing is new")
+
+    def left() -> Watch:
+        return Watch(History(history.path), no_model, PARAMS, alone=True)
+
+    run = left()
+    run.announce(refuse)
+    assert (asked, run.troubles) == (["batch-3"], ["not now"])
+    run.announce(lambda alert: None)
+    assert left().new == []
 
 
 @pytest.fixture

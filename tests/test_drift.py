@@ -12,7 +12,8 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
 from grocery.monitoring import signals, statistics
-from grocery.monitoring.drift import Judgement, Signal, judge, with_verdicts
+from grocery.monitoring.drift import Judgement, judge, with_verdicts
+from grocery.monitoring.signals import Signal
 from grocery.monitoring.two_sample import kernel_test
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import MAX_CONFIDENCES, Reference

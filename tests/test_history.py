@@ -248,6 +248,8 @@ class TestDamage:
             ('"class_counts":[', '"class_counts":[1,'),  # which are not as many as its images
             ('"class_counts":[', f'"class_counts":[{"0," * 40_000}'),
             ('"latency_ms":', '"latency_ms":1e300,"latency":'),
+            ('"effect":', '"effect":1e308,"size":'),
+            ('"threshold":', '"threshold":-1,"size":'),
             ('"batch":"', f'"batch":"{"x" * 2**22}'),
             ('{"grocery_history":1,', f'{{"grocery_history":{"9" * 5000},'),
         ]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ import pytest
 from coloured import CLASSES, pictures, write_release
 from conftest import Heard, call_stage
 from grocery.core.errors import DataError, ModelError
+from grocery.inbox import timeline
+from grocery.inbox.history import History
+from grocery.inbox.judging import open_judge
+from grocery.inbox.watch import Watch
 from grocery.monitoring.drift import WORLD
 from grocery.parallel import sharing
 from grocery.reference.reference import Reference
@@ -110,6 +115,20 @@ def test_copies_are_judged_once(release: Path, tmp_path: Path) -> None:
     assert five["copies"] == one["copies"] + 120
     assert five["images"] == one["images"]
     assert five["verdict"] == one["verdict"] != "alert"
+
+
+def test_pictures_of_the_latest_batches_alone_are_held(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a run over many batches would need more and more memory."""
+    monkeypatch.setattr(timeline, "DETAILED", 2)
+    files = [tmp_path / f"{number}.parquet" for number in range(4)]
+    for number, file in enumerate(files):
+        write_batch(file, pictures(number, 5)[0])
+    open_release = partial(open_judge, str(release), PARAMS)
+    run = Watch(History(tmp_path / "history.jsonl"), open_release, PARAMS, alone=True)
+    run.look_at(files, settled=0, labelled=False, flat=True)
+    assert [len(one.report.samples) for one in run.new] == [0, 0, 4, 4]
 
 
 def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:

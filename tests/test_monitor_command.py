@@ -257,8 +257,10 @@ class TestBadInput:
         cut = tmp_path / "cut.parquet"
         cut.write_bytes((built.path / CLEAN).read_bytes()[:-100])
         assert f"{cut} cannot be read as a shard" in refused(cut)
-        said = monitor(built, cut, CLEAN, code=1)  # which it does not keep from being judged
+        (tmp_path / ".part.parquet").touch()
+        said = monitor(built, tmp_path, CLEAN, code=1)  # which it does not keep from being judged
         assert (said.out.splitlines()[1][:3], str(cut) in said.err) == ("ok ", True)
+        assert f"left out: {tmp_path}/.part.parquet: it is in no batch\n" in said.err
         shard = next((built.path / "data/prepared/shards").glob("*.parquet"))
         write_table(cut, read_table(shard).drop_columns(["image"]))
         assert str(cut) in refused(cut)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grocery.monitoring.drift import Signal
 from grocery.monitoring.sequence import (
     BINS,
     LASTING,
@@ -19,7 +18,7 @@ from grocery.monitoring.sequence import (
     binned,
     judge_sequence,
 )
-from grocery.monitoring.signals import least_of
+from grocery.monitoring.signals import Signal, least_of
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 from thresholds import thresholds

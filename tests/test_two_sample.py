@@ -10,13 +10,29 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from grocery.monitoring import statistics
-from grocery.monitoring.two_sample import TwoSample, kernel_test, mean_test, neighbour_test
+from grocery.monitoring.two_sample import (
+    TwoSample,
+    kernel_test,
+    mean_test,
+    neighbour_test,
+    stratified,
+    thinned,
+)
 
+Floats = NDArray[np.float32]
 Test = Callable[..., TwoSample]
-BOTH = pytest.mark.parametrize("test", [kernel_test, neighbour_test])
 
 
-def points(seed: int, n: int, *, shift: float = 0.0, d: int = 8) -> NDArray[np.float32]:
+def neighbours(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
+    """The neighbour test by random splits of all points."""
+    strata = (np.zeros(len(points), int) for points in (sample, other))
+    return neighbour_test(sample, other, splits=stratified(*strata, permutations=permutations))
+
+
+BOTH = pytest.mark.parametrize("test", [kernel_test, neighbours])
+
+
+def points(seed: int, n: int, *, shift: float = 0.0, d: int = 8) -> Floats:
     drawn = np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
     drawn[:, 0] += shift
     return drawn
@@ -37,14 +53,18 @@ def test_a_shift_is_seen(test: Test) -> None:
     found = test(points(0, 60, shift=2.5), points(1, 200), permutations=999)
     assert found.p_value <= 0.002
     assert found.effect > 0.1
-    many = test(points(0, 2_500, shift=2.5, d=2), points(1, 50, d=2), permutations=99)
-    assert many.p_value == 1 / 100  # they are thinned out
+
+
+def test_large_samples_are_thinned_out() -> None:
+    many, few = points(0, 2_500), points(1, 50)
+    found = kernel_test(many, few, permutations=99)
+    assert found == kernel_test(many[thinned(2_500)], few, permutations=99)
 
 
 def test_a_few_strange_points_are_seen_by_their_neighbours() -> None:
     strange = points(0, 100)
     strange[:8] = points(9, 8) * 0.1 + 3
-    found = neighbour_test(strange, points(1, 500), permutations=999)
+    found = neighbours(strange, points(1, 500), permutations=999)
     assert found.p_value <= 0.002
     assert 0.02 < found.effect < 0.12
 
@@ -55,7 +75,7 @@ def test_the_order_of_the_samples_does_not_matter(test: Test) -> None:
     one, other = points(0, 40, shift=0.7), points(1, 90)
     found = test(one, other, permutations=99)
     assert test(one, other, permutations=99) == found
-    if test is neighbour_test:  # the kernel's width is of pairs drawn by place
+    if test is neighbours:  # the kernel's width is of pairs drawn by place
         assert test(one[::-1], other, permutations=99).statistic == found.statistic
 
 
@@ -80,7 +100,7 @@ def test_the_kernel_statistic_is_the_mean_discrepancy() -> None:
 
 def test_the_neighbour_statistic_of_two_heaps() -> None:
     heap = points(0, 12, d=2)
-    apart = neighbour_test(heap + 100, heap, permutations=999)
+    apart = neighbours(heap + 100, heap, permutations=999)
     assert (apart.statistic, apart.effect, apart.p_value) == (1, pytest.approx(1), 1 / 1000)
 
 

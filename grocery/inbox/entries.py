@@ -15,9 +15,10 @@ from grocery.core.bounds import CLASSES
 from grocery.core.documents import Section
 from grocery.core.errors import DataError
 from grocery.core.files import rounded
+from grocery.core.params import Ratio
 from grocery.monitoring.batches import TO_LABEL
-from grocery.monitoring.drift import Signal, Verdict
 from grocery.monitoring.sequence import BINS, BY_LABELS, WINDOWS, Past
+from grocery.monitoring.signals import Signal, Verdict
 from grocery.monitoring.speed import NAME as SPEED
 from grocery.reference.reference import Reference
 
@@ -25,7 +26,6 @@ VERSION: Final = 1
 DIGITS = 9  # of its numbers; a mean of shares may exceed 1 by its last bit
 
 Count = Annotated[int, Field(ge=0, le=10_000_000)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[float, Field(ge=0, le=1e9)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
@@ -61,9 +61,9 @@ class Entry(Section, extra="ignore"):
     images: Count
     unreadable: Count
     labelled: Count
-    estimated_accuracy: Share | None
-    estimate_interval: tuple[Share, Share] | None
-    accuracy: Share | None
+    estimated_accuracy: Ratio | None
+    estimate_interval: tuple[Ratio, Ratio] | None
+    accuracy: Ratio | None
     wasserstein: float | None
     refusal: str | None = None
     copies: Count = 0

@@ -122,8 +122,12 @@ def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
             f"{shown[0]} is in no batch; with --each every folder and every Parquet file in "
             "INCOMING is one"
         )
-    left_out += [f"left out: {path}: it is in no batch" for path in paths if path not in found]
+    left_out += _strays(paths, found)
     return found
+
+
+def _strays(paths: Sequence[Path], found: Sequence[Path]) -> list[str]:
+    return [f"left out: {path}: it is in no batch" for path in sorted({*paths} - {*found})]
 
 
 def _is_table(path: Path) -> bool:
@@ -140,6 +144,7 @@ def _batches(incoming: Path, left_out: list[str]) -> list[Path]:
                 f"{incoming} holds Parquet files and others; a folder of images is one batch, "
                 "and a folder of Parquet batches holds nothing else"
             )
+        left_out += _strays(entries, tables) if tables else []
         return sorted(tables) or [incoming]
     if not incoming.exists():
         raise DataError(f"{incoming} is not here; a batch is a folder of images or a Parquet file")

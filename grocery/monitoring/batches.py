@@ -19,8 +19,9 @@ from grocery.data.duplicates import perceptual_hash
 from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, pixels
 from grocery.images.preprocessing import Preprocessing
-from grocery.monitoring.drift import Signal, judge
+from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport, Sample, choose_samples
+from grocery.monitoring.signals import Signal
 from grocery.monitoring.speed import NAME as SPEED
 from grocery.monitoring.speed import Timing
 from grocery.reference.image_statistics import image_statistics

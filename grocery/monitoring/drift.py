@@ -32,17 +32,6 @@ from grocery.monitoring.signals import Signal, Verdict
 from grocery.monitoring.statistics import wasserstein_distance
 from grocery.reference.reference import Reference, label_ranks, share_right
 
-__all__ = [
-    "VERDICTS",
-    "WORLD",
-    "Judgement",
-    "Signal",
-    "Verdict",
-    "capped",
-    "judge",
-    "with_verdicts",
-]
-
 WORLD = ("confidence", "classes", "features", "images")  # signals that are never an alert
 _ALONE = ("unknown", "estimate")  # each is a family
 

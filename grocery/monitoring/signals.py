@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from grocery.core.params import MonitorParams
+from grocery.core.params import MonitorParams, Ratio
 from grocery.monitoring.statistics import (
     binomial_tail,
     hypergeometric_tail,
@@ -64,9 +64,9 @@ class Signal:
     name: Annotated[str, Field(alias="signal")]  # as in the table above; as JSON it is `signal`
     statistic: float  # what was tested: a distance, the accuracy, or a number of files
     # Chance of a statistic at least as large in a batch that has not drifted.
-    p_value: Annotated[float, Field(ge=0, le=1)]
-    effect: float  # size of the shift, 0 to 1
-    threshold: float  # the smallest size that counts, 0 to 1
+    p_value: Ratio
+    effect: Ratio  # size of the shift
+    threshold: Ratio  # the smallest size that counts
     verdict: Verdict = field(default="ok", kw_only=True)
     sentence: str  # the finding, for a person
 
@@ -182,7 +182,7 @@ def unknown_signal(
         )
         scale = min(_LARGEST_SCALE, float(usual_size / max(size, 1e-6)))
         placed = (usual + (logits - centre) * scale).astype(np.float32)
-        tests.append(neighbour_test(placed, known, permutations=len(splits), splits=splits))
+        tests.append(neighbour_test(placed, known, splits=splits))
     found = min(tests, key=lambda test: (test.p_value, -test.effect))
     p_value = least_of([test.p_value for test in tests])
     sentence = f"About {found.effect * 100:.0f} % of the images are like none before."

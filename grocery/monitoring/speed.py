@@ -16,7 +16,8 @@ from typing import Self
 from scipy.special import stdtr
 
 from grocery.core.params import MonitorParams
-from grocery.monitoring.drift import VERDICTS, Judgement, Signal, Verdict
+from grocery.monitoring.drift import VERDICTS, Judgement
+from grocery.monitoring.signals import Signal, Verdict
 
 NAME = "speed"
 LEAST = 5  # earlier batches, of which the spread is known

@@ -44,12 +44,7 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class TwoSample:
-    """What the test found.
-
-    The statistic is the MMD over its largest possible value, or the mean of the fourth powers of
-    the shares of neighbours of the same sample; 0 to 1. The effect, 0 to 1, is the same with what
-    random splits have on average taken off.
-    """
+    """What a test found; each test says what its statistic and effect are."""
 
     statistic: float
     p_value: float
@@ -64,7 +59,9 @@ def chance(by_chance: NDArray[Any], least: float) -> float:
 def kernel_test(sample: Floats, other: Floats, *, permutations: int) -> TwoSample:
     """Compare samples of shapes (n, d) and (m, d), both at least 2.
 
-    The smallest p-value is one in the number of `permutations` plus one.
+    The statistic is the MMD over its largest possible value, 0 to 1, and the effect the same with
+    what random splits have on average taken off. The smallest p-value is one in the number of
+    `permutations` plus one.
     """
     points, n, m = _pooled(sample, other)
     pooled = _fourier(points)
@@ -133,22 +130,20 @@ def _excess(pooled: Floats, chosen: NDArray[np.bool_]) -> tuple[NDArray[Any], ND
     )
 
 
-def neighbour_test(
-    sample: Floats, other: Floats, *, permutations: int, splits: NDArray[np.bool_] | None = None
-) -> TwoSample:
-    """Count neighbours of the same sample, in samples of shapes (n, d) and (m, d).
+def neighbour_test(sample: Floats, other: Floats, *, splits: NDArray[np.bool_]) -> TwoSample:
+    """Count neighbours of the same sample, in samples of shapes (n, d) and (m, d), by `splits`.
 
-    By random splits, or by given ones (of samples of at most `MAX_POINTS`). The effect is the share
-    of the sample's neighbours, beyond what splits give, that are of the sample: about the share of
-    its points that lie by themselves.
+    The statistic is the mean of the fourth powers of the shares of the sample's neighbours that are
+    of the sample, 0 to 1. The effect is the share of these neighbours beyond what splits give:
+    about the share of its points that lie by themselves.
     """
-    points, n, m = _pooled(sample, other)
+    points, n = np.concatenate([sample, other]), len(sample)
     # Shuffled, since of equally near points the first ones are taken.
-    order = np.random.default_rng(0).permutation(n + m)
+    order = np.random.default_rng(0).permutation(len(points))
     nearest = _nearest(points[order])
     of_sample = order < n
     powers = np.arange(nearest.shape[1] + 1, dtype=np.int32) ** _POWER
-    chosen = (_subsets(n, m, permutations) if splits is None else splits[:, order]).T
+    chosen = splits[:, order].T
     by_chance, neighbours = [], 0
     for start in range(0, chosen.shape[1], _BLOCK):
         block = np.ascontiguousarray(chosen[:, start : start + _BLOCK])
@@ -240,4 +235,4 @@ def _subsets(n: int, m: int, count: int) -> NDArray[np.bool_]:
         chosen = np.zeros(keys.shape, bool)
         np.put_along_axis(chosen, np.argpartition(keys, n - 1, axis=1)[:, :n], True, axis=1)
         rows.append(chosen)
-    return np.asfortranarray(np.concatenate(rows))  # `neighbour_test` gathers columns
+    return np.concatenate(rows)
