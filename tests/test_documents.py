@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from itertools import chain, groupby
 from pathlib import Path
@@ -105,6 +106,56 @@ def test_enough_commands_were_found() -> None:
     found = {(words[0], words[1]) for words in chain.from_iterable(TOLD.values()) if words[1:]}
     assert {("dvc", "repro"), ("grocery", "report"), ("make", "repro")} <= found
     assert len(found) > 20
+
+
+def names(node: object, above: str = "") -> Iterator[str]:
+    """All that params.yaml holds, sections and parameters, such as `featurize.fisher.whitening`."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield above + key
+        yield from names(value, f"{above}{key}.")
+
+
+PARAMETERS = set(names(yaml.safe_load((ROOT / "params.yaml").read_text())))
+SECTIONS = "|".join(name for name in PARAMETERS if "." not in name)
+PARAMETER = re.compile(rf"(?<![\w/.-])(?:{SECTIONS})(?:\.(?!md|json|py|sh)\w+)+")
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls the headings of a page in a link to one."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    """Links and their anchors; parameters and files in code."""
+    missing = []
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        there = target.exists() and (not anchor or anchor in anchors(target))
+        missing += [link] * (not there)
+    for code in re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text())):
+        missing += set(PARAMETER.findall(code)) - PARAMETERS
+        paths = re.findall(r"\b(?:grocery|stages|params|tests|benchmarks|docs)/[\w/.*-]+", code)
+        missing += [path for path in paths if not any(ROOT.glob(path))]
+    assert missing == []
+
+
+def test_the_house_is_told_as_it_is() -> None:
+    """README's rooms are those of the library, each on its side of the border."""
+    house = (
+        (ROOT / "README.md").read_text().partition("    grocery/\n")[2].partition("    tests/")[0]
+    )
+    told = re.findall(r"^      (.+?) +(inside|outside): ", house, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    border = project["tool"]["importlinter"]["contracts"][0]
+    rooms = {path.stem for path in (ROOT / "grocery").glob("[a-z]*") if path.suffix in ("", ".py")}
+    for side, modules in (("inside", "source_modules"), ("outside", "forbidden_modules")):
+        named = {name for names, where in told if where == side for name in names.split()}
+        assert named == {name.removeprefix("grocery.") for name in border[modules]} - {"stages"}
+        rooms -= named
+    assert rooms == set()
 
 
 # Lines that are not run here: they set up, reach for another host, or measure for a long time; and
