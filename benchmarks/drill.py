@@ -11,7 +11,13 @@ class is left out of the head, which is fitted again from the release's own pred
 has seen it. `benchmarks/drill_peers.py` asks Evidently about the same batches.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+from grocery.core.pin import pin
+
+pin()  # before anything loads numpy: the pipeline's own numbers
 
 import argparse
 import json
