@@ -1,0 +1,73 @@
+"""What a page shows is what its commands print, on the embedded data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Project, checkout, once
+from running import wait_for
+
+BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ELSEWHERE = "# in another clone"
+# What differs each time: ids, the time of day, how far a queue is; and how wide a table is drawn.
+CHANGES = re.compile(r"\b[0-9a-f]{7,40}\b|\b\d\d:\d\d [AP]M|\b(Queued|Running|Success)\b|\d+ idle")
+DRAWN = re.compile(r"[\s─]+")
+
+
+def build(folder: Path) -> None:
+    """The project as a reader has it: built, committed, with a git remote."""
+    project = checkout(folder / "project")
+    project.run("dvc", "repro")
+    project.commit("Built")
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch=main", "../origin.git")
+    project.run("git", "remote", "add", "origin", "../origin.git")
+    project.run("git", "push", "--quiet", "origin", "main")
+    project.run("dvc", "push", "--quiet")
+
+
+def blocks(page: str) -> Iterator[list[tuple[str, list[str]]]]:
+    """For each block of a page its commands, each with the lines that it is shown to print."""
+    for block in BLOCK.findall(page):
+        first, *others = re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)
+        assert first == ""
+        yield [(each.partition("\n")[0], each.splitlines()[1:]) for each in others]
+
+
+def stable(lines: list[str]) -> list[str]:
+    """Lines without what changes; none that is empty then."""
+    return [line for each in lines if (line := DRAWN.sub(" ", CHANGES.sub("*", each)).strip(" *"))]
+
+
+def lacking(shown: list[str], printed: list[str]) -> list[str]:
+    """Lines that are shown and not printed, in this order; all must be shown, unless … stands."""
+    expected, rest = stable(shown), iter(found := stable(printed))
+    if shown and "…" not in expected and len(found) != len(expected):
+        return [f"{len(found)} lines, not {len(expected)}"]
+    return [line for line in expected if line != "…" and line not in rest]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["experiments.md", "team.md"])
+def test_a_page_shows_what_is_printed(
+    name: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    Project(once(tmp_path_factory, "embedded", build)).copy(tmp_path / "here")
+    project = Project(tmp_path / "here/project")
+    other = Project(tmp_path / "here/other")
+    project.run("git", "clone", "--quiet", "../origin.git", str(other.path))
+    for commands in blocks((ROOT / "docs" / name).read_text()):
+        here = project
+        for line, shown in commands:
+            here = other if ELSEWHERE in line else here
+            done = here.run("bash", "-euc", f"{{ {line}\n}} 2>&1", env={"COLUMNS": "100"})
+            assert lacking(shown, done.stdout.splitlines()) == [], f"{line}\n{done.stdout}"
+            if "queue start" in line:
+                wait_for(lambda: queue_is_empty(project), seconds=900)
+
+
+def queue_is_empty(project: Project) -> bool:
+    return {"Queued", "Running"}.isdisjoint(project.dvc("queue status")[0].split())
