@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from dvc.repo import Repo
 
 from conftest import Project
 from grocery.cli.backbone import NAMES
@@ -17,6 +17,7 @@ from grocery.core.errors import ModelError
 from grocery.features.backbone import Backbone
 from grocery.pretrained.efficientnet import LITE, installed_weights, onnx_of
 from grocery.pretrained.weights import read_weights
+from registry_project import git, grocery
 
 LITE0 = LITE["efficientnet-lite0"]
 
@@ -78,16 +79,14 @@ def test_a_package_that_is_missing_or_another() -> None:
 
 
 def test_one_command_brings_it(project: Project) -> None:
-    typed = [sys.executable, "-m", "grocery.cli", "backbone", *NAMES]
-    said = project.run(*typed, env={"PATH": "/usr/bin:/bin"}).stdout  # in no active environment
+    said = grocery(project, "backbone", *NAMES, PATH="/usr/bin:/bin").out  # nothing is activated
     folder = "models/backbones/efficientnet-lite0+efficientnet-lite2"
     assert f"featurize.onnx.path={folder}" in said
     found = {f.name for f in (project.path / folder).iterdir()}
     assert found == {f"{name}.onnx" for name in NAMES}
-    assert (
-        "models/backbones/.gitignore" in project.run("git", "status", "--porcelain", "-uall").stdout
-    )
-    assert project.run("dvc", "status", "--quiet", f"{folder}.dvc").stdout == ""
+    assert "models/backbones/.gitignore" in git(project, "status", "--porcelain", "-uall")
+    with Repo(str(project.path)) as repo:
+        assert repo.status(str(project.path / f"{folder}.dvc")) == {}
 
 
 # --- Files of weights ----------------------------------------------------------------------------
