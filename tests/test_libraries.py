@@ -40,9 +40,7 @@ def test_one_version_of_each_package_in_all_locks_and_for_all_pythons() -> None:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_names_hashes_and_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text()
-    assert "://" not in text
-    assert "--index" not in text
-    assert "--find-links" not in text
+    assert not re.search("://|--index|--find-links", text)
     assert len(re.findall(r"==\S+.*\\\n    --hash=sha256:", text)) == len(pins(lock))
 
 

@@ -226,7 +226,7 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
         ({"coarse": {"apple": None}}, "not a list of names"),
         ({"coarse": []}, "not a whole"),
         ({"encoder": {}}, "it lacks 'encoder'"),
-        ({"encoder": {"encoder": "vit"}}, "has the encoder 'vit'; this version knows"),
+        ({"encoder": {"encoder": "vit"}}, "encoder 'vit'; this version knows fisher, colour and"),
         ({"preprocessing": {"image_size": 128}}, "not a whole"),
         ({"preprocessing": PREPARED | {"colour": 1}}, "not a whole"),
         ({"preprocessing": []}, "not a whole"),

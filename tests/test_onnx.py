@@ -196,6 +196,7 @@ NUMBER = helper.make_node("ReduceMean", ["map"], ["features"], keepdims=0)
 ONE = helper.make_node("ReduceMean", ["map"], ["features"], axes=[1, 2, 3], keepdims=1)
 SAME = helper.make_node("Identity", ["image"], ["features"])
 WRONG = helper.make_node("MatMul", ["image", "weights"], ["features"])
+UNKNOWN = helper.make_node("Mine", ["image"], ["features"], domain="my.own")
 
 
 def zipped(name: str) -> bytes:
@@ -207,53 +208,26 @@ def zipped(name: str) -> bytes:
 
 REFUSED = {
     "a page": (b"<html>404</html>", "is not an ONNX file"),
-    "a pointer of Git LFS": (
-        b"version https://git-lfs.github.com/spec/v1\n",
-        "is not an ONNX file",
-    ),
-    "a wheel": (
-        zipped("net-1.0.dist-info/METADATA"),
-        "whole one, but a Python package; install it",
-    ),
-    "weights of PyTorch": (
-        zipped("archive/data.pkl"),
-        "but weights of PyTorch or Keras; export the",
-    ),
-    "weights of old PyTorch": (
-        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
-        "but weights of PyTorch",
-    ),
-    "safetensors": (
-        save({"a": np.zeros(9)}),
-        "but safetensors, which are weights alone; export the",
-    ),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is not an ONNX file"),
+    "a wheel": (zipped("net-1.0.dist-info/METADATA"), "one, but a Python package; install it"),
+    "PyTorch": (zipped("archive/data.pkl"), "but weights of PyTorch or Keras; export the"),
+    "old PyTorch": (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "but weights of PyTorch"),
+    "safetensors": (save({"a": np.zeros(9)}), "safetensors, which are weights alone; export the"),
     "truncated": (network(POOL)[:-200], "is not an ONNX file, or not a whole one"),
     "no graph": (b"\x08\x08", "is not an ONNX file, or not a whole one"),
     "three inputs": (
         network(POOL, inputs=3),
-        "has the inputs image, second, third; a backbone has one",
+        "inputs image, second, third; a backbone has one",
     ),
     "grey": (network(POOL, into=("n", 1, 32, 32)), "of shape ('n', 1, 32, 32); a backbone's is"),
-    "three dimensions": (
-        model([SAME], into=("n", 3, "h")),
-        "is tensor(float) of shape ('n', 3, 'h'); a",
-    ),
+    "three axes": (model([SAME], into=("n", 3, "h")), "is tensor(float) of shape ('n', 3, 'h'); a"),
     "whole numbers": (
         model([SAME], dtype=TensorProto.UINT8, out_dtype=TensorProto.UINT8),
         "is tensor(uint8) of shape ('n', 3, 'h', 'w'); a backbone's is float32",
     ),
-    "a large batch": (
-        network(POOL, into=(65, 3, 32, 32)),
-        "is a batch of 65 images, and 64 are the most",
-    ),
-    "another size": (
-        network(POOL, into=(1, 3, 48, 64)),
-        "is of 64 x 48 pixels, but featurize.onnx.input_size",
-    ),
-    "a class": (
-        network(CLASS, out_dtype=TensorProto.INT64),
-        "is int64 of shape (1, 1, 14, 14); a desc",
-    ),
+    "a large batch": (network(POOL, into=(65, 3, 32, 32)), "is a batch of 65 images, and 64 are"),
+    "another size": (network(POOL, into=(1, 3, 48, 64)), "of 64 x 48 pixels, but featurize.onnx."),
+    "a class": (network(CLASS, out_dtype=TensorProto.INT64), "is int64 of shape (1, 1, 14, 14); a"),
     "a number": (network(NUMBER), "is no array; a description"),
     "one number": (network(ONE), "is float32 of shape (1, 1, 1, 1); a description is two or more"),
     "random": (network(RANDOM), "gives one image another vector each time"),
@@ -261,14 +235,8 @@ REFUSED = {
         network(INFINITE, numbers={"zero": np.zeros(1, np.float32)}),
         "gives an image values that are not finite numbers",
     ),
-    "an unknown operator": (
-        model([helper.make_node("Mine", ["image"], ["features"], domain="my.own")]),
-        "cannot be used: ",
-    ),
-    "shapes that do not fit": (
-        model([WRONG], numbers=convolution()),
-        "cannot be run on an image: ",
-    ),
+    "an unknown operator": (model([UNKNOWN]), "cannot be used: "),
+    "shapes": (model([WRONG], numbers=convolution()), "cannot be run on an image: "),
 }
 
 
@@ -389,8 +357,8 @@ def test_numbers_in_another_file_are_refused(
 # --- Saved beside the arrays ---------------------------------------------------------------------
 
 
-def encoder(folder: Path, data: bytes) -> Encoder:
-    """An encoder of the backbone, saved in `folder`."""
+def save_encoder(folder: Path, data: bytes) -> None:
+    """Save an encoder of the backbone in `folder`."""
     backbone = Backbone.from_file(saved(folder, data), **HOW)
     components = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float16)
     made = Encoder(
@@ -400,20 +368,10 @@ def encoder(folder: Path, data: bytes) -> Encoder:
     )
     made.save_backbones(folder)
     save_arrays(folder, KIND, made.arrays(), made.settings)
-    return made
 
 
 def loaded(folder: Path) -> Encoder:
     return Encoder.from_arrays(*load_arrays(folder, KIND), folder)
-
-
-def test_a_loaded_encoder_says_the_same(tmp_path: Path) -> None:
-    made = encoder(tmp_path, network(POOL))
-    (tmp_path / "mine.onnx").unlink()  # only the copy is needed
-    again = loaded(tmp_path)
-    assert again([IMAGE]).tobytes() == made([IMAGE]).tobytes()
-    again.save_backbones(tmp_path / "again")
-    assert (tmp_path / "again" / BACKBONE).read_bytes() == network(POOL)
 
 
 @pytest.mark.parametrize(
@@ -433,7 +391,7 @@ def test_a_preparation_that_no_params_file_could_ask_for(
 
 
 def test_another_backbone_is_refused(tmp_path: Path) -> None:
-    encoder(tmp_path, network(POOL))
+    save_encoder(tmp_path, network(POOL))
     genuine = json.loads((tmp_path / "model.json").read_text())["sha256"]
     (tmp_path / BACKBONE).write_bytes(network(POOL, seed=1))
     with pytest.raises(ModelError, match=r"backbone\.onnx is not the backbone that the"):
@@ -449,11 +407,6 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     (tmp_path / BACKBONE).unlink()
     with pytest.raises(ModelError, match=r"backbone\.onnx cannot be read: No such file"):
         loaded(tmp_path)
-
-
-def test_an_unknown_encoder(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="encoder 'vit'; this version knows fisher, colour and"):
-        Encoder.from_arrays({}, {"encoder": "vit"}, tmp_path)
 
 
 # --- The whole pipeline --------------------------------------------------------------------------

@@ -75,12 +75,7 @@ class Here:
         self.asked: list[tuple[int, str]] = []
 
     def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        workers: int,
-        title: str,
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
     ) -> Iterator[Result]:
         self.asked.append((workers, title))
         return map(function, items)

@@ -129,16 +129,12 @@ def test_numbers_are_found_by_their_names() -> None:
 MARKER = "a-pickle-was-executed"
 RUNS = f"cos\nsystem\n(X{chr(6 + len(MARKER))}\0\0\0touch {MARKER}tR".encode()
 WHOLE = weights(ONE)
+BY_WORDS = b"X\x02\0\0\0osX\x06\0\0\0system\x93"
+TOO_MANY = WHOLE.replace((3).to_bytes(8, "little"), (2**62).to_bytes(8, "little"))
 HOSTILE = {
-    "a program in it": (
-        weights(ONE, before=RUNS),
-        "says 'GLOBAL os system', which no file of weights",
-    ),
+    "a program in it": (weights(ONE, before=RUNS), "says 'GLOBAL os system', which no file of"),
     "a program alone": (RUNS + b".", "is not a whole file of PyTorch's old format"),
-    "a program by its words": (
-        weights(ONE, before=b"X\x02\0\0\0osX\x06\0\0\0system\x93"),
-        "says 'STACK_GLOBAL', which no",
-    ),
+    "a program by its words": (weights(ONE, before=BY_WORDS), "says 'STACK_GLOBAL', which no"),
     "a program by its number": (weights(ONE, before=b"\x82\x01"), "says 'EXT1 1', which no"),
     "empty": (b"", "is not a whole file"),
     "a page": (b"<html>404</html>", "is not a whole file"),
@@ -146,10 +142,7 @@ HOSTILE = {
     "cut off in a pickle": (WHOLE[:60], "is not a whole file"),
     "cut off in its numbers": (WHOLE[:-1], "is not whole"),
     "something behind it": (WHOLE + b"\0", "goes on after its last tensor"),
-    "more numbers than there are": (
-        WHOLE.replace((3).to_bytes(8, "little"), (2**62).to_bytes(8, "little")),
-        "is damaged: a tensor has 4611686018427387904 numbers",
-    ),
+    "too many numbers": (TOO_MANY, "is damaged: a tensor has 4611686018427387904 numbers"),
     "a key that nothing has": (weights(ONE, keys=["7"]), "its numbers are not those that it names"),
     "another magic number": (WHOLE.replace(b"\x9cF", b"\x9cG"), "is not a file of PyTorch's old"),
 }
