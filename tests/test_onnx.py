@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 from dvc.repo import Repo
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
 from PIL import Image
 from safetensors.numpy import save
 
@@ -256,9 +257,7 @@ def test_what_is_no_backbone_is_refused_in_a_sentence(
 
 
 def test_no_backbone(tmp_path: Path) -> None:
-    none = (
-        "featurize.encoder is onnx and .*/none.onnx stands for no backbone; set featurize.onnx.path"
-    )
+    none = "encoder is onnx and .*/none.onnx stands for no backbone; set featurize.onnx.path"
     with pytest.raises(ParamsError, match=none):
         Backbone.from_file(ROOT / "models/backbones/none.onnx", **HOW)
     with pytest.raises(ModelError, match=r"missing\.onnx cannot be read: No such file"):
@@ -283,11 +282,8 @@ def external(tensor: onnx.TensorProto, location: str, offset: int = 0) -> onnx.T
     """The same tensor with its numbers in the file `location`."""
     moved = TensorProto()
     moved.CopyFrom(tensor)
+    set_external_data(moved, location, offset, len(tensor.raw_data))
     moved.ClearField("raw_data")
-    moved.data_location = TensorProto.EXTERNAL
-    found = {"location": location, "offset": str(offset), "length": str(len(tensor.raw_data))}
-    for key, value in found.items():
-        moved.external_data.add(key=key, value=value)
     return moved
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,39 +171,32 @@ def test_the_readme_shows_what_is_said_today(
         check["passed"] = True
     verdict["advice"] = [sentence.strip() for sentence in advice]
 
-    class Paths:
-        release, monitor = tmp_path / "models/release", "metrics/monitor"
-
-    write_json(Paths.release / "verdict.json", verdict)
+    paths = SimpleNamespace(release=tmp_path / "models/release", monitor="metrics/monitor")
+    write_json(paths.release / "verdict.json", verdict)
     write_json(tmp_path / "metrics/evaluate.json", found["evaluate"])
     monkeypatch.chdir(tmp_path)
     assert shown.endswith(f"\n\n{said.summary()}")
     for stage in ("evaluate", "register", "monitor"):
-        assert said.line(stage, Paths, found[stage]) in shown.splitlines()
+        assert said.line(stage, paths, found[stage]) in shown.splitlines()
 
 
 def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
-    class Paths:
-        report = built.path / "data/prepared/report.json"
-
-    counts = json.loads(Paths.report.read_bytes())["counts"]
-    sentence = said.line("prepare", Paths, counts)
-    bad = json.loads(Paths.report.read_bytes())["quarantined"]
+    paths = SimpleNamespace(report=built.path / "data/prepared/report.json")
+    found = json.loads(paths.report.read_bytes())
+    counts = found["counts"]
+    sentence = said.line("prepare", paths, counts)
     assert f"{counts['images']} images of {counts['classes']} classes" in sentence
     assert "exact copies" in sentence
-    for entry in bad:
+    for entry in found["quarantined"]:
         assert entry["reason"].partition(":")[0] in sentence
 
 
 def test_fewer_dimensions_than_are_asked_for_are_explained(built: Project) -> None:
-    class Paths:
-        encoder = built.path / "models/encoder"
-
-    assert said.line("featurize", Paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
-    fewer = said.line("featurize", Paths, {"dimensions": 12})
-    assert (
-        "12 numbers per image, fewer than the `dimensions` of featurize (32): at most half" in fewer
-    )
+    paths = SimpleNamespace(encoder=built.path / "models/encoder")
+    assert said.line("featurize", paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
+    fewer = said.line("featurize", paths, {"dimensions": 12})
+    asked = "fewer than the `dimensions` of featurize (32): at most half"
+    assert f"12 numbers per image, {asked}" in fewer
 
 
 def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:
