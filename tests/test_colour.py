@@ -25,14 +25,8 @@ def similarity(a: Pixels, b: Pixels) -> float:
 
 @pytest.mark.parametrize(
     "pixels",
-    [
-        noise(0),
-        plain((0, 0, 0)),
-        plain((255, 255, 255)),
-        plain((9, 200, 30), 1, 1),
-        noise(1, 3, 500),
-    ],
-    ids=["noise", "black", "white", "one pixel", "thin"],
+    [noise(0), plain((0, 0, 0)), plain((9, 200, 30), 1, 1), noise(1, 3, 500)],
+    ids=["noise", "black", "one pixel", "thin"],
 )
 def test_shape_type_and_norm(pixels: Pixels) -> None:
     descriptor = colour_descriptor(pixels)

@@ -261,13 +261,6 @@ class TestWhatTheHeadLearns:
         head = fit_head(points[used], last.labels[used], classes=10, C=3.0, standardize=True)
         assert estimator.head_.coefficients.tobytes() == head.coefficients.tobytes()
 
-    def test_without_iterations_unlabelled_points_do_not_exist(self) -> None:
-        points, _, known = digits()
-        few = SelfTraining(max_iter=0).fit(points[known != -1], known[known != -1])
-        points[known == -1] = 7
-        all_of_them = SelfTraining(max_iter=0).fit(points, known)
-        assert few.head_.coefficients.tobytes() == all_of_them.head_.coefficients.tobytes()
-
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_classes_that_are_words_or_of_a_type_without_minus_one(estimator: Any) -> None:

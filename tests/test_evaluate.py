@@ -1,4 +1,4 @@
-"""What evaluate, register and monitor write, and that failing late they replace nothing."""
+"""What evaluate and register write, and what a candidate is judged by."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ import yaml
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
-from conftest import Project, call_stage
+from conftest import Project
 from grocery.classifier.dataset import Split
 from grocery.classifier.head import KIND
 from grocery.core.arrays import load_arrays
 from grocery.core.errors import DataError
-from grocery.core.files import digest
 from grocery.core.params import RegisterParams
-from grocery.core.stage import written_by
 from grocery.evaluation.metrics import (
     ClassScore,
     calibration_error,
@@ -37,34 +35,6 @@ from grocery.settings import load
 from grocery.shards import IMAGE_SCHEMA, images_of, shard_paths, write_table
 from samples import image_row
 from stages import evaluate
-
-
-def test_outputs_of_a_stage_are_replaced_together_or_not_at_all(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Other parameters would give other outputs, but the last one cannot be put in place."""
-    project.edit_params({"evaluate": {"calibration_bins": 7, "worst_images": 1}})
-    monkeypatch.chdir(project.path)
-    params, paths = load().evaluate, evaluate.Paths()
-    written = list(written_by(paths).values())
-    before = {path: digest(path) for path in written}
-    rename = Path.rename
-
-    def refuse(path: Path, target: Path) -> Path:
-        if target == written[-1] and path.name.endswith(".partial"):
-            raise OSError("cannot be replaced")
-        return rename(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
-        with pytest.raises(OSError, match="cannot be replaced"):
-            call_stage("evaluate", params, **vars(paths))
-    assert {path: digest(path) for path in written} == before
-    assert not list(project.path.glob("*/**/.*.partial"))
-    assert not list(project.path.glob("*/**/.*.previous"))
-    call_stage("evaluate", params, **vars(paths))
-    assert {path: digest(path) for path in written} != before
-
 
 BROKEN = [
     ({}, "b", None),

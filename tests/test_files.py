@@ -31,9 +31,7 @@ def killed(path: Path) -> Path:
     return Path(done.stdout.strip())
 
 
-def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(
-    tmp_path: Path,
-) -> None:
+def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(tmp_path: Path) -> None:
     name = "odd [name]"
     output, other = tmp_path / name, killed(tmp_path / "other")
     output.mkdir()

@@ -8,11 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from grocery.core.errors import DataError
-from grocery.semi_supervised.graph import (
-    SimilarityGraph,
-    row_normalised,
-    symmetrically_normalised,
-)
+from grocery.semi_supervised.graph import SimilarityGraph, row_normalised, symmetrically_normalised
 from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading, certainty
 from test_neighbors import clustered, naive
 

@@ -7,7 +7,8 @@ must not depend on them must keep its bytes; what must depend on them must not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
 from grocery.core.files import digest
 from grocery.images.decoding import canonical
+from grocery.reference import trials
 from grocery.reference.reference import Reference
 from grocery.settings import load
 from grocery.shards import BATCH_SCHEMA, read_columns, write_table
@@ -104,22 +106,28 @@ class World:
         return dict(zip(*(c.to_pylist() for c in table.columns), strict=True))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_trials() -> Iterator[None]:
+    """What a reference tries out takes longest, and is done on a few images here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "IMAGES", 5)
+        yield
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("leaks") / "world", ROWS).featurize().train()
-
-
-def trained(folder: Path, rows: list[Row], **changes: Any) -> World:
-    return World(folder, rows).featurize().train(**changes)
+    """Built to the evaluation. Leave it as it is."""
+    world = World(tmp_path_factory.mktemp("leaks") / "world", ROWS).featurize().train()
+    world.evaluate()
+    return world
 
 
 class TestTheEncoder:
-    @pytest.mark.parametrize("split", ["test", "val"])
-    def test_sees_training_images_alone(self, split: str, world: World, tmp_path: Path) -> None:
-        fewer = World(tmp_path / "fewer", without(ROWS, split)).featurize()
-        assert fewer.digest("models/encoder") == world.digest("models/encoder")
+    def test_sees_training_images_alone(self, world: World, tmp_path: Path) -> None:
+        alone = World(tmp_path / "alone", without(without(ROWS, "test"), "val")).featurize()
+        assert alone.digest("models/encoder") == world.digest("models/encoder")
         every = world.features()
-        assert all(every[i] == vector for i, vector in fewer.features().items())
+        assert all(every[i] == vector for i, vector in alone.features().items())
 
     def test_sees_training_images_and_no_label(self, world: World, tmp_path: Path) -> None:
         other = World(tmp_path / "other", relabelled(ROWS, lambda row: True)).featurize()
@@ -130,25 +138,28 @@ class TestTheEncoder:
         assert without_one.digest("models/encoder") != world.digest("models/encoder")
 
 
-@pytest.mark.parametrize("algorithm", ["label_spreading", "label_propagation", "self_training"])
 def test_the_learner_sees_neither_test_images_nor_labels_that_are_not_kept(
-    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The draw is stratified by all labels, so it is held still here."""
+    """With a graph or without; the draw is stratified by all labels, so it is held still here."""
     kept = {row["image_id"] for row in ROWS if int(row["path"][:-4].split("/")[1]) % 10 == 2}
     monkeypatch.setattr(
         train, "choose_labeled", lambda ids, names, **how: np.array([i in kept for i in ids])
     )
     hidden = relabelled(ROWS, lambda r: r["split"] == "train" and r["image_id"] not in kept)
     shown = relabelled(ROWS, lambda row: row["image_id"] in kept)
-    whole, *same, other = (
-        trained(tmp_path / str(number), rows, algorithm=algorithm).digest("models/classifier")
+    worlds = [
+        World(tmp_path / str(number), rows).featurize()
         for number, rows in enumerate(
             (ROWS, without(ROWS, "test"), relabelled(ROWS, of("test")), hidden, shown)
         )
-    )
-    assert same == [whole] * 3
-    assert other != whole
+    ]
+    for algorithm in ("label_spreading", "self_training"):
+        whole, *same, other = (
+            world.train(algorithm=algorithm).digest("models/classifier") for world in worlds
+        )
+        assert same == [whole] * 3
+        assert other != whole
 
 
 class TestCalibrationAndScaling:
@@ -158,8 +169,8 @@ class TestCalibrationAndScaling:
         """But for the choice of a scale, which is given them too, and held still here."""
         given: list[Any] = []
         monkeypatch.setattr(train, "most_right", lambda _, *them: int(bool(given.append(them))))
-        one = trained(tmp_path / "one", ROWS)
-        two = trained(tmp_path / "two", relabelled(ROWS, of("val"))).arrays()
+        one = World(tmp_path / "one", ROWS).featurize().train()
+        two = World(tmp_path / "two", relabelled(ROWS, of("val"))).featurize().train().arrays()
         for name, array in one.arrays().items():
             changed = not np.array_equal(array, two[name])
             assert changed == name.endswith("calibration"), name
@@ -170,8 +181,8 @@ class TestCalibrationAndScaling:
             assert labels.tolist() == [names.index(row["label"]) for row in held]
 
     def test_the_baseline_learns_from_the_labels_alone(self, tmp_path: Path) -> None:
-        one = trained(tmp_path / "one", ROWS, alpha=0.95).arrays()
-        two = trained(tmp_path / "two", ROWS, alpha=0.2).arrays()
+        world = World(tmp_path / "world", ROWS).featurize()
+        one, two = (world.train(alpha=alpha).arrays() for alpha in (0.95, 0.2))
         assert np.array_equal(one["baseline_coefficients"], two["baseline_coefficients"])
         assert not np.array_equal(one["head_coefficients"], two["head_coefficients"])
 
@@ -185,13 +196,12 @@ class TestTheEvaluation:
         return other
 
     def test_reads_test_images_alone(self, world: World, tmp_path: Path) -> None:
-        world.evaluate()
         other = self.other(tmp_path / "other", world, relabelled(ROWS, of("val")))
         for name in ("metrics/evaluation", "models/reference", "metrics/evaluate.json"):
             assert other.digest(name) == world.digest(name)
 
     def test_counts_what_the_head_gets_right(self, world: World) -> None:
-        found = world.evaluate()
+        found = json.loads((world.folder / "metrics/evaluate.json").read_bytes())
         arrays, description = load_arrays(world.folder / "models/classifier", KIND)
         features = world.features()
         tests = [row for row in ROWS if row["split"] == "test"]

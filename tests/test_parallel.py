@@ -15,20 +15,11 @@ def square(number: int) -> int:
     return number * number
 
 
-def die(number: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("workers", [2, 0])
 def test_results_come_in_order(workers: int) -> None:
     with sharing(workers):
         squares = list(parallel_map(square, range(20), title="squares"))
     assert squares == [number * number for number in range(20)]
-
-
-def test_a_killed_worker_is_one_sentence() -> None:
-    with sharing(2), pytest.raises(GroceryError, match="'deaths', perhaps for lack of memory"):
-        list(parallel_map(die, [1, 2], title="deaths"))
 
 
 @pytest.mark.parametrize(
@@ -84,12 +75,7 @@ class Here:
         self.asked: list[tuple[int, str]] = []
 
     def map(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        workers: int,
-        title: str,
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
     ) -> Iterator[Result]:
         self.asked.append((workers, title))
         return map(function, items)
@@ -104,3 +90,13 @@ def test_a_mapper_is_asked_while_it_is_shared() -> None:
             list(parallel_map(square, range(4), title="here"))
         assert list(parallel_map(processes, [2] * 4, title="mapped")) == [{os.getpid()}] * 4
     assert mapper.asked == [(0, "mapped")]  # nor did the mapped work ask it
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    """The last test here, since others would have to start workers again."""
+    with sharing(2), pytest.raises(GroceryError, match="'deaths', perhaps for lack of memory"):
+        list(parallel_map(die, [1, 2], title="deaths"))

@@ -54,6 +54,7 @@ print(json.dumps({
 }))
 """ % (tuple(KERNELS),)  # noqa: UP031
 
+PIN = "from grocery.core.pin import pin; pin()"
 UNSET = dict.fromkeys(KERNELS)
 
 
@@ -141,14 +142,7 @@ class TestSomebodyElsesProgram:
 
 
 class TestThePipelinesProcesses:
-    @pytest.mark.parametrize(
-        "way",
-        [
-            "import grocery.runner",
-            "import grocery.sweep",
-            "from grocery.core.pin import pin; pin()",
-        ],
-    )
+    @pytest.mark.parametrize("way", ["import grocery.runner", "import grocery.sweep", PIN])
     def test_refuse_a_numpy_that_was_there_first(self, way: str) -> None:
         done = python(f"import numpy\n{way}")
         assert done.returncode == 1
@@ -157,7 +151,12 @@ class TestThePipelinesProcesses:
             "chosen, so the outputs would be other bytes; import grocery.runner first, or set "
             "GROCERY_KERNELS=native to accept that"
         )
-        assert python(f"import numpy\n{way}", GROCERY_KERNELS="native").returncode == 0
+
+    @pytest.mark.parametrize("chosen", [{"GROCERY_KERNELS": "native"}, KERNELS])
+    def test_accept_one_where_the_caller_or_a_parent_has_chosen(
+        self, chosen: dict[str, str]
+    ) -> None:
+        assert python(f"import numpy\n{PIN}", **chosen).returncode == 0
 
     def test_the_command_says_so_in_one_sentence(self) -> None:
         call = "from grocery.cli import main; main(['predict', 'none.png', '--model', 'none'])"
@@ -165,6 +164,3 @@ class TestThePipelinesProcesses:
         assert done.returncode == 1
         assert done.stderr.startswith("error: predict: numpy was loaded before its kernels could")
         assert len(done.stderr.splitlines()) == 1
-
-    def test_their_children_may_load_numpy_first(self) -> None:
-        assert python("import numpy, grocery.runner", **KERNELS).returncode == 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from dvc.repo import Repo
 
 from conftest import Project
 from grocery.cli.backbone import NAMES
@@ -17,6 +17,7 @@ from grocery.core.errors import ModelError
 from grocery.features.backbone import Backbone
 from grocery.pretrained.efficientnet import LITE, installed_weights, onnx_of
 from grocery.pretrained.weights import read_weights
+from registry_project import git, grocery
 
 LITE0 = LITE["efficientnet-lite0"]
 
@@ -78,16 +79,14 @@ def test_a_package_that_is_missing_or_another() -> None:
 
 
 def test_one_command_brings_it(project: Project) -> None:
-    typed = [sys.executable, "-m", "grocery.cli", "backbone", *NAMES]
-    said = project.run(*typed, env={"PATH": "/usr/bin:/bin"}).stdout  # in no active environment
+    said = grocery(project, "backbone", *NAMES, PATH="/usr/bin:/bin").out  # nothing is activated
     folder = "models/backbones/efficientnet-lite0+efficientnet-lite2"
     assert f"featurize.onnx.path={folder}" in said
     found = {f.name for f in (project.path / folder).iterdir()}
     assert found == {f"{name}.onnx" for name in NAMES}
-    assert (
-        "models/backbones/.gitignore" in project.run("git", "status", "--porcelain", "-uall").stdout
-    )
-    assert project.run("dvc", "status", "--quiet", f"{folder}.dvc").stdout == ""
+    assert "models/backbones/.gitignore" in git(project, "status", "--porcelain", "-uall")
+    with Repo(str(project.path)) as repo:
+        assert repo.status(str(project.path / f"{folder}.dvc")) == {}
 
 
 # --- Files of weights ----------------------------------------------------------------------------
@@ -130,16 +129,12 @@ def test_numbers_are_found_by_their_names() -> None:
 MARKER = "a-pickle-was-executed"
 RUNS = f"cos\nsystem\n(X{chr(6 + len(MARKER))}\0\0\0touch {MARKER}tR".encode()
 WHOLE = weights(ONE)
+BY_WORDS = b"X\x02\0\0\0osX\x06\0\0\0system\x93"
+TOO_MANY = WHOLE.replace((3).to_bytes(8, "little"), (2**62).to_bytes(8, "little"))
 HOSTILE = {
-    "a program in it": (
-        weights(ONE, before=RUNS),
-        "says 'GLOBAL os system', which no file of weights",
-    ),
+    "a program in it": (weights(ONE, before=RUNS), "says 'GLOBAL os system', which no file of"),
     "a program alone": (RUNS + b".", "is not a whole file of PyTorch's old format"),
-    "a program by its words": (
-        weights(ONE, before=b"X\x02\0\0\0osX\x06\0\0\0system\x93"),
-        "says 'STACK_GLOBAL', which no",
-    ),
+    "a program by its words": (weights(ONE, before=BY_WORDS), "says 'STACK_GLOBAL', which no"),
     "a program by its number": (weights(ONE, before=b"\x82\x01"), "says 'EXT1 1', which no"),
     "empty": (b"", "is not a whole file"),
     "a page": (b"<html>404</html>", "is not a whole file"),
@@ -147,10 +142,7 @@ HOSTILE = {
     "cut off in a pickle": (WHOLE[:60], "is not a whole file"),
     "cut off in its numbers": (WHOLE[:-1], "is not whole"),
     "something behind it": (WHOLE + b"\0", "goes on after its last tensor"),
-    "more numbers than there are": (
-        WHOLE.replace((3).to_bytes(8, "little"), (2**62).to_bytes(8, "little")),
-        "is damaged: a tensor has 4611686018427387904 numbers",
-    ),
+    "too many numbers": (TOO_MANY, "is damaged: a tensor has 4611686018427387904 numbers"),
     "a key that nothing has": (weights(ONE, keys=["7"]), "its numbers are not those that it names"),
     "another magic number": (WHOLE.replace(b"\x9cF", b"\x9cG"), "is not a file of PyTorch's old"),
 }

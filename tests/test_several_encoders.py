@@ -20,6 +20,7 @@ from grocery.features.projection import fit_projection
 from grocery.settings import load
 from test_onnx import FLAT, HOW, network
 
+NAMES = ("first", "second")
 RNG = np.random.default_rng(3)
 IMAGES = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(12)]
 FEATURIZE = load(ROOT / "params.yaml").featurize
@@ -28,7 +29,7 @@ FEATURIZE = load(ROOT / "params.yaml").featurize
 def parts(folder: Path) -> list[Encoder]:
     """The colour histogram in four dimensions, and two networks in three each."""
     made = []
-    for seed, name in enumerate(("first", "second")):
+    for seed, name in enumerate(NAMES):
         file = folder / f"{name}.onnx"
         file.write_bytes(network(*FLAT, seed=seed))
         made.append(Backbone.from_file(file, **HOW))
@@ -64,7 +65,13 @@ def test_they_are_saved_and_loaded_as_one(tmp_path: Path) -> None:
     made.save_backbones(folder)
     save_arrays(folder, KIND, made.arrays(), made.settings)
     assert sorted(p.name for p in folder.glob("*.onnx")) == ["backbone-2.onnx", "backbone.onnx"]
+    for name in NAMES:
+        (tmp_path / f"{name}.onnx").unlink()  # only the copies are needed
     again = Encoder.from_arrays(*load_arrays(folder, KIND), folder)
+    again.save_backbones(tmp_path / "again")
+    for place in range(2):
+        copied = tmp_path / "again" / backbone_name(place)
+        assert copied.read_bytes() == network(*FLAT, seed=place)
     assert again.settings == made.settings
     assert again.dimensions == 10
     np.testing.assert_allclose(again(IMAGES), made(IMAGES), atol=2e-3)  # in half precision

@@ -1,4 +1,4 @@
-"""What the train stage says of a training that a person should look at."""
+"""What the train stage says of a training that a person should look at, and what it writes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 
 from conftest import Heard
-from grocery.classifier.head import KIND
-from grocery.core.arrays import load_arrays
+from grocery.core.stage import written_by
 from stages import train
 from test_leaks import ROWS, TRAIN, World
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Built to the features; each test trains as it likes."""
+    return World(tmp_path_factory.mktemp("train") / "world", ROWS).featurize()
 
 
 def said(world: World, **changes: Any) -> tuple[dict[str, Any], Heard]:
@@ -22,8 +27,7 @@ def said(world: World, **changes: Any) -> tuple[dict[str, Any], Heard]:
     return json.loads((world.folder / "metrics/train.json").read_bytes()), heard
 
 
-def test_a_training_that_has_not_converged_is_said(tmp_path: Path) -> None:
-    world = World(tmp_path / "world", ROWS).featurize()
+def test_a_training_that_has_not_converged_is_said(world: World) -> None:
     found, heard = said(world)
     assert (found["converged"], heard.warnings) == (True, [])
     assert found["residual"] < TRAIN.tol
@@ -36,7 +40,7 @@ def test_a_training_that_has_not_converged_is_said(tmp_path: Path) -> None:
 
 
 def test_validation_chooses_how_each_head_scales_its_features(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
 
@@ -45,9 +49,7 @@ def test_validation_chooses_how_each_head_scales_its_features(
         return 1
 
     monkeypatch.setattr(train, "most_right", second)
-    world = World(tmp_path / "world", ROWS).featurize()
-    said(world)
-    kept, _ = load_arrays(world.folder / "models/classifier", KIND)
+    kept = world.train().arrays()
     for name, (first, chosen) in zip(("baseline", "head"), seen, strict=True):
         assert np.array_equal(kept[f"{name}_coefficients"], chosen.coefficients)
         assert not np.array_equal(first.coefficients, chosen.coefficients)
@@ -64,8 +66,8 @@ def test_few_photographs_are_enough_for_the_defaults(tmp_path: Path) -> None:
     assert "14" in warning
 
 
-def test_every_choice_of_labels_and_of_the_calibration_counts(tmp_path: Path) -> None:
-    world, fitted = World(tmp_path / "world", ROWS).featurize(), set()
+def test_every_choice_of_labels_and_of_the_calibration_counts(world: World) -> None:
+    fitted = set()
     for changes, labels in (
         ({}, 12),  # a tenth of three classes with 36 training images each
         ({"label_seed": 1}, 12),
@@ -76,5 +78,30 @@ def test_every_choice_of_labels_and_of_the_calibration_counts(tmp_path: Path) ->
     ):
         found, _ = said(world, **changes)
         assert (found["labeled"], found["labels_used"]) == (labels, labels + 36)
-        fitted.add((world.folder / "models/classifier/model.safetensors").read_bytes())
+        fitted.add(world.digest("models/classifier"))
     assert len(fitted) == 6
+
+
+def test_outputs_of_a_stage_are_replaced_together_or_not_at_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other parameters would give other outputs, but the last one cannot be put in place."""
+    written = [path.as_posix() for path in written_by(train.Paths()).values()]
+    world.train()
+    before = [world.digest(name) for name in written]
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == world.folder / written[-1] and path.name.endswith(".partial"):
+            raise OSError("cannot be replaced")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        with pytest.raises(OSError, match="cannot be replaced"):
+            world.train(label_seed=1)
+    assert [world.digest(name) for name in written] == before
+    assert not list(world.folder.glob("*/**/.*.partial"))
+    assert not list(world.folder.glob("*/**/.*.previous"))
+    world.train(label_seed=1)
+    assert all(world.digest(name) != old for name, old in zip(written, before, strict=True))
