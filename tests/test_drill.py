@@ -26,7 +26,7 @@ PARAMS = load(ROOT / "params.yaml").monitor
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drill")
     write_release(folder / "release")
-    write_shards(folder / "shards", {"train": 90, "val": 30, "test": 200})
+    write_shards(folder / "shards", {"train": 30, "val": 10, "test": 200})
     return folder
 
 
@@ -108,7 +108,17 @@ def test_the_table_says_what_was_found(drill: Any) -> None:
     )
 
 
-def test_the_command(drill: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("all_shifts", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_command(
+    drill: Any,
+    folder: Path,
+    all_shifts: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not all_shifts:
+        few = [("clean", 0.0, 50), ("gamma", 2.0, 20), ("coarse", 40, 20)]
+        monkeypatch.setattr(drill, "conditions", lambda sizes, size: few)
     arguments = Namespace(
         release=folder / "release",
         shards=folder / "shards",

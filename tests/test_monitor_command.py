@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import shutil
-import subprocess
-import sys
-import termios
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -20,14 +16,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from conftest import Project, environment, once
+from conftest import Project, once
 from grocery.data.sources import open_source
 from grocery.inbox.entries import utc
 from grocery.reference.reference import Reference
 from grocery.shards import read_table, write_table
 from grocery.synthetic.source import FLAWS
-from registry_project import Said, grocery
+from registry_project import Said, grocery, inside
 from test_monitor import write_batch
+from test_predict import on_a_terminal
 
 INCOMING = "data/prepared/incoming"
 CLEAN, DIM = f"{INCOMING}/clean.parquet", f"{INCOMING}/dim.parquet"
@@ -332,13 +329,13 @@ class TestBadInput:
 
     def test_a_page_that_cannot_be_written(self, built: Project, tmp_path: Path) -> None:
         """It costs neither the verdicts nor what the exit code says of them, nor the history."""
-        for place in (tmp_path, "params.yaml/drift.html"):
-            for memory in ((), ("--history", tmp_path / f"{len(str(place))}.jsonl")):
-                said = monitor(built, DIM, "--report", place, *memory, code=3)
-                assert said.out.splitlines()[1].startswith("alert")
-                (sentence,) = said.err.splitlines()
-                assert sentence.startswith("error: monitor: ")
-                assert str(place).split("/drift", maxsplit=1)[0] in sentence
+        history = ("--history", tmp_path / "history.jsonl")
+        for place, memory in ((str(tmp_path), history), ("params.yaml/drift.html", ())):
+            said = monitor(built, DIM, "--report", place, *memory, code=3)
+            assert said.out.splitlines()[1].startswith("alert")
+            (sentence,) = said.err.splitlines()
+            assert sentence.startswith("error: monitor: ")
+            assert place.removesuffix("/drift.html") in sentence
         assert monitor(built, CLEAN, "--report", tmp_path, code=1).out
 
     @pytest.mark.parametrize(
@@ -373,32 +370,13 @@ class TestBadInput:
 
 
 def test_a_progress_bar_on_a_terminal_only(built: Project, raw: Path) -> None:
-    """In a real process, as cron starts it; a terminal may not know its size."""
     folder = raw / "flat/clean"
-    parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (0, 0))
-    done = subprocess.run(
-        [sys.executable, "-m", "grocery.cli", "monitor", str(folder)],
-        cwd=built.path,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=child,
-        text=True,
-        check=True,
-    )
-    os.close(child)
-    shown = b""
-    try:
-        while data := os.read(parent, 4096):
-            shown += data
-    except OSError:  # the other side is closed
-        pass
-    os.close(parent)
     said = monitor(built, folder)
-    assert (done.stdout, said.err) == (said.out, "")
-    assert b"clean: " in shown
-    assert b"/24 [" in shown
+    with inside(built.path):
+        output, shown = on_a_terminal("monitor", str(folder))
+    assert (output, said.err) == (said.out, "")
+    assert "clean: " in shown
+    assert "/24 [" in shown
 
 
 class TestHistory:
