@@ -286,8 +286,9 @@ class TestBadInput:
     def test_labels_that_are_no_classes(self, refused: Any, flat: Path, tmp_path: Path) -> None:
         assert f"folders in {flat} that are named after classes" in refused(flat, "--labelled")
         (tmp_path / "days").mkdir()
-        flat.rename(tmp_path / "days/monday")
-        assert "such as Cucumber; found: monday" in refused(tmp_path / "days", "--labelled")
+        flat.rename(tmp_path / "days/Lemno")
+        sentence = refused(tmp_path / "days", "--labelled")
+        assert "such as Cucumber; found: Lemno (did you mean Lemon?)" in sentence
 
     def test_a_model_that_is_not_there(self, built: Project, refused: Any, tmp_path: Path) -> None:
         assert str(tmp_path) in refused(INCOMING, "--model", tmp_path)
@@ -609,8 +610,8 @@ def test_a_run_of_its_own_offline(project: Project, tmp_path: Path) -> None:
     """With what was found; and nothing new is no run."""
     arguments = ["monitor", INCOMING, "--track", "--history", str(tmp_path / "history.jsonl")]
     offline = {"WANDB_MODE": "offline"}
-    done = project.run("python", "-m", "grocery.cli", *arguments, check=False, env=offline)
-    assert (done.returncode, done.stderr) == (3, "")
+    said = grocery(project, *arguments, **offline)
+    assert (said.code, said.err) == (3, "")
     (run,) = (project.path / "wandb").glob("offline-run-*")
     data = next(run.glob("*.wandb")).read_bytes()
     for expected in (b"monitoring", b"shift/confidence", b"Drift in batch dim"):

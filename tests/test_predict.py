@@ -287,9 +287,8 @@ def on_a_terminal(*arguments: str) -> tuple[str, str]:
     listener = threading.Thread(target=listen)
     listener.start()
     out = io.StringIO()
-    with open(child, "w") as err, redirect_stdout(out), redirect_stderr(err):
-        with suppress(SystemExit):
-            main(arguments)
+    with open(child, "w") as err, redirect_stdout(out), redirect_stderr(err), suppress(SystemExit):
+        main(arguments)
     listener.join()
     os.close(parent)
     return out.getvalue(), b"".join(shown).decode()

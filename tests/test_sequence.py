@@ -42,6 +42,9 @@ def reference(rng: np.random.Generator, m: int = 200) -> Reference:
     return Reference.from_predictions(predictions(rng, m), None, CLASSES, "0" * 64)
 
 
+YARDSTICK = reference(np.random.default_rng(1), 400)
+
+
 def past(
     rows: NDArray[np.float32],
     unreadable: int = 0,
@@ -151,25 +154,34 @@ class TestSignalsWithoutCounts:
     """They are combined by their p-values, whatever their names."""
 
     @staticmethod
-    def seen(p_values: Sequence[float], effect: float = 0.1, n: int = 40) -> list[Past]:
+    def seen(p_values: Sequence[float], effect: float = 0.1) -> list[Past]:
         rng = np.random.default_rng(0)
         return [
-            past(predictions(rng, n), signals=[Signal("sharpness", 1.0, p, effect, 0.15, "")])
+            past(predictions(rng, 40), signals=[Signal("sharpness", 1.0, p, effect, 0.15, "")])
             for p in p_values
         ]
 
     def test_p_values_of_about_one_in_twenty_become_an_alert(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.05] * 2), PARAMS) is None
-        found = judge_sequence(yardstick, self.seen([0.05] * 8), PARAMS)
+        found = judge_sequence(YARDSTICK, self.seen([0.05] * 8), PARAMS)
         assert found is not None
         (signal,) = found.signals
         assert (signal.name, signal.threshold) == ("sharpness", 0.15 * LASTING)
         assert signal.sentence.startswith("Sharpness differed somewhat")
 
-    def test_they_must_matter_too(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.001] * 8, effect=0.05), PARAMS) is None
+    @pytest.mark.parametrize(
+        ("p_values", "effect", "said"),
+        [
+            ([0.05] * 2, 0.1, False),
+            ([0.001] * 8, 0.1, True),
+            ([0.001] * 8, 0.05, False),  # they must matter too
+            ([0.01] * 7 + [1.0], 0.1, True),  # one p-value of 1 erases nothing
+            ([0.0, 0.0], 0.1, True),
+            ([1.0, 1.0], 0.1, False),
+        ],
+    )
+    def test_what_is_said(self, p_values: list[float], effect: float, said: bool) -> None:
+        found = judge_sequence(YARDSTICK, self.seen(p_values, effect), PARAMS)
+        assert (found is not None) == said
 
     def test_false_alarms_of_a_difference_of_means(self) -> None:
         """The case for which the correlation is exact: of one window, a fifth of the level."""
@@ -244,22 +256,13 @@ class TestSignalsWithoutCounts:
     def test_a_lasting_shift_of_one_statistic_of_eight_is_seen(self) -> None:
         assert self.alerts(2.0, 0.01, 100) > 0.75
 
-    def test_one_p_value_of_one_erases_nothing(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.01] * 7 + [1.0]), PARAMS) is not None
-
     def test_what_has_changed_is_to_be_watched_and_what_is_worse_is_an_alert(self) -> None:
-        yardstick, rows = reference(np.random.default_rng(1), 400), self.seen([0.02] * 8)
+        rows = self.seen([0.02] * 8)
         for name, verdict in (("images", "watch"), ("features", "watch"), ("estimate", "alert")):
             past = [replace(b, signals=[replace(b.signals[0], name=name)]) for b in rows]
-            found = judge_sequence(yardstick, past, PARAMS)
+            found = judge_sequence(YARDSTICK, past, PARAMS)
             assert found is not None
             assert (found.verdict, found.signals[0].verdict) == (verdict, verdict)
-
-    def test_p_values_of_zero_and_one(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.0, 0.0]), PARAMS) is not None
-        assert judge_sequence(yardstick, self.seen([1.0, 1.0]), PARAMS) is None
 
 
 class TestWhatIsPartOfASequence:
