@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +58,7 @@ def numbers(document: dict[str, Any]) -> dict[str, Any]:
     return {name: document[name] for name in document if name in METRICS or "_shift" in name}
 
 
+NO_UTF8 = os.fsdecode(b"caf\xe9")
 METRICS = {
     *("verdict", "images", "unreadable", "estimated_accuracy", "estimate_interval", "accuracy"),
     *("confidence_wasserstein", "copies", "refusal", "to_label"),
@@ -183,17 +183,28 @@ class TestFoldersOfImages:
         (one,) = documents(monitor(built, checked, "--json"))
         assert numbers(one) == numbers(found[0])
 
-    def test_what_cannot_be_read_is_named_and_counted(self, built: Project, flat: Path) -> None:
-        first, second, *_ = sorted(flat.iterdir())
-        first.write_bytes(FLAWS["truncated"](first.read_bytes()))
-        second.write_bytes(FLAWS["bomb"](b""))
-        said = monitor(built, flat, "--json")
+    def test_what_cannot_be_read_is_counted_and_sidecars_are_left_out(
+        self, built: Project, flat: Path, tmp_path: Path
+    ) -> None:
+        """In a folder that may be a link."""
+        first, second, *_ = (file.name for file in sorted(flat.iterdir()))
+        (flat / first).write_bytes(FLAWS["truncated"]((flat / first).read_bytes()))
+        (flat / second).write_bytes(FLAWS["bomb"](b""))
+        for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
+            (flat / name).parent.mkdir(exist_ok=True)
+            (flat / name).write_bytes(b"no image")
+        latest = tmp_path / "latest"
+        latest.symlink_to(flat)
+        said = monitor(built, latest, "--json")
         (found,) = documents(said)
-        assert (found["images"], found["unreadable"]) == (22, 2)
+        assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 22, 2)
         limit = yaml.safe_load((built.path / "params.yaml").read_text())["prepare"]["max_pixels"]
+        reason = "cannot be read as an image:"
         assert said.err.splitlines() == [
-            f"unreadable: {first} cannot be read as an image: truncated",
-            f"unreadable: {second} cannot be read as an image: too many pixels: 2,500,000,000; "
+            f"left out: {latest}/.cache: hidden",
+            f"left out: {latest}/README: about the images",
+            f"unreadable: {latest}/{first} {reason} truncated",
+            f"unreadable: {latest}/{second} {reason} too many pixels: 2,500,000,000; "
             f"prepare.max_pixels allows {limit:,}",
         ]
 
@@ -207,22 +218,6 @@ class TestFoldersOfImages:
         assert row == ["alert", "0", "25", "-", tmp_path.name]
         assert f"{tmp_path.name}: 25 of 25 files cannot be read" in out
 
-    def test_sidecars_are_left_out_and_the_folder_may_be_a_link(
-        self, built: Project, flat: Path, tmp_path: Path
-    ) -> None:
-        for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
-            (flat / name).parent.mkdir(exist_ok=True)
-            (flat / name).write_bytes(b"no image")
-        (tmp_path / "latest").symlink_to(flat)
-        said = monitor(built, tmp_path / "latest", "--json")
-        (found,) = documents(said)
-        assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 24, 0)
-        latest = f"left out: {tmp_path}/latest"
-        assert said.err.splitlines() == [
-            f"{latest}/.cache: hidden",
-            f"{latest}/README: about the images",
-        ]
-
     def test_names_cannot_steer_the_terminal(self, built: Project, tmp_path: Path) -> None:
         evil = "\x1b[2J\n"
         (tmp_path / evil).mkdir()
@@ -233,100 +228,104 @@ class TestFoldersOfImages:
         assert line.startswith(f"unreadable: {tmp_path}/?[2J?/?[2J? cannot be read")
 
 
+@pytest.fixture(scope="module")
+def odd(built: Project, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A folder of no pipeline, with all that people may name by mistake."""
+    folder = tmp_path_factory.mktemp("odd")
+    shutil.copy2(built.path / "params.yaml", folder)
+    (folder / "data").symlink_to(built.path / "data")
+    (folder / "flat").symlink_to(raw / "flat/clean")
+    for name in ("empty", "metrics/history.jsonl", "link", "mixed", "days/Lemno", NO_UTF8):
+        (folder / name).mkdir(parents=True)
+    photo = next((raw / "flat/clean").iterdir())
+    for name in ("days/Lemno/1.jpg", "mixed/1.jpg", f"{NO_UTF8}/1.jpg"):
+        shutil.copy(photo, folder / name)
+    (folder / "link/passwords.jpg").symlink_to("/etc/passwd")
+    (folder / "cut.parquet").write_bytes((built.path / CLEAN).read_bytes()[:-100])
+    shutil.copy(folder / "cut.parquet", folder / "mixed")
+    shard = next((built.path / "data/prepared/shards").glob("*.parquet"))
+    write_table(folder / "no-images.parquet", read_table(shard).drop_columns(["image"]))
+    stream = BytesIO()
+    Image.new("L", (8, 8)).save(stream, "JPEG")
+    jpeg = stream.getvalue()
+    frame = jpeg.index(b"\xff\xc0") + 5  # height and width follow
+    huge = jpeg[:frame] + b"\xff\xdc\xff\xdc" + jpeg[frame + 4 :]
+    write_batch(folder / "huge.parquet", [huge] * 30)
+    write_batch(folder / "rubbish.parquet", [b"no JPEG"] * 30)
+
+    release = shutil.copytree(built.path / "models/release", folder / "models/release")
+    other = shutil.copytree(release, folder / "other")
+    reference = Reference.load(other / "reference")
+    replace(reference, model_digest="0" * 64).save(other / "reference")
+    shutil.copytree(release, folder / "bare", ignore=shutil.ignore_patterns("reference"))
+
+    section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
+    (folder / "none.yaml").write_text("train: {}\n")
+    for name, change in (("large.yaml", {"significance": 3}), ("typo.yaml", {"min_bach": 3})):
+        (folder / name).write_text(yaml.safe_dump({"monitor": section | change}))
+    return Project(folder)
+
+
 class TestBadInput:
-    """One sentence, the exit code 1, and no verdict."""
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            ("empty", "empty holds no images"),
+            (f"{INCOMING} nowhere", "nowhere is not here; a batch is a folder"),
+            ("params.yaml", "params.yaml is no batch"),
+            ("cut.parquet", "cut.parquet cannot be read as a shard"),
+            ("no-images.parquet", "no-images.parquet"),
+            ("mixed", "mixed holds Parquet files and others"),
+            ("rubbish.parquet", "rubbish.parquet: a prepared image cannot be read"),
+            ("huge.parquet", "huge.parquet: a prepared image cannot be read: too many pixels"),
+            ("link", "passwords.jpg is a symbolic link"),
+            (NO_UTF8, "is not UTF-8"),
+            ("flat --labelled", "folders in flat that are named after classes"),
+            ("days --labelled", "such as Cucumber; found: Lemno (did you mean Lemon?)"),
+            (f"{INCOMING} --model empty", "empty"),
+            (f"{INCOMING} --model no-such-model", "no-such-model"),
+            (f"{INCOMING} --model other", "the reference is of model 000000000000"),
+            (f"{INCOMING} --model other --history x", "the reference is of model 000000000000"),
+            (f"{INCOMING} --model bare", "reference"),
+            (f"{INCOMING} --params no.yaml", "no.yaml is not here; name the file"),
+            (f"{INCOMING} --params empty", "is not here"),
+            (f"{INCOMING} --params none.yaml", "none.yaml: monitor is missing"),
+            (f"{INCOMING} --params large.yaml", "monitor.significance is 3, but"),
+            (f"{INCOMING} --params typo.yaml", "did you mean min_batch?"),
+            (f"{INCOMING} --history metrics", "history.jsonl is a folder"),
+            (f"{INCOMING} --history params.yaml", "is no history of grocery monitor"),
+            (f"{INCOMING} --history params.yaml/x", "'params.yaml"),
+            (f"{INCOMING} --history /dev/full", "neither a file nor a folder"),
+            ("flat --each", "is in no batch; with --each every folder"),
+            # argparse's own code, which is not that of an alert
+            ("", "the following arguments are required: INCOMING"),
+            (f"{INCOMING} --jsno", "unrecognized arguments: --jsno"),
+            (f"{INCOMING} --model", "--model: expected one argument"),
+            (f"{INCOMING} --quiet", "--quiet goes with --history"),
+            (f"{INCOMING} --time 2026-11-23", "--time goes with --history"),
+            (f"{INCOMING} --time noon --history x", "noon should be a time such as"),
+            (f"{INCOMING} --settled -1", "-1 should be a number of seconds"),
+        ],
+    )
+    def test_is_one_sentence_and_no_verdict(
+        self, odd: Project, arguments: str, sentence: str
+    ) -> None:
+        said = grocery(odd, "monitor", *arguments.split())
+        last = said.err.splitlines()[-1]
+        assert (said.out, said.err.count("error: ")) == ("", 1)
+        code = 2 if last.startswith("grocery monitor: error: ") else 1
+        assert (said.code, last.startswith("error: monitor: ")) == (code, code == 1)
+        assert sentence in last
+        history = odd.path / "x"
+        assert not history.exists() or not history.read_text()
 
-    @pytest.fixture
-    def refused(self, built: Project) -> Callable[..., str]:
-        def call(*arguments: str | Path) -> str:
-            said = monitor(built, *arguments, code=1)
-            sentence = said.err.splitlines()[-1]
-            assert (said.out, said.err.count("error: ")) == ("", 1)
-            assert re.match(r"(error: monitor|grocery monitor: error): ", sentence)
-            return sentence
-
-        return call
-
-    def test_what_is_no_batch(self, built: Project, refused: Any, tmp_path: Path) -> None:
-        assert refused(tmp_path).endswith(f"{tmp_path} holds no images")
-        assert "nowhere is not here; a batch is a folder" in refused(INCOMING, "nowhere")
-        assert "params.yaml is no batch" in refused("params.yaml")
-        cut = tmp_path / "cut.parquet"
-        cut.write_bytes((built.path / CLEAN).read_bytes()[:-100])
-        assert f"{cut} cannot be read as a shard" in refused(cut)
+    def test_keeps_no_other_batch_from_being_judged(self, built: Project, tmp_path: Path) -> None:
+        (tmp_path / "cut.parquet").write_bytes((built.path / CLEAN).read_bytes()[:-100])
         (tmp_path / ".part.parquet").touch()
-        said = monitor(built, tmp_path, CLEAN, code=1)  # which it does not keep from being judged
-        assert (said.out.splitlines()[1][:3], str(cut) in said.err) == ("ok ", True)
+        said = monitor(built, tmp_path, CLEAN, code=1)
+        assert said.out.splitlines()[1].startswith("ok ")
+        assert f"{tmp_path}/cut.parquet cannot be read" in said.err
         assert f"left out: {tmp_path}/.part.parquet: it is in no batch\n" in said.err
-        shard = next((built.path / "data/prepared/shards").glob("*.parquet"))
-        write_table(cut, read_table(shard).drop_columns(["image"]))
-        assert str(cut) in refused(cut)
-        (tmp_path / "1.jpg").touch()
-        assert f"{tmp_path} holds Parquet files and others" in refused(tmp_path)
-
-    def test_damaged_and_hostile_images_in_a_parquet_batch(
-        self, refused: Any, tmp_path: Path
-    ) -> None:
-        batch = tmp_path / "batch.parquet"
-        write_batch(batch, [b"no JPEG"] * 30)
-        assert f"{batch}: a prepared image cannot be read" in refused(batch)
-        stream = BytesIO()
-        Image.new("L", (8, 8)).save(stream, "JPEG")
-        jpeg = stream.getvalue()
-        frame = jpeg.index(b"\xff\xc0") + 5  # height and width follow
-        huge = jpeg[:frame] + b"\xff\xdc\xff\xdc" + jpeg[frame + 4 :]
-        write_batch(batch, [huge] * 30)
-        assert f"{batch}: a prepared image cannot be read: too many pixels" in refused(batch)
-
-    def test_names_and_links_in_a_folder(self, refused: Any, flat: Path, tmp_path: Path) -> None:
-        (flat / "passwords.jpg").symlink_to("/etc/passwd")
-        assert "passwords.jpg is a symbolic link" in refused(flat)
-        assert "is not UTF-8" in refused(flat.rename(tmp_path / os.fsdecode(b"caf\xe9")))
-
-    def test_labels_that_are_no_classes(self, refused: Any, flat: Path, tmp_path: Path) -> None:
-        assert f"folders in {flat} that are named after classes" in refused(flat, "--labelled")
-        (tmp_path / "days").mkdir()
-        flat.rename(tmp_path / "days/Lemno")
-        sentence = refused(tmp_path / "days", "--labelled")
-        assert "such as Cucumber; found: Lemno (did you mean Lemon?)" in sentence
-
-    def test_a_model_that_is_not_there(self, built: Project, refused: Any, tmp_path: Path) -> None:
-        assert str(tmp_path) in refused(INCOMING, "--model", tmp_path)
-        assert "no-such-model" in refused(INCOMING, "--model", "no-such-model")
-        assert "production" in refused(INCOMING, "--model", "production")
-        release = shutil.copytree(built.path / "models/release", tmp_path / "release")
-        other = replace(Reference.load(release / "reference"), model_digest="0" * 64)
-        other.save(release / "reference")
-        history = ("--history", tmp_path / "history.jsonl")
-        for options in ((), history):
-            sentence = refused(INCOMING, "--model", release, *options)
-            assert "the reference is of model 000000000000" in sentence
-        assert history[1].read_text() == ""
-        shutil.rmtree(release / "reference")
-        assert "reference" in refused(INCOMING, "--model", release)
-
-    def test_params_that_are_missing_or_wrong(
-        self, built: Project, refused: Any, tmp_path: Path
-    ) -> None:
-        file = tmp_path / "thresholds.yaml"
-        assert f"{file} is not here; name the file" in refused(INCOMING, "--params", file)
-        assert "is not here" in refused(INCOMING, "--params", tmp_path)
-        file.write_text("train: {}\n")
-        assert f"{file}: monitor is missing" in refused(INCOMING, "--params", file)
-        section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
-        file.write_text(yaml.safe_dump({"monitor": section | {"significance": 3}}))
-        assert "monitor.significance is 3, but" in refused(INCOMING, "--params", file)
-        file.write_text(yaml.safe_dump({"monitor": section | {"min_bach": 3}}))
-        assert "did you mean min_batch?" in refused(INCOMING, "--params", file)
-
-    def test_a_command_line_that_is_wrong(self, built: Project) -> None:
-        """argparse's own code, which is not that of an alert."""
-        for words, sentence in (
-            ([INCOMING, "--jsno"], "unrecognized arguments: --jsno"),
-            ([], "the following arguments are required: INCOMING"),
-            ([INCOMING, "--model"], "--model: expected one argument"),
-        ):
-            assert sentence in monitor(built, *words, code=2).err
 
     def test_a_page_that_cannot_be_written(self, built: Project, tmp_path: Path) -> None:
         """It costs neither the verdicts nor what the exit code says of them, nor the history."""
@@ -338,36 +337,6 @@ class TestBadInput:
             assert sentence.startswith("error: monitor: ")
             assert place.removesuffix("/drift.html") in sentence
         assert monitor(built, CLEAN, "--report", tmp_path, code=1).out
-
-    @pytest.mark.parametrize(
-        ("arguments", "code", "sentence"),
-        [
-            (["--quiet"], 2, "--quiet goes with --history"),
-            (["--time", "2026-11-23"], 2, "--time goes with --history"),
-            (["--time", "noon", "--history", "x"], 2, "noon should be a time such as"),
-            (["--settled", "-1"], 2, "-1 should be a number of seconds"),
-            (["--history", "metrics"], 1, "history.jsonl is a folder"),
-            (["--history", "params.yaml"], 1, "is no history of grocery monitor"),
-            (["--history", "params.yaml/x"], 1, "'params.yaml"),
-            (["--history", "/dev/full"], 1, "neither a file nor a folder"),
-            (["--each"], 1, "is in no batch; with --each every folder"),
-        ],
-    )
-    def test_options_of_a_history(
-        self,
-        *,
-        built: Project,
-        flat: Path,
-        tmp_path: Path,
-        arguments: list[str],
-        code: int,
-        sentence: str,
-    ) -> None:
-        """In a folder of no pipeline, with the params alone: they are refused before any work."""
-        shutil.copy2(built.path / "params.yaml", tmp_path)
-        (tmp_path / "metrics/history.jsonl").mkdir(parents=True)
-        said = monitor(Project(tmp_path), flat, *arguments, code=code)
-        assert (said.out, sentence in said.err.splitlines()[-1]) == ("", True)
 
 
 def test_a_progress_bar_on_a_terminal_only(built: Project, raw: Path) -> None:
