@@ -278,6 +278,7 @@ class TestCron:
         origin = project.path.parent / "origin.git"
         for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
             project.run("git", "-C", str(origin), "tag", "--annotate", tag, "-m", tag)
+        shutil.rmtree(project.path / "models")  # the release is fetched
 
         def arrives(batch: str) -> None:
             (project.path / "inbox").mkdir(exist_ok=True)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from coloured import CLASSES, pictures, write_release
-from conftest import Heard, call_stage
+from conftest import Heard, call_stage, once
 from grocery.core.errors import DataError, ModelError
 from grocery.inbox import timeline
 from grocery.inbox.history import History
@@ -45,9 +45,7 @@ def write_batch(
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release")
-    write_release(folder)
-    return folder
+    return once(tmp_path_factory, "coloured", write_release)
 
 
 @pytest.fixture(scope="module")

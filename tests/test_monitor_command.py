@@ -19,7 +19,6 @@ from conftest import Project, once
 from grocery.data.sources import open_source
 from grocery.inbox.entries import utc
 from grocery.reference.reference import Reference
-from grocery.shards import read_table, write_table
 from grocery.synthetic.source import FLAWS
 from registry_project import Said, grocery, inside
 from test_monitor import write_batch
@@ -145,23 +144,6 @@ class TestVerdicts:
         assert len(changed) > 0
         assert {after[name] for name in changed} == {"watch"}
 
-    def test_the_model_may_be_a_name_in_the_registry(
-        self, project: Project, tmp_path: Path
-    ) -> None:
-        """It is fetched, and the history keeps its version."""
-        for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
-            project.run("git", "tag", "--annotate", tag, "-m", tag)
-        shutil.rmtree(project.path / "models")
-        named = ("--json", "--model", "production", "--history", f"{tmp_path}/kept/")
-        found = documents(monitor(project, INCOMING, *named, code=3))
-        assert {one["batch"]: numbers(one) for one in found} == recorded(project)
-        assert monitor(project, INCOMING, *named).out == ""
-        lines = map(json.loads, (tmp_path / "kept/history.jsonl").read_text().splitlines())
-        assert [line.get("version", line["kind"]) for line in lines] == [
-            *["v1.0.0"] * 2,
-            "announced",
-        ]
-
 
 class TestFoldersOfImages:
     def test_raw_files_give_what_the_pipelines_batch_gives(
@@ -243,8 +225,6 @@ def odd(built: Project, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "link/passwords.jpg").symlink_to("/etc/passwd")
     (folder / "cut.parquet").write_bytes((built.path / CLEAN).read_bytes()[:-100])
     shutil.copy(folder / "cut.parquet", folder / "mixed")
-    shard = next((built.path / "data/prepared/shards").glob("*.parquet"))
-    write_table(folder / "no-images.parquet", read_table(shard).drop_columns(["image"]))
     stream = BytesIO()
     Image.new("L", (8, 8)).save(stream, "JPEG")
     jpeg = stream.getvalue()
@@ -274,7 +254,6 @@ class TestBadInput:
             (f"{INCOMING} nowhere", "nowhere is not here; a batch is a folder"),
             ("params.yaml", "params.yaml is no batch"),
             ("cut.parquet", "cut.parquet cannot be read as a shard"),
-            ("no-images.parquet", "no-images.parquet"),
             ("mixed", "mixed holds Parquet files and others"),
             ("rubbish.parquet", "rubbish.parquet: a prepared image cannot be read"),
             ("huge.parquet", "huge.parquet: a prepared image cannot be read: too many pixels"),
@@ -446,19 +425,6 @@ class TestHistory:
             assert (code, out) == (1, "")
             assert err.startswith(f"error: monitor: {said}")
 
-    def test_what_a_line_says(self, built: Project, watch: Any, tmp_path: Path) -> None:
-        (document,) = [json.loads(line) for line in watch("--json")[1].splitlines()]
-        (line,) = self.lines(tmp_path)
-        expected = {name: recorded(built)["clean"][name] for name in ("verdict", "images")}
-        expected |= {"kind": "batch", "sequence": None, "version": None}
-        assert expected.items() <= document.items()
-        assert expected.items() <= line.items()
-        assert numbers(document).items() >= without_labels(recorded(built)["clean"]).items()
-        newest = max(file.stat().st_mtime for file in (tmp_path / "inbox/monday").iterdir())
-        assert line["judged"] >= line["time"] == utc(newest)
-        release = json.loads((built.path / "models/release/reference/reference.json").read_text())
-        assert release["model_digest"] == line["model"]
-
     def test_quiet_says_alerts_only(self, inbox: Path, dim: Any, watch: Any) -> None:
         """And an alert counts more than a broken batch."""
         assert watch("--quiet") == (0, "", "")
@@ -471,10 +437,23 @@ class TestHistory:
         assert "dim" in out
         assert "tuesday" not in out
 
-    def test_labels_that_come_later(
+    def test_what_a_line_says_and_labels_that_come_later(
         self, built: Project, raw: Path, inbox: Path, watch: Any, tmp_path: Path
     ) -> None:
-        assert watch("--labelled")[0] == 0  # a flat folder has none yet
+        expected = recorded(built)["clean"]
+        newest = max(file.stat().st_mtime for file in (inbox / "monday").iterdir())
+        code, out, _ = watch("--labelled", "--json")  # a flat folder has none yet
+        assert code == 0
+        (document,), (batch,) = map(json.loads, out.splitlines()), self.lines(tmp_path)
+        assert numbers(document).items() >= without_labels(expected).items()
+        said = {"kind": "batch", "sequence": None, "version": None, "accuracy": None}
+        said |= {name: expected[name] for name in ("verdict", "images")}
+        assert said.items() <= document.items()
+        assert said.items() <= batch.items()
+        assert batch["judged"] >= batch["time"] == utc(newest)
+        release = built.path / "models/release/reference/reference.json"
+        assert batch["model"] == json.loads(release.read_text())["model_digest"]
+
         shutil.rmtree(inbox / "monday")
         shutil.copytree(raw / "by-class/clean", inbox / "monday")
         code, out, _ = watch("--labelled")
@@ -482,10 +461,9 @@ class TestHistory:
         assert "monday: labels for 24 of its images" in out
         assert watch("--labelled") == (0, "", "")
         assert watch() == (0, "", "")
-        batch, labels = self.lines(tmp_path)
-        assert (batch["kind"], batch["accuracy"], labels["kind"]) == ("batch", None, "labels")
-        accuracy = recorded(built)["clean"]["accuracy"]
-        assert labels["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        _, labels = self.lines(tmp_path)
+        assert labels["kind"] == "labels"
+        assert labels["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-6)
 
     def test_a_machine_that_has_become_slow(
         self, raw: Path, inbox: Path, watch: Any, tmp_path: Path
