@@ -6,7 +6,6 @@ import io
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -287,14 +286,8 @@ class TestCron:
 
         arrives("dim")
         given = [f"HOME={HOME}", "LOGNAME=me", "SHELL=/bin/sh", "PATH=/usr/bin:/bin"]
-        found = subprocess.run(
-            ["/usr/bin/env", "-i", *given, "/bin/sh", "-c", command],
-            cwd=HOME,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        shell = ("/usr/bin/env", "-i", *given, "/bin/sh", "-c", command)
+        found = Project(Path(HOME)).run(*shell, check=False)
         assert (found.returncode, found.stderr) == (3, "")
         assert found.stdout.splitlines()[1].startswith("alert")
         assert (project.path / "monitor/index.html").is_file()

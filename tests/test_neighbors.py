@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from typing import Any
 
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import ROOT, Project
 from grocery.core.errors import DataError
+from grocery.core.threads import cores
 from grocery.features.mixture import fit_mixture
 from grocery.semi_supervised import graph as module
 from grocery.semi_supervised.graph import SimilarityGraph, nearest
@@ -137,18 +138,13 @@ def digest() -> str:
     return found.hexdigest()
 
 
-SCRIPT = """
-import os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-import grocery
-from test_neighbors import digest
-print(digest())
-"""
-
-
-def test_the_same_bytes_whatever_the_number_of_threads() -> None:
-    done = Project(ROOT / "tests").run(sys.executable, "-c", SCRIPT)
-    assert done.stdout.strip() == digest()
+def test_the_same_bytes_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for count in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=count: set(range(count)))
+        assert cores() == count
+        found.add(digest())
+    assert len(found) == 1
 
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:

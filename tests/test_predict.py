@@ -190,13 +190,8 @@ def test_names_that_an_output_cannot_show() -> None:
     for name in (foreign, "pêche.png"):
         Path(name).write_bytes(Path("0.png").read_bytes())
     assert paths(predict(foreign, "--json")) == [foreign]
-    done = subprocess.run(
-        [*COMMAND, foreign, "pêche.png"],
-        env=environment(PYTHONIOENCODING="ascii"),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ascii_alone = {"PYTHONIOENCODING": "ascii"}
+    done = Project(Path.cwd()).run(*COMMAND, foreign, "pêche.png", env=ascii_alone)
     shown = [row.split()[-1] for row in done.stdout.splitlines()[1:]]
     assert (shown, done.stderr) == (["caf?.png", r"p\xeache.png"], "")
 
@@ -257,15 +252,8 @@ def test_a_reader_that_has_had_enough() -> None:
 
 
 def test_an_output_that_is_full() -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [*COMMAND, "0.png"],
-            env=environment(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+    into_it = ("sh", "-c", 'exec "$@" > /dev/full', "sh", *COMMAND, "0.png")
+    done = Project(Path.cwd()).run(*into_it, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: predict: No space left on device")
     assert done.stderr.count("\n") == 1
@@ -310,9 +298,7 @@ def test_prediction_needs_little_more_than_numpy_and_pillow() -> None:
         "grocery.load_model('models/release').predict_proba([])\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), check=True, capture_output=True, text=True
-    )
+    done = Project(Path.cwd()).run(sys.executable, "-c", code)
     prediction, modules = done.stdout.splitlines()
     assert json.loads(prediction)["path"] == "0.png"
     foreign = set(modules.split()) - set(sys.stdlib_module_names)
