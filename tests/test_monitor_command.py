@@ -24,6 +24,7 @@ from registry_project import Said, grocery, inside
 from test_monitor import write_batch
 from test_predict import on_a_terminal
 
+NO_UTF8 = os.fsdecode(b"caf\xe9")
 INCOMING = "data/prepared/incoming"
 CLEAN, DIM = f"{INCOMING}/clean.parquet", f"{INCOMING}/dim.parquet"
 
@@ -51,17 +52,6 @@ def points(project: Project) -> list[dict[str, Any]]:
         (project.path / "metrics/monitor/batches.json").read_text()
     )
     return found
-
-
-def numbers(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: document[name] for name in document if name in METRICS or "_shift" in name}
-
-
-NO_UTF8 = os.fsdecode(b"caf\xe9")
-METRICS = {
-    *("verdict", "images", "unreadable", "estimated_accuracy", "estimate_interval", "accuracy"),
-    *("confidence_wasserstein", "copies", "refusal", "to_label"),
-}
 
 
 def without_labels(found: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +89,8 @@ class TestVerdicts:
         found = documents(monitor(built, INCOMING, "--json", "--report", page, code=3))
         assert [document["batch"] for document in found] == ["clean", "dim"]
         assert [document["incoming"] for document in found] == [CLEAN, DIM]
-        assert {document["batch"]: numbers(document) for document in found} == recorded(built)
+        for document in found:
+            assert recorded(built)[document["batch"]].items() <= document.items()
         assert points(built) == [
             {"batch": document["batch"]} | signal
             for document in found
@@ -154,16 +145,17 @@ class TestFoldersOfImages:
         found = documents(monitor(built, *folders, "--json", "--report", page, code=3))
         for one, folder in zip(found, folders, strict=True):
             assert (one["batch"], one["incoming"]) == (folder.name, str(folder))
-            assert without_labels(numbers(one)) == without_labels(expected[folder.name])
+            assert without_labels(expected[folder.name]).items() <= one.items()
             assert one["accuracy"] is None
         assert "<h1>1 of 2 batches in alert</h1>" in page.read_text()
         assert page.read_text().count("<img") == 2 * 8
 
         checked = raw / "by-class/clean"
         (labelled,) = documents(monitor(built, checked, "--labelled", "--json"))
-        assert numbers(labelled) == expected["clean"]
+        assert expected["clean"].items() <= labelled.items()
         (one,) = documents(monitor(built, checked, "--json"))
-        assert numbers(one) == numbers(found[0])
+        assert without_labels(expected["clean"]).items() <= one.items()
+        assert one["accuracy"] is None
 
     def test_what_cannot_be_read_is_counted_and_sidecars_are_left_out(
         self, built: Project, flat: Path, tmp_path: Path
@@ -445,7 +437,7 @@ class TestHistory:
         code, out, _ = watch("--labelled", "--json")  # a flat folder has none yet
         assert code == 0
         (document,), (batch,) = map(json.loads, out.splitlines()), self.lines(tmp_path)
-        assert numbers(document).items() >= without_labels(expected).items()
+        assert without_labels(expected).items() <= document.items()
         said = {"kind": "batch", "sequence": None, "version": None, "accuracy": None}
         said |= {name: expected[name] for name in ("verdict", "images")}
         assert said.items() <= document.items()

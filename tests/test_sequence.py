@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from grocery.monitoring.sequence import (
     LASTING,
     WINDOWS,
     Past,
+    SequenceFinding,
     binned,
     judge_sequence,
 )
@@ -108,11 +110,16 @@ def test_a_slight_shift_is_seen_after_a_few_batches() -> None:
     assert max(delays) < 16
 
 
-def test_class_shares_that_are_somewhat_off() -> None:
+def found_in(batches: int, n: int, unreadable: int = 0, **how: Any) -> SequenceFinding | None:
+    """What is found in a row of batches of n images each."""
     rng = np.random.default_rng(0)
     yardstick = reference(rng)
-    seen = [past(predictions(rng, 30, shares=(0.62, 0.19, 0.19))) for _ in range(8)]
-    found = judge_sequence(yardstick, seen, PARAMS)
+    seen = [past(predictions(rng, n, **how), unreadable) for _ in range(batches)]
+    return judge_sequence(yardstick, seen, PARAMS)
+
+
+def test_class_shares_that_are_somewhat_off() -> None:
+    found = found_in(8, 30, shares=(0.62, 0.19, 0.19))
     assert found is not None
     assert [signal.name for signal in found.signals] == ["classes"]
     assert found.images == 30 * found.batches
@@ -121,21 +128,14 @@ def test_class_shares_that_are_somewhat_off() -> None:
 
 def test_small_batches_are_judged_together() -> None:
     """Batches of 6 are "too few" one by one, and none of them has a signal."""
-    rng = np.random.default_rng(0)
-    yardstick = reference(rng)
-    clean = [past(predictions(rng, 6)) for _ in range(16)]
-    dim = [past(predictions(rng, 6, 1.5)) for _ in range(16)]
-    assert judge_sequence(yardstick, clean, PARAMS) is None
-    found = judge_sequence(yardstick, dim, PARAMS)
+    assert found_in(16, 6) is None
+    found = found_in(16, 6, sure=1.5)
     assert found is not None
     assert found.batches in WINDOWS
 
 
 def test_unreadable_files_add_up() -> None:
-    rng = np.random.default_rng(0)
-    yardstick = reference(rng)
-    seen = [past(predictions(rng, 40), unreadable=5) for _ in range(8)]
-    found = judge_sequence(yardstick, seen, PARAMS)
+    found = found_in(8, 40, unreadable=5)
     assert found is not None
     assert [signal.name for signal in found.signals] == ["unreadable"]
 
@@ -279,10 +279,8 @@ class TestWhatIsPartOfASequence:
         assert found.batches <= 4
 
     def test_one_batch_is_no_sequence(self) -> None:
-        rng = np.random.default_rng(0)
-        yardstick = reference(rng)
-        assert judge_sequence(yardstick, [past(predictions(rng, 200, 1.0))], PARAMS) is None
-        assert judge_sequence(yardstick, [], PARAMS) is None
+        assert found_in(1, 200, sure=1.0) is None
+        assert found_in(0, 200) is None
 
 
 def test_bins_hold_every_confidence() -> None:
