@@ -7,13 +7,11 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
 from conftest import Project, once
 from grocery.data.sources import open_source
@@ -21,6 +19,7 @@ from grocery.inbox.entries import utc
 from grocery.reference.reference import Reference
 from grocery.synthetic.source import FLAWS
 from registry_project import Said, grocery, inside
+from samples import jpeg, picture, put
 from test_monitor import write_batch
 from test_predict import on_a_terminal
 
@@ -69,9 +68,7 @@ def raw(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for image in images:
                 assert image.label is not None
                 for where in (f"flat/{name}", f"by-class/{name}/{image.label}"):
-                    file = folder / where / Path(image.path).name
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(image.read())
+                    put(folder / where, Path(image.path).name, image.read())
 
     return once(tmp_path_factory, "raw batches", make)
 
@@ -165,8 +162,7 @@ class TestFoldersOfImages:
         (flat / first).write_bytes(FLAWS["truncated"]((flat / first).read_bytes()))
         (flat / second).write_bytes(FLAWS["bomb"](b""))
         for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
-            (flat / name).parent.mkdir(exist_ok=True)
-            (flat / name).write_bytes(b"no image")
+            put(flat, name, b"no image")
         latest = tmp_path / "latest"
         latest.symlink_to(flat)
         said = monitor(built, latest, "--json")
@@ -217,11 +213,9 @@ def odd(built: Project, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     (folder / "link/passwords.jpg").symlink_to("/etc/passwd")
     (folder / "cut.parquet").write_bytes((built.path / CLEAN).read_bytes()[:-100])
     shutil.copy(folder / "cut.parquet", folder / "mixed")
-    stream = BytesIO()
-    Image.new("L", (8, 8)).save(stream, "JPEG")
-    jpeg = stream.getvalue()
-    frame = jpeg.index(b"\xff\xc0") + 5  # height and width follow
-    huge = jpeg[:frame] + b"\xff\xdc\xff\xdc" + jpeg[frame + 4 :]
+    whole = jpeg(picture())
+    frame = whole.index(b"\xff\xc0") + 5  # height and width follow
+    huge = whole[:frame] + b"\xff\xdc\xff\xdc" + whole[frame + 4 :]
     write_batch(folder / "huge.parquet", [huge] * 30)
     write_batch(folder / "rubbish.parquet", [b"no JPEG"] * 30)
 
@@ -394,8 +388,7 @@ class TestHistory:
     def test_what_lies_in_an_inbox_stops_nothing(self, inbox: Path, watch: Any) -> None:
         """Neither what systems leave there, nor what should not lie there, which is named."""
         for name in ("Thumbs.db", ".DS_Store", "@eaDir/x", "#recycle/x", "notes.txt", ".part/x"):
-            (inbox / name).parent.mkdir(exist_ok=True)
-            (inbox / name).write_bytes(b"no image")
+            put(inbox, name, b"no image")
         os.mkfifo(inbox / "pipe.parquet")
         code, out, err = watch()
         assert (code, "monday" in out) == (0, True)

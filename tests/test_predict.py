@@ -24,7 +24,7 @@ from conftest import Project, environment
 from grocery.cli import main
 from grocery.release.model import Model
 from registry_project import Said, grocery
-from samples import jpeg, picture
+from samples import jpeg, picture, put
 from test_model import small_model
 
 COMMAND = [sys.executable, "-m", "grocery.cli", "predict"]
@@ -101,9 +101,7 @@ def test_a_folder_gives_all_files_below_it_by_name() -> None:
         picture().save(file, kind)
     system = ("Thumbs.db", "a/.DS_Store", "@eaDir/b.jpg", "._b.JPG", ".ipynb_checkpoints/1.png")
     for name in (".hidden.png", "a/.cache/1.png", "README.txt", "a/labels.json", *system):
-        file = Path("shelf", name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"no image")
+        put(Path("shelf"), name, b"no image")
     Path("shelf/a/b.jpg").write_bytes(jpeg(picture())[:-2])
     Path("photo").write_bytes(Path("0.png").read_bytes())
     said = predict("3.png", "shelf/", "photo", "--json")
