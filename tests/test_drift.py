@@ -194,8 +194,8 @@ def test_clean_batches_are_left_alone() -> None:
     """Of 40 batches at 5 %, more than 7 findings of one signal would have a chance of 0.1 %."""
     often = PARAMS.model_copy(update={"significance": 0.05})
     judgements = [whole(60, seed, labelled=True, params=often) for seed in range(40)]
-    signals = [signal for judgement in judgements for signal in judgement.signals]
-    findings = Counter(signal.name for signal in signals if signal.p_value <= 0.05)
+    every = [one for judgement in judgements for one in judgement.signals]
+    findings = Counter(one.name for one in every if one.p_value <= 0.05)
     assert max(findings.values()) <= 7
     verdicts = [one.verdict for one in judgements]
     assert verdicts.count("alert") <= 7

@@ -203,38 +203,34 @@ class TestSequences:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("left", [3, 25, 200, -2])
-    def test_a_line_that_was_cut_off_costs_no_other(self, history: History, left: int) -> None:
+    @pytest.mark.parametrize(
+        ("between", "end"),
+        [
+            *((b"", end) for end in (3, 25, 200, -2)),  # where the last line is cut off
+            *((wrong + b"\n", None) for wrong in (b"\0" * 100, b"\xff\xfe", b"[" * 100_000)),
+            (b'{"grocery_history":1,"kind":"batch"}\n', None),
+        ],
+    )
+    def test_costs_no_other_line(self, history: History, between: bytes, end: int | None) -> None:
+        """Neither one that is there nor one that is added; a batch that it has lost comes again."""
         add(history, "monday", "tuesday")
-        whole = history.path.read_bytes()
-        first = whole.index(b"\n") + 1
-        history.path.write_bytes(whole[: first + left] if left > 0 else whole[:left])
-        assert names(history) == ["monday"]
-        assert reread(history).damaged == [2]
+        one, two = history.path.read_bytes().splitlines(keepends=True)
+        history.path.write_bytes(one + between + two[:end])
+        whole = ["monday", "tuesday"] if between else ["monday"]
+        assert (names(history), reread(history).damaged) == (whole, [2])
         add(history, "wednesday", "tuesday")
-        assert names(history) == ["monday", "wednesday", "tuesday"]
-        assert reread(history).damaged == [2]
+        again = [name for name in ("wednesday", "tuesday") if name not in whole]
+        assert (names(history), reread(history).damaged) == ([*whole, *again], [2])
 
     def test_a_line_without_its_end_is_whole(self, history: History) -> None:
         add(history, "monday")
         history.path.write_bytes(history.path.read_bytes().rstrip(b"\n"))
         add(history, "tuesday")
-        assert names(history) == ["monday", "tuesday"]
-        assert reread(history).damaged == []
+        assert (names(history), reread(history).damaged) == (["monday", "tuesday"], [])
 
         history.path.write_bytes(b'{"grocery_his')  # the very first one, cut off
         add(history, "monday")
         assert (names(history), reread(history).damaged) == (["monday"], [1])
-
-    @pytest.mark.parametrize(
-        "wrong",
-        [b"\0" * 100, b"\xff\xfe", b"[" * 100_000, b'{"grocery_history":1,"kind":"batch"}'],
-    )
-    def test_a_damaged_line_in_the_middle(self, history: History, wrong: bytes) -> None:
-        add(history, "monday", "tuesday")
-        one, two = history.path.read_bytes().splitlines()
-        history.path.write_bytes(b"\n".join([one, wrong, two, b""]))
-        assert (names(history), reread(history).damaged) == (["monday", "tuesday"], [2])
 
     def test_numbers_that_cannot_be(self, history: History) -> None:
         add(history, "monday", "tuesday")
