@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from grocery.core.errors import DataError
-from grocery.inbox.entries import Entry, content_digest, labels_digest, utc
+from grocery.inbox.entries import Entry, as_past, content_digest, labels_digest, utc
 from grocery.inbox.history import KEPT, NAME, History, Recorded
 from grocery.inbox.record import Release, Taken, record
 from grocery.monitoring.drift import judge
 from grocery.monitoring.report import BatchReport
+from grocery.monitoring.signals import Signal
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
 from running import wait_for
@@ -168,6 +169,14 @@ def test_what_was_read_is_not_read_again_and_little_of_it_is_held(history: Histo
 
 
 class TestSequences:
+    def test_a_slow_machine_is_no_part_of_it(self) -> None:
+        judged, reference = entry("monday"), release().reference
+        assert judged is not None
+        slow = Signal("speed", 40, 0.001, 0.5, 0.1, "", verdict="watch")
+        seen = judged.model_copy(update={"signals": [*judged.signals, slow]})
+        (with_it,), (without,) = as_past([seen], reference), as_past([judged], reference)
+        assert with_it.signals == without.signals
+
     def test_slightly_odd_batches_are_said_once(self, history: History) -> None:
         days = [f"day {number}" for number in range(12)]
         for day in days:
