@@ -140,6 +140,7 @@ def test_a_long_history_shows_its_end() -> None:
     assert "1 batch with this model" in Page(page(entries=many[:1])).text
     html = page(entries=many)
     assert squares(html).count("<li") == SHOWN
+    assert f'title="{many[-1].batch},' in squares(html)
     assert f"The latest {SHOWN} of {3 * SHOWN} batches" in html.decode()
 
 

@@ -174,7 +174,7 @@ class TestSignalsWithoutCounts:
             ([0.05] * 2, 0.1, False),
             ([0.001] * 8, 0.1, True),
             ([0.001] * 8, 0.05, False),  # they must matter too
-            ([0.01] * 7 + [1.0], 0.1, True),  # one p-value of 1 erases nothing
+            ([0.03] * 7 + [1.0], 0.1, True),  # one p-value of 1 erases nothing
             ([0.0, 0.0], 0.1, True),
             ([1.0, 1.0], 0.1, False),
         ],
