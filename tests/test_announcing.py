@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Project, environment
+from conftest import Project
 from grocery.core.errors import TrackingError
 from grocery.inbox.announcing import Receiver
 from grocery.inbox.entries import Entry
@@ -103,14 +102,7 @@ def test_a_kill_loses_no_alert(built: Project, tmp_path: Path, mark: str) -> Non
     """The next run says it, once, and writes the page."""
     history, page = tmp_path / "history.jsonl", tmp_path / "page.html"
     words = ["monitor", DIM, "--history", str(history), "--report", str(page)]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, mark, *words],
-        cwd=built.path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = built.run(sys.executable, "-c", KILLED, mark, *words, check=False)
     assert done.returncode == -signal.SIGKILL
     reached = {"judged": [], "recorded": ["batch"], "announced": ["batch", "announced"]}[mark]
     assert marks(history) == reached

@@ -6,7 +6,6 @@ import io
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import yaml
 import grocery as package
 from conftest import HOME, ROOT, Project
 from grocery.cli.terminal import print_json
-from grocery.core.errors import DataError, GroceryError, ParamsError
+from grocery.core.errors import DataError, GroceryError
 from grocery.data.sources import open_source
 from grocery.inbox.history import History
 from grocery.registry.state import State
@@ -29,7 +28,7 @@ from grocery.settings import load, with_values
 from grocery.shards import read_columns, write_table
 from grocery.synthetic.recipe import load_recipe
 from registry_project import Said, grocery
-from samples import jpeg, picture, put
+from samples import picture
 from test_model import small_model
 
 PIXELS = np.asarray(picture())
@@ -44,35 +43,21 @@ class TestPredict:
         monkeypatch.chdir(tmp_path)
         picture().save("photo.png")
 
-    @pytest.mark.parametrize(
-        "one",
-        [
-            lambda: "photo.png",
-            lambda: Path("photo.png"),
-            lambda: Path("photo.png").read_bytes(),
-            picture,
-            lambda: PIXELS,
-            lambda: np.flip(np.flip(PIXELS).copy()),  # in another order in memory
-        ],
-    )
-    def test_one_image_is_a_list_of_one(self, one: Callable[[], Any]) -> None:
+    def test_one_image_is_a_list_of_one_and_several_are_predicted_in_turn(self) -> None:
         model = small_model()
         expected = model.predict([Path("photo.png")])
         assert len(expected) == 1
-        assert model.predict(one()) == model.predict([one()]) == expected
-
-    @pytest.mark.parametrize(
-        "many",
-        [
-            lambda: ["photo.png", PIXELS],
-            lambda: iter([picture(), "photo.png"]),
-            lambda: np.stack([PIXELS, PIXELS]),
-            lambda: np.array(["photo.png", "photo.png"]),
-        ],
-    )
-    def test_several_images_are_predicted_in_turn(self, many: Callable[[], Any]) -> None:
-        model = small_model()
-        assert model.predict(many()) == model.predict("photo.png") * 2
+        bottom_up = np.flip(np.flip(PIXELS).copy())  # in another order in memory
+        data = Path("photo.png").read_bytes()
+        for one in ("photo.png", Path("photo.png"), data, picture(), PIXELS, bottom_up):
+            assert model.predict(one) == model.predict([one]) == expected
+        for many in (
+            ["photo.png", PIXELS],
+            iter([picture(), "photo.png"]),
+            np.stack([PIXELS, PIXELS]),
+            np.array(["photo.png", "photo.png"]),
+        ):
+            assert model.predict(many) == expected * 2
         assert model.predict(np.array([])) == model.predict(()) == []
 
     @pytest.mark.parametrize(
@@ -103,16 +88,6 @@ class TestPredict:
             f"{said}; an image is a path, the bytes of a file, a Pillow image, or an array "
             "(height, width, 3) of uint8 in RGB"
         )
-
-    def test_a_folder_is_told_how_to_name_its_images(self) -> None:
-        picture().save("0.jpg")
-        model = small_model()
-        with pytest.raises(DataError, match="is a folder; give the images in it: ") as raised:
-            model.predict(".")
-        expression = str(raised.value).partition(": ")[2]
-        assert model.predict(eval(expression, {"pathlib": sys.modules["pathlib"]})) == [
-            *model.predict("0.jpg")
-        ]
 
 
 class TestCommands:
@@ -199,6 +174,7 @@ def shares(folder: Path) -> object:
     [
         (changed("train.alhpa"), "train.alhpa is no parameter that makes a model (alpha)"),
         (changed("trian.alpha"), "trian.alpha is no parameter that makes a model (train)"),
+        (changed("train.alpha.x"), "train.alpha.x is no parameter"),  # it has no parts
         (lambda raw: open_source(raw / "grocery-stor"), "grocery-stor is missing (grocery-store)"),
         (lambda _: package.load_model("prodution"), "a name in the registry (production)"),
         (lambda _: State({}, [], [], {}).find("stagin"), "is no version or stage (staging)"),
@@ -211,18 +187,6 @@ def test_a_wrong_name_is_offered_the_near_one(
     with pytest.raises(GroceryError) as raised:
         ask(tmp_path)
     assert near.replace("(", "(did you mean ").replace(")", "?)") in str(raised.value)
-
-
-def test_a_parameter_has_no_parts() -> None:
-    with pytest.raises(ParamsError, match=r"train\.alpha\.x is no parameter"):
-        changed("train.alpha.x")(ROOT)
-
-
-def test_folders_that_are_nearly_classes(built: Project, tmp_path: Path) -> None:
-    put(tmp_path, "checked/Lemno/1.jpg", jpeg(picture()))
-    said = grocery(built, "monitor", str(tmp_path / "checked"), "--labelled")
-    assert said.code == 1
-    assert said.sentence.endswith("found: Lemno (did you mean Lemon?)")
 
 
 def test_what_the_readme_has_typed_leaves_git_clean() -> None:
@@ -313,30 +277,27 @@ class TestCron:
         origin = project.path.parent / "origin.git"
         for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
             project.run("git", "-C", str(origin), "tag", "--annotate", tag, "-m", tag)
+        shutil.rmtree(project.path / "models")  # the release is fetched
 
-        def cron(batch: str) -> subprocess.CompletedProcess[str]:
-            inbox = project.path / "inbox"
-            inbox.mkdir(exist_ok=True)
-            shutil.copy(project.path / f"data/prepared/incoming/{batch}.parquet", inbox)
-            given = [f"HOME={HOME}", "LOGNAME=me", "SHELL=/bin/sh", "PATH=/usr/bin:/bin"]
-            return subprocess.run(
-                ["/usr/bin/env", "-i", *given, "/bin/sh", "-c", command],
-                cwd=HOME,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+        def arrives(batch: str) -> None:
+            (project.path / "inbox").mkdir(exist_ok=True)
+            batches = project.path / "data/prepared/incoming"
+            shutil.copy(batches / f"{batch}.parquet", project.path / "inbox")
 
-        found = cron("dim")
+        arrives("dim")
+        given = [f"HOME={HOME}", "LOGNAME=me", "SHELL=/bin/sh", "PATH=/usr/bin:/bin"]
+        shell = ("/usr/bin/env", "-i", *given, "/bin/sh", "-c", command)
+        found = Project(Path(HOME)).run(*shell, check=False)
         assert (found.returncode, found.stderr) == (3, "")
         assert found.stdout.splitlines()[1].startswith("alert")
         assert (project.path / "monitor/index.html").is_file()
 
         origin.rename(origin.with_suffix(".away"))
-        lost = cron("clean")
-        assert (lost.returncode, lost.stdout) == (0, "")
-        (warning,) = lost.stderr.splitlines()
+        arrives("clean")
+        words = shlex.split(command.partition("/grocery ")[2])
+        lost = grocery(project, *words)
+        assert (lost.code, lost.out) == (0, "")
+        (warning,) = lost.err.splitlines()
         assert warning.startswith("warning: monitor: the tags of 'origin' cannot be fetched (fata")
         assert warning.endswith("); those of this clone count")
         entries = History(project.path / "monitor").read().entries
@@ -344,5 +305,4 @@ class TestCron:
             ("dim", "v1.0.0"),
             ("clean", "v1.0.0"),
         ]
-        again = cron("clean")
-        assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+        assert grocery(project, *words) == Said(0, "", "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
+from grocery.core.params import MonitorParams
 from grocery.monitoring import signals, statistics
 from grocery.monitoring.drift import Judgement, judge, with_verdicts
 from grocery.monitoring.signals import Signal
@@ -37,8 +40,9 @@ def predictions(
     return probabilities.astype(np.float32), [CLASSES[index] for index in truth]
 
 
-def reference(seed: int = 0, n: int = 600) -> Reference:
-    probabilities, labels = predictions(np.random.default_rng(seed), n)
+@cache
+def reference(n: int = 600) -> Reference:
+    probabilities, labels = predictions(np.random.default_rng(0), n)
     return Reference.from_predictions(probabilities, labels, CLASSES, "digest")
 
 
@@ -151,17 +155,14 @@ def test_unknown_products_have_two_tests_and_a_level_of_their_own() -> None:
     assert verdicts == ["watch", "watch", "alert", "alert"]
 
 
-def test_what_all_images_have_in_common_is_no_unknown_product() -> None:
-    known, logits = sampled(), seen(2, 80)["logits"]
-    for changed in (0.7 * logits, logits + np.linspace(-1, 1, logits.shape[1], dtype=np.float32)):
-        one = signals.unknown_signal(known, changed.astype(np.float32), PARAMS, same_mix=True)
-        assert one.p_value > PARAMS.significance
-
-
-def test_another_mix_of_classes_is_no_unknown_product() -> None:
+def test_another_light_or_another_mix_of_classes_is_no_unknown_product() -> None:
     known, logits = sampled(), seen(2, 600)["logits"]
     alone = logits[logits.argmax(axis=1) == 3][:60]
     assert signals.unknown_signal(known, alone, PARAMS, same_mix=False).p_value > 0.01
+    logits = seen(2, 80)["logits"]
+    for changed in (0.7 * logits, logits + np.linspace(-1, 1, logits.shape[1], dtype=np.float32)):
+        one = signals.unknown_signal(known, changed.astype(np.float32), PARAMS, same_mix=True)
+        assert one.p_value > PARAMS.significance
 
 
 def test_the_least_p_value_of_image_statistics_is_corrected() -> None:
@@ -190,10 +191,15 @@ def test_right_predictions_by_fishers_exact_test() -> None:
 
 
 def test_clean_batches_are_left_alone() -> None:
-    """Of 40 batches at 1 %, more than 3 alerts would have a chance of 0.1 %."""
-    verdicts = [whole(60, seed, labelled=True).verdict for seed in range(40)]
-    assert verdicts.count("alert") <= 3
-    assert verdicts.count("ok") >= 34
+    """Of 40 batches at 5 %, more than 7 findings of one signal would have a chance of 0.1 %."""
+    often = PARAMS.model_copy(update={"significance": 0.05})
+    judgements = [whole(60, seed, labelled=True, params=often) for seed in range(40)]
+    every = [one for judgement in judgements for one in judgement.signals]
+    findings = Counter(one.name for one in every if one.p_value <= 0.05)
+    assert max(findings.values()) <= 7
+    verdicts = [one.verdict for one in judgements]
+    assert verdicts.count("alert") <= 7
+    assert verdicts.count("ok") > 20  # of seven signals, each at 5 %
 
 
 @pytest.mark.parametrize(
@@ -201,9 +207,10 @@ def test_clean_batches_are_left_alone() -> None:
     [({"signal": 3.4}, "confidence"), ({"signal": 6.0}, "confidence"), ({"first": 8.0}, "classes")],
 )
 def test_shifts_are_seen(shift: dict[str, float], name: str) -> None:
-    seen = [judged(120, seed, **shift) for seed in range(12)]
-    signals = [found(judgement, name) for judgement in seen]
-    assert sum(one.verdict == "watch" and one.effect >= one.threshold for one in signals) >= 11
+    seen = [judged(120, seed, **shift) for seed in range(6)]
+    for judgement in seen:
+        one = found(judgement, name)
+        assert (one.verdict, one.effect >= one.threshold) == ("watch", True)
     alerts = {one.name for judgement in seen for one in judgement.signals if one.verdict == "alert"}
     assert alerts <= {"accuracy", "labels"}  # what has changed in the world is to be watched
 
@@ -290,16 +297,23 @@ def seen(
     return {name: values.astype(np.float32) for name, values in named.items()}
 
 
+@cache
 def sampled() -> Reference:
     """A reference that has all that is compared."""
     probabilities, labels = predictions(np.random.default_rng(0), 600)
-    return Reference.from_predictions(probabilities, labels, CLASSES, "digest", **seen(0, 400))
+    return Reference.from_predictions(probabilities, labels, CLASSES, "digest", **seen(0, 200))
 
 
-def whole(n: int = 100, seed: int = 1, labelled: bool = False, **shift: Any) -> Judgement:
+def whole(
+    n: int = 100,
+    seed: int = 1,
+    labelled: bool = False,
+    params: MonitorParams = PARAMS,
+    **shift: Any,
+) -> Judgement:
     probabilities, labels = predictions(np.random.default_rng(seed), n)
     given: list[str | None] = [*labels] if labelled else [None] * n
-    return judge(sampled(), probabilities, given, 0, PARAMS, **seen(seed + 500, n, **shift))
+    return judge(sampled(), probabilities, given, 0, params, **seen(seed + 500, n, **shift))
 
 
 def test_all_signals_in_order() -> None:
@@ -382,15 +396,6 @@ def test_the_sentences_say_what_happened() -> None:
     assert "same median" in found(judgement, "confidence").sentence
 
 
-def test_accuracy_where_labels_are_known() -> None:
-    judgement = judged(2000)
-    assert judgement.accuracy is not None
-    assert judgement.labelled == 2000
-    assert judgement.estimated_accuracy is None  # nothing is known of the images
-    assert judgement.refusal is not None
-    assert found(judgement, "accuracy").verdict == "ok"
-
-
 @pytest.mark.parametrize("labelled", [0, 19, 25])
 def test_accuracy_of_few_labels(labelled: int) -> None:
     """A signal from 20 labels on; what there are is said, and nothing of none."""
@@ -398,5 +403,7 @@ def test_accuracy_of_few_labels(labelled: int) -> None:
     few = [*labels[:labelled], *[None] * (50 - labelled)]
     judgement = judge(reference(), probabilities, few, 0, PARAMS)
     assert (judgement.labelled, judgement.accuracy is None) == (labelled, not labelled)
+    assert judgement.estimated_accuracy is None  # nothing is known of the images
+    assert judgement.refusal is not None
     names = {one.name for one in judgement.signals} - {"confidence", "classes", "unreadable"}
     assert names == ({"accuracy", "labels"} if labelled >= 20 else set())

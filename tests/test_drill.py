@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from coloured import write_release, write_shards
-from conftest import ROOT
+from conftest import ROOT, once
 from grocery.core.intervals import clopper_pearson
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
@@ -23,10 +23,14 @@ PARAMS = load(ROOT / "params.yaml").monitor
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return once(tmp_path_factory, "coloured", write_release)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drill")
-    write_release(folder / "release")
-    write_shards(folder / "shards", {"train": 90, "val": 30, "test": 200})
+    write_shards(folder, {"train": 30, "val": 10, "test": 200})
     return folder
 
 
@@ -41,9 +45,9 @@ def drill() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def stage(folder: Path, drill: Any) -> Any:
-    tried = Reference.load(folder / "release" / "reference")
-    stage = drill.Stage(Model.load(folder / "release"), folder / "shards", tried, images=60)
+def stage(release: Path, shards: Path, drill: Any) -> Any:
+    tried = Reference.load(release / "reference")
+    stage = drill.Stage(Model.load(release), shards, tried, images=60)
     stage.leave_out()
     return stage
 
@@ -108,10 +112,22 @@ def test_the_table_says_what_was_found(drill: Any) -> None:
     )
 
 
-def test_the_command(drill: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("all_shifts", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_command(
+    *,
+    drill: Any,
+    release: Path,
+    shards: Path,
+    all_shifts: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not all_shifts:
+        few = [("clean", 0.0, 50), ("gamma", 2.0, 20), ("coarse", 40, 20)]
+        monkeypatch.setattr(drill, "conditions", lambda sizes, size: few)
     arguments = Namespace(
-        release=folder / "release",
-        shards=folder / "shards",
+        release=release,
+        shards=shards,
         params=ROOT / "params.yaml",
         batches=1,
         images=30,

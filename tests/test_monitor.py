@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from coloured import CLASSES, pictures, write_release
-from conftest import Heard, call_stage
+from conftest import Heard, call_stage, once
 from grocery.core.errors import DataError, ModelError
 from grocery.inbox import timeline
 from grocery.inbox.history import History
 from grocery.inbox.judging import open_judge
 from grocery.inbox.watch import Watch
 from grocery.monitoring.drift import WORLD
-from grocery.parallel import sharing
 from grocery.reference.reference import Reference
 from grocery.shards import BATCH_SCHEMA, write_table
 from thresholds import thresholds
@@ -45,14 +45,12 @@ def write_batch(
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release")
-    write_release(folder)
-    return folder
+    return once(tmp_path_factory, "coloured", write_release)
 
 
-@pytest.fixture
-def incoming(tmp_path: Path) -> Path:
-    folder = tmp_path / "incoming"
+@pytest.fixture(scope="module")
+def incoming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("incoming")
     jpegs, truth = pictures(2, 100)
     write_batch(folder / "clean.parquet", jpegs, [CLASSES[one] for one in truth])
     write_batch(folder / "shares.parquet", pictures(3, 100, shares=(0.8, 0.1, 0.1))[0])
@@ -78,6 +76,7 @@ def monitor(
 
 
 def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: Path) -> None:
+    """It is told, and written: the metrics, the signals for plots, and the page."""
     heard = Heard()
     result = monitor(release, incoming, tmp_path, heard)
     batches = result["batches"]
@@ -87,9 +86,13 @@ def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: P
         "shares": "watch",
     }
     assert result["alerts"] == 1
-    assert batches["clean"]["accuracy"] > 0.6
+    clean = batches["clean"]
+    assert clean["accuracy"] > 0.6
+    assert clean["estimated_accuracy"] is None
+    assert clean["refusal"] == "the release was not tried out under shifts"
     assert batches["shares"]["accuracy"] is None
     assert (batches["camera"]["images"], batches["camera"]["unreadable"]) == (70, 30)
+
     told = {step["batch"]: step for step in heard.steps}
     assert set(told) == set(batches)
     for name, step in told.items():
@@ -98,9 +101,24 @@ def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: P
         assert sum(step["confidences"]) == batches[name]["images"]
         assert len(step["samples"]) == PARAMS.sample_images
     assert told["clean"]["alert"] is None
-    assert told["clean"]["curves"]["accuracy/realised"] == batches["clean"]["accuracy"]
+    assert told["clean"]["curves"]["accuracy/realised"] == clean["accuracy"]
     assert told["shares"]["alert"] is None  # the world has changed, the model has not
     assert "files cannot be read" in told["camera"]["alert"]
+
+    written = json.loads((tmp_path / "monitor.json").read_text())
+    assert (written["alerts"], set(written)) == (1, {"alerts", "batches"})
+    assert {name: set(batch) for name, batch in written["batches"].items()} == {
+        name: set(batch) for name, batch in batches.items()
+    }
+    points = json.loads((tmp_path / "monitor/batches.json").read_text())
+    assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])
+    names = {name: [p["signal"] for p in points if p["batch"] == name] for name in batches}
+    assert list(names) == ["camera", "clean", "shares"]
+    assert names["camera"] == [*WORLD, "unknown", "unreadable"]
+    assert names["clean"][-3:] == ["accuracy", "labels", "unreadable"]  # it has labels
+    page = (tmp_path / "monitor/index.html").read_text()
+    assert "Its accuracy cannot be estimated: the release was not" in page
+    assert page.count("<img") == 3 * PARAMS.sample_images
 
 
 def test_copies_are_judged_once(release: Path, tmp_path: Path) -> None:
@@ -131,39 +149,6 @@ def test_pictures_of_the_latest_batches_alone_are_held(
     assert [len(one.report.samples) for one in run.new] == [0, 0, 4, 4]
 
 
-def test_what_is_written(release: Path, incoming: Path, tmp_path: Path) -> None:
-    """The same whatever the number of workers."""
-    result = monitor(release, incoming, tmp_path)
-    with sharing(2):
-        monitor(release, incoming, tmp_path / "two")
-    for name in ("monitor.json", "monitor/batches.json", "monitor/index.html"):
-        assert (tmp_path / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    written = json.loads((tmp_path / "monitor.json").read_text())
-    assert set(written) == {"alerts", "batches"}
-    assert written["batches"].keys() == result["batches"].keys()
-    points = json.loads((tmp_path / "monitor/batches.json").read_text())
-    assert [(p["batch"], p["signal"]) for p in points[:3]] == [
-        ("camera", "confidence"),
-        ("camera", "classes"),
-        ("camera", "features"),
-    ]
-    names = {
-        name: [p["signal"] for p in points if p["batch"] == name] for name in result["batches"]
-    }
-    assert names["camera"] == [*WORLD, "unknown", "unreadable"]
-    assert names["clean"][-3:] == ["accuracy", "labels", "unreadable"]  # it has labels
-    clean = written["batches"]["clean"]
-    assert clean["estimated_accuracy"] is None
-    assert clean["refusal"] == "the release was not tried out under shifts"
-    assert (
-        "Its accuracy cannot be estimated: the release was not"
-        in (tmp_path / "monitor/index.html").read_text()
-    )
-    assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])
-    page = (tmp_path / "monitor/index.html").read_text()
-    assert page.count("<img") == 3 * PARAMS.sample_images
-
-
 def test_small_and_empty_batches_and_none(release: Path, tmp_path: Path) -> None:
     folder = tmp_path / "incoming"
     folder.mkdir()
@@ -191,9 +176,11 @@ def refused(release: Path, incoming: Path, to: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_no_batch(release: Path, incoming: Path, tmp_path: Path) -> None:
-    assert "is missing" in refused(release, tmp_path / "nowhere", tmp_path)
+def test_what_is_no_batch(release: Path, tmp_path: Path) -> None:
+    incoming = tmp_path / "incoming"
+    assert "is missing" in refused(release, incoming, tmp_path)
     file = incoming / "clean.parquet"
+    write_batch(file, pictures(2, 5)[0])
     file.write_bytes(file.read_bytes()[:-100])
     assert str(file) in refused(release, incoming, tmp_path)
     pq.write_table(pa.table({"image_id": ["a"]}), file)
@@ -203,28 +190,26 @@ def test_what_is_no_batch(release: Path, incoming: Path, tmp_path: Path) -> None
     assert "not an incoming batch" in refused(release, incoming, tmp_path)
 
 
-def test_a_batch_that_was_prepared_otherwise(release: Path, incoming: Path, tmp_path: Path) -> None:
+def test_a_batch_that_was_prepared_otherwise(release: Path, tmp_path: Path) -> None:
     """As the release wants it but for the number of pixels that is refused, it is judged."""
-    jpegs = pictures(2, 30)[0]
+    jpegs, file = pictures(2, 5)[0], tmp_path / "in/clean.parquet"
     how = {"image_size": 32, "jpeg_quality": 90, "max_pixels": 10_000}
-    write_batch(incoming / "clean.parquet", jpegs, preprocessing=how)
-    assert monitor(release, incoming, tmp_path / "fine")["batches"]["clean"]["images"] == 30
+    write_batch(file, jpegs, preprocessing=how)
+    assert monitor(release, file.parent, tmp_path / "fine")["batches"]["clean"]["images"] == 5
     for size, quality in ((64, 90), (32, 91)):
         other = how | {"image_size": size, "jpeg_quality": quality}
-        write_batch(incoming / "clean.parquet", jpegs, preprocessing=other)
-        sentence = refused(release, incoming, tmp_path)
+        write_batch(file, jpegs, preprocessing=other)
+        sentence = refused(release, file.parent, tmp_path)
         assert f"prepared with image_size {size} and jpeg_quality {quality}, but" in sentence
-    write_batch(incoming / "clean.parquet", jpegs, preprocessing=how | {"jpeg_quality": 0})
+    write_batch(file, jpegs, preprocessing=how | {"jpeg_quality": 0})
     assert "clean.parquet does not say how its images were prepared" in refused(
-        release, incoming, tmp_path
+        release, file.parent, tmp_path
     )
 
 
 def test_a_reference_of_another_model(release: Path, incoming: Path, tmp_path: Path) -> None:
     other = tmp_path / "release"
-    for file in ("model.json", "model.safetensors"):
-        other.mkdir(exist_ok=True)
-        (other / file).write_bytes((release / file).read_bytes())
+    shutil.copytree(release, other, ignore=shutil.ignore_patterns("reference"))
     assert "holds no grocery-reference" in refused(other, incoming, tmp_path)
     probabilities = np.full((30, 3), 1 / 3, np.float32)
     Reference.from_predictions(probabilities, None, CLASSES, "0" * 64).save(other / "reference")

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import re
 import shutil
-import subprocess
-import sys
-import termios
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from PIL import Image
 
-from conftest import Project, environment, once
+from conftest import Project, once
 from grocery.data.sources import open_source
 from grocery.inbox.entries import utc
 from grocery.reference.reference import Reference
-from grocery.shards import read_table, write_table
 from grocery.synthetic.source import FLAWS
-from registry_project import Said, grocery
+from registry_project import Said, grocery, inside
+from samples import jpeg, picture, put
 from test_monitor import write_batch
+from test_predict import on_a_terminal
 
+NO_UTF8 = os.fsdecode(b"caf\xe9")
 INCOMING = "data/prepared/incoming"
 CLEAN, DIM = f"{INCOMING}/clean.parquet", f"{INCOMING}/dim.parquet"
 
@@ -58,16 +53,6 @@ def points(project: Project) -> list[dict[str, Any]]:
     return found
 
 
-def numbers(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: document[name] for name in document if name in METRICS or "_shift" in name}
-
-
-METRICS = {
-    *("verdict", "images", "unreadable", "estimated_accuracy", "estimate_interval", "accuracy"),
-    *("confidence_wasserstein", "copies", "refusal", "to_label"),
-}
-
-
 def without_labels(found: dict[str, Any]) -> dict[str, Any]:
     """What does not hang on labels."""
     apart = {"accuracy", "accuracy_shift", "labels_shift", "to_label"}
@@ -83,9 +68,7 @@ def raw(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for image in images:
                 assert image.label is not None
                 for where in (f"flat/{name}", f"by-class/{name}/{image.label}"):
-                    file = folder / where / Path(image.path).name
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(image.read())
+                    put(folder / where, Path(image.path).name, image.read())
 
     return once(tmp_path_factory, "raw batches", make)
 
@@ -103,7 +86,8 @@ class TestVerdicts:
         found = documents(monitor(built, INCOMING, "--json", "--report", page, code=3))
         assert [document["batch"] for document in found] == ["clean", "dim"]
         assert [document["incoming"] for document in found] == [CLEAN, DIM]
-        assert {document["batch"]: numbers(document) for document in found} == recorded(built)
+        for document in found:
+            assert recorded(built)[document["batch"]].items() <= document.items()
         assert points(built) == [
             {"batch": document["batch"]} | signal
             for document in found
@@ -148,23 +132,6 @@ class TestVerdicts:
         assert len(changed) > 0
         assert {after[name] for name in changed} == {"watch"}
 
-    def test_the_model_may_be_a_name_in_the_registry(
-        self, project: Project, tmp_path: Path
-    ) -> None:
-        """It is fetched, and the history keeps its version."""
-        for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
-            project.run("git", "tag", "--annotate", tag, "-m", tag)
-        shutil.rmtree(project.path / "models")
-        named = ("--json", "--model", "production", "--history", f"{tmp_path}/kept/")
-        found = documents(monitor(project, INCOMING, *named, code=3))
-        assert {one["batch"]: numbers(one) for one in found} == recorded(project)
-        assert monitor(project, INCOMING, *named).out == ""
-        lines = map(json.loads, (tmp_path / "kept/history.jsonl").read_text().splitlines())
-        assert [line.get("version", line["kind"]) for line in lines] == [
-            *["v1.0.0"] * 2,
-            "announced",
-        ]
-
 
 class TestFoldersOfImages:
     def test_raw_files_give_what_the_pipelines_batch_gives(
@@ -175,28 +142,39 @@ class TestFoldersOfImages:
         found = documents(monitor(built, *folders, "--json", "--report", page, code=3))
         for one, folder in zip(found, folders, strict=True):
             assert (one["batch"], one["incoming"]) == (folder.name, str(folder))
-            assert without_labels(numbers(one)) == without_labels(expected[folder.name])
+            assert without_labels(expected[folder.name]).items() <= one.items()
             assert one["accuracy"] is None
         assert "<h1>1 of 2 batches in alert</h1>" in page.read_text()
         assert page.read_text().count("<img") == 2 * 8
 
         checked = raw / "by-class/clean"
         (labelled,) = documents(monitor(built, checked, "--labelled", "--json"))
-        assert numbers(labelled) == expected["clean"]
+        assert expected["clean"].items() <= labelled.items()
         (one,) = documents(monitor(built, checked, "--json"))
-        assert numbers(one) == numbers(found[0])
+        assert without_labels(expected["clean"]).items() <= one.items()
+        assert one["accuracy"] is None
 
-    def test_what_cannot_be_read_is_named_and_counted(self, built: Project, flat: Path) -> None:
-        first, second, *_ = sorted(flat.iterdir())
-        first.write_bytes(FLAWS["truncated"](first.read_bytes()))
-        second.write_bytes(FLAWS["bomb"](b""))
-        said = monitor(built, flat, "--json")
+    def test_what_cannot_be_read_is_counted_and_sidecars_are_left_out(
+        self, built: Project, flat: Path, tmp_path: Path
+    ) -> None:
+        """In a folder that may be a link."""
+        first, second, *_ = (file.name for file in sorted(flat.iterdir()))
+        (flat / first).write_bytes(FLAWS["truncated"]((flat / first).read_bytes()))
+        (flat / second).write_bytes(FLAWS["bomb"](b""))
+        for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
+            put(flat, name, b"no image")
+        latest = tmp_path / "latest"
+        latest.symlink_to(flat)
+        said = monitor(built, latest, "--json")
         (found,) = documents(said)
-        assert (found["images"], found["unreadable"]) == (22, 2)
+        assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 22, 2)
         limit = yaml.safe_load((built.path / "params.yaml").read_text())["prepare"]["max_pixels"]
+        reason = "cannot be read as an image:"
         assert said.err.splitlines() == [
-            f"unreadable: {first} cannot be read as an image: truncated",
-            f"unreadable: {second} cannot be read as an image: too many pixels: 2,500,000,000; "
+            f"left out: {latest}/.cache: hidden",
+            f"left out: {latest}/README: about the images",
+            f"unreadable: {latest}/{first} {reason} truncated",
+            f"unreadable: {latest}/{second} {reason} too many pixels: 2,500,000,000; "
             f"prepare.max_pixels allows {limit:,}",
         ]
 
@@ -210,22 +188,6 @@ class TestFoldersOfImages:
         assert row == ["alert", "0", "25", "-", tmp_path.name]
         assert f"{tmp_path.name}: 25 of 25 files cannot be read" in out
 
-    def test_sidecars_are_left_out_and_the_folder_may_be_a_link(
-        self, built: Project, flat: Path, tmp_path: Path
-    ) -> None:
-        for name in (".DS_Store", "Thumbs.db", "@eaDir/1.jpg", ".cache/1.jpg", "README"):
-            (flat / name).parent.mkdir(exist_ok=True)
-            (flat / name).write_bytes(b"no image")
-        (tmp_path / "latest").symlink_to(flat)
-        said = monitor(built, tmp_path / "latest", "--json")
-        (found,) = documents(said)
-        assert (found["batch"], found["images"], found["unreadable"]) == ("latest", 24, 0)
-        latest = f"left out: {tmp_path}/latest"
-        assert said.err.splitlines() == [
-            f"{latest}/.cache: hidden",
-            f"{latest}/README: about the images",
-        ]
-
     def test_names_cannot_steer_the_terminal(self, built: Project, tmp_path: Path) -> None:
         evil = "\x1b[2J\n"
         (tmp_path / evil).mkdir()
@@ -236,169 +198,120 @@ class TestFoldersOfImages:
         assert line.startswith(f"unreadable: {tmp_path}/?[2J?/?[2J? cannot be read")
 
 
+@pytest.fixture(scope="module")
+def odd(built: Project, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A folder of no pipeline, with all that people may name by mistake."""
+    folder = tmp_path_factory.mktemp("odd")
+    shutil.copy2(built.path / "params.yaml", folder)
+    (folder / "data").symlink_to(built.path / "data")
+    (folder / "flat").symlink_to(raw / "flat/clean")
+    for name in ("empty", "metrics/history.jsonl", "link", "mixed", "days/Lemno", NO_UTF8):
+        (folder / name).mkdir(parents=True)
+    photo = next((raw / "flat/clean").iterdir())
+    for name in ("days/Lemno/1.jpg", "mixed/1.jpg", f"{NO_UTF8}/1.jpg"):
+        shutil.copy(photo, folder / name)
+    (folder / "link/passwords.jpg").symlink_to("/etc/passwd")
+    (folder / "cut.parquet").write_bytes((built.path / CLEAN).read_bytes()[:-100])
+    shutil.copy(folder / "cut.parquet", folder / "mixed")
+    whole = jpeg(picture())
+    frame = whole.index(b"\xff\xc0") + 5  # height and width follow
+    huge = whole[:frame] + b"\xff\xdc\xff\xdc" + whole[frame + 4 :]
+    write_batch(folder / "huge.parquet", [huge] * 30)
+    write_batch(folder / "rubbish.parquet", [b"no JPEG"] * 30)
+
+    release = shutil.copytree(built.path / "models/release", folder / "models/release")
+    other = shutil.copytree(release, folder / "other")
+    reference = Reference.load(other / "reference")
+    replace(reference, model_digest="0" * 64).save(other / "reference")
+    shutil.copytree(release, folder / "bare", ignore=shutil.ignore_patterns("reference"))
+
+    section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
+    (folder / "none.yaml").write_text("train: {}\n")
+    for name, change in (("large.yaml", {"significance": 3}), ("typo.yaml", {"min_bach": 3})):
+        (folder / name).write_text(yaml.safe_dump({"monitor": section | change}))
+    return Project(folder)
+
+
 class TestBadInput:
-    """One sentence, the exit code 1, and no verdict."""
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            ("empty", "empty holds no images"),
+            (f"{INCOMING} nowhere", "nowhere is not here; a batch is a folder"),
+            ("params.yaml", "params.yaml is no batch"),
+            ("cut.parquet", "cut.parquet cannot be read as a shard"),
+            ("mixed", "mixed holds Parquet files and others"),
+            ("rubbish.parquet", "rubbish.parquet: a prepared image cannot be read"),
+            ("huge.parquet", "huge.parquet: a prepared image cannot be read: too many pixels"),
+            ("link", "passwords.jpg is a symbolic link"),
+            (NO_UTF8, "is not UTF-8"),
+            ("flat --labelled", "folders in flat that are named after classes"),
+            ("days --labelled", "such as Cucumber; found: Lemno (did you mean Lemon?)"),
+            (f"{INCOMING} --model empty", "empty"),
+            (f"{INCOMING} --model no-such-model", "no-such-model"),
+            (f"{INCOMING} --model other", "the reference is of model 000000000000"),
+            (f"{INCOMING} --model other --history x", "the reference is of model 000000000000"),
+            (f"{INCOMING} --model bare", "reference"),
+            (f"{INCOMING} --params no.yaml", "no.yaml is not here; name the file"),
+            (f"{INCOMING} --params empty", "is not here"),
+            (f"{INCOMING} --params none.yaml", "none.yaml: monitor is missing"),
+            (f"{INCOMING} --params large.yaml", "monitor.significance is 3, but"),
+            (f"{INCOMING} --params typo.yaml", "did you mean min_batch?"),
+            (f"{INCOMING} --history metrics", "history.jsonl is a folder"),
+            (f"{INCOMING} --history params.yaml", "is no history of grocery monitor"),
+            (f"{INCOMING} --history params.yaml/x", "'params.yaml"),
+            (f"{INCOMING} --history /dev/full", "neither a file nor a folder"),
+            ("flat --each", "is in no batch; with --each every folder"),
+            # argparse's own code, which is not that of an alert
+            ("", "the following arguments are required: INCOMING"),
+            (f"{INCOMING} --jsno", "unrecognized arguments: --jsno"),
+            (f"{INCOMING} --model", "--model: expected one argument"),
+            (f"{INCOMING} --quiet", "--quiet goes with --history"),
+            (f"{INCOMING} --time 2026-11-23", "--time goes with --history"),
+            (f"{INCOMING} --time noon --history x", "noon should be a time such as"),
+            (f"{INCOMING} --settled -1", "-1 should be a number of seconds"),
+        ],
+    )
+    def test_is_one_sentence_and_no_verdict(
+        self, odd: Project, arguments: str, sentence: str
+    ) -> None:
+        said = grocery(odd, "monitor", *arguments.split())
+        last = said.err.splitlines()[-1]
+        assert (said.out, said.err.count("error: ")) == ("", 1)
+        code = 2 if last.startswith("grocery monitor: error: ") else 1
+        assert (said.code, last.startswith("error: monitor: ")) == (code, code == 1)
+        assert sentence in last
+        history = odd.path / "x"
+        assert not history.exists() or not history.read_text()
 
-    @pytest.fixture
-    def refused(self, built: Project) -> Callable[..., str]:
-        def call(*arguments: str | Path) -> str:
-            said = monitor(built, *arguments, code=1)
-            sentence = said.err.splitlines()[-1]
-            assert (said.out, said.err.count("error: ")) == ("", 1)
-            assert re.match(r"(error: monitor|grocery monitor: error): ", sentence)
-            return sentence
-
-        return call
-
-    def test_what_is_no_batch(self, built: Project, refused: Any, tmp_path: Path) -> None:
-        assert refused(tmp_path).endswith(f"{tmp_path} holds no images")
-        assert "nowhere is not here; a batch is a folder" in refused(INCOMING, "nowhere")
-        assert "params.yaml is no batch" in refused("params.yaml")
-        cut = tmp_path / "cut.parquet"
-        cut.write_bytes((built.path / CLEAN).read_bytes()[:-100])
-        assert f"{cut} cannot be read as a shard" in refused(cut)
+    def test_keeps_no_other_batch_from_being_judged(self, built: Project, tmp_path: Path) -> None:
+        (tmp_path / "cut.parquet").write_bytes((built.path / CLEAN).read_bytes()[:-100])
         (tmp_path / ".part.parquet").touch()
-        said = monitor(built, tmp_path, CLEAN, code=1)  # which it does not keep from being judged
-        assert (said.out.splitlines()[1][:3], str(cut) in said.err) == ("ok ", True)
+        said = monitor(built, tmp_path, CLEAN, code=1)
+        assert said.out.splitlines()[1].startswith("ok ")
+        assert f"{tmp_path}/cut.parquet cannot be read" in said.err
         assert f"left out: {tmp_path}/.part.parquet: it is in no batch\n" in said.err
-        shard = next((built.path / "data/prepared/shards").glob("*.parquet"))
-        write_table(cut, read_table(shard).drop_columns(["image"]))
-        assert str(cut) in refused(cut)
-        (tmp_path / "1.jpg").touch()
-        assert f"{tmp_path} holds Parquet files and others" in refused(tmp_path)
-
-    def test_damaged_and_hostile_images_in_a_parquet_batch(
-        self, refused: Any, tmp_path: Path
-    ) -> None:
-        batch = tmp_path / "batch.parquet"
-        write_batch(batch, [b"no JPEG"] * 30)
-        assert f"{batch}: a prepared image cannot be read" in refused(batch)
-        stream = BytesIO()
-        Image.new("L", (8, 8)).save(stream, "JPEG")
-        jpeg = stream.getvalue()
-        frame = jpeg.index(b"\xff\xc0") + 5  # height and width follow
-        huge = jpeg[:frame] + b"\xff\xdc\xff\xdc" + jpeg[frame + 4 :]
-        write_batch(batch, [huge] * 30)
-        assert f"{batch}: a prepared image cannot be read: too many pixels" in refused(batch)
-
-    def test_names_and_links_in_a_folder(self, refused: Any, flat: Path, tmp_path: Path) -> None:
-        (flat / "passwords.jpg").symlink_to("/etc/passwd")
-        assert "passwords.jpg is a symbolic link" in refused(flat)
-        assert "is not UTF-8" in refused(flat.rename(tmp_path / os.fsdecode(b"caf\xe9")))
-
-    def test_labels_that_are_no_classes(self, refused: Any, flat: Path, tmp_path: Path) -> None:
-        assert f"folders in {flat} that are named after classes" in refused(flat, "--labelled")
-        (tmp_path / "days").mkdir()
-        flat.rename(tmp_path / "days/monday")
-        assert "such as Cucumber; found: monday" in refused(tmp_path / "days", "--labelled")
-
-    def test_a_model_that_is_not_there(self, built: Project, refused: Any, tmp_path: Path) -> None:
-        assert str(tmp_path) in refused(INCOMING, "--model", tmp_path)
-        assert "no-such-model" in refused(INCOMING, "--model", "no-such-model")
-        assert "production" in refused(INCOMING, "--model", "production")
-        release = shutil.copytree(built.path / "models/release", tmp_path / "release")
-        other = replace(Reference.load(release / "reference"), model_digest="0" * 64)
-        other.save(release / "reference")
-        history = ("--history", tmp_path / "history.jsonl")
-        for options in ((), history):
-            sentence = refused(INCOMING, "--model", release, *options)
-            assert "the reference is of model 000000000000" in sentence
-        assert history[1].read_text() == ""
-        shutil.rmtree(release / "reference")
-        assert "reference" in refused(INCOMING, "--model", release)
-
-    def test_params_that_are_missing_or_wrong(
-        self, built: Project, refused: Any, tmp_path: Path
-    ) -> None:
-        file = tmp_path / "thresholds.yaml"
-        assert f"{file} is not here; name the file" in refused(INCOMING, "--params", file)
-        assert "is not here" in refused(INCOMING, "--params", tmp_path)
-        file.write_text("train: {}\n")
-        assert f"{file}: monitor is missing" in refused(INCOMING, "--params", file)
-        section = yaml.safe_load((built.path / "params.yaml").read_text())["monitor"]
-        file.write_text(yaml.safe_dump({"monitor": section | {"significance": 3}}))
-        assert "monitor.significance is 3, but" in refused(INCOMING, "--params", file)
-        file.write_text(yaml.safe_dump({"monitor": section | {"min_bach": 3}}))
-        assert "did you mean min_batch?" in refused(INCOMING, "--params", file)
-
-    def test_a_command_line_that_is_wrong(self, built: Project) -> None:
-        """argparse's own code, which is not that of an alert."""
-        for words, sentence in (
-            ([INCOMING, "--jsno"], "unrecognized arguments: --jsno"),
-            ([], "the following arguments are required: INCOMING"),
-            ([INCOMING, "--model"], "--model: expected one argument"),
-        ):
-            assert sentence in monitor(built, *words, code=2).err
 
     def test_a_page_that_cannot_be_written(self, built: Project, tmp_path: Path) -> None:
         """It costs neither the verdicts nor what the exit code says of them, nor the history."""
-        for place in (tmp_path, "params.yaml/drift.html"):
-            for memory in ((), ("--history", tmp_path / f"{len(str(place))}.jsonl")):
-                said = monitor(built, DIM, "--report", place, *memory, code=3)
-                assert said.out.splitlines()[1].startswith("alert")
-                (sentence,) = said.err.splitlines()
-                assert sentence.startswith("error: monitor: ")
-                assert str(place).split("/drift", maxsplit=1)[0] in sentence
+        history = ("--history", tmp_path / "history.jsonl")
+        for place, memory in ((str(tmp_path), history), ("params.yaml/drift.html", ())):
+            said = monitor(built, DIM, "--report", place, *memory, code=3)
+            assert said.out.splitlines()[1].startswith("alert")
+            (sentence,) = said.err.splitlines()
+            assert sentence.startswith("error: monitor: ")
+            assert place.removesuffix("/drift.html") in sentence
         assert monitor(built, CLEAN, "--report", tmp_path, code=1).out
-
-    @pytest.mark.parametrize(
-        ("arguments", "code", "sentence"),
-        [
-            (["--quiet"], 2, "--quiet goes with --history"),
-            (["--time", "2026-11-23"], 2, "--time goes with --history"),
-            (["--time", "noon", "--history", "x"], 2, "noon should be a time such as"),
-            (["--settled", "-1"], 2, "-1 should be a number of seconds"),
-            (["--history", "metrics"], 1, "history.jsonl is a folder"),
-            (["--history", "params.yaml"], 1, "is no history of grocery monitor"),
-            (["--history", "params.yaml/x"], 1, "'params.yaml"),
-            (["--history", "/dev/full"], 1, "neither a file nor a folder"),
-            (["--each"], 1, "is in no batch; with --each every folder"),
-        ],
-    )
-    def test_options_of_a_history(
-        self,
-        *,
-        built: Project,
-        flat: Path,
-        tmp_path: Path,
-        arguments: list[str],
-        code: int,
-        sentence: str,
-    ) -> None:
-        """In a folder of no pipeline, with the params alone: they are refused before any work."""
-        shutil.copy2(built.path / "params.yaml", tmp_path)
-        (tmp_path / "metrics/history.jsonl").mkdir(parents=True)
-        said = monitor(Project(tmp_path), flat, *arguments, code=code)
-        assert (said.out, sentence in said.err.splitlines()[-1]) == ("", True)
 
 
 def test_a_progress_bar_on_a_terminal_only(built: Project, raw: Path) -> None:
-    """In a real process, as cron starts it; a terminal may not know its size."""
     folder = raw / "flat/clean"
-    parent, child = pty.openpty()
-    termios.tcsetwinsize(child, (0, 0))
-    done = subprocess.run(
-        [sys.executable, "-m", "grocery.cli", "monitor", str(folder)],
-        cwd=built.path,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=child,
-        text=True,
-        check=True,
-    )
-    os.close(child)
-    shown = b""
-    try:
-        while data := os.read(parent, 4096):
-            shown += data
-    except OSError:  # the other side is closed
-        pass
-    os.close(parent)
     said = monitor(built, folder)
-    assert (done.stdout, said.err) == (said.out, "")
-    assert b"clean: " in shown
-    assert b"/24 [" in shown
+    with inside(built.path):
+        output, shown = on_a_terminal("monitor", str(folder))
+    assert (output, said.err) == (said.out, "")
+    assert "clean: " in shown
+    assert "/24 [" in shown
 
 
 class TestHistory:
@@ -475,8 +388,7 @@ class TestHistory:
     def test_what_lies_in_an_inbox_stops_nothing(self, inbox: Path, watch: Any) -> None:
         """Neither what systems leave there, nor what should not lie there, which is named."""
         for name in ("Thumbs.db", ".DS_Store", "@eaDir/x", "#recycle/x", "notes.txt", ".part/x"):
-            (inbox / name).parent.mkdir(exist_ok=True)
-            (inbox / name).write_bytes(b"no image")
+            put(inbox, name, b"no image")
         os.mkfifo(inbox / "pipe.parquet")
         code, out, err = watch()
         assert (code, "monday" in out) == (0, True)
@@ -498,19 +410,6 @@ class TestHistory:
             assert (code, out) == (1, "")
             assert err.startswith(f"error: monitor: {said}")
 
-    def test_what_a_line_says(self, built: Project, watch: Any, tmp_path: Path) -> None:
-        (document,) = [json.loads(line) for line in watch("--json")[1].splitlines()]
-        (line,) = self.lines(tmp_path)
-        expected = {name: recorded(built)["clean"][name] for name in ("verdict", "images")}
-        expected |= {"kind": "batch", "sequence": None, "version": None}
-        assert expected.items() <= document.items()
-        assert expected.items() <= line.items()
-        assert numbers(document).items() >= without_labels(recorded(built)["clean"]).items()
-        newest = max(file.stat().st_mtime for file in (tmp_path / "inbox/monday").iterdir())
-        assert line["judged"] >= line["time"] == utc(newest)
-        release = json.loads((built.path / "models/release/reference/reference.json").read_text())
-        assert release["model_digest"] == line["model"]
-
     def test_quiet_says_alerts_only(self, inbox: Path, dim: Any, watch: Any) -> None:
         """And an alert counts more than a broken batch."""
         assert watch("--quiet") == (0, "", "")
@@ -523,10 +422,23 @@ class TestHistory:
         assert "dim" in out
         assert "tuesday" not in out
 
-    def test_labels_that_come_later(
+    def test_what_a_line_says_and_labels_that_come_later(
         self, built: Project, raw: Path, inbox: Path, watch: Any, tmp_path: Path
     ) -> None:
-        assert watch("--labelled")[0] == 0  # a flat folder has none yet
+        expected = recorded(built)["clean"]
+        newest = max(file.stat().st_mtime for file in (inbox / "monday").iterdir())
+        code, out, _ = watch("--labelled", "--json")  # a flat folder has none yet
+        assert code == 0
+        (document,), (batch,) = map(json.loads, out.splitlines()), self.lines(tmp_path)
+        assert without_labels(expected).items() <= document.items()
+        said = {"kind": "batch", "sequence": None, "version": None, "accuracy": None}
+        said |= {name: expected[name] for name in ("verdict", "images")}
+        assert said.items() <= document.items()
+        assert said.items() <= batch.items()
+        assert batch["judged"] >= batch["time"] == utc(newest)
+        release = built.path / "models/release/reference/reference.json"
+        assert batch["model"] == json.loads(release.read_text())["model_digest"]
+
         shutil.rmtree(inbox / "monday")
         shutil.copytree(raw / "by-class/clean", inbox / "monday")
         code, out, _ = watch("--labelled")
@@ -534,10 +446,9 @@ class TestHistory:
         assert "monday: labels for 24 of its images" in out
         assert watch("--labelled") == (0, "", "")
         assert watch() == (0, "", "")
-        batch, labels = self.lines(tmp_path)
-        assert (batch["kind"], batch["accuracy"], labels["kind"]) == ("batch", None, "labels")
-        accuracy = recorded(built)["clean"]["accuracy"]
-        assert labels["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+        _, labels = self.lines(tmp_path)
+        assert labels["kind"] == "labels"
+        assert labels["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-6)
 
     def test_a_machine_that_has_become_slow(
         self, raw: Path, inbox: Path, watch: Any, tmp_path: Path
@@ -631,8 +542,8 @@ def test_a_run_of_its_own_offline(project: Project, tmp_path: Path) -> None:
     """With what was found; and nothing new is no run."""
     arguments = ["monitor", INCOMING, "--track", "--history", str(tmp_path / "history.jsonl")]
     offline = {"WANDB_MODE": "offline"}
-    done = project.run("python", "-m", "grocery.cli", *arguments, check=False, env=offline)
-    assert (done.returncode, done.stderr) == (3, "")
+    said = grocery(project, *arguments, **offline)
+    assert (said.code, said.err) == (3, "")
     (run,) = (project.path / "wandb").glob("offline-run-*")
     data = next(run.glob("*.wandb")).read_bytes()
     for expected in (b"monitoring", b"shift/confidence", b"Drift in batch dim"):

@@ -91,66 +91,68 @@ def page(
     return render(REFERENCE, [crowded(), *batches], PARAMS, over_time(entries, new, len(entries)))
 
 
-class TestOverTime:
-    def test_is_well_formed_and_safe(self) -> None:
-        parsed = Page(page())
-        assert not {"script", "link", "iframe", "object", "base", "form"} & set(parsed.tags)
-        assert not [name for name, _ in parsed.attributes if name.startswith("on")]
-        assert "rect" in parsed.tags
-        assert "line" in VOID
-        assert HOSTILE in parsed.text
-
-    def test_is_the_same_each_time_and_only_there_with_a_history(self) -> None:
-        assert page() == page()
-        assert b"Over time" not in render(REFERENCE, BATCHES, PARAMS)
-        assert b"Over time" not in page(entries=[])
-
-    def test_a_new_sequence_is_said_first(self) -> None:
-        text = Page(page()).text
-        assert "2 of the latest 6 batches in alert, and a sequence" in text
-        assert text.index("A sequence of 4 batches") < text.index("Over time")
-        assert "Over the last 4 batches: lower." in text
-        old = Page(page(new=[])).text
-        assert "and a sequence" not in old.split("Over time")[0]
-
-    def test_a_sequence_alone(self) -> None:
-        calm = [batch for batch in BATCHES if batch.judgement.verdict != "alert"]
-        text = Page(render(REFERENCE, calm, PARAMS, over_time(ENTRIES, ENTRIES[-3:], 32))).text
-        assert "A sequence of batches in alert" in text
-
-    def test_every_batch_is_a_square_and_a_line(self) -> None:
-        html = page().decode()
-        strip = html.split('<ol class="strip">')[1].split("</ol>")[0]
-        assert strip.count("<li") == 32
-        assert strip.count(" part") == 4
-        assert html.count('class="interval"') == 31
-        assert html.count('class="truth"') == 2  # a square in the chart and one in the key
-        text = Page(page()).text
-        assert (
-            "2026-11-04 08:00:00 UTC, 40 images, estimated accuracy 0.800, realised 0.725" in text
-        )
-
-    def test_a_long_history_shows_its_end(self) -> None:
-        many = [entry(number) for number in range(3 * SHOWN)]
-        assert "1 batch with this model" in Page(page(entries=many[:1])).text
-        html = page(entries=many).decode()
-        assert html.split('<ol class="strip">')[1].split("</ol>")[0].count("<li") == SHOWN
-        assert f"The latest {SHOWN} of {3 * SHOWN} batches" in html
-
-    def test_accuracy_is_the_latest_that_was_realised(self) -> None:
-        corrected = entry(3, kind="labels", labels="d" * 64, accuracy=0.9)
-        assert realised([*ENTRIES, corrected]) == {f"{3:064x}": 0.9}
+HTML = page()
+TEXT = Page(HTML).text
 
 
-class TestSignals:
-    def test_unknown_ones_have_a_title(self) -> None:
-        text = Page(page()).text
-        assert "Image statistics" in text
-        assert "Predicted classes" in text
-        assert f"New {HOSTILE}" in text
+def squares(html: bytes) -> str:
+    """The strip over time."""
+    return html.decode().split('<ol class="strip">')[1].split("</ol>")[0]
 
-    def test_the_estimate_has_its_interval(self) -> None:
-        assert "Estimated accuracy, 90 % interval0.800 0.741 to 0.857" in Page(page()).text
+
+def test_it_is_well_formed_and_safe_and_the_same_each_time() -> None:
+    parsed = Page(HTML)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & set(parsed.tags)
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    assert "rect" in parsed.tags
+    assert "line" in VOID
+    assert HOSTILE in parsed.text
+    assert page() == HTML
+
+
+def test_a_time_is_only_there_with_a_history() -> None:
+    assert "Over time" in TEXT
+    assert b"Over time" not in render(REFERENCE, BATCHES, PARAMS)
+    assert b"Over time" not in page(entries=[])
+
+
+def test_a_new_sequence_is_said_first() -> None:
+    assert "2 of the latest 6 batches in alert, and a sequence" in TEXT
+    assert TEXT.index("A sequence of 4 batches") < TEXT.index("Over time")
+    assert "Over the last 4 batches: lower." in TEXT
+    assert "and a sequence" not in Page(page(new=[])).text.split("Over time")[0]
+    calm = [batch for batch in BATCHES if batch.judgement.verdict != "alert"]
+    alone = Page(render(REFERENCE, calm, PARAMS, over_time(ENTRIES, ENTRIES[-3:], 32))).text
+    assert "A sequence of batches in alert" in alone
+
+
+def test_every_batch_is_a_square_and_a_line() -> None:
+    assert squares(HTML).count("<li") == 32
+    assert squares(HTML).count(" part") == 4
+    assert HTML.count(b'class="interval"') == 31
+    assert HTML.count(b'class="truth"') == 2  # a square in the chart and one in the key
+    line = "2026-11-04 08:00:00 UTC, 40 images, estimated accuracy 0.800, realised 0.725"
+    assert line in TEXT
+
+
+def test_a_long_history_shows_its_end() -> None:
+    many = [entry(number) for number in range(3 * SHOWN)]
+    assert "1 batch with this model" in Page(page(entries=many[:1])).text
+    html = page(entries=many)
+    assert squares(html).count("<li") == SHOWN
+    assert f'title="{many[-1].batch},' in squares(html)
+    assert f"The latest {SHOWN} of {3 * SHOWN} batches" in html.decode()
+
+
+def test_accuracy_is_the_latest_that_was_realised() -> None:
+    corrected = entry(3, kind="labels", labels="d" * 64, accuracy=0.9)
+    assert realised([*ENTRIES, corrected]) == {f"{3:064x}": 0.9}
+
+
+def test_signals_have_a_title_and_the_estimate_has_its_interval() -> None:
+    for said in ("Image statistics", "Predicted classes", f"New {HOSTILE}"):
+        assert said in TEXT
+    assert "Estimated accuracy, 90 % interval0.800 0.741 to 0.857" in TEXT
 
 
 MEASURE = """<script>addEventListener("load", () => {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from conftest import ROOT, Project
 from grocery.core.errors import DataError
+from grocery.core.threads import cores
 from grocery.features.mixture import fit_mixture
-from grocery.semi_supervised.graph import EXACT_POINTS, SimilarityGraph, nearest
+from grocery.semi_supervised import graph as module
+from grocery.semi_supervised.graph import SimilarityGraph, nearest
 from grocery.semi_supervised.label_propagation import LabelSpreading
 
 Singles = NDArray[np.float32]
@@ -79,14 +81,14 @@ class TestExact:
 class TestApproximate:
     def test_finds_most_of_the_exact_neighbours(self) -> None:
         """Of the points themselves, and of others among them."""
-        points = clustered(12_000)
+        points = clustered(5_000)
         found, distances = nearest(points, n_neighbors=10, search="approximate")
         exact, _ = nearest(points, n_neighbors=10, search="exact")
         assert 0.9 < recall(found, exact) < 1
         assert (np.diff(distances, axis=1) >= 0).all()
         assert (found != np.arange(len(points))[:, None]).all()
         assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
-        others = clustered(12_500)[12_000:]
+        others = clustered(5_200)[5_000:]
         found, exact = (
             nearest(others, points, n_neighbors=10, search=search)[0]
             for search in ("approximate", "exact")
@@ -100,32 +102,34 @@ class TestApproximate:
         assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
 
     def test_copies_of_one_point(self) -> None:
-        points = clustered(6000)
-        points[1000:5000] = points[1000]
+        points = clustered(3000)
+        points[500:2500] = points[500]
         found, distances = nearest(points, n_neighbors=5, search="approximate")
-        assert ((found[1000:5000] >= 1000) & (found[1000:5000] < 5000)).all()
-        assert (distances[1000:5000] == 0).all()
+        assert ((found[500:2500] >= 500) & (found[500:2500] < 2500)).all()
+        assert (distances[500:2500] == 0).all()
 
-    def test_auto_is_exact_up_to_the_limit(self) -> None:
-        points = clustered(EXACT_POINTS + 1, dimensions=8)
-        for count, search in ((EXACT_POINTS, "exact"), (EXACT_POINTS + 1, "approximate")):
-            given = points[:count]
-            found, _ = nearest(given[:2000], given, n_neighbors=5)
-            expected, _ = nearest(given[:2000], given, n_neighbors=5, search=search)
-            assert (found == expected).all()
+    def test_auto_is_exact_up_to_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "EXACT_POINTS", 2000)
+        points = clustered(2001)
+        exact, approximate = (
+            nearest(points, n_neighbors=10, search=search)[0] for search in ("exact", "approximate")
+        )
+        assert (exact != approximate).any()
+        assert (nearest(points, n_neighbors=10)[0] == approximate).all()
+        exact, _ = nearest(points[:2000], n_neighbors=10, search="exact")
+        assert (nearest(points[:2000], n_neighbors=10)[0] == exact).all()
 
 
 def digest() -> str:
     """Of everything that threads share out: neighbours, graph, spread labels, a mixture's fit."""
-    points = clustered(5000)
-    seeds = np.zeros((5000, 60), np.float32)
+    points = clustered(3000)  # three blocks
+    seeds = np.zeros((3000, 60), np.float32)
     seeds[np.arange(900), np.arange(900) % 60] = 1
     found = hashlib.sha256()
     for search in ("exact", "approximate"):
-        for array in nearest(points, n_neighbors=10, search=search):
-            found.update(array.tobytes())
         graph = SimilarityGraph(neighbor_search=search).graph(points)
-        for residual, distributions in LabelSpreading(max_iter=5).walk(graph, seeds):
+        found.update(graph.indices.tobytes() + graph.data.tobytes())
+        for residual, distributions in LabelSpreading(max_iter=3).walk(graph, seeds):
             found.update(distributions.tobytes() + str(residual).encode())
     descriptors = np.random.default_rng(0).normal(size=(20_000, 8)).astype(np.float32)
     rng = np.random.default_rng(0)
@@ -134,18 +138,13 @@ def digest() -> str:
     return found.hexdigest()
 
 
-SCRIPT = """
-import os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-import grocery
-from test_neighbors import digest
-print(digest())
-"""
-
-
-def test_the_same_bytes_whatever_the_number_of_threads() -> None:
-    done = Project(ROOT / "tests").run(sys.executable, "-c", SCRIPT)
-    assert done.stdout.strip() == digest()
+def test_the_same_bytes_whatever_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for count in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=count: set(range(count)))
+        assert cores() == count
+        found.add(digest())
+    assert len(found) == 1
 
 
 def test_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:

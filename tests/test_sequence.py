@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from grocery.monitoring.sequence import (
     LASTING,
     WINDOWS,
     Past,
+    SequenceFinding,
     binned,
     judge_sequence,
 )
@@ -42,6 +44,9 @@ def reference(rng: np.random.Generator, m: int = 200) -> Reference:
     return Reference.from_predictions(predictions(rng, m), None, CLASSES, "0" * 64)
 
 
+YARDSTICK = reference(np.random.default_rng(1), 400)
+
+
 def past(
     rows: NDArray[np.float32],
     unreadable: int = 0,
@@ -53,20 +58,23 @@ def past(
 
 
 @pytest.mark.parametrize(
-    ("sequences", "most"), [(5, 2), pytest.param(25, 4, marks=pytest.mark.long)]
+    ("significance", "sequences", "most"),
+    [(0.1, 4, 6), pytest.param(PARAMS.significance, 25, 4, marks=pytest.mark.long)],
 )
-def test_clean_batches_raise_no_more_alerts_than_is_said(sequences: int, most: int) -> None:
+def test_clean_batches_raise_no_more_alerts_than_is_said(
+    significance: float, sequences: int, most: int
+) -> None:
     """Every sequence has a reference of its own: its chance is part of the guarantee."""
-    alerts = 0
+    params, alerts = PARAMS.model_copy(update={"significance": significance}), 0
     for seed in range(sequences):
         rng = np.random.default_rng(seed)
         yardstick, seen = reference(rng), list[Past]()
         for _ in range(16):
             batch = past(predictions(rng, 40))
-            found = judge_sequence(yardstick, [*seen, batch], PARAMS)
+            found = judge_sequence(yardstick, [*seen, batch], params)
             seen.append(replace(batch, told=found is not None))
             alerts += found is not None
-    # Of 400 batches 4 are expected at most; a method that broke its word twice over would have 8.
+    # At most so many are expected: 6.4 of 64 batches, 4 of 400.
     assert alerts <= most
 
 
@@ -102,11 +110,16 @@ def test_a_slight_shift_is_seen_after_a_few_batches() -> None:
     assert max(delays) < 16
 
 
-def test_class_shares_that_are_somewhat_off() -> None:
+def found_in(batches: int, n: int, unreadable: int = 0, **how: Any) -> SequenceFinding | None:
+    """What is found in a row of batches of n images each."""
     rng = np.random.default_rng(0)
     yardstick = reference(rng)
-    seen = [past(predictions(rng, 30, shares=(0.62, 0.19, 0.19))) for _ in range(8)]
-    found = judge_sequence(yardstick, seen, PARAMS)
+    seen = [past(predictions(rng, n, **how), unreadable) for _ in range(batches)]
+    return judge_sequence(yardstick, seen, PARAMS)
+
+
+def test_class_shares_that_are_somewhat_off() -> None:
+    found = found_in(8, 30, shares=(0.62, 0.19, 0.19))
     assert found is not None
     assert [signal.name for signal in found.signals] == ["classes"]
     assert found.images == 30 * found.batches
@@ -115,21 +128,14 @@ def test_class_shares_that_are_somewhat_off() -> None:
 
 def test_small_batches_are_judged_together() -> None:
     """Batches of 6 are "too few" one by one, and none of them has a signal."""
-    rng = np.random.default_rng(0)
-    yardstick = reference(rng)
-    clean = [past(predictions(rng, 6)) for _ in range(16)]
-    dim = [past(predictions(rng, 6, 1.5)) for _ in range(16)]
-    assert judge_sequence(yardstick, clean, PARAMS) is None
-    found = judge_sequence(yardstick, dim, PARAMS)
+    assert found_in(16, 6) is None
+    found = found_in(16, 6, sure=1.5)
     assert found is not None
     assert found.batches in WINDOWS
 
 
 def test_unreadable_files_add_up() -> None:
-    rng = np.random.default_rng(0)
-    yardstick = reference(rng)
-    seen = [past(predictions(rng, 40), unreadable=5) for _ in range(8)]
-    found = judge_sequence(yardstick, seen, PARAMS)
+    found = found_in(8, 40, unreadable=5)
     assert found is not None
     assert [signal.name for signal in found.signals] == ["unreadable"]
 
@@ -148,25 +154,34 @@ class TestSignalsWithoutCounts:
     """They are combined by their p-values, whatever their names."""
 
     @staticmethod
-    def seen(p_values: Sequence[float], effect: float = 0.1, n: int = 40) -> list[Past]:
+    def seen(p_values: Sequence[float], effect: float = 0.1) -> list[Past]:
         rng = np.random.default_rng(0)
         return [
-            past(predictions(rng, n), signals=[Signal("sharpness", 1.0, p, effect, 0.15, "")])
+            past(predictions(rng, 40), signals=[Signal("sharpness", 1.0, p, effect, 0.15, "")])
             for p in p_values
         ]
 
     def test_p_values_of_about_one_in_twenty_become_an_alert(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.05] * 2), PARAMS) is None
-        found = judge_sequence(yardstick, self.seen([0.05] * 8), PARAMS)
+        found = judge_sequence(YARDSTICK, self.seen([0.05] * 8), PARAMS)
         assert found is not None
         (signal,) = found.signals
         assert (signal.name, signal.threshold) == ("sharpness", 0.15 * LASTING)
         assert signal.sentence.startswith("Sharpness differed somewhat")
 
-    def test_they_must_matter_too(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.001] * 8, effect=0.05), PARAMS) is None
+    @pytest.mark.parametrize(
+        ("p_values", "effect", "said"),
+        [
+            ([0.05] * 2, 0.1, False),
+            ([0.001] * 8, 0.1, True),
+            ([0.001] * 8, 0.05, False),  # they must matter too
+            ([0.03] * 7 + [1.0], 0.1, True),  # one p-value of 1 erases nothing
+            ([0.0, 0.0], 0.1, True),
+            ([1.0, 1.0], 0.1, False),
+        ],
+    )
+    def test_what_is_said(self, p_values: list[float], effect: float, said: bool) -> None:
+        found = judge_sequence(YARDSTICK, self.seen(p_values, effect), PARAMS)
+        assert (found is not None) == said
 
     def test_false_alarms_of_a_difference_of_means(self) -> None:
         """The case for which the correlation is exact: of one window, a fifth of the level."""
@@ -241,22 +256,13 @@ class TestSignalsWithoutCounts:
     def test_a_lasting_shift_of_one_statistic_of_eight_is_seen(self) -> None:
         assert self.alerts(2.0, 0.01, 100) > 0.75
 
-    def test_one_p_value_of_one_erases_nothing(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.01] * 7 + [1.0]), PARAMS) is not None
-
     def test_what_has_changed_is_to_be_watched_and_what_is_worse_is_an_alert(self) -> None:
-        yardstick, rows = reference(np.random.default_rng(1), 400), self.seen([0.02] * 8)
+        rows = self.seen([0.02] * 8)
         for name, verdict in (("images", "watch"), ("features", "watch"), ("estimate", "alert")):
             past = [replace(b, signals=[replace(b.signals[0], name=name)]) for b in rows]
-            found = judge_sequence(yardstick, past, PARAMS)
+            found = judge_sequence(YARDSTICK, past, PARAMS)
             assert found is not None
             assert (found.verdict, found.signals[0].verdict) == (verdict, verdict)
-
-    def test_p_values_of_zero_and_one(self) -> None:
-        yardstick = reference(np.random.default_rng(1), 400)
-        assert judge_sequence(yardstick, self.seen([0.0, 0.0]), PARAMS) is not None
-        assert judge_sequence(yardstick, self.seen([1.0, 1.0]), PARAMS) is None
 
 
 class TestWhatIsPartOfASequence:
@@ -273,10 +279,8 @@ class TestWhatIsPartOfASequence:
         assert found.batches <= 4
 
     def test_one_batch_is_no_sequence(self) -> None:
-        rng = np.random.default_rng(0)
-        yardstick = reference(rng)
-        assert judge_sequence(yardstick, [past(predictions(rng, 200, 1.0))], PARAMS) is None
-        assert judge_sequence(yardstick, [], PARAMS) is None
+        assert found_in(1, 200, sure=1.0) is None
+        assert found_in(0, 200) is None
 
 
 def test_bins_hold_every_confidence() -> None:
