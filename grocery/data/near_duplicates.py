@@ -149,6 +149,8 @@ class NearDuplicates:
         for step in range(1, STEPS):
             places = places[~self._may_be[order[places]]]
             places = places[(begin[places] <= places - step) | (places + step < end[places])]
+            if not len(places):
+                break
             for others in (places + step, places - step):
                 inside = (begin[places] <= others) & (others < end[places])
                 rows, other = order[places[inside]], order[others[inside]]
