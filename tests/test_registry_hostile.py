@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from conftest import Project
 from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
-from grocery.registry.records import RELEASE, json_at
+from grocery.registry.records import RELEASE, json_at, params_at
 from registry_forged import (
     JUDGED,
     VERSION,
@@ -261,10 +262,12 @@ class TestTagsThatAreNone:
         for name in NO_NAMES:
             forge.tag(name, commit)
             reasons[name] = "is not in GTO's format, and is passed over"
+        git(world.project, "tag", "-a", "another-model@v1.0.0", "-m", "Not ours")
         git(world.project, "tag", f"{ARTIFACT}@{VERSION}", commit)
         reasons[f"@{VERSION}"] = "is a plain one"
         found = problems(world)
         assert [name for name in reasons if f"{ARTIFACT}{name} {reasons[name]}" not in found] == []
+        assert "another-model" not in found
         ask_in_vain(world, "is no version or stage; versions: v1.0.0")
         assert ask(world, "registry", "status").code == 3
         assert world.done("show", "production")["version"] == "v1.0.0"
@@ -390,14 +393,17 @@ class TestRecords:
         assert "records no output" in ask(world, "registry", "reproduce", VERSION).sentence
 
     def test_damaged_parameters(self, forge: Forge) -> None:
-        world = forge.world
-        locked = forge.lock_with(forge.another_release())
+        world, repository = forge.world, Git(forge.folder)
         for data in PARAMS.values():
-            commit = forge.commit({"params.yaml": data, "dvc.lock": locked})
+            commit = forge.commit({"params.yaml": data})
             assert world.refused("register", commit)
-        forge.tag(f"@{VERSION}", forge.commit({"params.yaml": PARAMS["all memory"]}))
+            with suppress(RegistryError):
+                assert isinstance(params_at(repository, commit), dict)
+        commit = forge.commit({"params.yaml": PARAMS["all memory"]})
+        forge.tag(f"@{VERSION}", commit)
         assert ask(world, "registry", "fetch", VERSION).code == 0  # which needs none
-        assert ask(world, "registry", "compare", "v1.0.0", VERSION).code == 0
+        sentence = ask(world, "registry", "compare", "v1.0.0", VERSION).sentence
+        assert f"params.yaml of commit {commit[:7]} is damaged" in sentence
         assert not (world.project.path / "marker").exists()
 
     def test_damaged_metrics(self, forge: Forge) -> None:
