@@ -74,7 +74,7 @@ def ask_all(world: World, *versions: str, compared: int) -> None:
     assert json.loads(ask(world, "registry", "show", last, "--json").out)
     assert ask(world, "registry", "fetch", last).code == 0
     assert ask(world, "registry", "compare", "v1.0.0", *some).code == 0
-    assert json.loads(ask(world, "registry", "compare", "v1.0.0", *some, "--json").out)
+    assert json.loads(ask(world, "registry", "compare", "v1.0.0", *some[-3:], "--json").out)
     assert ask(world, "registry", "promote", last, "--stage", "staging").code == 0
     assert ask(world, "predict", "photo.png", "--model", last).code == 0
     found = json.loads(ask(world, "registry", "list", "--json").out)

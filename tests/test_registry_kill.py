@@ -1,9 +1,9 @@
 """Commands that are killed, and commands that meet: real git, a real DVC remote.
 
-A wrapper named `git`, first in PATH, kills the command, holds it still, or lets somebody else act
-before or after the git call that is asked for. Only those calls change anything; so killing around
-each of them is killing at every point that matters, and acting there forces the order of events
-that is least likely.
+A wrapper named `git`, first in PATH, kills the command or lets somebody else act before or after
+the git call that is asked for. Only those calls change anything; so killing around each of them is
+killing at every point that matters, and acting there forces the order of events that is least
+likely.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -55,10 +55,6 @@ WRAPPER = f"""#!/bin/sh
 point() {{
   if [ "$WRAP_KILL" = "$1 $2" ]; then kill -9 0; fi
   if [ "$WRAP_MEET" = "$1 $2" ]; then $WRAP_OTHER >&2; fi
-  if [ "$WRAP_HOLD" = "$1 $2" ]; then
-    touch "$WRAP_FOLDER/$WRAP_NAME.reached"
-    while [ ! -e "$WRAP_FOLDER/$WRAP_NAME.go" ]; do sleep 0.01; done
-  fi
   if [ "$WRAP_FAIL" = "$1 $2" ]; then echo 'fatal: the remote hung up' >&2; exit 128; fi
 }}
 point before "$1"
@@ -67,34 +63,6 @@ code=$?
 point after "$1"
 exit $code
 """
-
-
-@dataclass
-class Command:
-    """A `grocery registry` command in a process group of its own."""
-
-    process: subprocess.Popen[str]
-    folder: Path
-    name: str
-
-    def wait_until_held(self) -> None:
-        """Wait until it is held at its point."""
-        wait_for((self.folder / f"{self.name}.reached").exists)
-
-    def let_go(self) -> None:
-        """Let it go on."""
-        (self.folder / f"{self.name}.go").touch()
-
-    def end(self) -> tuple[int, str, str]:
-        """Exit code and what it said."""
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
-
-    def kill(self) -> None:
-        """Kill it and all that it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -106,32 +74,25 @@ def wrapper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def start(wrapper: Path, tmp_path: Path) -> Callable[..., Command]:
-    """Start a command: ``start(project, *arguments, who="Ada", kill="before push")``."""
+Start = Callable[..., subprocess.Popen[bytes]]
 
-    def started(project: Project, *arguments: str, who: str = "Test", **points: str) -> Command:
-        wrapped = {f"WRAP_{what.upper()}": point for what, point in points.items()}
-        wanted = environment(
-            XDG_CACHE_HOME=str(project.path.parent / "cache"),
-            GIT_COMMITTER_NAME=who,
-            GIT_COMMITTER_DATE=NOW,
-            WRAP_FOLDER=str(tmp_path),
-            WRAP_NAME=who,
-            **wrapped,
-        )
-        wanted["PATH"] = f"{wrapper}{os.pathsep}{wanted['PATH']}"
-        process = subprocess.Popen(
+
+@pytest.fixture
+def start(wrapper: Path) -> Start:
+    """Start a command in a process group of its own: ``start(project, *arguments, kill=point)``."""
+
+    def started(project: Project, *arguments: str, kill: str = "") -> subprocess.Popen[bytes]:
+        cache = str(project.path.parent / "cache")
+        wanted = environment(XDG_CACHE_HOME=cache, GIT_COMMITTER_DATE=NOW, WRAP_KILL=kill)
+        return subprocess.Popen(
             [sys.executable, "-m", "grocery.cli", "registry", *arguments],
             cwd=project.path,
-            env=wanted,
+            env=wanted | {"PATH": f"{wrapper}{os.pathsep}{wanted['PATH']}"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        return Command(process, tmp_path, who)
 
     return started
 
@@ -307,13 +268,13 @@ class TestKill:
     def test_around_each_change(
         self,
         disturb: Callable[[str], Disturbed],
-        start: Callable[..., Command],
+        start: Start,
         name: str,
         point: str,
     ) -> None:
         found = disturb(name)
         command = start(found.world.project, *found.command, kill=point)
-        assert command.end()[0] == -signal.SIGKILL
+        assert command.wait(timeout=60) == -signal.SIGKILL
         if point.startswith("after"):
             assert tags(found.origin).items() <= found.expected.items()
             assert (tags(found.origin) == found.expected) == (name != "register-all")
@@ -336,7 +297,7 @@ class TestKill:
         found.check()
 
     def test_while_a_release_is_fetched(
-        self, disturb: Callable[[str], Disturbed], start: Callable[..., Command]
+        self, disturb: Callable[[str], Disturbed], start: Start
     ) -> None:
         """The remote stops in the middle of a file; what came so far is neither used nor kept."""
         found = disturb("fetch")
@@ -349,13 +310,14 @@ class TestKill:
             settings.write_text(f"['remote \"storage\"']\n    url = {address}\n")
             command = start(project, *found.command)
             wait_for(lambda: [*kept.glob(".fetch-*/release/model.safetensors*")])
-            command.kill()
+            os.killpg(command.pid, signal.SIGKILL)
+            command.wait()
         assert len(list(kept.iterdir())) == 1
         settings.unlink()
         found.check()
 
     def test_git_itself_in_the_middle_of_a_change(
-        self, disturb: Callable[[str], Disturbed], start: Callable[..., Command]
+        self, disturb: Callable[[str], Disturbed], start: Start
     ) -> None:
         """Git leaves its lock behind, and the sentence names the file to remove."""
         found = disturb("promote")
@@ -365,7 +327,7 @@ class TestKill:
         hook.write_text('#!/bin/sh\nif [ "$1" = prepared ]; then kill -9 0; fi\n')
         hook.chmod(0o755)
         arguments = [*found.command, "--local"]
-        assert start(world.project, *arguments).end()[0] == -signal.SIGKILL
+        assert start(world.project, *arguments).wait(timeout=60) == -signal.SIGKILL
         hook.unlink()
         (lock,) = (world.project.path / ".git/refs/tags").rglob("*.lock")
         sentence = world.refused(*arguments)
@@ -551,27 +513,6 @@ class TestMeeting:
         met.bob_does("register", "--version", "v5.0.0")
         said = met.ada_meets_bob("register", "HEAD~1", "--version", "v5.0.0")
         met.check_refused(said, "v5.0.0 was registered by somebody else at the same time")
-
-    @pytest.mark.long
-    @pytest.mark.parametrize("bob_first", [False, True])
-    def test_both_push_at_once(
-        self, met: Meeting, start: Callable[..., Command], *, bob_first: bool
-    ) -> None:
-        people = {"Ada": (met.ada, "v1.1.0"), "Bob": (met.bob, "v1.2.0")}
-        commands = {}
-        for who, (clone, version) in people.items():
-            promote = ["promote", version, "--stage", "production", *FORCE]
-            commands[who] = start(clone, *promote, who=who, hold="before push")
-        for command in commands.values():
-            command.wait_until_held()
-        for who in sorted(commands, reverse=bob_first):
-            commands[who].let_go()
-        ended = {who: command.end() for who, command in commands.items()}
-        (winner,) = [who for who, (code, *_) in ended.items() if code == 0]
-        (loser,) = set(people) - {winner}
-        assert ended[loser][0] == 1
-        assert f"production was moved at the same time by {winner}" in ended[loser][2]
-        assert met.check_one_event("production") == people[winner][1]
 
 
 def test_two_fetch_at_once(built: Project, tmp_path: Path) -> None:
