@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -408,16 +409,13 @@ class TestRecords:
 
     def test_damaged_metrics(self, forge: Forge) -> None:
         """As dvc.lock has it: what is damaged is what was recorded."""
-        repository = Git(forge.folder)
+        damaged = f"{JUDGED} of commit [0-9a-f]{{7}} is damaged"
         for data in (b"[" * 100_000, b"\xff", b"", b"5", b"[]"):
-            commit = forge.commit({JUDGED: data})
-            damaged = f"{JUDGED} of commit {commit[:7]} is damaged"
             with pytest.raises(RegistryError, match=damaged):
-                json_at(repository, commit, JUDGED)
-        locked = forge.lock_with(forge.another_release(), **{JUDGED: md5_of(data)})
-        commit = forge.commit({"dvc.lock": locked, JUDGED: data})
-        damaged = f"{JUDGED} of commit {commit[:7]} is damaged"
-        assert damaged in forge.world.refused("register", commit)
+                json_at(Git(forge.folder), forge.commit({JUDGED: data}), JUDGED)
+        locked = forge.lock_with(forge.another_release(), **{JUDGED: md5_of(b"[]")})
+        commit = forge.commit({"dvc.lock": locked, JUDGED: b"[]"})
+        assert re.search(damaged, forge.world.refused("register", commit))
 
     @pytest.mark.parametrize("verdict", [b"", b'{"checks": [{"passed": false, "value": "x"}]}'])
     def test_a_damaged_verdict(self, forge: Forge, verdict: bytes) -> None:
