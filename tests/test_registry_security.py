@@ -352,12 +352,13 @@ class TestKept:
         assert (tmp_path / "canary/photo.json").read_text() == "mine"
         assert (tmp_path / "twin/model.json").exists()
 
-    def test_without_a_remote_it_is_not_used(self, place: World, folder: Path) -> None:
+    def test_without_a_remote_it_is_not_used(self, world: World) -> None:
+        folder = Path(world.done("fetch", "production")["folder"])
         (folder / "model.json").write_text("{}")
-        shutil.rmtree(place.project.path / ".dvc/cache")
-        shutil.rmtree(place.storage)
-        assert "neither in the cache nor in the remote" in place.refused("fetch", "production")
-        assert kept(place) == []
+        shutil.rmtree(world.project.path / ".dvc/cache")
+        shutil.rmtree(world.storage)
+        assert "neither in the cache nor in the remote" in world.refused("fetch", "production")
+        assert kept(world) == []
 
 
 class TestArguments:
