@@ -189,7 +189,7 @@ class TestDecide:
             (REJECTED, None, rule("not worse", 1), False, f"{REJECTED} was rejected when it was"),
             (REJECTED, WEAK, rule("not worse", 1), False, f"{REJECTED} was rejected when it was"),
             (STRONG, WEAK, rule(), True, f"{STRONG} is better than {WEAK}, which is in production"),
-            (WEAK, STRONG, rule(), False, f"{WEAK} is not shown to be better than {STRONG}"),
+            (WEAK, STRONG, rule("better", 1), False, f"{WEAK} is not shown to be better than"),
             (GROWN, WEAK, rule(), True, f"{GROWN} is better than {WEAK}, which is in production"),
             (WEAK, STRONG, rule("not worse", 1), True, f"{WEAK} is at most 1 worse than {STRONG}"),
         ],
