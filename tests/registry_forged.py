@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,11 +182,6 @@ class Forge:
         commit = self.commit({"dvc.lock": self.lock_with(release)})
         self.tag(f"@{VERSION}", commit, message_of(evidence or {}))
         return commit
-
-    def delete_tags(self, names: Iterable[str]) -> None:
-        """Delete tags, whatever they are."""
-        for name in names:
-            self._git("update-ref", "-d", f"refs/tags/{name}")
 
     def _git(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> str:
         done = subprocess.run(

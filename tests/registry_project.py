@@ -107,6 +107,24 @@ def create_world(built: Project, folder: Path) -> World:
 
 
 @contextmanager
+def put_back(*projects: Project) -> Iterator[None]:
+    """Tags, branches, settings and tracked files of these clones are afterwards what they were."""
+    kept = {}
+    for project in projects:
+        git(project, "pack-refs", "--all")
+        folder = Path(git(project, "rev-parse", "--absolute-git-dir"))
+        kept[folder] = [(folder / name).read_bytes() for name in ("packed-refs", "config")]
+    yield
+    for folder, (refs, settings) in kept.items():
+        shutil.rmtree(folder / "refs")
+        (folder / "refs/tags").mkdir(parents=True)
+        (folder / "packed-refs").write_bytes(refs)
+        (folder / "config").write_bytes(settings)
+        if folder.name == ".git":
+            git(Project(folder.parent), "reset", "--quiet", "--hard")
+
+
+@contextmanager
 def inside(folder: Path, **changes: str) -> Iterator[None]:
     """In another folder, with the environment of the tests' commands and a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:

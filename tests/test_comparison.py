@@ -399,22 +399,6 @@ def test_the_images_that_were_learned_from(built: Project, shards: Path) -> None
     assert not seen & test
 
 
-def test_a_class_that_a_model_does_not_know_is_its_mistake(
-    shards: Path, model: Model, recorded: pa.Table
-) -> None:
-    narrow = replace(model, classes=["Oat-Drink" if c == "Milk" else c for c in model.classes])
-    anew = evaluate_anew([model, narrow], [Source(shards)], [set(), set()])
-    milk = recorded.column("label").to_pylist().count("Milk")
-    assert milk > 0
-    rows = anew.tables[1].to_pylist()
-    wrong = [row for row in rows if row["label"] == "Milk" != row["predicted"]]
-    assert len(wrong) == milk
-    found = compare(*anew.tables)
-    assert found.only_old == sum(
-        row["predicted"] == row["label"] == "Milk" for row in anew.tables[0].to_pylist()
-    )
-
-
 def test_the_test_images_of_a_forgotten_class_count_against_a_model(
     shards: Path, model: Model, recorded: pa.Table, tmp_path: Path
 ) -> None:

@@ -48,10 +48,10 @@ pathlib.Path("count.json").write_text(json.dumps({"count": {"number": number}, "
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A project with one version, made by two stages."""
-    project = Project(tmp_path / "project")
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with one version, made by two stages. Copy it; do not change it."""
+    project = Project(tmp_path_factory.mktemp("reproduce") / "project")
     project.path.mkdir()
     write(project, {"dvc.yaml": PIPELINE, "count.py": CODE, "number.txt": "7"})
     (project.path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
@@ -59,14 +59,25 @@ def project(tmp_path: Path) -> Project:
     (project.path / ".dvc").mkdir()
     write(project, {".dvc/.gitignore": "/tmp\n/cache\n", ".dvc/config": REMOTE})
     project.run("dvc", "repro")
-    project.commit("The first one")
-    git(project, "tag", "-a", f"{ARTIFACT}@v1.0.0", "-m", "By hand")
+    commit(project, "v1.0.0", {})
     return project
+
+
+@pytest.fixture
+def project(recorded: Project, tmp_path: Path) -> Project:
+    return recorded.copy(tmp_path / "project")
 
 
 def write(project: Project, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         (project.path / name).write_text(text)
+
+
+def commit(project: Project, version: str, files: Mapping[str, str]) -> None:
+    """Make a version of a commit with these files, without building it."""
+    write(project, files)
+    project.commit(version)
+    git(project, "tag", "-a", f"{ARTIFACT}@{version}", "-m", "By hand")
 
 
 def reproduced(project: Project, version: str) -> Reproduction:
@@ -75,24 +86,20 @@ def reproduced(project: Project, version: str) -> Reproduction:
 
 
 def test_a_past_version_is_identical(project: Project) -> None:
-    """Its own code and inputs are used; those of today cannot even run."""
-    write(project, {"count.py": "raise SystemExit('never run this')", "number.txt": "none"})
-    project.commit("All is different now")
+    """Its own code and inputs are used; those of today cannot even run.
+
+    All that its pipeline reads is in git, so no DVC remote is needed.
+    """
+    commit(project, "v2.0.0", {"count.py": "raise SystemExit('never run this')"})
+    write(project, {".dvc/config": ""})
+    before = git(project, "status", "--porcelain")
     assert reproduced(project, "v1.0.0") == Reproduction("v1.0.0", outputs=3, identical=True)
-    assert git(project, "status", "--porcelain") == ""
-
-
-def test_without_a_dvc_remote_none_is_named(project: Project) -> None:
-    """All that its pipeline reads is in git, so none is needed."""
-    (project.path / ".dvc/config").write_text("")
-    assert reproduced(project, "v1.0.0").identical
+    assert git(project, "status", "--porcelain") == before
 
 
 def test_what_differs_is_named(project: Project) -> None:
     """A commit whose code was changed after it had made what is recorded; the first stage tells."""
-    write(project, {"count.py": CODE.replace("text())", "text()) + 1")})
-    project.commit("Other code")
-    git(project, "tag", "-a", f"{ARTIFACT}@v2.0.0", "-m", "By hand")
+    commit(project, "v2.0.0", {"count.py": CODE.replace("text())", "text()) + 1")})
     found = reproduced(project, "v2.0.0")
     assert (found.version, found.identical, found.stage) == ("v2.0.0", False, "count")
     assert sorted(found.differences) == [
@@ -101,19 +108,16 @@ def test_what_differs_is_named(project: Project) -> None:
     ]
 
 
-def test_a_pipeline_that_does_not_run(project: Project) -> None:
-    write(project, {"count.py": "raise SystemExit('nothing works')"})
-    project.commit("Broken")
-    git(project, "tag", "-a", f"{ARTIFACT}@v2.0.0", "-m", "By hand")
-    with pytest.raises(RegistryError, match="dvc repro failed in the clone: ERROR: failed to repr"):
-        reproduced(project, "v2.0.0")
-
-
-def test_damaged_parameters(project: Project) -> None:
-    write(project, {"params.yaml": "data: [cut off"})
-    project.commit("Damaged")
-    git(project, "tag", "-a", f"{ARTIFACT}@v2.0.0", "-m", "By hand")
-    with pytest.raises(RegistryError, match=r"^params\.yaml of commit .* is damaged"):
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("count.py", "raise SystemExit('no')", "dvc repro failed in the clone: ERROR: failed to r"),
+        ("params.yaml", "data: [cut off", r"^params\.yaml of commit .* is damaged"),
+    ],
+)
+def test_what_does_not_run(project: Project, name: str, text: str, said: str) -> None:
+    commit(project, "v2.0.0", {name: text})
+    with pytest.raises(RegistryError, match=said):
         reproduced(project, "v2.0.0")
 
 

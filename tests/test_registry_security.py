@@ -14,6 +14,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from conftest import Project
 from grocery.contents import read_content
 from grocery.core.errors import RegistryError
 from grocery.registry.records import RELEASE
+from grocery.registry.serving import keep
 from grocery.registry.store import open_store
 from registry_forged import VERSION, Forge, limited, listing, md5_of, one_version
-from registry_project import ARTIFACT, World, git, grocery, inside, output_at, tags
+from registry_project import World, git, grocery, inside, output_at, put_back
 from samples import picture, put
 
 
@@ -96,9 +98,16 @@ class TestCode:
         pickle.loads(trap)  # the trap is a real one
         assert marker.exists()
 
-    @pytest.mark.parametrize("name", ["model.pkl", "sub/__init__.py", "model.json.PY", "noext"])
-    def test_a_file_that_no_release_has(self, forge: Forge, name: str) -> None:
-        forge.version(forge.store_folder(forge.release() | {name: b"import os"}))
+    def test_a_file_that_no_release_has(self, forge: Forge, tmp_path: Path) -> None:
+        for name in ("sub/__init__.py", "model.json.PY", "noext", "model.pkl"):
+            files = forge.release() | {name: b"import os"}
+            fresh = tmp_path / "fresh" / name
+            for file, data in files.items():
+                put(fresh, file, data)
+            write = partial(shutil.copytree, fresh)
+            with inside(forge.folder), pytest.raises(RegistryError, match=f"the file '{name}'"):
+                keep(read_content(fresh).md5, write)
+        forge.version(forge.store_folder(files))
         sentence = refusal(forge.world)
         assert f"the release holds the file {name!r}" in sentence
         assert "none of which is code" in sentence
@@ -224,8 +233,7 @@ class TestLists:
         genuine = {name: md5_of(data) for name, data in forge.release().items()}
         return json.dumps([*json.loads(listing(genuine)), *more], sort_keys=True).encode()
 
-    @pytest.mark.parametrize("cache", [False, True], ids=["remote", "cache"])
-    @pytest.mark.parametrize("name", NAMES[:3])
+    @pytest.mark.parametrize(("name", "cache"), zip(NAMES[:3], (True, True, False), strict=True))
     def test_nothing_is_written_outside(self, forge: Forge, name: str, cache: bool) -> None:
         world = forge.world
         evil = forge.store(b"evil", cache=cache)
@@ -273,52 +281,39 @@ class TestLists:
 class TestObjects:
     """Bytes that do not have the hash in their name."""
 
-    @pytest.fixture
-    def files(self, world: World) -> dict[str, str]:
-        """Hashes of the release's list and of one of its files."""
-        whole = output_at(world.project, "HEAD", RELEASE)
-        data = (world.project.path / RELEASE / "model.safetensors").read_bytes()
-        return {"list": whole, "file": md5_of(data)}
-
     @pytest.mark.parametrize("which", ["list", "file"])
-    def test_in_the_cache(self, world: World, files: dict[str, str], which: str) -> None:
-        """It is passed over in favour of the remote."""
-        Forge(world).store(b"[]", files[which], cache=True)
-        found = world.done("fetch", "production")
-        assert read_content(Path(found["folder"])).md5 == files["list"]
-
-    @pytest.mark.parametrize("which", ["list", "file"])
-    def test_in_the_remote(self, world: World, files: dict[str, str], which: str) -> None:
-        Forge(world).store(b"[]", files[which])
-        found = world.done("fetch", "production")  # a good cache is enough
-        assert read_content(Path(found["folder"])).md5 == files["list"]
-        shutil.rmtree(world.folder / "cache")
-        shutil.rmtree(world.project.path / ".dvc/cache")
+    def test_in_the_cache_and_in_the_remote(self, world: World, which: str) -> None:
+        """Either is passed over in favour of the other; both are a sentence."""
+        forge, whole = Forge(world), output_at(world.project, "HEAD", RELEASE)
+        md5 = md5_of(forge.release()["model.safetensors"]) if which == "file" else whole
+        genuine = forge.place(md5).read_bytes()
+        for cache, other in ((True, False), (False, True)):
+            forge.store(b"[]", md5, cache=cache)
+            forge.store(genuine, md5, cache=other)
+            found = world.done("fetch", "production")
+            assert read_content(Path(found["folder"])).md5 == whole
+            shutil.rmtree(world.folder / "cache")
+        forge.store(b"[]", md5, cache=True)
         sentence = world.refused("fetch", "production")
-        assert f"object {files[which]}" in sentence
+        assert f"object {md5}" in sentence
         assert "is damaged: its content has another hash" in sentence
         assert kept(world) == []
-
-    def test_a_link_in_the_remote(self, world: World, files: dict[str, str]) -> None:
-        shutil.rmtree(world.project.path / ".dvc/cache")
-        place = Forge(world).place(files["file"])
-        place.unlink()
-        place.symlink_to("/etc/passwd")
+        forge.place(md5).unlink()
+        forge.place(md5).symlink_to("/etc/passwd")
         assert "is damaged" in world.refused("fetch", "production")
 
 
 class TestKept:
     """What lies in the user's cache folder is trusted no more than what comes from the remote."""
 
-    @pytest.fixture
-    def folder(self, world: World) -> Path:
-        return Path(world.done("fetch", "production")["folder"])
+    @pytest.fixture(scope="class")
+    def place(self, registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+        """Where a release is damaged, and fetched again."""
+        return registered.copy(tmp_path_factory.mktemp("kept") / "world")
 
     @pytest.fixture
-    def canary(self, tmp_path: Path) -> Path:
-        (tmp_path / "canary").mkdir()
-        (tmp_path / "canary/photo.json").write_text("mine")
-        return tmp_path / "canary"
+    def folder(self, place: World) -> Path:
+        return Path(place.done("fetch", "production")["folder"])
 
     def check_mended(self, world: World, folder: Path) -> None:
         assert Path(world.done("fetch", "production")["folder"]) == folder
@@ -328,10 +323,10 @@ class TestKept:
         assert kept(world) == [folder.name]
 
     @pytest.mark.parametrize("kind", ["another content", "one file more", "a pipe", "a file"])
-    def test_what_is_not_what_its_name_says(self, world: World, folder: Path, kind: str) -> None:
+    def test_what_is_not_what_its_name_says(self, place: World, folder: Path, kind: str) -> None:
         if kind == "another content":
             (folder / "model.json").write_text("{}")
-            with inside(world.project.path):
+            with inside(place.project.path):
                 assert library.load_model("production").classes
             (folder / "model.json").write_text("{}")
         elif kind == "one file more":
@@ -342,21 +337,23 @@ class TestKept:
         else:
             shutil.rmtree(folder)
             folder.write_text("no folder")
-        self.check_mended(world, folder)
+        self.check_mended(place, folder)
 
     @pytest.mark.parametrize("target", ["canary", "nowhere", "twin"])
     def test_a_link_in_its_place(
-        self, world: World, folder: Path, canary: Path, target: str
+        self, place: World, folder: Path, tmp_path: Path, target: str
     ) -> None:
         """To something else, to nothing, or to what is now the same and may change at any time."""
-        shutil.copytree(folder, canary.with_name("twin"))
+        put(tmp_path, "canary/photo.json", b"mine")
+        shutil.copytree(folder, tmp_path / "twin")
         shutil.rmtree(folder)
-        folder.symlink_to(canary.with_name(target))
-        self.check_mended(world, folder)
-        assert (canary / "photo.json").read_text() == "mine"
-        assert (canary.with_name("twin") / "model.json").exists()
+        folder.symlink_to(tmp_path / target)
+        self.check_mended(place, folder)
+        assert (tmp_path / "canary/photo.json").read_text() == "mine"
+        assert (tmp_path / "twin/model.json").exists()
 
-    def test_without_a_remote_it_is_not_used(self, world: World, folder: Path) -> None:
+    def test_without_a_remote_it_is_not_used(self, world: World) -> None:
+        folder = Path(world.done("fetch", "production")["folder"])
         (folder / "model.json").write_text("{}")
         shutil.rmtree(world.project.path / ".dvc/cache")
         shutil.rmtree(world.storage)
@@ -397,12 +394,13 @@ class TestArguments:
         assert not marker.exists()
         assert set(attacked.project.path.iterdir()) == before
 
-    def test_a_reason_that_is_no_text(self, world: World) -> None:
+    def test_a_reason_that_is_no_text(self, attacked: World) -> None:
         """Terminals and shells give any bytes."""
         reason = "\udcff \x1b[31m \ud83c"
-        found = world.done("promote", "v1.0.0", "--stage", "staging", "--reason", reason)
-        assert found["new"]
-        shown = world.registry("show", "staging")
+        with put_back(attacked.project):
+            promote = ("promote", "v1.0.0", "--stage", "staging")
+            assert attacked.done(*promote, "--reason", reason)["new"]
+            shown = attacked.registry("show", "staging")
         assert shown.code == 0
         assert "\x1b" not in shown.out
 
@@ -466,9 +464,6 @@ class TestSecrets:
         self.check_silent(world, ["promote", "v1.0.0", "--stage", "staging"])
         if kind == "http":  # the other one takes its time
             self.check_silent(world, ["status"])
-            git(world.project, "tag", "--delete", *tags(world.project))
-            self.check_silent(world, ["register"], ["register", "--push"])
-            git(world.project, "tag", "-a", f"{ARTIFACT}@v1.0.0", "-m", "By hand")
         shutil.rmtree(world.project.path / ".dvc/cache")
         self.check_silent(world, ["fetch", "v1.0.0"])
 
@@ -476,21 +471,17 @@ class TestSecrets:
         ("who", "host"),
         [("SECRET", "closed"), ("user:SECRET", NOBODY), ("user:p@SECRET", "closed")],
     )
-    def test_of_the_git_remote(self, world: World, closed: str, host: str, who: str) -> None:
+    def test_of_the_git_remote(self, attacked: World, closed: str, host: str, who: str) -> None:
         """Nor does anything wait for somebody to type one."""
         host = closed if host == "closed" else host
         address = f"http://{who.replace('SECRET', self.SECRET)}@{host}/project.git"
-        world.project.run("git", "remote", "add", "origin", address)
-        self.check_silent(
-            world,
-            ["status"],
-            ["register"],
-            ["promote", "v1.0.0", "--stage", "staging"],
-            ["rollback", "--stage", "production"],
-            ["fetch", "v1.0.0", "--from", address],
-        )
-
-    def test_in_an_address_that_works(self, world: World) -> None:
-        """A local folder is found by its path, whatever else is said of it."""
-        assert git(world.project, "remote") == ""
-        assert world.done("fetch", "v1.0.0", "--from", f"file://{world.project.path}")
+        with put_back(attacked.project):
+            git(attacked.project, "remote", "add", "origin", address)
+            commands = [
+                ["rollback", "--stage", "production"],
+                ["fetch", "v1.0.0", "--from", address],
+            ]
+            if who == "SECRET":
+                commands += [["status"], ["register"]]
+                commands += [["promote", "v1.0.0", "--stage", "staging"]]
+            self.check_silent(attacked, *commands)

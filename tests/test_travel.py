@@ -54,9 +54,9 @@ def mine(built: Project, tmp_path: Path) -> Project:
 
 
 def build(project: Project, *stages: str, env: dict[str, str] | None = None) -> None:
-    """Put the photographs under DVC, run the stages, and record what they have made."""
+    """Put the photographs under DVC, run the stages, record what they have made, and push it."""
     project.run(*in_one_process(*stages), env=env)
-    project.dvc(f"add {RAW}", f"commit --force {' '.join(stages)}")
+    project.dvc(f"add {RAW}", f"commit --force {' '.join(stages)}", "push", env=env)
 
 
 def shards(project: Project) -> dict[str, dict[str, str]]:
@@ -83,9 +83,8 @@ def test_one_changed_image(mine: Project, tmp_path: Path) -> None:
     """The image is a test image, so that the encoder stays: otherwise all features would change."""
     with S3Endpoint(tmp_path / "log") as endpoint, WandbServer() as server:
         endpoint.remote_of(mine)
-        online = server.environment() | {"WANDB_MODE": "online"}
+        online = endpoint.environment() | server.environment() | {"WANDB_MODE": "online"}
         build(mine, *STAGES, env=online)
-        mine.run("dvc", "push", env=endpoint.environment())
         first, stored = shards(mine), endpoint.objects()
         assert stored == recorded(mine) | raw_objects(mine)
         names = [name for path in OUTPUTS for name in first[path]]
@@ -95,7 +94,6 @@ def test_one_changed_image(mine: Project, tmp_path: Path) -> None:
         replaced.write_bytes(jpeg(picture(1)))
         seen = len(server.requests)
         build(mine, *STAGES, env=online)
-        mine.run("dvc", "push", env=endpoint.environment())
 
         second = shards(mine)
         changed = [one for path in OUTPUTS for one in second[path].items() - first[path].items()]
@@ -120,12 +118,11 @@ def test_back_in_time_with_photographs_of_ones_own(project: Project) -> None:
     build(project, *runner.STAGES)
     project.commit("Version 2")
     project.run("git", "tag", "v2")
-    project.run("dvc", "push")
     kept = [RAW, "models/release", "metrics/evaluation"]
     before = [read_content(project.path / path).md5 for path in kept]
 
-    shutil.rmtree(project.path / RAW / "train")
-    project.run("dvc", "add", RAW)
+    shutil.rmtree(project.path / RAW)
+    (project.path / f"{RAW}.dvc").unlink()
     project.commit("What came later")
     shutil.rmtree(project.path / ".dvc/cache")
     for path in ("data/prepared", "data/features", "data/card", "models", "metrics"):
