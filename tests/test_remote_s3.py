@@ -14,7 +14,7 @@ from dvc.repo import Repo
 from conftest import Project, environment
 from grocery.contents import read_content
 from registry_project import grocery, inside
-from s3_endpoint import S3Endpoint
+from s3_endpoint import S3Endpoint, s3_endpoint
 
 MODEL = "grocery-classifier"
 RELEASE = Path("models/release")
@@ -35,7 +35,7 @@ class World:
 @pytest.fixture(scope="module")
 def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("s3")
-    with S3Endpoint(folder / "log") as endpoint:
+    with s3_endpoint(folder / "log") as endpoint:
         project = built.copy(folder / "project")
         endpoint.remote_of(project)
         project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")

@@ -86,11 +86,9 @@ def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 class TestWholeSweep:
-    def test_a_grid_comes_to_its_end(self, swept: Swept) -> None:
+    def test_a_grid_comes_to_its_end_and_what_finished_is_an_experiment(self, swept: Swept) -> None:
         states = {trial.assignments["train.labeled_ratio"]: trial.state for trial in swept.trials}
         assert states == {1.0: "finished", 0.05: "stopped", 0.001: "failed"}
-
-    def test_a_trial_is_an_experiment_and_others_leave_none(self, swept: Swept) -> None:
         assert names(swept.project) == {swept.trials[0].name}
 
     def test_stopping_ends_the_training_at_that_step(self, swept: Swept) -> None:
