@@ -112,7 +112,7 @@ class TestRefusals:
         local = f"['remote \"storage\"']\n    endpointurl = {nowhere}\n"
         (clone.path / ".dvc/config.local").write_text(local)
         env = world.endpoint.environment()
-        assert nowhere in self.refused(clone, env, "dvc", "pull")
+        assert nowhere in self.refused(clone, env, "dvc", "pull", str(RELEASE))
         assert clone.run("git", "status", "--porcelain").stdout == ""
 
 

@@ -19,6 +19,8 @@ import yaml
 from conftest import ROOT, Project, environment
 from grocery.cli.trial import parse_assignments
 from grocery.experiment.process import Experiment, as_override
+from grocery.registry import revisions
+from grocery.registry.git import Git
 from grocery.tracking.sync import waiting_runs
 from laboratory import make_laboratory
 from registry_project import grocery
@@ -98,9 +100,7 @@ def runs_of(server: WandbServer, sweep: str) -> list[Any]:
 
 def experiments(project: Project) -> dict[str, str]:
     """Commits of the experiments, by name."""
-    listed = project.run("git", "for-each-ref", "refs/exps", "--format=%(refname) %(objectname)")
-    found = (line.split() for line in listed.stdout.splitlines() if "/exps/exec/" not in line)
-    return {ref.rsplit("/", 1)[1]: commit for ref, commit in found}
+    return {each.name: each.commit for each in revisions.experiments(Git(project.path))}
 
 
 @dataclass
