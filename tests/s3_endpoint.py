@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.request import Request, urlopen
 
 import boto3
@@ -27,44 +28,19 @@ _UPLOAD = re.compile(rf'"PUT /{BUCKET}/storage/files/md5/(\w\w)/([\w.]+) HTTP/1.
 
 
 class S3Endpoint:
-    """An endpoint with one bucket and one user, from the beginning of the block to its end.
+    """An endpoint with one bucket and one user.
 
     Parameters
     ----------
+    url
+        Address of a fresh server.
     log
-        File that the server writes its requests to.
+        File that it writes its requests to.
     """
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
-
-    def __enter__(self) -> Self:
-        with self._log.open("wb") as stream:
-            command = [sys.executable, "-m", "moto.server", "--port", "0"]
-            self._process = subprocess.Popen(command, stderr=stream, stdout=stream)
-        try:
-            found = wait_for(lambda: re.search(r"Running on (http://\S+:\d+)", self._said()))
-            self.url = found[1]
-            self._prepare()
-        except BaseException:
-            self._end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _said(self) -> str:
-        return self._log.read_text()
+    def __init__(self, url: str, log: Path) -> None:
+        self.url, self._log = url, log
+        self._prepare()
 
     def _client(self, service: str, key: str, secret: str) -> Any:
         return boto3.client(
@@ -114,7 +90,19 @@ class S3Endpoint:
 
     def uploads(self) -> Counter[str]:
         """How often each object was sent, by DVC's hash, since the server is there."""
-        return Counter(first + rest for first, rest in _UPLOAD.findall(self._said()))
+        return Counter(first + rest for first, rest in _UPLOAD.findall(self._log.read_text()))
+
+
+@contextmanager
+def s3_endpoint(log: Path) -> Iterator[S3Endpoint]:
+    """An endpoint that is there while the block runs; its server logs to this file."""
+    command = [sys.executable, "-m", "moto.server", "--port", "0"]
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+        try:
+            found = wait_for(lambda: re.search(r"Running on (http://\S+:\d+)", log.read_text()))
+            yield S3Endpoint(found[1], log)
+        finally:
+            process.kill()
 
 
 def listing(project: Project, md5: str) -> dict[str, str]:

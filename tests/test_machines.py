@@ -123,7 +123,7 @@ def nap(number: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("killed", [1, 2])
+@pytest.mark.parametrize("killed", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_workers_are_killed_while_they_work(killed: int, here: Path, cluster: str) -> None:
     with Client(cluster, set_as_default=False) as client, on(cluster):
         results = parallel_map(nap, range(12), title="nap")
@@ -232,22 +232,32 @@ def test_other_places_and_other_code_are_refused(here: Path) -> None:
         assert replace(place, traits=older).problem().endswith("older here; restart it")
 
 
-@pytest.mark.parametrize("lost", ["scheduler", "frozen scheduler", "workers"])
-def test_all_is_lost_in_the_middle(lost: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dask, "PATIENCE", 2.0)
+@pytest.mark.parametrize(
+    "lost", ["frozen scheduler", "workers", pytest.param("scheduler", marks=pytest.mark.long)]
+)
+def test_no_worker_is_there_and_then_all_is_lost_in_the_middle(
+    lost: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dask, "ANSWER", 1.0)
-    with (
-        scheduler(here) as (address, chief),
-        workers(address, here, 1) as crew,
-        Client(address, set_as_default=False) as client,
-    ):
+    with scheduler(here) as (address, chief):
+        monkeypatch.setattr(dask, "PATIENCE", 0.5)
+        said = refused(address)
+        assert "has no worker; " in said
+        assert said.endswith(f": grocery worker {address}")
+
+        monkeypatch.setattr(dask, "PATIENCE", 2.0)
+        with workers(address, here, 1) as crew:
+            lose_all(address, crew if lost == "workers" else chief, lost.startswith("frozen"))
+
+
+def lose_all(address: str, victim: subprocess.Popen[bytes], frozen: bool) -> None:
+    """Require that work ends in one sentence when a process is killed, or frozen, in its middle."""
+    with Client(address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
-        victim = crew if lost == "workers" else chief
-        how = signal.SIGSTOP if lost.startswith("frozen") else signal.SIGKILL
 
         def strike() -> None:
             wait_for(lambda: any(client.processing().values()))
-            os.killpg(victim.pid, how)
+            os.killpg(victim.pid, signal.SIGSTOP if frozen else signal.SIGKILL)
 
         killer = threading.Thread(target=strike)
         with on(address):
@@ -257,27 +267,19 @@ def test_all_is_lost_in_the_middle(lost: str, here: Path, monkeypatch: pytest.Mo
         killer.join()
 
 
-class TestNobodyIsThere:
-    def test_no_scheduler(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(dask, "CONNECT", 1.0)
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))  # and nobody listens
-            address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-            said = refused(address)
-            assert said.startswith("no Dask scheduler answers at ")
-            assert address in said
+def test_nobody_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask, "CONNECT", 1.0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        said = refused(address)
+    assert said.startswith(f"no Dask scheduler answers at compute.address {address} within ")
 
-    def test_no_worker(self, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(dask, "PATIENCE", 0.5)
-        with scheduler(here) as (address, _):
-            said = refused(address)
-        assert "has no worker; " in said
-        assert said.endswith(f": grocery worker {address}")
 
-    def test_dask_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "distributed", None)
-        monkeypatch.delitem(sys.modules, "grocery.cluster.dask")
-        assert "dask, which is not installed" in refused("tcp://x:1")
+def test_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "grocery.cluster.dask")
+    assert "dask, which is not installed" in refused("tcp://x:1")
 
 
 @pytest.mark.parametrize(

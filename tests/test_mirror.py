@@ -22,7 +22,8 @@ from grocery.registry.corrections import Link, Wanted, corrections
 from grocery.registry.download import download_release
 from grocery.registry.notes import Notes
 from grocery.settings import load
-from wandb_mirror import REGISTRY, do, make_repository, start
+from registry_project import object_of
+from wandb_mirror import REGISTRY, do, in_this_process, make_repository, start
 from wandb_pipeline import (
     asking,
     inside,
@@ -53,6 +54,9 @@ STORY: list[tuple[str, list[set[str]]]] = [
 ]
 STEPS = [step for step, _ in STORY]
 
+# Beside those of the fast tests: what fails, and with which requests.
+SLOW_FAULTS = [("hang", ()), ("500", ()), ("hang", "LinkArtifact")]
+
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,6 +71,14 @@ def folder(once: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[WandbServer]:
+    """A server that this process tells of everything but runs."""
+    with in_this_process(), WandbServer() as one:
+        yield one
+
+
+@pytest.fixture
+def server_apart() -> Iterator[WandbServer]:
+    """A server that is told by a process of its own, as in earnest."""
     with WandbServer() as one:
         yield one
 
@@ -90,7 +102,7 @@ def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """The state of a server that was told each step of the story at once."""
     folder = tmp_path_factory.mktemp("online") / "repository"
     shutil.copytree(once, folder, symlinks=True)
-    with WandbServer() as server:
+    with in_this_process(), WandbServer() as server:
         for step, aliases in STORY:
             assert do(folder, server, step) == ["W&B: 1 change"]
             assert links(server) == aliases, step
@@ -117,19 +129,19 @@ def test_online_every_step_is_told_at_once(online: dict[str, Any]) -> None:
 
 
 def test_offline_and_synchronised_is_the_same_as_online(
-    offline_story: Path, server: WandbServer, online: dict[str, Any]
+    offline_story: Path, server_apart: WandbServer, online: dict[str, Any]
 ) -> None:
     planned = synchronize(offline_story, None, "--dry-run").stdout.splitlines()
     assert planned[:2] == ["registry: register v1.0.0", "registry: assign production v1.0.0"]
     assert len(planned) == len(STEPS)
-    done = synchronize(offline_story, server)
+    done = synchronize(offline_story, server_apart)
     assert (done.returncode, done.stdout, done.stderr) == (0, "7 of 7 sent\n", "")
-    assert server.state() == online
-    assert server.errors == []
+    assert server_apart.state() == online
+    assert server_apart.errors == []
 
-    seen = len(server.requests)
-    assert synchronize(offline_story, server).stdout == "nothing waits to be sent\n"
-    assert len(server.requests) == seen
+    seen = len(server_apart.requests)
+    assert synchronize(offline_story, server_apart).stdout == "nothing waits to be sent\n"
+    assert len(server_apart.requests) == seen
 
 
 def test_a_release_that_a_stage_has_recorded_is_linked_and_its_candidate_left_alone(
@@ -175,16 +187,16 @@ def test_what_is_refused_holds_up_nothing_else_and_is_mended_later(
     assert links(server) == STORY[-1][1]
 
 
-def test_a_run_that_is_refused_does_not_hold_up_the_registry(
+def test_a_run_that_cannot_be_sent_does_not_hold_up_the_registry(
     folder: Path, server: WandbServer
 ) -> None:
-    offline(folder, "prepare", "train")
+    broken = folder / "wandb/outbox/1a2b3c4d"
+    broken.mkdir(parents=True)
+    (broken / "said.jsonl").write_text('{"do": "of another version"}\n')
     do(folder, None, "register:v1.0.0:red", WANDB_MODE="offline")
-    server.fail("403", only="UseArtifact", times=1)
-    done = synchronize(folder, server)
-    assert "W&B refuses the use of dataset" in done.stderr
+    assert f"{broken} cannot be read" in synchronize(folder, server).stderr
     assert links(server) == [{"v1.0.0", "latest"}]
-    assert synchronize(folder, server).stdout == "1 of 1 sent\n"
+    assert Notes(folder).waiting() == []
 
 
 def test_the_tags_of_the_remote_count_not_those_that_this_clone_happens_to_have(
@@ -287,9 +299,9 @@ def test_a_release_that_was_registered_twice_has_one_link(
     project = Project(folder)
     project.run("git", "checkout", "--quiet", "-b", "again", "red")
     project.commit("The same release")
-    said = do(folder, server, "register:v1.0.0:red", "register:v1.0.1:again", "status")
-    assert said == ["W&B: 1 change", "W&B: 1 change"]
-    assert do(folder, server, "assign:production:v1.0.1") == ["W&B: 1 change"]
+    do(folder, None, "register:v1.0.0:red", "register:v1.0.1:again", WANDB_MODE="offline")
+    said = do(folder, server, "now", "assign:production:v1.0.1", "status")
+    assert said == ["W&B: 2 changes", "W&B: 1 change"]
     assert links(server) == [{"v1.0.0", "v1.0.1", "latest", "production"}]
 
 
@@ -314,17 +326,19 @@ def test_a_version_without_a_release_is_a_sentence(folder: Path, server: WandbSe
     [(12, 7), pytest.param((1, 8, 12, 6, 7, 8, 9, 6, 8, 11, 6, 7), marks=pytest.mark.long)],
 )
 def test_killed_at_any_point_it_can_be_repeated(
-    points: Sequence[int], offline_story: Path, server: WandbServer, online: dict[str, Any]
+    points: Sequence[int], offline_story: Path, server_apart: WandbServer, online: dict[str, Any]
 ) -> None:
     kills = 0
     for requests in points:
-        seen = len(server.requests)
-        server.fail("hang", after=requests)
-        kills += killed_when_silent(start(offline_story, server, "now"), server, seen)
-        assert sum("production" in link for link in links(server)) <= 1
+        seen = len(server_apart.requests)
+        server_apart.fail("hang", after=requests)
+        telling = start(offline_story, server_apart, "now")
+        kills += killed_when_silent(telling, server_apart, seen)
+        assert sum("production" in link for link in links(server_apart)) <= 1
     assert kills >= min(len(points), 5)
-    assert synchronize(offline_story, server).returncode == 0
-    state = server.state()
+    with in_this_process():
+        assert synchronize(offline_story, server_apart).returncode == 0
+    state = server_apart.state()
     assert state["links"] == online["links"]
     assert state["artifacts"] == online["artifacts"]
     assert Notes(offline_story).waiting() == []
@@ -342,42 +356,37 @@ def test_killed_between_the_note_and_git_nothing_is_told_that_is_not_so(
 
 @pytest.mark.parametrize(
     ("mode", "only"),
-    [("refuse", None), ("hang", None), ("500", None), ("hang", "LinkArtifact")],
+    [
+        ("refuse", ()),
+        ("hang", "upload"),
+        *(pytest.param(*fault, marks=pytest.mark.long) for fault in SLOW_FAULTS),
+    ],
 )
 def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
-    mode: str, only: str | None, offline_story: Path, server: WandbServer
+    mode: str, only: str | tuple[()], offline_story: Path, server_apart: WandbServer
 ) -> None:
-    server.fail(mode, only=only)
-    (said,) = do(offline_story, server, "now", timeout=3)
+    server_apart.fail(mode, only=only)
+    (said,) = do(offline_story, server_apart, "now", timeout=3)
     assert said.startswith("warning: W&B: ")
     assert said.endswith(f"; {LATER}")
+    if only == "upload":
+        assert said == f"warning: W&B: no answer within 3 s; {LATER}"
     assert len(Notes(offline_story).waiting()) == len(STEPS)
-    server.heal()
-    assert synchronize(offline_story, server).stdout == "7 of 7 sent\n"
-    assert links(server) == STORY[-1][1]
-
-
-def test_a_release_that_does_not_get_through_is_given_up_and_sent_later(
-    folder: Path, server: WandbServer
-) -> None:
-    server.fail("hang", only="upload")
-    (said,) = do(folder, server, "register:v1.0.0:red", timeout=3)
-    assert said == f"warning: W&B: no answer within 3 s; {LATER}"
-    server.heal()
-    assert synchronize(folder, server).stdout == "1 of 1 sent\n"
-    assert links(server) == [{"v1.0.0", "latest"}]
+    server_apart.heal()
+    with in_this_process():
+        assert synchronize(offline_story, server_apart).stdout == "7 of 7 sent\n"
+    assert links(server_apart) == STORY[-1][1]
 
 
 def test_a_release_that_cannot_be_had_is_named_and_the_others_are_linked(
     folder: Path, server: WandbServer
 ) -> None:
-    shutil.rmtree(folder / ".dvc/cache/files/md5")
-    silent(pipeline(folder, server, "register", word="blue"))
+    object_of(folder / ".dvc/cache", read_content(folder / "made/red").md5).unlink()
     do(folder, None, "register:v1.0.0:red", "register:v1.1.0:blue", WANDB_MODE="offline")
     done = synchronize(folder, server)
     assert done.returncode == 1
     assert done.stderr.startswith("error: sync: v1.0.0 is not linked, and W&B cannot be told: ")
-    assert links(server) == [{"candidate", "latest", "v1.1.0"}]
+    assert links(server) == [{"latest", "v1.1.0"}]
     assert synchronize(folder, server, "--dry-run").stdout.count("\n") == 2
 
 
@@ -401,7 +410,8 @@ def test_offline_w_and_b_is_not_even_imported(mode: str, folder: Path) -> None:
 
 
 def test_online_without_a_key_is_a_warning(folder: Path) -> None:
-    (said,) = do(folder, None, "register:v1.0.0:red", WANDB_MODE="online")
+    with in_this_process():
+        (said,) = do(folder, None, "register:v1.0.0:red", WANDB_MODE="online")
     assert said == f"warning: W&B: no API key is configured; {LATER}"
 
 
@@ -435,26 +445,14 @@ def test_what_is_noted_while_others_are_told_stays(tmp_path: Path) -> None:
     assert notes.waiting() == ["three"]
 
 
-def test_a_note_of_a_command_at_work_is_not_taken_for_told(tmp_path: Path) -> None:
+def test_a_note_of_a_command_that_was_killed_may_be_taken_for_told(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from grocery.registry.notes import Notes\n"
-        "Notes(Path.cwd()).add('one'); print('noted', flush=True); sys.stdin.read()\n"
+        "import os, signal; from pathlib import Path; from grocery.registry.notes import Notes\n"
+        "Notes(Path.cwd()).add('one'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=variables(tmp_path, None),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "noted\n"
-    notes = Notes(tmp_path)
-    assert notes.settled() == 0
-    process.kill()
-    process.communicate()
-    assert notes.settled() == 1
+    env = variables(tmp_path, None)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=False)
+    assert (Notes(tmp_path).waiting(), Notes(tmp_path).settled()) == (["one"], 1)
 
 
 def test_a_note_that_was_cut_off_is_no_note(tmp_path: Path) -> None:
@@ -473,6 +471,9 @@ def test_a_note_that_was_cut_off_is_no_note(tmp_path: Path) -> None:
 # The way from W&B
 
 
+Change = Callable[[dict[str, Any]], object]  # of an artifact's list of files
+
+
 @dataclass
 class Stock:
     """A repository whose red release is in production, also at its server."""
@@ -486,13 +487,13 @@ class Stock:
         (artifact,) = self.server.store.all_artifacts.values()
         return artifact
 
-    def tamper(self, change: Callable[[dict[str, Any]], object]) -> None:
+    def tamper(self, change: Change) -> None:
         """Change the artifact's list of files."""
         manifest = json.loads(self.artifact.manifest_text)
         change(manifest["contents"])
         self.artifact.manifest_text = json.dumps(manifest).encode()
 
-    def fetch(self, name: str = "production", timeout: float = 30) -> str:
+    def fetch_apart(self, name: str = "production", timeout: float = 30) -> str:
         """Download a release to ``got/it``; what was said."""
         with inside(self.folder, self.server):
             try:
@@ -500,11 +501,17 @@ class Stock:
             except GroceryError as error:
                 return f"error: {error}"
 
+    def fetch(self, name: str = "production") -> str:
+        """As `fetch_apart`, without a process of W&B's own."""
+        with in_this_process():
+            return self.fetch_apart(name)
+
 
 @contextmanager
 def stocked(folder: Path, **options: str) -> Iterator[Stock]:
     with WandbServer() as server:
-        do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0", **options)
+        with in_this_process():
+            do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0", **options)
         yield Stock(folder, server)
 
 
@@ -537,34 +544,41 @@ def test_a_release_comes_back_byte_for_byte(stock: Stock) -> None:
     assert stock.server.errors == []
 
 
-@pytest.mark.parametrize("name", ["../stolen", "/tmp/stolen", "..\\stolen"])
-def test_a_file_that_would_lie_elsewhere_is_refused_before_anything_is_written(
-    name: str, stock: Stock
-) -> None:
-    stock.tamper(lambda files: files.update({name: files.pop("weights")}))
+def renamed(name: str) -> Change:
+    return lambda files: files.update({name: files.pop("weights")})
+
+
+# What somebody has done to the list of files, what is said, and how much is downloaded before.
+NO_RELEASE: dict[str, tuple[Change, str, int]] = {
+    **{
+        name: (renamed(name), f"error: {REGISTRY}:production holds the file name ", 1)
+        for name in ("../stolen", "/tmp/stolen", "..\\stolen")
+    },
+    "a file from elsewhere": (
+        lambda files: files["weights"].update(ref=Path(__file__).as_uri()),
+        f"error: {REGISTRY}:production takes weights from 'file://",
+        1,
+    ),
+    "another content": (
+        lambda files: files.update(weights=files["card"]),
+        f"error: {REGISTRY}:production is not what it says: ",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_RELEASE)
+def test_what_is_no_release_is_refused_before_anything_is_written(case: str, stock: Stock) -> None:
+    change, sentence, downloads = NO_RELEASE[case]
+    stock.tamper(change)
     around = stock.folder.parent
     before = sorted(around.rglob("*"))
     seen = len(stock.server.requests)
     said = stock.fetch()
-    assert said.startswith(f"error: {REGISTRY}:production holds the file name ")
-    assert said.endswith("which leads out of it; refused")
+    assert said.startswith(sentence)
+    assert said.endswith("; refused")
     assert sorted(around.rglob("*")) == before
-    downloads = [r for r in stock.server.requests[seen:] if r.kind == "download"]
-    assert len(downloads) == 1, "the list of files, and no file"
-
-
-def test_a_file_from_elsewhere_is_refused(stock: Stock) -> None:
-    secret = stock.folder.parent / "secret"
-    secret.write_text("key")
-    stock.tamper(lambda files: files["weights"].update(ref=secret.as_uri()))
-    assert "takes weights from 'file://" in stock.fetch()
-    assert not (stock.folder / "got").exists()
-
-
-def test_another_content_than_it_says_is_refused(stock: Stock) -> None:
-    stock.tamper(lambda files: files.update(weights=files["card"]))
-    assert "is not what it says" in stock.fetch()
-    assert not (stock.folder / "got/it").exists()
+    assert [r.kind for r in stock.server.requests[seen:]].count("download") == downloads
 
 
 def test_a_release_that_does_not_say_what_it_is_is_refused(stock: Stock) -> None:
@@ -573,19 +587,25 @@ def test_a_release_that_does_not_say_what_it_is_is_refused(stock: Stock) -> None
 
 
 @pytest.mark.parametrize(
-    ("mode", "only"), [("refuse", None), ("hang", "download"), ("500", "download")]
+    ("mode", "only"),
+    [
+        ("refuse", ()),
+        ("hang", "download"),
+        pytest.param("500", "download", marks=pytest.mark.long),
+    ],
 )
-def test_a_download_that_fails_is_a_sentence(mode: str, only: str | None, stock: Stock) -> None:
+def test_a_download_that_fails_is_a_sentence(
+    mode: str, only: str | tuple[()], stock: Stock
+) -> None:
     stock.server.fail(mode, only=only)
-    said = stock.fetch(timeout=2)
+    said = stock.fetch_apart(timeout=2)
     assert said.startswith("error: ")
     assert not (stock.folder / "got").exists()
 
 
 def test_references_to_this_projects_remote_are_followed(folder: Path, tmp_path: Path) -> None:
     project = Project(folder)
-    project.run("dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
-    project.run("dvc", "push", "--quiet")
+    project.dvc(f"remote add --default storage {tmp_path / 'storage'}", "push --quiet")
     with stocked(folder, upload="reference") as stock:
         assert all("ref" in entry for entry in stock.artifact.entries.values())
         assert stock.fetch() == read_content(folder / "made/red").md5

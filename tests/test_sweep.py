@@ -28,6 +28,7 @@ from grocery.sweep.report import page, rows, sentences
 from grocery.sweep.search import Search, Space, read_search
 from grocery.sweep.study import Study, Trial
 from grocery.tracking.outbox import all_outboxes
+from laboratory import make_laboratory
 from registry_project import grocery
 from running import processes, wait_for
 
@@ -85,11 +86,9 @@ def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 class TestWholeSweep:
-    def test_a_grid_comes_to_its_end(self, swept: Swept) -> None:
+    def test_a_grid_comes_to_its_end_and_what_finished_is_an_experiment(self, swept: Swept) -> None:
         states = {trial.assignments["train.labeled_ratio"]: trial.state for trial in swept.trials}
         assert states == {1.0: "finished", 0.05: "stopped", 0.001: "failed"}
-
-    def test_a_trial_is_an_experiment_and_others_leave_none(self, swept: Swept) -> None:
         assert names(swept.project) == {swept.trials[0].name}
 
     def test_stopping_ends_the_training_at_that_step(self, swept: Swept) -> None:
@@ -118,9 +117,8 @@ class TestWholeSweep:
 
     def test_the_runs_are_a_group(self, swept: Swept) -> None:
         about = [box.run() for box in all_outboxes(swept.project.path / "wandb")]
-        trained = [run for run in about if run["stage"] == "train"]
-        assert {run["group"] for run in trained} == {"grid"}
-        assert len(trained) == len(swept.trials)
+        trained = [(run["group"], run["name"]) for run in about if run["stage"] == "train"]
+        assert sorted(trained) == [("grid", f"train {trial.name}") for trial in swept.trials]
 
     def test_the_page_stands_alone(self, swept: Swept) -> None:
         text = (swept.project.path / "sweeps/grid/index.html").read_text()
@@ -163,27 +161,25 @@ class TestWholeSweep:
 # -- Interrupted and killed, and the rest of it afterwards. --------------------------------------
 
 
-# Holds a `train` until somebody writes into the pipe.
-HOLD = """
-import os, sys
-if "PIPE" in os.environ and sys.orig_argv[-2:] == ["grocery.runner", "train"]:
+# Waits until somebody writes into the pipe; then the metric is what the parameter says.
+TRAIN = """
+import json, os, yaml
+if "PIPE" in os.environ:
     open(os.environ["PIPE"]).read()
+with open("params.yaml") as params, open("metrics/train.json", "w") as metrics:
+    json.dump({"val_accuracy": yaml.safe_load(params)["train"]["alpha"]}, metrics)
 """
 
 
-def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(
-    project: Project, tmp_path: Path
-) -> None:
+def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    project = make_laboratory(tmp_path / "project", TRAIN)
     space = {"train.alpha": {"values": [0.5, 0.7, 0.9]}}
     sweep_file(project.path, name="resumed", method="random", parameters=space)
-    (tmp_path / "sitecustomize.py").write_text(HOLD)
     os.mkfifo(tmp_path / "pipe")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    before = project.run("git", "diff").stdout
     options = ["--count", "1", "--seed", "5"]
 
     def trains() -> bool:
-        return any("grocery.runner train" in line for line in processes(project.path))
+        return any(line.startswith("python train.py") for line in processes(project.path))
 
     for number, message in (
         (signal.SIGINT, "what has been found is noted; go on with --resume\n"),
@@ -192,7 +188,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(
         process = subprocess.Popen(
             ["grocery", "sweep", "search.yaml", *options],
             cwd=project.path,
-            env=environment(PIPE=str(tmp_path / "pipe"), PYTHONPATH=path),
+            env=environment(PIPE=str(tmp_path / "pipe")),
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -203,8 +199,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(
         assert error.startswith(message)
         assert "Traceback" not in error
         wait_for(lambda: not processes(project.path))
-        assert project.run("git", "diff").stdout == before
-        assert project.run("git", "stash", "list").stdout == ""
+        assert project.run("git", "diff").stdout == project.run("git", "stash", "list").stdout == ""
         (trial,) = trials_of(project, "resumed")
         assert trial.state == "running"
         options = ["--count", "1", "--seed", "5", "--resume"]
@@ -215,11 +210,14 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(
     assert done.stderr == ""
     trials = trials_of(project, "resumed")
     assert [trial.state for trial in trials] == ["finished"] * 2
+    assert [trial.summary["val_accuracy"] for trial in trials] == [
+        trial.assignments["train.alpha"] for trial in trials
+    ]
     assert trials[0].assignments == trial.assignments
     assert names(project) == {trial.name for trial in trials}
 
     # All is done: nothing runs, and the same is said, in a subfolder too.
-    again = grocery(Project(project.path / "tests"), "sweep", "../search.yaml", *options)
+    again = grocery(Project(project.path / "metrics"), "sweep", "../search.yaml", *options)
     assert again.out.endswith("plots: ../sweeps/resumed/index.html\n")
     assert trials_of(project, "resumed") == trials
     assert again.out.splitlines()[:3] == done.stdout.splitlines()[:3]

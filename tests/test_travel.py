@@ -14,7 +14,7 @@ from grocery.contents import read_content
 from grocery.data.sources import open_source
 from grocery.shards import read_columns
 from running import in_one_process
-from s3_endpoint import S3Endpoint, listing, recorded
+from s3_endpoint import listing, recorded, s3_endpoint
 from samples import jpeg, picture, put
 from wandb_server import WandbServer
 
@@ -81,7 +81,7 @@ def raw_objects(project: Project) -> dict[str, int]:
 @pytest.mark.long
 def test_one_changed_image(mine: Project, tmp_path: Path) -> None:
     """The image is a test image, so that the encoder stays: otherwise all features would change."""
-    with S3Endpoint(tmp_path / "log") as endpoint, WandbServer() as server:
+    with s3_endpoint(tmp_path / "log") as endpoint, WandbServer() as server:
         endpoint.remote_of(mine)
         online = endpoint.environment() | server.environment() | {"WANDB_MODE": "online"}
         build(mine, *STAGES, env=online)

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import yaml
 
 from conftest import ROOT, Project
 from grocery.contents import read_content
-from grocery.core.errors import GroceryError
+from grocery.core.errors import GroceryError, TrackingError
+from grocery.registry import download, mirror
 from grocery.registry.git import Git
 from grocery.registry.mirror import Mirror
 from grocery.registry.state import read_state
 from grocery.registry.tags import ARTIFACT, message
 from grocery.settings import load
+from grocery.tracking import sync
 from grocery.tracking.provenance import project_root
+from grocery.tracking.worker import call
 from wandb_pipeline import begin, inside
 from wandb_server import WandbServer
 
@@ -74,7 +83,6 @@ def make_repository(folder: Path) -> Path:
     folder.mkdir()
     project = Project(folder)
     project.run("git", "init", "--quiet", "--initial-branch=main")
-    project.run("dvc", "init", "--quiet")
     shutil.copy2(ROOT / "params.yaml", folder / "params.yaml")
     (folder / ".gitignore").write_text("/release\n/wandb\n/shards\n/classifier\n/*.html\n")
     for word in WORDS:
@@ -82,22 +90,43 @@ def make_repository(folder: Path) -> Path:
         release.mkdir(parents=True)
         (release / "weights").write_text(word)  # as the stages of wandb_pipeline make it
         (release / "card").write_text(f"# {word}")
-    project.run("dvc", "add", "--quiet", *(f"made/{word}" for word in WORDS))
+    project.dvc("init --quiet", "add --quiet " + " ".join(f"made/{word}" for word in WORDS))
     for word in WORDS:
         md5 = read_content(folder / "made" / word).md5
-        (folder / "dvc.lock").write_text(
-            "schema: '2.0'\n"
-            "stages:\n"
-            "  register:\n"
-            "    cmd: python -m grocery.runner register\n"
-            "    outs:\n"
-            "    - path: models/release\n"
-            "      hash: md5\n"
-            f"      md5: {md5}\n"
-        )
+        out = {"path": "models/release", "hash": "md5", "md5": md5}
+        stage = {"cmd": "python -m grocery.runner register", "outs": [out]}
+        lock = {"schema": "2.0", "stages": {"register": stage}}
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
         project.commit(word)
         project.run("git", "branch", word)
     return folder
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """W&B is told from this process, which has imported it; one of its own is seldom the point."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for module in (mirror, download, sync):
+            monkeypatch.setattr(module, "apart", _here)
+        yield
+
+
+def _here(
+    function: str, folder: Path, seconds: float, /, *, sign: object = None, **arguments: Any
+) -> Iterator[Any]:
+    """As `grocery.tracking.process.apart`, but nothing is ended that takes too long."""
+    import wandb
+
+    contained = {"WANDB_CACHE_DIR": str(folder / "cache"), "WANDB_ERROR_REPORTING": "false"}
+    with patch.dict(os.environ, {"WANDB_DATA_DIR": str(folder), **contained}):
+        try:
+            for line in call(function, arguments):
+                if "error" in line:
+                    raise TrackingError(line["error"])
+                if "said" in line:
+                    yield line["said"]
+        finally:
+            wandb.teardown()
 
 
 def do(
