@@ -22,7 +22,6 @@ from grocery.data import incoming
 from grocery.data.incoming import DRILL_SHARE, choose_drills
 from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, decode, pixels
-from grocery.parallel import sharing
 from grocery.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
 from grocery.synthetic.source import SyntheticSource
 from samples import dataset, jpeg, picture, put
@@ -91,15 +90,6 @@ class TestShards:
         for label in "abc":
             splits = {row["split"] for row in prepared.values() if row["label"] == label}
             assert splits == {"train", "val", "test"}
-
-    def test_are_the_same_with_one_worker_and_two(self, tmp_path: Path) -> None:
-        source = dataset(tmp_path / "raw")
-        put(source, "a/bad.jpg", b"no image")
-        put(source, "incoming/monday/x.jpg", jpeg(picture(5000)))
-        for workers in (1, 2):
-            with sharing(workers):
-                prepare(source, tmp_path / str(workers))
-        assert digest(tmp_path / "1") == digest(tmp_path / "2")
 
     def test_a_tiny_dataset_has_empty_shards_and_no_drills(self, tmp_path: Path) -> None:
         prepare(dataset(tmp_path / "raw", "ab", 3), tmp_path, shards=16)
