@@ -31,7 +31,7 @@ def candidates() -> Iterator[Path]:
 
 def works(python: Path) -> bool:
     """Whether it is a released Python with venv; a shim of pyenv's may be none."""
-    code = "import sys, venv; sys.exit(sys.version_info.releaselevel != 'final')"
+    code = "import sys, venv, ensurepip; sys.exit(sys.version_info.releaselevel != 'final')"
     return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0
 
 
@@ -39,10 +39,10 @@ def test_another_python_gives_the_same_bytes(built: Project, tmp_path: Path) -> 
     python = next(filter(works, candidates()), None)
     if python is None:
         pytest.skip(f"no other Python than 3.{sys.version_info.minor}, from 3.{OLDEST} on, is here")
-    subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     other = str(tmp_path / "venv/bin/python")
-    install = f"--python {other} install --quiet --no-compile --require-hashes -r {LOCK}".split()
-    subprocess.run([sys.executable, "-m", "pip", *install], check=True)
+    install = f"-m pip install --quiet --no-compile --require-hashes -r {LOCK}".split()
+    subprocess.run([other, *install], check=True)
 
     built.run("git", "clone", "--quiet", str(built.path), str(tmp_path / "clone"))
     clone = Project(tmp_path / "clone")
