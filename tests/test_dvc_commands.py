@@ -11,10 +11,8 @@ import pytest
 import yaml
 
 from conftest import ROOT, Project
-from running import wait_for
 
-# Each leaves a clone as it is, those that may write and those that only look. Experiments that
-# change something are below.
+# Each leaves a clone as it is, those that may write and those that only look.
 WRITING = """
 pull
 fetch
@@ -66,7 +64,8 @@ class Clone(Project):
         home = self.path.parent / "home"
         home.mkdir(exist_ok=True)
         (home / ".gitconfig").write_text(NOWHERE)
-        return super().run(*without_network(), *command, check=check, env={"HOME": str(home)})
+        env = {**(env or {}), "HOME": str(home)}
+        return super().run(*without_network(), *command, check=check, env=env)
 
     def clean(self, *commands: str) -> list[str]:
         """Run commands of DVC's that leave nothing stale; what they said."""
@@ -77,11 +76,6 @@ class Clone(Project):
     def double(self, name: str) -> Clone:
         """A copy of it beside it, free to change."""
         return Clone(self.copy(self.path.parent / name).path)
-
-    def experiments(self, *command: str) -> set[str]:
-        """Names of the experiments that a command of git's lists."""
-        listed = self.run("git", *command).stdout.split()
-        return {name.rsplit("/", 1)[-1] for name in listed if name.startswith("refs/exps/")}
 
     def changed(self, *options: str) -> set[str]:
         """Files that differ, as `git diff` sees it."""
@@ -112,12 +106,14 @@ def test_they_leave_a_clone_as_it_is(clone: Clone) -> None:
 
 
 def test_the_python_api(clone: Clone) -> None:
-    read = "import dvc.api; print(dvc.api.read('models/release/model.json', repo='../project'))"
-    model = (clone.path / "models/release/model.json").read_text()
-    assert clone.run("python", "-c", read).stdout == f"{model}\n"
-    find = "from dvc.api import DVCFileSystem; print(*DVCFileSystem('../project').find('/'))"
-    found = clone.run("python", "-c", find).stdout.split()
-    assert {"/README.md", "/models/release/model.json"} <= set(found)
+    code = """
+from dvc.api import DVCFileSystem, read
+print(read("models/release/model.json", repo="../project"))
+print(*DVCFileSystem("../project").find("/"))
+"""
+    model, found = clone.run("python", "-c", code).stdout.rsplit("\n", 2)[:2]
+    assert model == (clone.path / "models/release/model.json").read_text()
+    assert {"/README.md", "/models/release/model.json"} <= set(found.split())
 
 
 def test_a_clone_of_git_for_windows(clone: Clone) -> None:
@@ -128,29 +124,6 @@ def test_a_clone_of_git_for_windows(clone: Clone) -> None:
     windows = Clone(target)
     assert "Running stage" not in "".join(windows.clean("repro --pull"))
     assert windows.run("git", "status", "--porcelain").stdout == ""
-
-
-def test_experiments(clone: Clone) -> None:
-    """From the queue and from a temporary copy; applied, shared, and made a branch."""
-    lab = clone.double("lab")
-    lab.clean("exp run --queue --name queued -S monitor.sample_images=1", "queue start")
-    lab.clean("exp run --temp --name beside -S monitor.sample_images=2")
-    wait_for(lambda: lab.experiments("show-ref") >= {"queued", "beside"})
-    assert lab.changed("HEAD") == set()
-    *_, diff = lab.clean("exp apply beside", "exp diff")
-    assert lab.changed("HEAD") == {"dvc.lock", "params.yaml"}
-    assert "monitor.sample_images" in diff
-    lab.run("bash", "-c", PUT_BACK)
-
-    lab.clean("exp push origin beside", "exp remove beside")
-    assert lab.experiments("ls-remote", "origin") == {"beside"}
-    assert "beside" not in lab.experiments("show-ref")
-    lab.dvc("exp pull origin beside", "exp branch beside kept")
-    assert "beside" in lab.experiments("show-ref")
-    lab.run("git", "switch", "--quiet", "kept")
-    lab.clean("checkout", "exp remove --git-remote origin beside")
-    assert yaml.safe_load((lab.path / "params.yaml").read_text())["monitor"]["sample_images"] == 2
-    assert lab.experiments("ls-remote", "origin") == set()
 
 
 def test_a_rebuild_stages_nothing_and_can_be_put_back(clone: Clone) -> None:

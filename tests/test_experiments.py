@@ -19,8 +19,9 @@ from dvc.utils.hydra import apply_overrides
 from conftest import ROOT, Project
 from grocery import runner
 from grocery.settings import load
-from running import wait_for
+from running import SCRATCH, in_one_process, wait_for
 from samples import jpeg, picture
+from test_dvc_commands import PUT_BACK, Clone
 from test_sources import store
 from wandb_server import WandbServer
 
@@ -54,9 +55,10 @@ class Explored:
         return stages
 
 
-def references(project: Project) -> dict[str, str]:
-    lines = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
-    return {ref.rsplit("/", 1)[-1]: ref for ref in lines}
+def references(project: Project, *command: str) -> dict[str, str]:
+    """References by name of the experiments that are here, or that a command of git's lists."""
+    listed = project.run("git", *(command or ("show-ref",))).stdout.split()
+    return {ref.rsplit("/", 1)[-1]: ref for ref in listed if ref.startswith("refs/exps/")}
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,7 @@ class TestTracking:
         assert list((explored.project.path / "wandb/outbox").iterdir()) == []
 
     def test_each_experiment_is_a_group_of_the_stages_that_ran(self, explored: Explored) -> None:
+        """They share the dataset, and each has its own classifier."""
         runs = explored.state["runs"]
         groups: dict[str, set[str]] = {}
         for path, run in runs.items():
@@ -124,19 +127,16 @@ class TestTracking:
         assert {name.split("#")[0] for name in inputs} == {"sync"}
         assert groups == {name: stages for name, (stages, _) in RAN.items()}
         for name, (_, asked) in RAN.items():
-            config = runs[f"team/grocery/{name}/train"]["config"]
-            assert asked.items() <= config["train"].items()
-
-    @pytest.mark.parametrize("name", RAN)
-    def test_they_share_the_dataset_and_not_the_classifier(
-        self, explored: Explored, name: str
-    ) -> None:
-        (classifier,) = explored.state["runs"][f"team/grocery/{name}/train"]["logs"]
-        used = explored.state["runs"][f"team/grocery/{name}/evaluate"]["uses"]
-        assert {"team/grocery/dataset:v0", classifier} <= set(used)
-        kind, version = classifier.split(":")
-        (md5,) = [o["md5"] for o in explored.lock(name)["train"]["outs"] if "models" in o["path"]]
-        assert f"md5-{md5}" in explored.state["artifacts"][kind]["versions"][version]["aliases"]
+            train = runs[f"team/grocery/{name}/train"]
+            assert asked.items() <= train["config"]["train"].items()
+            (classifier,) = train["logs"]
+            used = runs[f"team/grocery/{name}/evaluate"]["uses"]
+            assert {"team/grocery/dataset:v0", classifier} <= set(used)
+            kind, version = classifier.split(":")
+            outs = explored.lock(name)["train"]["outs"]
+            (md5,) = [out["md5"] for out in outs if "models" in out["path"]]
+            known_as = explored.state["artifacts"][kind]["versions"][version]["aliases"]
+            assert f"md5-{md5}" in known_as
 
 
 class TestCommands:
@@ -182,14 +182,28 @@ class TestCommands:
         for name in ("Confusion matrix", "Reliability diagram", "Recall of each class"):
             assert {r for p in plots["data"][name] for r in p["revisions"]} == {"main", "few"}
 
-    def test_apply_and_build_again(self, explored: Explored, tmp_path: Path) -> None:
-        """What ran beside others gives the same bytes alone."""
-        project = explored.project.copy(tmp_path / "project")
-        project.dvc("exp apply few")
-        assert project.lock() == explored.lock("few")
-        project.commit("The best one")
-        project.run("dvc", "repro", "--force", "--single-item", "train", "evaluate")
-        assert project.run("git", "status", "--porcelain").stdout == ""
+    def test_applied_shared_and_made_a_branch(self, explored: Explored, tmp_path: Path) -> None:
+        lab = Clone(explored.project.copy(tmp_path / "project").path)
+        lab.run("git", "init", "--quiet", "--bare", str(tmp_path / "origin"))
+        lab.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
+        lab.clean("exp apply few")
+        assert lab.lock() == explored.lock("few")
+        assert {"dvc.lock", "params.yaml"} <= lab.changed("HEAD")
+        lab.run("bash", "-c", PUT_BACK)
+        assert lab.changed("HEAD") == set()
+
+        lab.clean("exp push origin few", "exp remove few")
+        assert references(lab, "ls-remote", "origin").keys() == {"few"}
+        assert "few" not in references(lab)
+        lab.dvc("exp pull origin few", "exp branch few kept")
+        assert "few" in references(lab)
+        lab.run("git", "switch", "--quiet", "kept")
+        lab.clean("checkout", "exp remove --git-remote origin few")
+        assert references(lab, "ls-remote", "origin") == {}
+        assert lab.lock() == explored.lock("few")
+        # What ran beside others gives the same bytes alone.
+        lab.run(*in_one_process("train", "evaluate"), env=SCRATCH)
+        assert lab.found() == lab.hashes()
 
 
 def with_sets(params: Path, *names: str) -> list[str]:

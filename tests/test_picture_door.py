@@ -137,6 +137,7 @@ READ = {
     "no-end-progressive.jpg": (PROGRESSIVE[:-2], RED),
     "text.png": (with_chunk(PNG, damaged(chunk(b"tEXt", b"a\0b"))), RED),
     "text-after.png": (with_chunk(PNG, chunk(b"zTXt", b"a\0\0b"), last=True), RED),
+    "exif.jpg": (encoded(plain(RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"), RED),
     "exif.png": (with_chunk(PNG, damaged(chunk(b"eXIf", b"MM"))), RED),
 }
 NOTED = {

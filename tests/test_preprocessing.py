@@ -37,25 +37,15 @@ def raw_file(format: str, size: tuple[int, int] = (90, 60), **options: Any) -> b
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
-RAW = {
-    "photo.jpg": raw_file("JPEG", exif=TURNED),
-    "small.png": raw_file("PNG", (20, 10)),
-    "thin.webp": raw_file("WEBP", (300, 2)),
-    "indexed.gif": raw_file("GIF"),
-}
-
-
-@pytest.mark.parametrize("name", RAW)
-def test_files_and_images_of_pillow_are_prepared_alike(name: str) -> None:
-    assert HOW.prepare(RAW[name]) == HOW.prepare(Image.open(io.BytesIO(RAW[name])))
+PHOTO = raw_file("JPEG", exif=TURNED)
 
 
 def test_the_settings_decide() -> None:
-    upright = pixels(HOW.prepare(RAW["photo.jpg"]))
-    assert upright.shape == (48, 32, 3)  # turned, and reduced
-    assert pixels(HOW.prepare(RAW["small.png"])).shape == (10, 20, 3)
-    better = Preprocessing(48, 100, 10_000).prepare(RAW["photo.jpg"])
-    assert len(better) > len(HOW.prepare(RAW["photo.jpg"]))
+    prepared = HOW.prepare(PHOTO)
+    assert pixels(prepared).shape == (48, 32, 3)  # turned, and reduced
+    assert HOW.prepare(Image.open(io.BytesIO(PHOTO))) == prepared
+    assert pixels(HOW.prepare(raw_file("PNG", (20, 10)))).shape == (10, 20, 3)
+    assert len(Preprocessing(48, 100, 10_000).prepare(PHOTO)) > len(prepared)
     with pytest.raises(UnreadableImage, match=r"10,100; prepare\.max_pixels allows 10,000"):
         HOW.prepare(raw_file("PNG", (101, 100)))
 

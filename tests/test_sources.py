@@ -226,6 +226,8 @@ def test_the_first_stage_names_what_dvc_would_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"^data/raw/mine is missing; data\.source can be "):
+        call_stage("source", DataParams(source="mine"))
     folder = touch(Path("data/raw/mine"), "a/1.jpg", "b/1.jpg")
     link, name = folder / "a/gone.jpg", folder / os.fsdecode(b"a/caf\xe9.jpg")
     link.symlink_to("nowhere")
