@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from grocery.contents import read_content
 from grocery.core.files import replacing
 from grocery.tracking import artifacts, shown
 from grocery.tracking.mode import choose_mode
+from grocery.tracking.opening import opening_of
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun, stage_run
 from grocery.tracking.sdk import supported
@@ -103,19 +103,24 @@ def test_an_offline_run_holds_all_that_the_stage_said(
 ) -> None:
     data = folder("data", shard=b"pixels")
     config = {"train": {"alpha": 0.95, "scales": [1.0, 0.5]}}
+    inputs = {"raw": data, artifacts.FEATURES: folder("features", numbers=b"1 2 3")}
     with stage_run(
-        "train", settings=settings(), config=config, inputs={"raw": data}, tags=["synthetic"]
+        "train", settings=settings(), config=config, inputs=inputs, tags=["synthetic"]
     ) as run:
         speak(run)
     assert capfd.readouterr() == ("", "")
 
-    found = records(only_run(project))
+    done = only_run(project)
+    found = records(done)
     (start,) = of_kind(found, "run")
     assert (start.project, start.job_type, start.display_name) == ("grocery", "train", "train")
     assert list(start.tags) == ["synthetic"]
     written = {item.key: json.loads(item.value_json) for item in start.config.update}
     assert written["train"] == config["train"]
-    assert written["inputs"] == {"raw": read_content(data).md5}
+    assert written["inputs"] == {
+        "raw": read_content(data).md5,
+        "features": read_content(Path("features")).md5,
+    }
 
     rows = [
         {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
@@ -133,47 +138,22 @@ def test_an_offline_run_holds_all_that_the_stage_said(
     assert [alert.title for alert in of_kind(found, "alert")] == ["Drift in batch noon"]
     assert [end.exit_code for end in of_kind(found, "exit")] == [0]
 
-    pictures = sorted((only_run(project) / "files/media/images").rglob("*.jpg"))
+    pictures = sorted((done / "files/media/images").rglob("*.jpg"))
     assert {picture.read_bytes() for picture in pictures} == {jpeg("green")}
 
+    (classifier,) = (one for one in of_kind(found, "artifact") if one.name == "classifier")
+    md5 = read_content(Path("classifier")).md5
+    assert set(classifier.aliases) == {"latest", f"md5-{md5}"}
+    assert json.loads(classifier.metadata) == {"classes": 2, "files": 1, "bytes": 2, "md5": md5}
 
-@pytest.mark.parametrize("output", [artifacts.CLASSIFIER, artifacts.DATASET])
-def test_an_artifact_has_the_hash_of_its_content_as_alias(
-    project: Path, output: artifacts.Output
-) -> None:
-    def logged(data: bytes) -> Any:
-        with stage_run("train", settings=settings(), config={}) as run:
-            run.artifact(output, folder("out", data=data), {"classes": 2})
-        done = only_run(project)
-        (artifact,) = of_kind(records(done), "artifact")
-        done.rename(project / done.name)
-        return artifact
-
-    first, again, other = logged(b"red"), logged(b"red"), logged(b"blue")
-    folder("out", data=b"red")
-    md5 = read_content(Path("out")).md5
-    assert set(first.aliases) == {"latest", f"md5-{md5}"}
-    assert json.loads(first.metadata) == {"classes": 2, "files": 1, "bytes": 3, "md5": md5}
-    assert first.digest == again.digest, "unchanged content makes a new version"
-    assert first.digest != other.digest, "changed content makes no new version"
-
-
-def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
-    inputs = {
-        artifacts.DATASET: folder("shards", pixels=b"red"),
-        artifacts.FEATURES: folder("features", numbers=b"1 2 3"),
-    }
-    with stage_run("train", settings=settings(), config={}, inputs=inputs) as run:
-        run.artifact(artifacts.RELEASE, folder("release", card=b"{}"), {})
-        run.link(artifacts.RELEASE, alias="candidate")
+    # What cannot be said offline.
     (outbox,) = all_outboxes(project / "wandb")
-    assert outbox.run_folder == only_run(project)
-    assert only_run(project).name.endswith(outbox.run()["id"])
-    entries = list(outbox.pending().values())
-    assert [(entry["do"], entry["output"]) for entry in entries] == [
-        ("uses", artifacts.DATASET),
+    assert outbox.run_folder == done
+    assert done.name.endswith(outbox.run()["id"])
+    assert [(entry["do"], entry["output"]) for entry in outbox.pending().values()] == [
         ("uses", artifacts.FEATURES),
-        ("link", artifacts.RELEASE),
+        ("uses", artifacts.DATASET),
+        ("link", artifacts.CLASSIFIER),
     ]
     folder("shards", pixels=b"blue")
     shards, features = (outbox.listing(name) for name in ("dataset", "features"))
@@ -181,9 +161,18 @@ def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
     assert json.loads(shards) == [{"md5": hashlib.md5(b"red").hexdigest(), "relpath": "pixels"}]
 
 
-def test_the_group_is_the_experiment_or_the_commit(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("output", [artifacts.CLASSIFIER, artifacts.DATASET])
+def test_changed_content_alone_makes_another_artifact(output: artifacts.Output) -> None:
+    def digest(data: bytes) -> str:
+        path = folder("out", data=data)
+        content, here = read_content(path), Path.cwd()
+        made = artifacts.described(output, path, content, {}, upload="metadata", root=here)
+        return str(made.digest)
+
+    assert digest(b"red") == digest(b"red") != digest(b"blue")
+
+
+def test_the_group_is_the_commit(project: Path) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", "init", "--quiet"], check=True)
     (project / "params.yaml").write_text("1")
@@ -191,42 +180,33 @@ def test_the_group_is_the_experiment_or_the_commit(
     subprocess.run(["git", *identity, "commit", "--quiet", "-m", "1"], check=True)
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     (project / "params.yaml").write_text("2")
-
-    def started() -> Any:
-        with stage_run("train", settings=settings(), config={}):
-            pass
-        (start,) = of_kind(records(only_run(project)), "run")
-        only_run(project).rename(project / "seen")
-        return start
-
-    start = started()
-    assert start.run_group == commit[:7]
-    assert start.git.commit == commit
-    written = {item.key: json.loads(item.value_json) for item in start.config.update}
-    assert written["git"] == {"commit": commit, "dirty": True}
-
-    (project / "seen").rename(project / "first")
-    monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
-    monkeypatch.setenv("WANDB_PROJECT", "shelf/1")  # no name of a project
-    monkeypatch.setenv("WANDB_ENTITY", "team")
-    monkeypatch.setenv("WANDB_TAGS", f"mine,{'long' * 20}")
-    start = started()
-    assert (start.run_group, start.project, start.entity) == ("icky-pugs", "shelf-1", "team")
-    assert list(start.tags) == ["long" * 16, "mine"]
-    (said,) = capfd.readouterr().err.splitlines()
-    assert "the project 'shelf/1' is 'shelf-1' in W&B" in said
+    opening, warnings = opening_of("train", settings(), config={}, inputs={}, tags=[])
+    assert opening["group"] == commit[:7]
+    assert opening["git"] == {"commit": commit, "dirty": True}
+    assert warnings == []
 
 
-def test_a_queued_experiment_leaves_its_runs_in_the_project(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path / "temporary")
     monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
+    monkeypatch.setenv("WANDB_PROJECT", "shelf/1")  # no name of a project
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    monkeypatch.setenv("WANDB_TAGS", f"mine,{'long' * 20}")
     with stage_run("train", settings=settings(), config={}):
         pass
-    assert only_run(project).is_dir()
     assert list((tmp_path / "temporary").iterdir()) == []
+    (start,) = of_kind(records(only_run(project)), "run")
+    assert (start.run_group, start.project, start.entity) == ("icky-pugs", "shelf-1", "team")
+    assert list(start.tags) == ["long" * 16, "mine"]
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "the project 'shelf/1' is 'shelf-1' in W&B" in said
 
 
 def test_an_error_of_the_stage_passes_through_a_failed_run(project: Path) -> None:

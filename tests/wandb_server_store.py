@@ -42,7 +42,7 @@ class Store(SweepStore):
         sequence = self._sequence(input)
         artifact = sequence.by_digest.get(input["digest"])
         if artifact is None:
-            artifact = Artifact(sequence, next(NUMBERS), input["digest"], self.url)
+            artifact = Artifact(sequence, next(NUMBERS), input["digest"])
             sequence.by_digest[artifact.digest] = self.all_artifacts[artifact.id] = artifact
         if artifact.state == "PENDING":  # new, or left behind by somebody who was interrupted
             self._describe(artifact, input)

@@ -133,7 +133,7 @@ class RunStore:
         if run := project.run(given["name"]):
             return run, False
         number = len(project.runs_by_name) + 1
-        run = Run(project, given["name"], self.url, display_name=f"run-{number}")
+        run = Run(project, given["name"], display_name=f"run-{number}")
         project.runs_by_name[run.name] = run
         self.changes.append(f"run {run.path}: created")
         return run, True
@@ -201,7 +201,9 @@ class RunStore:
     def _project(self, entity: str | None, name: str | None) -> Project:
         key = entity or self.default_entity, name or "uncategorized"
         if key not in self.all_projects:
-            self.all_projects[key] = Project(Entity(key[0]), key[1], len(self.all_projects) + 1)
+            self.all_projects[key] = Project(
+                self, Entity(key[0]), key[1], len(self.all_projects) + 1
+            )
             self.changes.append(f"project {key[0]}/{key[1]}: created")
         return self.all_projects[key]
 

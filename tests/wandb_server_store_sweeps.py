@@ -83,7 +83,7 @@ class SweepStore(RunStore):
 
     def _hand_out(self, agent: Agent, arguments: dict[str, Any]) -> Run:
         project = agent.sweep.project
-        run = Run(project, token_hex(4), self.url, state="pending", config_values=arguments)
+        run = Run(project, token_hex(4), state="pending", config_values=arguments)
         run.display_name = f"sweep-{agent.sweep.run_count + 1}"
         project.runs_by_name[run.name] = run
         self._set(run, "sweep", agent.sweep)
