@@ -86,14 +86,14 @@ from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import CLASSIFIER, DATASET
 from grocery.tracking.run import stage_run
 settings = TrackingParams(
-    project="grocery", entity="", timeout={timeout}, upload="metadata", registry=""
+    project="grocery", entity="", timeout=30, upload="metadata", registry=""
 )
 shards, model = Path("shards.txt"), Path("model.txt")
 shards.write_text("red")
-with stage_run("train", settings=settings, config={{}}, inputs={{DATASET: shards}}) as run:
-    run.log({{"residual": 0.5}}, step=0)
+with stage_run("train", settings=settings, config={}, inputs={DATASET: shards}) as run:
+    run.log({"residual": 0.5}, step=0)
     model.write_text("weights")
-    run.artifact(CLASSIFIER, model, {{}})
+    run.artifact(CLASSIFIER, model, {})
 print("wandb" in sys.modules)
 """
 
@@ -267,19 +267,16 @@ def test_mode(
     netrc: str,
     saved: str,
     expected: tuple[str, str],
-    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import wandb
 
-    project = request.getfixturevalue("project")
-    patch = request.getfixturevalue("monkeypatch")
     for name, value in environment.items():
-        patch.setenv(name, value)
+        monkeypatch.setenv(name, value)
     if netrc:
-        (project.parent / "home" / ".netrc").write_text(netrc)
+        (Path.home() / ".netrc").write_text(netrc)
     if saved:
-        (project / "wandb").mkdir()
-        (project / "wandb" / "settings").write_text(f"[default]\n{saved}\n")
+        folder("wandb", settings=f"[default]\n{saved}\n".encode())
     wandb.setup(wandb.Settings(silent=True))
     try:
         mode, reason = choose_mode()
@@ -291,7 +288,7 @@ def test_mode(
 
 def test_a_wrong_mode_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    result = python(STAGE.format(timeout=30))
+    result = python(STAGE)
     assert result.returncode == 0
     assert result.stderr == (
         "warning: W&B: WANDB_MODE is 'ofline', but it should be one of online, offline, disabled, "
@@ -302,7 +299,7 @@ def test_a_wrong_mode_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
     master, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", STAGE.format(timeout=30)],
+        [sys.executable, "-c", STAGE],
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent.parent),
@@ -327,7 +324,7 @@ def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
 
 
 def test_disabled_starts_and_writes_nothing(project: Path) -> None:
-    result = python(STAGE.format(timeout=30), WANDB_MODE="disabled")
+    result = python(STAGE, WANDB_MODE="disabled")
     assert (result.stdout, result.stderr) == ("False\n", "")
     assert sorted(path.name for path in project.iterdir()) == ["model.txt", "shards.txt"]
 
@@ -378,7 +375,7 @@ def test_a_folder_that_cannot_be_made_costs_one_line(
 
 def test_a_full_disk_costs_one_line(project: Path) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
-    result = python(full + STAGE.format(timeout=30))
+    result = python(full + STAGE)
     assert (result.returncode, result.stdout) == (0, "False\n")
     assert result.stderr.startswith("warning: W&B: ")
     assert result.stderr.count("\n") == 1
@@ -439,10 +436,14 @@ def test_curves_are_tables_that_dvc_plots(project: Path) -> None:
     }
 
 
-def test_curves_depend_on_nothing_but_the_values(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+def test_curves_depend_on_nothing_but_the_values_and_leave_the_repository_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = draw(project / "first")
+    subprocess.run(["git", "init", "--quiet"], check=True)  # and no commit yet
+    first = draw(project / "curves")
+    assert sorted(path.name for path in project.iterdir()) == [".git", "curves"]
+    status = subprocess.check_output(["git", "status", "--porcelain"], text=True)
+    assert status == "?? curves/\n"
     (project / "second").mkdir()
     (project / "second" / "plots").write_text("left over")
     monkeypatch.setenv("DVCLIVE_RESUME", "1")
@@ -450,16 +451,6 @@ def test_curves_depend_on_nothing_but_the_values(
     monkeypatch.setenv("DVC_STUDIO_TOKEN", "token")
     assert draw(project / "second") == first
     assert draw(project / "second") == first
-
-
-def test_curves_leave_the_repository_alone(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    subprocess.run(["git", "init", "--quiet"], check=True)  # and no commit yet
-    draw(project / "curves")
-    assert sorted(path.name for path in project.iterdir()) == [".git", "curves"]
-    status = subprocess.check_output(["git", "status", "--porcelain"], text=True)
-    assert status == "?? curves/\n"
     assert capfd.readouterr() == ("", "")
 
 
