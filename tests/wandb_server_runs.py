@@ -14,7 +14,6 @@ from wandb_server_artifacts import (
     ArtifactCollectionMembership,
     ArtifactType,
 )
-from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     REGISTRY,
     USER,
@@ -30,6 +29,7 @@ from wandb_server_types import (
 
 if TYPE_CHECKING:
     from wandb_server_store import Store
+    from wandb_server_sweeps import Sweep
 
 
 @dataclass(eq=False)

@@ -19,7 +19,7 @@ from wandb_server_artifacts import (
     ArtifactPortfolio,
     ArtifactSequence,
 )
-from wandb_server_store_sweeps import SweepStore
+from wandb_server_sweeps import SweepStore
 from wandb_server_types import REGISTRY, File, WandbError, connection, md5, server_id
 
 # No two servers of a process give the same id to an artifact: the SDK caches artifacts by it.

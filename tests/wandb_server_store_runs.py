@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wandb_server_artifacts import Artifact, ArtifactSequence
 from wandb_server_runs import Project, Run
-from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     ORG_ENTITY,
     REGISTRY,
@@ -19,6 +18,9 @@ from wandb_server_types import (
     connection,
     server_id,
 )
+
+if TYPE_CHECKING:
+    from wandb_server_sweeps import Sweep
 
 # What the SDK may do with this server; W&B's own newest servers switch on the same.
 FEATURES = (
