@@ -400,7 +400,7 @@ def test_a_run_that_was_deleted_there_is_given_up(one_run: Path, server: WandbSe
     """W&B's own sync tries this without an end."""
     (deleted,) = all_outboxes(one_run / "wandb")
     server.forget(deleted.folder.name)
-    why = failure(synchronize(one_run, server, "--timeout", "2"))
+    why = failure(synchronize(one_run, server, "--timeout", "4"))
     assert "W&B did not take in run prepare " in why
     assert synchronize(one_run, None, "--dry-run").stdout.startswith("prepare ")
 
