@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Self
 
 from wandb_server_graphql import Executor, operation_name
@@ -22,7 +21,7 @@ from wandb_server_types import WandbError
 
 
 class WandbServer:
-    """The server. It listens from `start` (or the beginning of the block) to `close`.
+    """The server. It listens from the beginning of the block to `close` or its end.
 
     Parameters
     ----------
@@ -50,10 +49,6 @@ class WandbServer:
         self._fault: Fault | None = None
         self._listener: Listener | None = None
 
-    def start(self) -> Self:
-        self._listen()
-        return self
-
     def copy(self) -> WandbServer:
         """Another server, which holds the same; it does not listen yet."""
         with self._lock:
@@ -65,14 +60,10 @@ class WandbServer:
         self.stop_listening()
 
     def __enter__(self) -> Self:
-        return self.start()
+        self._listen()
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -75,21 +75,14 @@ class RunStore:
             "name": USER,
             "username": USER,
             "email": f"{USER}@example.com",
-            "admin": False,
             "flags": "{}",
             "entity": self.default_entity,
-            "deleted_at": None,
-            "api_keys": connection([]),
             "teams": connection([Entity(self.default_entity)]),
             "organizations": [Organization()],
         }
 
     def server_info(self) -> dict[str, Any]:
-        return {
-            "features": [{"name": name, "is_enabled": True} for name in FEATURES],
-            "cli_version_info": "{}",
-            "latest_local_version_info": None,
-        }
+        return {"features": [{"name": name, "is_enabled": True} for name in FEATURES]}
 
     def entity(self, name: str | None = None) -> Entity:
         return Entity(name or self.default_entity)
