@@ -185,13 +185,13 @@ class SweepStore(RunStore):
         agent.runs.append(run)
         return run
 
-    def stop_run(self, input: Mapping[str, Any]) -> dict[str, bool]:
+    def stop_run(self, input: Mapping[str, Any]) -> None:
         """The button in the app."""
         for project in self.all_projects.values():
             for run in project.runs_by_name.values():
                 if run.id == input["id"]:
                     self._set(run, "stopped", True)
-                    return {"success": True}
+                    return
         raise WandbError(f"there is no run with the id {input['id']}")
 
     def file_stream(
