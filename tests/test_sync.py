@@ -185,7 +185,7 @@ def test_a_run_that_fell_silent_has_not_arrived(refused: World) -> None:
 @pytest.mark.parametrize(
     "points",
     [
-        (35,),
+        (10, 35),
         pytest.param((1, 4, 9, 15, 22, 30, 38, 5, 8, 11, 14, 17, 20), marks=pytest.mark.long),
         pytest.param((2, 7, 12, 18, 26, 34, 42, 6, 7, 9, 10, 12), marks=pytest.mark.long),
     ],
