@@ -21,8 +21,9 @@ import psutil
 import pytest
 
 from grocery.journal import held
+from grocery.tracking import artifacts
 from grocery.tracking.arrived import missing
-from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.outbox import all_outboxes, encode
 from running import wait_for
 from wandb_pipeline import (
     RUN,
@@ -165,16 +166,24 @@ def test_from_a_folder_of_the_project_it_finds_runs_and_their_files_and_names_wh
     assert "team/grocery/dataset" in server.state()["artifacts"]
 
 
-def test_a_run_that_fell_silent_has_not_arrived(refused: World) -> None:
+def test_a_run_of_which_the_server_lacks_anything_has_not_arrived(refused: World) -> None:
     outbox = all_outboxes(refused.folder / "wandb")[0]
-    runs = refused.server.store.all_projects["team", "grocery"].runs_by_name
+    run = refused.server.store.all_projects["team", "grocery"].runs_by_name[outbox.folder.name]
     with asking(refused.server, refused.folder) as api:
         assert missing(api, outbox) == []
-        runs[outbox.folder.name].state = "crashed"
-        runs[outbox.folder.name].summary = {"accuracy": 0.9}
+        run.state = "crashed"  # it fell silent
+        run.summary = {"accuracy": 0.9}
         assert missing(api, outbox) == ["its end"]
-        runs[outbox.folder.name].summary = {}  # W&B drops one that is too long, and says nothing
+        run.summary = {}  # W&B drops one that is too long, and says nothing
         assert missing(api, outbox) == ["its end", "its summary"]
+        write(f"{outbox.run_folder}/files/media/images", refused="a picture")
+        outbox.notes.add({"made": "table", "name": "announced", "digest": "and not got"})
+        outbox.said.append(encode({"do": "artifact", "output": artifacts.ENCODER}))  # not made
+        assert missing(api, outbox)[2:] == [
+            "media/images/refused",
+            "the table announced",
+            "the artifact encoder",
+        ]
 
 
 # What interrupts it
