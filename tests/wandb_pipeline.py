@@ -32,7 +32,7 @@ STAGES = ("prepare", "train", "register")
 RUN = "team/grocery/-/"  # entity/project/group: there is no repository, so no group
 
 
-def settings(timeout: float = 30, upload: Any = "metadata") -> TrackingParams:
+def settings(timeout: float = 120, upload: Any = "metadata") -> TrackingParams:
     return TrackingParams(
         project="grocery",
         entity="",
@@ -175,7 +175,7 @@ def pipeline(
     folder: Path,
     server: WandbServer | None,
     *stages: str,
-    timeout: float = 30,
+    timeout: float = 120,
     upload: str = "metadata",
     word: str = "red",
     **changes: str,
