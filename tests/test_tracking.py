@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from grocery.contents import read_content
 from grocery.core.files import replacing
 from grocery.tracking import artifacts, shown
 from grocery.tracking.mode import choose_mode
+from grocery.tracking.opening import opening_of
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun, stage_run
 from grocery.tracking.sdk import supported
@@ -86,14 +86,14 @@ from grocery.settings import TrackingParams
 from grocery.tracking.artifacts import CLASSIFIER, DATASET
 from grocery.tracking.run import stage_run
 settings = TrackingParams(
-    project="grocery", entity="", timeout={timeout}, upload="metadata", registry=""
+    project="grocery", entity="", timeout=30, upload="metadata", registry=""
 )
 shards, model = Path("shards.txt"), Path("model.txt")
 shards.write_text("red")
-with stage_run("train", settings=settings, config={{}}, inputs={{DATASET: shards}}) as run:
-    run.log({{"residual": 0.5}}, step=0)
+with stage_run("train", settings=settings, config={}, inputs={DATASET: shards}) as run:
+    run.log({"residual": 0.5}, step=0)
     model.write_text("weights")
-    run.artifact(CLASSIFIER, model, {{}})
+    run.artifact(CLASSIFIER, model, {})
 print("wandb" in sys.modules)
 """
 
@@ -103,19 +103,24 @@ def test_an_offline_run_holds_all_that_the_stage_said(
 ) -> None:
     data = folder("data", shard=b"pixels")
     config = {"train": {"alpha": 0.95, "scales": [1.0, 0.5]}}
+    inputs = {"raw": data, artifacts.FEATURES: folder("features", numbers=b"1 2 3")}
     with stage_run(
-        "train", settings=settings(), config=config, inputs={"raw": data}, tags=["synthetic"]
+        "train", settings=settings(), config=config, inputs=inputs, tags=["synthetic"]
     ) as run:
         speak(run)
     assert capfd.readouterr() == ("", "")
 
-    found = records(only_run(project))
+    done = only_run(project)
+    found = records(done)
     (start,) = of_kind(found, "run")
     assert (start.project, start.job_type, start.display_name) == ("grocery", "train", "train")
     assert list(start.tags) == ["synthetic"]
     written = {item.key: json.loads(item.value_json) for item in start.config.update}
     assert written["train"] == config["train"]
-    assert written["inputs"] == {"raw": read_content(data).md5}
+    assert written["inputs"] == {
+        "raw": read_content(data).md5,
+        "features": read_content(Path("features")).md5,
+    }
 
     rows = [
         {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
@@ -133,47 +138,22 @@ def test_an_offline_run_holds_all_that_the_stage_said(
     assert [alert.title for alert in of_kind(found, "alert")] == ["Drift in batch noon"]
     assert [end.exit_code for end in of_kind(found, "exit")] == [0]
 
-    pictures = sorted((only_run(project) / "files/media/images").rglob("*.jpg"))
+    pictures = sorted((done / "files/media/images").rglob("*.jpg"))
     assert {picture.read_bytes() for picture in pictures} == {jpeg("green")}
 
+    (classifier,) = (one for one in of_kind(found, "artifact") if one.name == "classifier")
+    md5 = read_content(Path("classifier")).md5
+    assert set(classifier.aliases) == {"latest", f"md5-{md5}"}
+    assert json.loads(classifier.metadata) == {"classes": 2, "files": 1, "bytes": 2, "md5": md5}
 
-@pytest.mark.parametrize("output", [artifacts.CLASSIFIER, artifacts.DATASET])
-def test_an_artifact_has_the_hash_of_its_content_as_alias(
-    project: Path, output: artifacts.Output
-) -> None:
-    def logged(data: bytes) -> Any:
-        with stage_run("train", settings=settings(), config={}) as run:
-            run.artifact(output, folder("out", data=data), {"classes": 2})
-        done = only_run(project)
-        (artifact,) = of_kind(records(done), "artifact")
-        done.rename(project / done.name)
-        return artifact
-
-    first, again, other = logged(b"red"), logged(b"red"), logged(b"blue")
-    folder("out", data=b"red")
-    md5 = read_content(Path("out")).md5
-    assert set(first.aliases) == {"latest", f"md5-{md5}"}
-    assert json.loads(first.metadata) == {"classes": 2, "files": 1, "bytes": 3, "md5": md5}
-    assert first.digest == again.digest, "unchanged content makes a new version"
-    assert first.digest != other.digest, "changed content makes no new version"
-
-
-def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
-    inputs = {
-        artifacts.DATASET: folder("shards", pixels=b"red"),
-        artifacts.FEATURES: folder("features", numbers=b"1 2 3"),
-    }
-    with stage_run("train", settings=settings(), config={}, inputs=inputs) as run:
-        run.artifact(artifacts.RELEASE, folder("release", card=b"{}"), {})
-        run.link(artifacts.RELEASE, alias="candidate")
+    # What cannot be said offline.
     (outbox,) = all_outboxes(project / "wandb")
-    assert outbox.run_folder == only_run(project)
-    assert only_run(project).name.endswith(outbox.run()["id"])
-    entries = list(outbox.pending().values())
-    assert [(entry["do"], entry["output"]) for entry in entries] == [
-        ("uses", artifacts.DATASET),
+    assert outbox.run_folder == done
+    assert done.name.endswith(outbox.run()["id"])
+    assert [(entry["do"], entry["output"]) for entry in outbox.pending().values()] == [
         ("uses", artifacts.FEATURES),
-        ("link", artifacts.RELEASE),
+        ("uses", artifacts.DATASET),
+        ("link", artifacts.CLASSIFIER),
     ]
     folder("shards", pixels=b"blue")
     shards, features = (outbox.listing(name) for name in ("dataset", "features"))
@@ -181,9 +161,18 @@ def test_what_offline_cannot_say_goes_to_the_outbox(project: Path) -> None:
     assert json.loads(shards) == [{"md5": hashlib.md5(b"red").hexdigest(), "relpath": "pixels"}]
 
 
-def test_the_group_is_the_experiment_or_the_commit(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("output", [artifacts.CLASSIFIER, artifacts.DATASET])
+def test_changed_content_alone_makes_another_artifact(output: artifacts.Output) -> None:
+    def digest(data: bytes) -> str:
+        path = folder("out", data=data)
+        content, here = read_content(path), Path.cwd()
+        made = artifacts.described(output, path, content, {}, upload="metadata", root=here)
+        return str(made.digest)
+
+    assert digest(b"red") == digest(b"red") != digest(b"blue")
+
+
+def test_the_group_is_the_commit(project: Path) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run(["git", "init", "--quiet"], check=True)
     (project / "params.yaml").write_text("1")
@@ -191,42 +180,33 @@ def test_the_group_is_the_experiment_or_the_commit(
     subprocess.run(["git", *identity, "commit", "--quiet", "-m", "1"], check=True)
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     (project / "params.yaml").write_text("2")
-
-    def started() -> Any:
-        with stage_run("train", settings=settings(), config={}):
-            pass
-        (start,) = of_kind(records(only_run(project)), "run")
-        only_run(project).rename(project / "seen")
-        return start
-
-    start = started()
-    assert start.run_group == commit[:7]
-    assert start.git.commit == commit
-    written = {item.key: json.loads(item.value_json) for item in start.config.update}
-    assert written["git"] == {"commit": commit, "dirty": True}
-
-    (project / "seen").rename(project / "first")
-    monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
-    monkeypatch.setenv("WANDB_PROJECT", "shelf/1")  # no name of a project
-    monkeypatch.setenv("WANDB_ENTITY", "team")
-    monkeypatch.setenv("WANDB_TAGS", f"mine,{'long' * 20}")
-    start = started()
-    assert (start.run_group, start.project, start.entity) == ("icky-pugs", "shelf-1", "team")
-    assert list(start.tags) == ["long" * 16, "mine"]
-    (said,) = capfd.readouterr().err.splitlines()
-    assert "the project 'shelf/1' is 'shelf-1' in W&B" in said
+    opening, warnings = opening_of("train", settings(), config={}, inputs={}, tags=[])
+    assert opening["group"] == commit[:7]
+    assert opening["git"] == {"commit": commit, "dirty": True}
+    assert warnings == []
 
 
-def test_a_queued_experiment_leaves_its_runs_in_the_project(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path / "temporary")
     monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
+    monkeypatch.setenv("WANDB_PROJECT", "shelf/1")  # no name of a project
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    monkeypatch.setenv("WANDB_TAGS", f"mine,{'long' * 20}")
     with stage_run("train", settings=settings(), config={}):
         pass
-    assert only_run(project).is_dir()
     assert list((tmp_path / "temporary").iterdir()) == []
+    (start,) = of_kind(records(only_run(project)), "run")
+    assert (start.run_group, start.project, start.entity) == ("icky-pugs", "shelf-1", "team")
+    assert list(start.tags) == ["long" * 16, "mine"]
+    (said,) = capfd.readouterr().err.splitlines()
+    assert "the project 'shelf/1' is 'shelf-1' in W&B" in said
 
 
 def test_an_error_of_the_stage_passes_through_a_failed_run(project: Path) -> None:
@@ -287,19 +267,16 @@ def test_mode(
     netrc: str,
     saved: str,
     expected: tuple[str, str],
-    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import wandb
 
-    project = request.getfixturevalue("project")
-    patch = request.getfixturevalue("monkeypatch")
     for name, value in environment.items():
-        patch.setenv(name, value)
+        monkeypatch.setenv(name, value)
     if netrc:
-        (project.parent / "home" / ".netrc").write_text(netrc)
+        (Path.home() / ".netrc").write_text(netrc)
     if saved:
-        (project / "wandb").mkdir()
-        (project / "wandb" / "settings").write_text(f"[default]\n{saved}\n")
+        folder("wandb", settings=f"[default]\n{saved}\n".encode())
     wandb.setup(wandb.Settings(silent=True))
     try:
         mode, reason = choose_mode()
@@ -311,7 +288,7 @@ def test_mode(
 
 def test_a_wrong_mode_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "ofline")
-    result = python(STAGE.format(timeout=30))
+    result = python(STAGE)
     assert result.returncode == 0
     assert result.stderr == (
         "warning: W&B: WANDB_MODE is 'ofline', but it should be one of online, offline, disabled, "
@@ -322,7 +299,7 @@ def test_a_wrong_mode_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
     master, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", STAGE.format(timeout=30)],
+        [sys.executable, "-c", STAGE],
         env={
             **os.environ,
             "PYTHONPATH": str(Path(__file__).parent.parent),
@@ -347,7 +324,7 @@ def test_nothing_is_asked_even_on_a_terminal(project: Path) -> None:
 
 
 def test_disabled_starts_and_writes_nothing(project: Path) -> None:
-    result = python(STAGE.format(timeout=30), WANDB_MODE="disabled")
+    result = python(STAGE, WANDB_MODE="disabled")
     assert (result.stdout, result.stderr) == ("False\n", "")
     assert sorted(path.name for path in project.iterdir()) == ["model.txt", "shards.txt"]
 
@@ -398,7 +375,7 @@ def test_a_folder_that_cannot_be_made_costs_one_line(
 
 def test_a_full_disk_costs_one_line(project: Path) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\n"
-    result = python(full + STAGE.format(timeout=30))
+    result = python(full + STAGE)
     assert (result.returncode, result.stdout) == (0, "False\n")
     assert result.stderr.startswith("warning: W&B: ")
     assert result.stderr.count("\n") == 1
@@ -459,10 +436,14 @@ def test_curves_are_tables_that_dvc_plots(project: Path) -> None:
     }
 
 
-def test_curves_depend_on_nothing_but_the_values(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+def test_curves_depend_on_nothing_but_the_values_and_leave_the_repository_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first = draw(project / "first")
+    subprocess.run(["git", "init", "--quiet"], check=True)  # and no commit yet
+    first = draw(project / "curves")
+    assert sorted(path.name for path in project.iterdir()) == [".git", "curves"]
+    status = subprocess.check_output(["git", "status", "--porcelain"], text=True)
+    assert status == "?? curves/\n"
     (project / "second").mkdir()
     (project / "second" / "plots").write_text("left over")
     monkeypatch.setenv("DVCLIVE_RESUME", "1")
@@ -470,16 +451,6 @@ def test_curves_depend_on_nothing_but_the_values(
     monkeypatch.setenv("DVC_STUDIO_TOKEN", "token")
     assert draw(project / "second") == first
     assert draw(project / "second") == first
-
-
-def test_curves_leave_the_repository_alone(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    subprocess.run(["git", "init", "--quiet"], check=True)  # and no commit yet
-    draw(project / "curves")
-    assert sorted(path.name for path in project.iterdir()) == [".git", "curves"]
-    status = subprocess.check_output(["git", "status", "--porcelain"], text=True)
-    assert status == "?? curves/\n"
     assert capfd.readouterr() == ("", "")
 
 

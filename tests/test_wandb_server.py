@@ -12,14 +12,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from running import wait_for
-from wandb_pipeline import asking, pipeline, silent
 from wandb_server import KEY, WandbServer
+from wandb_server_types import WandbError, md5
 
 FILE = "/storage/run/team/grocery/r1/weights"
 
@@ -119,40 +118,65 @@ def test_a_run_that_starts_over_takes_the_place_of_the_other(server: WandbServer
     assert (run["state"], run["exit_code"], run["history"]) == ("running", None, [])
 
 
-def test_an_artifact_is_what_was_announced_and_committed_when_it_is_whole(
-    tmp_path: Path,
+def announced(server: WandbServer, kind: str, digest: str, **more: Any) -> Any:
+    """A version of an artifact that is to be filled."""
+    where = {"entity_name": "team", "project_name": "grocery"}
+    what = {"artifact_type_name": kind, "artifact_collection_name": kind, "digest": digest}
+    return server.store.create_artifact({**where, **what, **more})["artifact"]
+
+
+def commit(server: WandbServer, artifact: Any, *files: bytes) -> None:
+    """Commit a version that holds these files."""
+    contents = {f"file {n}": {"digest": md5(data)} for n, data in enumerate(files)}
+    server.store.put_manifest(str(artifact.number), json.dumps({"contents": contents}).encode())
+    server.store.commit_artifact({"artifact_id": artifact.id})
+
+
+def test_an_artifact_is_there_when_it_is_committed_and_it_is_when_it_is_whole(
+    server: WandbServer,
 ) -> None:
-    with WandbServer() as server:
-        server.fail("drop", only="CommitArtifact")
-        pipeline(tmp_path, server, "prepare", timeout=2)
-        artifacts = server.state()["artifacts"].values()
-        assert [one["unfinished"] for one in artifacts] == [[]] * len(artifacts), "had its effect"
-        server.heal()
-        silent(pipeline(tmp_path, server, "prepare", word="blue"))
-        sent = [r.operation for r in server.requests if r.operation.startswith("/storage/artifact")]
-        assert send(server, "PUT", sent[-1], b"another")[0] == 400
-        assert "MD5" in server.errors.pop()
-        before = len(server.store.changes)
-        silent(pipeline(tmp_path, server, "train"))
-        server.fail("403", only="upload")
-        pipeline(tmp_path, server, "register")
-        assert server.store.changes[before:]
-        assert "team/grocery/release" not in server.state()["links"]
-        release = server.state()["artifacts"]["team/grocery/release"]
-        assert (release["versions"], len(release["unfinished"])) == ({}, 1)
+    def held() -> tuple[list[str], list[str]]:
+        (found,) = server.state()["artifacts"].values()
+        return list(found["versions"]), found["unfinished"]
+
+    aliases = [{"alias": "latest"}]
+    first = announced(server, "dataset", "d1", run_name="r1", aliases=aliases)
+    assert announced(server, "dataset", "d1", run_name="r1", aliases=aliases) is first
+    assert held() == ([], ["d1"])
+    with pytest.raises(WandbError, match="file 0 was not uploaded"):
+        commit(server, first, b"red")
+    spec = {"artifact_id": first.id, "name": "file 0", "md5": md5(b"red")}
+    (edge,) = server.store.create_artifact_files({"artifact_files": [spec]})["files"]["edges"]
+    place = edge["node"].upload_url.removeprefix(server.url)
+    assert send(server, "PUT", place, b"blue")[0] == 400
+    assert "MD5" in server.errors.pop()
+    assert send(server, "PUT", place, b"red")[0] == 200
+    assert held() == ([], ["d1"])
+    commit(server, first, b"red")
+    assert held() == (["v0"], [])
+    assert only_run(server)["logs"] == ["team/grocery/dataset:v0"]
+    before = len(server.store.changes)
+    announced(server, "dataset", "d1", run_name="r1", aliases=aliases)
+    assert server.store.changes[before:] == []
 
 
-def test_a_registry_refuses_what_it_must(tmp_path: Path) -> None:
-    import wandb
+def test_a_registry_refuses_what_it_must(server: WandbServer) -> None:
+    data, model = (announced(server, kind, "d1") for kind in ("dataset", "model"))
 
-    with WandbServer() as server:
-        silent(pipeline(tmp_path, server))
-        with asking(server, tmp_path) as api:
-            data = api.artifact("team/grocery/dataset:v0")
-            with pytest.raises(wandb.errors.CommError, match="does not take links to artifacts of"):
-                data.link("wandb-registry-model/grocery-classifier")
-            with pytest.raises(wandb.errors.CommError, match="there is no registry"):
-                data.link("wandb-registry-nothing/grocery")
+    def link(artifact: Any, registry: str = "wandb-registry-model") -> None:
+        where = {"entity_name": "example-groceries", "project_name": registry}
+        name = {"artifact_portfolio_name": "classifier"}
+        server.store.link_artifact({"artifact_id": artifact.id, **where, **name})
+
+    with pytest.raises(WandbError, match="model is not committed"):
+        link(model)
+    for artifact in (data, model):
+        commit(server, artifact)
+    link(model)
+    with pytest.raises(WandbError, match="does not take links to artifacts of"):
+        link(data)
+    with pytest.raises(WandbError, match="there is no registry"):
+        link(data, "wandb-registry-nothing")
 
 
 # Faults

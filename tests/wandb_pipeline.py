@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ from running import wait_for
 from wandb_server import WandbServer
 
 STAGES = ("prepare", "train", "register")
+RUN = "team/grocery/-/"  # entity/project/group: there is no repository, so no group
 
 
-def settings(timeout: float = 30, upload: Any = "metadata") -> TrackingParams:
+def settings(timeout: float = 120, upload: Any = "metadata") -> TrackingParams:
     return TrackingParams(
         project="grocery",
         entity="",
@@ -131,6 +134,40 @@ def asking(server: WandbServer, folder: Path) -> Iterator[Any]:
             wandb.teardown()
 
 
+@dataclass
+class World:
+    """A folder whose stages were tracked at a server. Copy both; do not change them."""
+
+    folder: Path
+    server: WandbServer
+
+    @contextmanager
+    def copy(self, folder: Path) -> Iterator[World]:
+        """Both as they are, free to change."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        with self.server.copy() as server:
+            yield World(folder, server)
+
+
+def uses(server: WandbServer, run: str) -> list[str]:
+    """The artifacts that a run has used."""
+    found: list[str] = server.state()["runs"][RUN + run]["uses"]
+    return found
+
+
+def versions(server: WandbServer, name: str) -> dict[str, Any]:
+    """The versions of an artifact."""
+    found: dict[str, Any] = server.state()["artifacts"][f"team/grocery/{name}"]["versions"]
+    return found
+
+
+def candidates(server: WandbServer) -> list[list[str]]:
+    """Aliases of the registry's versions."""
+    return [
+        link["aliases"] for links in server.state()["links"].values() for link in links.values()
+    ]
+
+
 Said = subprocess.CompletedProcess[str]
 
 
@@ -138,7 +175,7 @@ def pipeline(
     folder: Path,
     server: WandbServer | None,
     *stages: str,
-    timeout: float = 30,
+    timeout: float = 120,
     upload: str = "metadata",
     word: str = "red",
     **changes: str,

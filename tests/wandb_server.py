@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from http import HTTPStatus
-from types import TracebackType
 from typing import Any, Self
 
 from wandb_server_graphql import Executor, operation_name
@@ -21,15 +21,13 @@ from wandb_server_types import WandbError
 
 
 class WandbServer:
-    """The server. It listens from `start` (or the beginning of the block) to `close`.
+    """The server. It listens from the beginning of the block to `close` or its end.
 
     Parameters
     ----------
-    port
-        Port on 127.0.0.1; 0 takes a free one.
-    entity
-        The team that the key's owner belongs to, and logs to by default. Other entities exist as
-        soon as they are named.
+    store
+        What it holds at first; nothing by default. The owner of the key belongs to the team "team",
+        and logs to it by default; other entities exist as soon as they are named.
 
     Attributes
     ----------
@@ -40,20 +38,21 @@ class WandbServer:
         or a request that cannot be carried out.
     """
 
-    def __init__(self, port: int = 0, entity: str = "team") -> None:
-        self.store = Store(entity)
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or Store("team")
         self.requests: list[Request] = []
         self.errors: list[str] = []
         self.forgotten: set[str] = set()
-        self._port = port
+        self._port = 0
         self._executor = Executor(self.store)
         self._lock = threading.RLock()
         self._fault: Fault | None = None
         self._listener: Listener | None = None
 
-    def start(self) -> Self:
-        self._listen()
-        return self
+    def copy(self) -> WandbServer:
+        """Another server, which holds the same; it does not listen yet."""
+        with self._lock:
+            return WandbServer(deepcopy(self.store))
 
     def close(self) -> None:
         """Stop at once; whoever still waits for an answer loses the connection."""
@@ -61,14 +60,10 @@ class WandbServer:
         self.stop_listening()
 
     def __enter__(self) -> Self:
-        return self.start()
+        self._listen()
+        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -145,7 +145,6 @@ class Artifact:
     artifact_sequence: ArtifactSequence
     number: int
     digest: str
-    server_url: str
     created_by: Run | None = None
     description: str | None = None
     metadata: str | None = None
@@ -167,6 +166,10 @@ class Artifact:
     @property
     def id(self) -> str:
         return server_id("Artifact", self.number)
+
+    @property
+    def server_url(self) -> str:
+        return self.artifact_sequence.project.store.url
 
     @property
     def label(self) -> str:

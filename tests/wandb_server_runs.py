@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wandb_server_artifacts import (
@@ -14,7 +14,6 @@ from wandb_server_artifacts import (
     ArtifactCollectionMembership,
     ArtifactType,
 )
-from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     REGISTRY,
     USER,
@@ -28,11 +27,16 @@ from wandb_server_types import (
     server_id,
 )
 
+if TYPE_CHECKING:
+    from wandb_server_store import Store
+    from wandb_server_sweeps import Sweep
+
 
 @dataclass(eq=False)
 class Project:
     """A project: runs and collections of artifacts. A registry is a project too."""
 
+    store: Store
     entity: Entity
     name: str
     number: int
@@ -96,7 +100,6 @@ class Run:
 
     project: Project
     name: str
-    server_url: str
     created_at: str = field(default_factory=now)
     display_name: str | None = None
     group: str | None = None
@@ -199,7 +202,7 @@ class Run:
 
     def file(self, name: str) -> File:
         data = self.contents.get(name, b"")
-        url = f"{self.server_url}/storage/run/{quote(self.path)}/{quote(name)}"
+        url = f"{self.project.store.url}/storage/run/{quote(self.path)}/{quote(name)}"
         return File(name, url, len(data), md5(data), upload_url=url)
 
     @property

@@ -19,7 +19,7 @@ from wandb_server_artifacts import (
     ArtifactPortfolio,
     ArtifactSequence,
 )
-from wandb_server_store_sweeps import SweepStore
+from wandb_server_sweeps import SweepStore
 from wandb_server_types import REGISTRY, File, WandbError, connection, md5, server_id
 
 # No two servers of a process give the same id to an artifact: the SDK caches artifacts by it.
@@ -42,7 +42,7 @@ class Store(SweepStore):
         sequence = self._sequence(input)
         artifact = sequence.by_digest.get(input["digest"])
         if artifact is None:
-            artifact = Artifact(sequence, next(NUMBERS), input["digest"], self.url)
+            artifact = Artifact(sequence, next(NUMBERS), input["digest"])
             sequence.by_digest[artifact.digest] = self.all_artifacts[artifact.id] = artifact
         if artifact.state == "PENDING":  # new, or left behind by somebody who was interrupted
             self._describe(artifact, input)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wandb_server_artifacts import Artifact, ArtifactSequence
 from wandb_server_runs import Project, Run
-from wandb_server_sweeps import Sweep
 from wandb_server_types import (
     ORG_ENTITY,
     REGISTRY,
@@ -19,6 +18,9 @@ from wandb_server_types import (
     connection,
     server_id,
 )
+
+if TYPE_CHECKING:
+    from wandb_server_sweeps import Sweep
 
 # What the SDK may do with this server; W&B's own newest servers switch on the same.
 FEATURES = (
@@ -73,21 +75,14 @@ class RunStore:
             "name": USER,
             "username": USER,
             "email": f"{USER}@example.com",
-            "admin": False,
             "flags": "{}",
             "entity": self.default_entity,
-            "deleted_at": None,
-            "api_keys": connection([]),
             "teams": connection([Entity(self.default_entity)]),
             "organizations": [Organization()],
         }
 
     def server_info(self) -> dict[str, Any]:
-        return {
-            "features": [{"name": name, "is_enabled": True} for name in FEATURES],
-            "cli_version_info": "{}",
-            "latest_local_version_info": None,
-        }
+        return {"features": [{"name": name, "is_enabled": True} for name in FEATURES]}
 
     def entity(self, name: str | None = None) -> Entity:
         return Entity(name or self.default_entity)
@@ -133,7 +128,7 @@ class RunStore:
         if run := project.run(given["name"]):
             return run, False
         number = len(project.runs_by_name) + 1
-        run = Run(project, given["name"], self.url, display_name=f"run-{number}")
+        run = Run(project, given["name"], display_name=f"run-{number}")
         project.runs_by_name[run.name] = run
         self.changes.append(f"run {run.path}: created")
         return run, True
@@ -201,7 +196,9 @@ class RunStore:
     def _project(self, entity: str | None, name: str | None) -> Project:
         key = entity or self.default_entity, name or "uncategorized"
         if key not in self.all_projects:
-            self.all_projects[key] = Project(Entity(key[0]), key[1], len(self.all_projects) + 1)
+            self.all_projects[key] = Project(
+                self, Entity(key[0]), key[1], len(self.all_projects) + 1
+            )
             self.changes.append(f"project {key[0]}/{key[1]}: created")
         return self.all_projects[key]
 

@@ -120,8 +120,6 @@ class Organization:
     id = server_id("Organization", ORGANIZATION)
     name = ORGANIZATION
     org_entity = Entity(ORG_ENTITY)
-    core_weave_organization_id = None
-    feature_flags: Sequence[Any] = ()
 
 
 @dataclass(eq=False)
