@@ -233,7 +233,7 @@ class TestLists:
         genuine = {name: md5_of(data) for name, data in forge.release().items()}
         return json.dumps([*json.loads(listing(genuine)), *more], sort_keys=True).encode()
 
-    @pytest.mark.parametrize(("name", "cache"), zip(NAMES[:3], (True, True, False), strict=True))
+    @pytest.mark.parametrize(("name", "cache"), [*zip(NAMES[:3], (True, True, False), strict=True)])
     def test_nothing_is_written_outside(self, forge: Forge, name: str, cache: bool) -> None:
         world = forge.world
         evil = forge.store(b"evil", cache=cache)
