@@ -77,7 +77,7 @@ def uploads() -> None:
     shards = Path("data/prepared/shards")
     for upload in ("metadata", "files", "reference"):
         with WandbServer() as server, tempfile.TemporaryDirectory() as folder:
-            os.environ.update(server.environment(), WANDB_DIR=folder)
+            os.environ.update(server.environment(), WANDB_DIR=folder, WANDB_MODE="online")
             copy = shutil.copytree(shards, Path(folder, "shards"))
             sent = [_sent(server, copy, upload)]
             shard = min(copy.glob("*.parquet"))

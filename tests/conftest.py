@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from grocery.core.pin import pin
+from grocery.core.pin import KERNELS, pin
 
 pin()  # before anything loads numpy
 
@@ -61,10 +61,14 @@ TINY_PARAMS: dict[str, dict[str, Any]] = {
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a command: this interpreter first, W&B off, git with a name."""
+    """The environment of a command: this interpreter first, W&B off, git with a name.
+
+    What the tests themselves are pinned to is not in it: a person's shell has none of that.
+    """
     bin_folder = Path(sys.executable).parent
+    ours = ("WANDB_", "DVC_", "GIT_", *KERNELS)
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "DVC_", "GIT_"))},
+        **{k: v for k, v in os.environ.items() if not k.startswith(ours)},
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "HOME": HOME,
         "WANDB_MODE": "disabled",

@@ -17,6 +17,7 @@ import yaml
 
 from conftest import Project, environment
 from grocery.cli import main
+from grocery.core.pin import KERNELS
 
 ARTIFACT = "grocery-classifier"
 
@@ -128,7 +129,8 @@ def put_back(*projects: Project) -> Iterator[None]:
 def inside(folder: Path, **changes: str) -> Iterator[None]:
     """In another folder, with the environment of the tests' commands and a cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        wanted = environment(XDG_CACHE_HOME=str(folder.parent / "cache"), **changes)
+        kept = KERNELS | {"XDG_CACHE_HOME": str(folder.parent / "cache")}  # numpy is loaded
+        wanted = environment(**kept | changes)
         for name in os.environ.keys() - wanted.keys():
             patch.delenv(name)
         for name, value in wanted.items():

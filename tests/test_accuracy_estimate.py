@@ -151,6 +151,8 @@ def test_nothing_is_estimated_where_nothing_was_tried() -> None:
 
 def test_an_interval_that_is_of_no_use_is_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "WIDEST", 0.01)
-    found, _ = estimate(1)
+    found, _ = estimate(1, noise=1.8)
     assert (found.accuracy, found.outside) == (None, False)
+    assert found.signal
+    assert found.signal.sentence == "Accuracy has fallen; by how much cannot be said."
     assert (found.refusal or "").startswith("it may lie anywhere from 0.")

@@ -28,6 +28,8 @@ MARKS = ("judged", "recorded", "announced")
 # Runs the command and is killed as soon as something was done, whose name is the first argument.
 KILLED = """
 import os, signal, sys
+from grocery.core.pin import pin
+pin()
 from grocery.cli import main
 from grocery.inbox.history import History
 from grocery.inbox.judging import Judge
@@ -173,15 +175,15 @@ class TestReceiver:
         address = receiver.address("me:pa%40ss@")
         words = ("monitor", DIM, CLEAN, "--history", str(history), "--report", str(page))
         words += ("--notify", address, "--quiet")
-        failed = grocery(built, *words)
-        assert (failed.code, receiver.came) == (3, [])
-        assert failed.err == (
+        failed = built.run("grocery", *words, check=False)  # as in a person's shell
+        assert (failed.returncode, receiver.came) == (3, [])
+        assert failed.stderr == (
             "error: monitor: the alert 'Drift in batch dim' was not taken by "
             f"http://127.0.0.1:{receiver.server_port} (it answers 500); it is announced again by "
             "the next run\n"
         )
         again = grocery(built, *words)
-        assert (again.code, again.err, again.out) == (3, "", failed.out)
+        assert (again.code, again.err, again.out) == (3, "", failed.stdout)
         ((path, authorization, document),) = receiver.came
         assert (path, authorization) == ("/hooks/s3cret?token=t0ken", "Basic bWU6cGFAc3M=")
         assert (document["batches"], document["page"]) == (["dim"], str(page))
@@ -193,7 +195,7 @@ class TestReceiver:
         assert grocery(built, *words) == Said(0, "", "")
         assert receiver.asked == 2
         for secret in ("s3cret", "t0ken", "pa%40ss", "pa@ss"):
-            assert secret not in failed.err + history.read_text() + page.read_text()
+            assert secret not in failed.stderr + history.read_text() + page.read_text()
 
     @pytest.mark.parametrize("answer", [302, 307, 404])
     def test_an_answer_that_is_no_yes(self, receiver: Inbox, alert: Entry, answer: int) -> None:

@@ -283,6 +283,7 @@ class TestCron:
             (project.path / "inbox").mkdir(exist_ok=True)
             batches = project.path / "data/prepared/incoming"
             shutil.copy(batches / f"{batch}.parquet", project.path / "inbox")
+            (project.path / "inbox/notes.txt").touch()  # no alert, so no mail
 
         arrives("dim")
         given = [f"HOME={HOME}", "LOGNAME=me", "SHELL=/bin/sh", "PATH=/usr/bin:/bin"]

@@ -35,7 +35,7 @@ def sync(arguments: argparse.Namespace) -> None:
     A run that a stage is still writing is left for later. What W&B refuses for good
     is forgotten by removing its folder in wandb/outbox.
 
-    `wandb clean` removes the local copies of runs that were sent.
+    `wandb clean` removes the local copies of runs that were sent, a day after.
 
     examples:
       grocery sync --dry-run    say what would be sent

@@ -79,17 +79,22 @@ def estimate_accuracy(
     away = reference.distances(features, statistics, predicted)
     lost = fall > float(falls.max()) + _QUANTILE * error
     outside = bool(lost or (np.array(away) > farthest).any())
-    sentence = f"Accuracy has fallen by about {100 * loss:.0f} points, as far as can be estimated."
     p_value = float(ndtr(-fall / error)) if error else 1.0
-    if loss < p.min_estimated_drop or p_value > p.significance:
-        sentence = "Nothing says that accuracy has fallen."
-    signal = Signal("estimate", fall, p_value, loss, p.min_estimated_drop, sentence)
+    why = None
     if outside:
         why = "the images lie farther from those before than any that the model was tried out on"
-        return Estimate(None, None, why, signal, outside)
-    if interval[1] - interval[0] > WIDEST:
+    elif interval[1] - interval[0] > WIDEST:
         why = f"it may lie anywhere from {interval[0]:.2f} to {interval[1]:.2f}"
-        return Estimate(None, None, why, signal)
+
+    if loss < p.min_estimated_drop or p_value > p.significance:
+        sentence = "Nothing says that accuracy has fallen."
+    elif why:
+        sentence = "Accuracy has fallen; by how much cannot be said."
+    else:
+        sentence = f"Accuracy has fallen by about {100 * loss:.0f} points."
+    signal = Signal("estimate", fall, p_value, loss, p.min_estimated_drop, sentence)
+    if why:
+        return Estimate(None, None, why, signal, outside)
     return Estimate(accuracy, interval, None, signal)
 
 

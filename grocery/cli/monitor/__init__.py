@@ -135,7 +135,6 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument(
         "--notify",
-        type=_receiver,
         metavar="URL",
         help="with --history, send each alert as JSON to this address (POST); one that is not "
         "taken is announced again by the next run",
@@ -161,6 +160,15 @@ def _run(arguments: argparse.Namespace) -> None:
     for option in ("time", "quiet", "track", "notify"):
         if getattr(arguments, option) and arguments.history is None:
             arguments.parser.error(f"--{option} goes with --history")
+    if arguments.notify is not None:
+        from grocery.inbox.announcing import Receiver
+
+        try:
+            arguments.notify = Receiver(arguments.notify)
+        except ValueError:  # it may hold a secret, and is not repeated
+            arguments.parser.error(
+                "--notify should be an address that begins with http:// or https://"
+            )
     arguments.model = arguments.model or str(in_project("models/release"))
     arguments.params = arguments.params or in_project("params.yaml")
     if arguments.settled is None:
@@ -190,15 +198,4 @@ def _moment(text: str) -> float:
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text} should be a time such as 2026-11-23 or 2026-11-23T18:00:00Z"
-        ) from None
-
-
-def _receiver(text: str) -> Any:
-    from grocery.inbox.announcing import Receiver
-
-    try:
-        return Receiver(text)
-    except ValueError:  # it may hold a secret, and is not repeated
-        raise argparse.ArgumentTypeError(
-            "should be an address that begins with http:// or https://"
         ) from None

@@ -123,10 +123,10 @@ def _say(
         why = "is damaged and left out; its batch is judged again when it is seen again"
         lines = [f"line {number} of {run.history.path}" for number in run.damaged]
         _warn(f"warning: monitor: {line} {why}" for line in lines)
-        _warn(strays)
     _warn(sentence for batch in shown for sentence in batch.not_read)
     output.show(shown, params, in_json=arguments.json)
     if not arguments.quiet:
+        _warn(strays)
         _warn(_unsettled(run.unsettled, arguments.settled))
         if not (run.new or run.unsettled or run.troubles) and sys.stderr.isatty():
             _warn([f"nothing new: no batch that {run.history.path} lacks"])
