@@ -9,7 +9,7 @@ set -euo pipefail
 
 checkout=$(cd "${1:-$(dirname "$0")/..}" && pwd)
 source=${SOURCE:-synthetic}
-read -ra first <<< "${FIRST:--S train.labeled_ratio=0.1}"
+read -ra first <<< "${FIRST:--S train.labeled_ratio=0.15}"
 read -ra poor <<< "${POOR:--S featurize.fisher.dimensions=2}"
 read -ra better <<< "${BETTER:--S train.labeled_ratio=1.0}"
 export WANDB_MODE=${WANDB_MODE:-disabled}
