@@ -44,7 +44,7 @@ def comment(root: Path, revision: str) -> str:
 
 
 def _table(root: Path, *arguments: str) -> str:
-    """What a command of DVC's prints; its public form for this is the command line."""
+    """What a command of DVC's prints, its rows in order; its public form is the command line."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,
@@ -55,8 +55,8 @@ def _table(root: Path, *arguments: str) -> str:
     )
     if done.returncode:
         raise DataError(done.stderr.strip().removeprefix("ERROR: "))
-    table = done.stdout.strip()
-    return table if table.count("\n") > 1 else "No change."
+    head, rows = (lines := done.stdout.strip().splitlines())[:2], sorted(lines[2:])
+    return "\n".join([*head, *rows]) if rows else "No change."
 
 
 def _images(root: Path, revision: str) -> str:

@@ -294,9 +294,10 @@ class TestPage:
 
 
 class TestStage:
-    def run(self, shards: Path, out: Path) -> dict[str, Any]:
+    def run(self, shards: Path, out: Path, **changes: float) -> dict[str, Any]:
         put(out, "data/prepared/report.json", json.dumps(REPORT).encode())
-        return call_stage("version", PARAMS, root=out, shards=shards)
+        params = PARAMS.model_copy(update=changes)
+        return call_stage("version", params, root=out, shards=shards)
 
     def test_what_it_writes(self, shards: Path, tmp_path: Path, rows: Rows) -> None:
         result = self.run(shards, tmp_path / "out")
@@ -308,6 +309,18 @@ class TestStage:
         assert (figures["images"], figures["classes"]) == (len(rows), 3)
         assert (figures["quarantined"], figures["duplicates"]) == (1, 2)
         assert figures["near_duplicates_across_splits"] == 0
+
+    def test_fewer_labels_are_suspected_where_more_neighbours_must_agree(
+        self, tmp_path: Path, rows: Rows
+    ) -> None:
+        labels = [row["label"] for row in rows]
+        mixed = [row | {"label": label} for row, label in zip(rows, labels[::-1], strict=True)]
+        shards = write(tmp_path / "mixed", [*rows[::2], *mixed[1::2]])
+        many, few = (
+            self.run(shards, tmp_path / str(share), suspect_agreement=share)["suspected_labels"]
+            for share in (0.5, 1.0)
+        )
+        assert many > few
 
     def test_workers_and_runs_do_not_matter(self, shards: Path, tmp_path: Path) -> None:
         self.run(shards, tmp_path / "a")

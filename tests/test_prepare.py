@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image, ImageDraw, ImageEnhance
@@ -19,10 +20,22 @@ from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import PrepareParams
 from grocery.data import incoming
+from grocery.data.build import Shard
+from grocery.data.duplicates import Copies
 from grocery.data.incoming import DRILL_SHARE, choose_drills
 from grocery.data.near_duplicates import NearDuplicates
 from grocery.images.decoding import canonical, decode, pixels
-from grocery.shards import BATCH_SCHEMA, IMAGE_SCHEMA, read_columns, read_table, shard_of
+from grocery.images.preprocessing import Preprocessing
+from grocery.images.raw import RawImage
+from grocery.shards import (
+    BATCH_SCHEMA,
+    IMAGE_SCHEMA,
+    read_columns,
+    read_preprocessing,
+    read_table,
+    shard_of,
+    write_table,
+)
 from grocery.synthetic.source import SyntheticSource
 from samples import dataset, jpeg, picture, put
 
@@ -98,6 +111,29 @@ class TestShards:
         assert min(len(table) for table in tables) == 0
         assert all(table.schema == IMAGE_SCHEMA for table in tables)
         assert list((tmp_path / "incoming").iterdir()) == []
+
+    def test_more_of_them_split_each_one(self) -> None:
+        ids = [f"{number:08x}{'0' * 56}" for number in range(0, 2**32, 2**27 + 1)]
+        assert [shard_of(i, 8) // 2 for i in ids] == [shard_of(i, 4) for i in ids]
+        assert sorted({shard_of(i, 8) for i in ids}) == list(range(8))
+
+    def test_are_decided_by_label_too(self) -> None:
+        """A list may name another class for a file that stays where it is."""
+        one, other = (
+            Shard("0", (Copies("ab", RawImage("a.jpg", label, None, "train")),))
+            for label in ("Lemon", "Milk")
+        )
+        how = Preprocessing.of({"image_size": 64, "jpeg_quality": 90, "max_pixels": 10**6}, "here")
+        assert one.facts(how) != other.facts(how)
+
+    def test_that_were_prepared_in_two_ways_are_no_dataset(self, tmp_path: Path) -> None:
+        paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+        for path, size in zip(paths, (64, 96), strict=True):
+            how = {"image_size": size, "jpeg_quality": 90}
+            write_table(path, pa.table({"image_id": ["ab"]}), how)
+        assert read_preprocessing(paths[:1]) == {"image_size": 64, "jpeg_quality": 90}
+        with pytest.raises(DataError, match=r"b.parquet was prepared otherwise than .*a.parquet"):
+            read_preprocessing(paths)
 
 
 class TestBadFiles:
