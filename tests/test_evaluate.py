@@ -198,3 +198,5 @@ def test_summary_and_calibration_error_by_hand() -> None:
     assert calibration_error(bins) == pytest.approx((0.1 + 0.6 + 0.5 + 0.2) / 4, abs=1e-6)
     without = summary(probabilities, labels, coarse=["x", None, "y"], bins=10)
     assert "coarse_accuracy" not in without
+    fewer = summary(probabilities[:3], labels[:3], coarse=["x", "x", "y"], bins=10)
+    assert fewer["macro_f1"] == pytest.approx(2 / 3), "the third class has no images"

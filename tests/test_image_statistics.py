@@ -34,6 +34,15 @@ def test_plain_images() -> None:
     assert red["blue-yellow balance"] == pytest.approx(-0.5)
 
 
+def test_a_straight_edge_is_no_noise() -> None:
+    edge = Image.new("RGB", (40, 40))
+    edge.paste((200, 200, 200), (0, 0, 40, 17))
+    for image in (edge, edge.rotate(90)):
+        found = of(image)
+        assert found["noise"] == pytest.approx(-8)
+        assert found["sharpness"] > 0
+
+
 def shifted(name: str, strength: float, seed: int = 0) -> Image.Image:
     return TRIED[name][0](scene(), strength, np.random.default_rng(seed))
 
