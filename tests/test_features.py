@@ -57,6 +57,15 @@ class TestLocalDescriptors:
         cosine = (light * dim).sum(1) / np.linalg.norm(light, axis=1) / np.linalg.norm(dim, axis=1)
         assert cosine.min() > 0.98
 
+    def test_aligned_windows_brighten_rightward(self) -> None:
+        rightward = np.repeat(np.arange(0, 240, 5, dtype=np.uint8)[None, :, None], 48, axis=0)
+        rightward = np.repeat(rightward, 3, axis=2)
+        as_it_is = local_descriptors(rightward, Grid(4, [1.0], 1.0, align=False))
+        for turns in range(4):
+            turned = np.ascontiguousarray(np.rot90(rightward, turns))
+            aligned = local_descriptors(turned, Grid(4, [1.0], 1.0, align=True))
+            assert np.sort(aligned, axis=0) == pytest.approx(np.sort(as_it_is, axis=0), abs=1e-5)
+
     @pytest.mark.parametrize("turns", range(4))
     @pytest.mark.parametrize("mirrored", [False, True])
     def test_aligned_windows_are_those_of_the_turned_image(
