@@ -21,6 +21,7 @@ from PIL import Image
 
 from conftest import ROOT, environment
 from grocery.cli import main
+from grocery.core.pin import KERNELS
 from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.process import end_whole
@@ -107,7 +108,7 @@ def variables(folder: Path, server: WandbServer | None, **changes: str) -> dict[
 @contextmanager
 def inside(folder: Path, server: WandbServer | None = None, **changes: str) -> Iterator[None]:
     """In `folder`, with that environment; what W&B remembers of a key is forgotten in the end."""
-    wanted = variables(folder, server, **changes)
+    wanted = variables(folder, server, **changes) | KERNELS  # numpy is loaded
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() - wanted.keys():
