@@ -119,6 +119,8 @@ import importlib, json, sys
 from contextlib import nullcontext
 from pathlib import Path
 import grocery
+from grocery.core.pin import pin
+pin()
 import yaml
 from grocery.core import params
 from grocery.core.stage import read_by, written_by

@@ -29,7 +29,7 @@ def test_an_emulated_processor_without_avx512(
 ) -> None:
     """The stages that compute with floats on a Haswell, the oldest processor that is promised
     the same bytes. Drawing the images takes minutes there, and so would many trials."""
-    few = "from grocery.reference import trials\ntrials.IMAGES = 5\n"
+    few = "from grocery import runner\nfrom grocery.reference import trials\ntrials.IMAGES = 5\n"
     here = project.copy(tmp_path / "here")
     python, option, code = in_one_process(*STAGES[3:])
     project.run("qemu-x86_64", "-cpu", "Haswell", python, option, few + code, env=SCRATCH)
