@@ -14,7 +14,9 @@ from running import wait_for
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ELSEWHERE = "# in another clone"
 # What differs each time: ids, the time of day, how far a queue is; and how wide a table is drawn.
-CHANGES = re.compile(r"\b[0-9a-f]{7,40}\b|\b\d\d:\d\d [AP]M|\b(Queued|Running|Success)\b|\d+ idle")
+CHANGES = re.compile(
+    r"\b[0-9a-f]{7,40}\b|\b\d\d:\d\d [AP]M|\b(Queued|Running|Success)\b|\d+ (active|idle)"
+)
 DRAWN = re.compile(r"[\s─]+")
 
 
