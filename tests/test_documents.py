@@ -16,9 +16,8 @@ import yaml
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
 
-from conftest import ROOT, Project
+from conftest import ROOT
 from grocery.cli import build_parser
-from running import wait_for
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yml"))
@@ -51,15 +50,10 @@ def run_lines(node: object) -> Iterator[str]:
             yield from run_lines(item)
 
 
-def typed_in_blocks(page: Path) -> Iterator[str]:
-    """Lines after a prompt."""
-    for block in BLOCK.findall(page.read_text()):
-        yield from re.findall(r"^\$ (.*)", block.replace("\\\n", " "), re.MULTILINE)
-
-
 def typed(page: Path) -> Iterator[str]:
     """What a page tells to type: lines after a prompt, and code in its text and tables."""
-    yield from typed_in_blocks(page)
+    for block in BLOCK.findall(page.read_text()):
+        yield from re.findall(r"^\$ (.*)", block.replace("\\\n", " "), re.MULTILINE)
     yield from re.findall(r"`((?:dvc|grocery|make) [^`]+)`", BLOCK.sub("", page.read_text()))
 
 
@@ -156,42 +150,3 @@ def test_the_house_is_told_as_it_is() -> None:
         assert named == {name.removeprefix("grocery.") for name in border[modules]} - {"stages"}
         rooms -= named
     assert rooms == set()
-
-
-# Lines that are not run here: they set up, reach for another host, or measure for a long time; and
-# what a page says of a folder that the reader is to bring.
-LEFT_OUT = re.compile(
-    r"make |source |dvc get |python |export |wandb |cp |.*grocery-store|.*example\.org|.*BUCKET"
-)
-REFUSED = {"grocery registry rollback --stage production": "had no version before"}
-
-
-def project_with_a_remote(built: Project, folder: Path) -> Project:
-    """A built project with what a reader has: a git remote, and images in some folders."""
-    project = built.copy(folder / "project")
-    project.run("git", "init", "--quiet", "--bare", str(folder / "origin.git"))
-    project.run("git", "remote", "add", "origin", str(folder / "origin.git"))
-    project.run("git", "push", "--quiet", "origin", "HEAD")
-    project.run("git", "switch", "--quiet", "--create", "mine")
-    for name in ("data/raw/mine", "monday", "tuesday", "checked", "shelf"):
-        project.run("grocery", "data", "samples", name, "--count", "60")
-    return project
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["README.md", "team.md", "adapt.md"])
-def test_every_command_of_a_page_works(name: str, built: Project, tmp_path: Path) -> None:
-    project = project_with_a_remote(built, tmp_path)
-    (page,) = (page for page in PAGES if page.name == name)
-    for line in filter(lambda line: not LEFT_OUT.match(line), typed_in_blocks(page)):
-        done = project.run("bash", "-euo", "pipefail", "-c", line, check=False)
-        command = line.partition("#")[0].strip()
-        assert (REFUSED.get(command, "") or "\0") in done.stderr or not done.returncode, (
-            f"{line}\n{done.stdout}{done.stderr}"
-        )
-        if "queue start" in line:
-            wait_for(lambda: queue_is_empty(project), seconds=600)
-
-
-def queue_is_empty(project: Project) -> bool:
-    return {"Queued", "Running"}.isdisjoint(project.dvc("queue status")[0].split())
