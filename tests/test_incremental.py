@@ -301,5 +301,10 @@ def test_an_experiment_remembers_in_its_project(
     monkeypatch.chdir(project.path)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    remembered = tmp_path / ".dvc/tmp/grocery/actions"
+    monkeypatch.setenv("GROCERY_REUSE", "no")
     run("featurize", load())
-    assert list((tmp_path / ".dvc/tmp/grocery/actions").glob("*/*"))
+    assert not remembered.exists(), "nothing was to be known"
+    monkeypatch.delenv("GROCERY_REUSE")
+    run("featurize", load())
+    assert list(remembered.glob("*/*"))

@@ -8,9 +8,16 @@ from contextlib import nullcontext
 
 import pytest
 
+from grocery.core.draws import draw, generator_of
 from grocery.core.errors import DataError
 from grocery.data.splits import assign, check_labels, check_shares, check_splits
 from grocery.shards import SPLITS, shard_of
+
+
+def test_no_two_purposes_draw_alike() -> None:
+    assert draw("split", 7) != draw("drill", 7) != draw("drill", 8)
+    first, other = (generator_of(purpose, 7).random() for purpose in ("split", "drill"))
+    assert first != other
 
 
 def ids(count: int, salt: str = "") -> list[str]:

@@ -23,11 +23,13 @@ from grocery.experiment.steering import ADDRESS, TRIAL, Steering, Stopped, liste
 from grocery.journal import held
 from grocery.registry.git import Git
 from grocery.registry.revisions import experiments
+from grocery.runner import Speaker
 from grocery.sweep.hyperband import Hyperband
 from grocery.sweep.report import page, rows, sentences
 from grocery.sweep.search import Search, Space, read_search
 from grocery.sweep.study import Study, Trial
 from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.run import StageRun
 from laboratory import make_laboratory
 from registry_project import grocery
 from running import processes, wait_for
@@ -509,10 +511,10 @@ def test_each_step_is_heard_and_answered(monkeypatch: pytest.MonkeyPatch) -> Non
         return values["val_accuracy"] > 0.5
 
     with listening(on_step) as address:
-        steering = told(monkeypatch, address)
-        steering.step({"val_accuracy": 0.25})
+        stage = Speaker("train", StageRun(None), told(monkeypatch, address))
+        stage.step({"val_accuracy": 0.25})
         with pytest.raises(Stopped, match="stopped early by the sweep"):
-            steering.step({"val_accuracy": 0.75})
+            stage.step({"val_accuracy": 0.75})
     assert heard == [("t-001", {"val_accuracy": 0.25}), ("t-001", {"val_accuracy": 0.75})]
     assert not os.path.exists(address)
 
