@@ -26,7 +26,7 @@ from workspace import restored, set_parameters
 def main() -> None:
     """Run all draws and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.1, 0.2, 1.0])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--label-draws", nargs="+", default=["stratified", "random"])
@@ -39,7 +39,7 @@ def main() -> None:
     ]
     results: dict[tuple[str, float], list[dict[str, Any]]] = {}
     with restored():
-        set_parameters(arguments.set)
+        set_parameters(arguments.set_param)
         for how, ratio, draw in tqdm(cells, disable=None, leave=False):
             values = {"label_draw": how, "labeled_ratio": ratio, "label_seed": draw}
             set_parameters([f"train.{name}={value}" for name, value in values.items()])

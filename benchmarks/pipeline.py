@@ -27,10 +27,10 @@ def main() -> None:
     """Run every stage once and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--changed", action="store_true", help="run only what -S changes")
-    parser.add_argument("-S", "--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     with restored():
-        set_parameters(arguments.set)
+        set_parameters(arguments.set_param)
         print(f"| {'stage':<10} | seconds | peak MiB |\n|{'-' * 12}|---------|----------|")
         results = [measured(stage, force=not arguments.changed) for stage in STAGES]
         total, peak = sum(s for s, _ in results), max(m for _, m in results)

@@ -15,9 +15,11 @@ from scipy import stats
 from coloured import write_release, write_shards
 from conftest import ROOT, once
 from grocery.core.intervals import clopper_pearson
+from grocery.images.decoding import canonical, decode
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
 from grocery.settings import load
+from grocery.synthetic.source import SyntheticSource
 
 PARAMS = load(ROOT / "params.yaml").monitor
 
@@ -81,6 +83,18 @@ def test_what_batches_hold(stage: Any) -> None:
     dark = stage.draw("gamma", 2.0, 30, 0)
     assert (dark.seen.statistics[:, 0] < truth.seen.statistics[:, 0].mean()).mean() > 0.5
     assert stage.draw("clean", 0.0, 500, 0) is None
+
+
+def test_several_pictures_of_one_thing_are_one(drill: Any) -> None:
+    """Or the tests take copies for so many independent images."""
+    images = SyntheticSource(ROOT / "data/raw/synthetic").images()
+    things = [decode(image.read(), max_pixels=10**6) for image in images[:200:20]]
+    shelf = [
+        canonical(drill.copied(thing, place, number), size=224, quality=92)
+        for number, thing in enumerate(things)
+        for place in range(5)
+    ]
+    assert drill.of_their_own(shelf) == list(range(0, 50, 5))
 
 
 def stage_verdicts(drawn: Any) -> set[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Project, checkout, once
+from grocery.shards import read_columns
 from running import wait_for
 from test_documents import BLOCK
 
@@ -35,8 +36,13 @@ def build(folder: Path) -> None:
     project.run("git", "remote", "add", "origin", "../origin.git")
     project.run("git", "push", "--quiet", "origin", "main")
     project.run("dvc", "push", "--quiet")
-    for name in ("data/raw/mine", "monday", "tuesday", "checked", "shelf"):
+    for name in ("monday", "tuesday", "checked", "shelf"):
         project.run("grocery", "data", "samples", name, "--count", "60")
+    columns = ["label", "image_id", "image"]
+    for row in read_columns(project.path / "data/prepared/shards", columns).to_pylist():
+        file = project.path / f"data/raw/mine/{row['label']}/{row['image_id'][:16]}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"])
 
 
 def blocks(page: str) -> Iterator[list[tuple[str, list[str]]]]:

@@ -31,7 +31,9 @@ from grocery.shards import BATCH_SCHEMA, DRILL, how_prepared, read_table
 
 HISTOGRAM_BINS = 20
 THUMBNAIL = 160  # longest side of a picture on the page, in pixels
-NEAR_DUPLICATE_BITS = 8  # as `prepare.near_duplicate_bits` is for most data
+# More than `prepare.near_duplicate_bits`: an image that is left out by mistake costs a batch
+# little, and a copy that stays makes chance look like drift.
+NEAR_DUPLICATE_BITS = 20
 
 AT_ONCE = 16  # images that are predicted together; one by one takes twice the time
 
