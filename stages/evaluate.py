@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from grocery.classifier.dataset import Split, load_splits
 from grocery.classifier.head import KIND, Head
 from grocery.core.arrays import load_arrays
 from grocery.core.errors import DataError, ModelError
-from grocery.core.files import rounded, write_json
+from grocery.core.files import digest, rounded, write_json
 from grocery.core.intervals import clopper_pearson
 from grocery.core.params import EvaluateParams
 from grocery.core.stage import Report, reads, writes
@@ -122,6 +123,7 @@ def recorded(test: Split, head: Head, description: dict[str, Any], paths: Paths)
         image_statistics=image_statistics([images[image_id] for image_id in ids]),
     )
     arrays, encoder = load_arrays(paths.encoder, ENCODER_KIND)
+    scratch = paths.reference / "seen"
     tried = trials.try_shifts(
         reference,
         encoder=Encoder.from_arrays(arrays, encoder["settings"], paths.encoder),
@@ -131,7 +133,10 @@ def recorded(test: Split, head: Head, description: dict[str, Any], paths: Paths)
             (ids[place], images[ids[place]], int(test.labels[sample[place]]))
             for place in sample_rows(ids, trials.IMAGES)
         ],
+        decided_by=[digest(file) for file in sorted(paths.encoder.iterdir())],
+        scratch=scratch,
     )
+    shutil.rmtree(scratch)
     return replace(reference, trials=tried)
 
 

@@ -23,6 +23,7 @@ from grocery.core.files import digest
 from grocery.core.params import FeaturizeParams
 from grocery.data import build
 from grocery.images.preprocessing import Preprocessing
+from grocery.reference import trials
 from grocery.runner import run
 from grocery.settings import load
 from grocery.shards import read_table, shard_name, shard_of
@@ -308,3 +309,32 @@ def test_an_experiment_remembers_in_its_project(
     monkeypatch.delenv("GROCERY_REUSE")
     run("featurize", load())
     assert list(remembered.glob("*/*"))
+
+
+def test_another_head_is_tried_out_on_what_the_encoder_has_seen(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    params, looks, see = load(), list[str](), trials.see
+
+    @wraps(see)
+    def counted(look: trials.Look, **options: Any) -> None:
+        looks.append(str(look[0]))
+        see(look, **options)
+
+    def evaluated(memory: Path | None) -> str:
+        looks.clear()
+        call_stage("evaluate", params.evaluate, memory=memory)
+        return digest(Path("models/reference/reference.safetensors"))
+
+    monkeypatch.setattr(trials, "see", counted)
+    first = evaluated(tmp_path / "memory")
+    assert looks
+    call_stage("train", params.train.model_copy(update={"C": 0.01}))
+    other = evaluated(tmp_path / "memory")
+    assert not looks
+    assert first != other == evaluated(None)
+    call_stage("featurize", params.featurize.model_copy(update={"seed": 1}))
+    call_stage("train", params.train)
+    evaluated(tmp_path / "memory")
+    assert looks, "another encoder sees otherwise"

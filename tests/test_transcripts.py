@@ -40,7 +40,8 @@ def build(folder: Path) -> None:
         project.run("grocery", "data", "samples", name, "--count", "60")
     columns = ["label", "image_id", "image"]
     for row in read_columns(project.path / "data/prepared/shards", columns).to_pylist():
-        file = project.path / f"data/raw/mine/{row['label']}/{row['image_id'][:16]}.jpg"
+        folder = row["label"] or "unlabeled"
+        file = project.path / f"data/raw/mine/{folder}/{row['image_id'][:16]}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(row["image"])
 
