@@ -8,7 +8,13 @@ test images. Every figure is the median of a few runs in this process; the two k
 images take turns, so that a busy machine slows them alike.
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+from grocery.core.pin import pin
+
+pin()  # before anything loads numpy: the pipeline's own numbers
 
 import argparse
 import time

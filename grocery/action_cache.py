@@ -6,7 +6,7 @@ numeric kernels. All that is hashed to a key, under which the value that the fun
 files that it wrote are remembered:
 
     actions/ab/KEY     JSON: the value, the SHA-256 of each file, and that of all this
-    files/cd/SHA-256   the file, a hard link of the one in the output
+    files/cd/SHA-256   the file, a hard link of the one in the output until DVC copies that
 
 A file is read before it is given out again, so one that was damaged, or changed by hand in the
 output that it is linked to, is made again. What is remembered appears whole or not at all, and

@@ -95,7 +95,8 @@ def _prepare(paths: Any, found: Mapping[str, Any]) -> str:
 
 def _version(paths: Any, found: Mapping[str, Any]) -> str:
     suspects = found["suspected_labels"]
-    doubts = f"{suspects} labels to check" if suspects else "no label looks wrong"
+    labels = "label" if suspects == 1 else "labels"
+    doubts = f"{suspects} {labels} to check" if suspects else "no label looks wrong"
     return f"dataset {found['digest'][:12]}, {doubts} ({paths.card}/index.html)"
 
 

@@ -136,6 +136,15 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_a_benchmark_starts(file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, file, "--help"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_house_is_told_as_it_is() -> None:
     """README's rooms are those of the library, each on its side of the border."""
     house = (

@@ -214,6 +214,25 @@ def with_sets(params: Path, *names: str) -> list[str]:
     return lines
 
 
+def settings(file: Path) -> dict[str, Any]:
+    """Every value, by its name with dots."""
+
+    def flat(found: dict[str, Any], prefix: str) -> dict[str, Any]:
+        inside = [
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+            for name, value in found.items()
+        ]
+        return {name: value for each in inside for name, value in each.items()}
+
+    return flat(yaml.safe_load(file.read_text()), "")
+
+
+def comments(file: Path) -> list[str]:
+    return [line for line in map(str.strip, file.read_text().splitlines()) if line[:1] == "#"]
+
+
 class TestParameterSets:
     """The files in params/, which `dvc exp run` takes as they are."""
 
@@ -224,15 +243,16 @@ class TestParameterSets:
         """DVC's own code sets the values; the parameters' own code checks them."""
         params = tmp_path / "params.yaml"
         shutil.copy(ROOT / "params.yaml", params)
-        default, before = load(params), params.read_text().splitlines()
+        default, before, said = load(params), settings(params), comments(params)
         for _ in range(2):  # one experiment after another; the first may bend, the second break
             lines = with_sets(params, name)
         assert load(params) != default
-        after = params.read_text().splitlines()
-        assert len(after) == len(before)
-        assert sum(a != b for a, b in zip(after, before, strict=True)) == len(lines)
-        # Shells split the file at white space, and some would take these for patterns.
-        assert not set("*?[]{}~$'\"\\ ") & set("".join(lines))
+        assert comments(params) == said
+        changed = {name for name, value in settings(params).items() if value != before[name]}
+        assert changed == {line.removeprefix("--set-param=").partition("=")[0] for line in lines}
+        # Shells split the file at white space, and take these for patterns; of those in brackets,
+        # which DVC's lists need, no file has the name.
+        assert not set("*?{}~$'\"\\ ") & set("".join(lines))
         for page in ("docs/experiments.md", "README.md"):
             assert f"`{name}`" in (ROOT / page).read_text()
 

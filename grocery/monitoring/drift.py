@@ -85,6 +85,7 @@ def judge(
     confidences, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
     signals = []
     wasserstein = None
+    estimate = Estimate(None, None, "it has too few images", None)
     if n >= params.min_batch:
         counts = np.bincount(predicted, minlength=len(reference.classes))
         signals.append(tests.confidence_signal(reference, confidences, params))
@@ -98,13 +99,13 @@ def judge(
             mix = signals[1]
             same = mix.p_value > params.significance or mix.effect < mix.threshold
             signals.append(tests.unknown_signal(reference, logits, params, same_mix=same))
-    estimate = Estimate(None, None, "nothing is known of the images but what is predicted", None)
-    if features is not None and logits is not None and image_statistics is not None:
-        estimate = estimate_accuracy(reference, logits, features, image_statistics, params)
-    if n >= params.min_batch and estimate.signal is not None:
-        signals.append(estimate.signal)
-    if n >= params.min_batch and estimate.outside:
-        signals = [tests.far_outside(s, signals) if s.name == "unknown" else s for s in signals]
+        estimate = replace(estimate, refusal="nothing is known of its images but what is predicted")
+        if features is not None and logits is not None and image_statistics is not None:
+            estimate = estimate_accuracy(reference, logits, features, image_statistics, params)
+        if estimate.signal is not None:
+            signals.append(estimate.signal)
+        if estimate.outside:
+            signals = [tests.far_outside(s, signals) if s.name == "unknown" else s for s in signals]
     ranks = label_ranks(probabilities, labels, reference.classes)
     known = ranks >= 0
     right, labelled = int(np.count_nonzero(ranks == 0)), int(known.sum())

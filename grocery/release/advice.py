@@ -143,7 +143,8 @@ def _of_confusions(rows: list[dict[str, str]], classes: list[dict[str, str]]) ->
 
 def _of_labels(dataset: Mapping[str, Any]) -> Iterator[str]:
     if suspects := len(dataset["suspected_labels"]):
-        yield f"{suspects} labels look wrong: see data/card/index.html."
+        looks = "label looks" if suspects == 1 else "labels look"
+        yield f"{suspects} {looks} wrong: see data/card/index.html."
 
 
 def _listed(names: list[str]) -> str:
