@@ -1,6 +1,6 @@
 """Draw the lineage graph of docs/wandb.md, from what a W&B server was told.
 
-    python docs/lineage.py
+    python docs/lineage.py            # with the packages of `make test`
 
 Runs the whole pipeline by force, tracked at the tests' W&B server on loopback, and prints the runs,
 the artifacts they used and logged, and the registry's links, as a Mermaid graph.
