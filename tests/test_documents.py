@@ -136,6 +136,13 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     assert missing == []
 
 
+def test_hashes_of_the_page_about_wandb_are_those_of_the_committed_build() -> None:
+    lock = (ROOT / "dvc.lock").read_text()
+    shown = re.findall(r"[0-9a-f]{32}\.dir", (ROOT / "docs/wandb.md").read_text())
+    assert shown
+    assert [each for each in shown if each not in lock] == []
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_a_benchmark_starts(file: Path) -> None:

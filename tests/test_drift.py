@@ -138,12 +138,13 @@ def test_features_are_compared_by_the_kernel_test() -> None:
     assert (one.p_value, one.effect) == (moved.p_value, moved.effect)
 
 
+def unknown(seen: dict[str, NDArray[np.float32]], *, same_mix: bool = True) -> Signal:
+    points = (seen["logits"], seen["features"])
+    return signals.unknown_signal(sampled(), *points, PARAMS, same_mix=same_mix)
+
+
 def test_unknown_products_have_two_tests_and_a_level_of_their_own() -> None:
-    known = sampled()
-    found = [
-        signals.unknown_signal(known, seen(s, 80, strange=k)["logits"], PARAMS, same_mix=True)
-        for s, k in ((2, 0), (3, 0), (4, 12))
-    ]
+    found = [unknown(seen(s, 80, strange=k)) for s, k in ((2, 0), (3, 0), (4, 12))]
     assert found[0].p_value > PARAMS.significance < found[1].p_value
     assert found[2].p_value <= PARAMS.significance
     assert found[2].effect == pytest.approx(0.15, abs=0.1)
@@ -155,14 +156,21 @@ def test_unknown_products_have_two_tests_and_a_level_of_their_own() -> None:
     assert verdicts == ["watch", "watch", "alert", "alert"]
 
 
+def test_unknown_products_that_only_their_features_tell() -> None:
+    batch = seen(2, 80)
+    assert unknown(batch).p_value > PARAMS.significance
+    batch["features"][:12] = 6 + 0.1 * batch["features"][:12]
+    assert unknown(batch).p_value <= PARAMS.significance
+    assert unknown(batch, same_mix=False).p_value > PARAMS.significance
+
+
 def test_another_light_or_another_mix_of_classes_is_no_unknown_product() -> None:
-    known, logits = sampled(), seen(2, 600)["logits"]
-    alone = logits[logits.argmax(axis=1) == 3][:60]
-    assert signals.unknown_signal(known, alone, PARAMS, same_mix=False).p_value > 0.01
-    logits = seen(2, 80)["logits"]
-    for changed in (0.7 * logits, logits + np.linspace(-1, 1, logits.shape[1], dtype=np.float32)):
-        one = signals.unknown_signal(known, changed.astype(np.float32), PARAMS, same_mix=True)
-        assert one.p_value > PARAMS.significance
+    batch = seen(2, 600)
+    alone = np.flatnonzero(batch["logits"].argmax(axis=1) == 3)[:60]
+    assert unknown({name: v[alone] for name, v in batch.items()}, same_mix=False).p_value > 0.01
+    for name, points in (batch := seen(2, 80)).items():
+        for changed in (0.7 * points, points + np.linspace(-1, 1, points.shape[1], dtype="f4")):
+            assert unknown(batch | {name: changed}).p_value > PARAMS.significance
 
 
 def test_the_least_p_value_of_image_statistics_is_corrected() -> None:

@@ -273,6 +273,18 @@ def test_a_wrong_file_is_said_before_the_first_trial(case: str, place: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_the_page_shows_what_is_said(place: Path) -> None:
+    said = set()
+    for changes, _ in BAD.values():
+        with pytest.raises(ParamsError) as caught:
+            read_search(sweep_file(place, **changes), place)
+        said.add(str(caught.value).replace(str(place / "search.yaml"), "my.yaml"))
+    page = (ROOT / "docs/sweeps.md").read_text()
+    shown = [line[14:] for line in page.splitlines() if line.startswith("error: sweep: ")]
+    assert shown
+    assert set(shown) <= said
+
+
 def test_a_name_that_leads_elsewhere_is_refused(built: Project) -> None:
     done = grocery(built, "sweep", "sweep.yaml", "--name", "../up")
     assert "a sweep cannot be called '../up'; use letters, digits, dashes" in done.sentence

@@ -95,10 +95,12 @@ def judge(
             signals.append(tests.features_signal(reference, features, params))
         if image_statistics is not None and len(reference.image_statistics):
             signals.append(tests.images_signal(reference, image_statistics, params))
-        if logits is not None and len(reference.logits):
+        sampled = len(reference.logits) and len(reference.features)
+        if features is not None and logits is not None and sampled:
             mix = signals[1]
             same = mix.p_value > params.significance or mix.effect < mix.threshold
-            signals.append(tests.unknown_signal(reference, logits, params, same_mix=same))
+            unknown = tests.unknown_signal(reference, logits, features, params, same_mix=same)
+            signals.append(unknown)
         estimate = replace(estimate, refusal="nothing is known of its images but what is predicted")
         if features is not None and logits is not None and image_statistics is not None:
             estimate = estimate_accuracy(reference, logits, features, image_statistics, params)

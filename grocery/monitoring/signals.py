@@ -7,7 +7,7 @@ confidence  the confidences                          Kolmogorov-Smirnov
 classes     the predicted classes                    permutation, Jensen-Shannon
 features    features                                 permutation, kernel
 images      brightness, sharpness and the like       Kolmogorov-Smirnov, corrected for the number
-unknown     the head's logits, class by class        permutation, neighbours and tail
+unknown     the head's logits, and features          permutation, neighbours and tail
 estimate    how far the best class is ahead          normal
 accuracy    right predictions, where labels are here Fisher's exact test
 labels      how unlikely the labels are to the model permutation
@@ -53,8 +53,9 @@ Floats = NDArray[np.float32]
 # multiplies it by up to the number of signals.
 _FINEST = 20
 
-# Logits of a batch that are closer together than the reference's are spread out this far at most.
+# Points of a batch that are closer together than the reference's are spread out this far at most.
 _LARGEST_SCALE = 1.5
+_FEATURES_WEIGHT = 0.5  # beside the logits, where unknown products are looked for
 
 
 @dataclass(frozen=True)
@@ -159,30 +160,32 @@ def features_signal(reference: Reference, features: Floats, params: MonitorParam
 
 
 def unknown_signal(
-    reference: Reference, logits: Floats, params: MonitorParams, *, same_mix: bool
+    reference: Reference, logits: Floats, features: Floats, params: MonitorParams, *, same_mix: bool
 ) -> Signal:
-    """Test whether some images of a batch, by their logits (n, c), are like none of the reference.
+    """Test whether some images of a batch are like none of the reference.
 
-    The tail test sees images for which no class speaks, the neighbour test such that are like one
-    another; see `grocery.monitoring.two_sample`. What all images have in common is taken off first:
+    The tail test sees images for which no class speaks, by their logits (n, c). The neighbour test
+    sees such that are like one another, by their logits and, at half the weight, by their features
+    (n, d); see `grocery.monitoring.two_sample`. What all images have in common is taken off first:
     another light is no unknown product. Nor is another mix of classes: without the `same_mix` as
     before there is the tail test alone, within predicted classes. The p-value is that of the lesser
     test (`least_of`), the effect its share of the images.
     """
-    logits = logits[thinned(len(logits))]
+    rows = thinned(len(logits))
+    logits, features = logits[rows], features[rows, : reference.features.shape[1]]
     known = reference.logits
     predicted, before = logits.argmax(axis=1), known.argmax(axis=1)
     strata = (np.zeros_like(classes) if same_mix else classes for classes in (predicted, before))
     splits = stratified(*strata, permutations=permutations(params.significance))
     tests = [tail_test(-logits.max(axis=1), -known.max(axis=1), splits=splits)]
     if same_mix:
-        centre, usual = np.median(logits, axis=0), np.median(known, axis=0)
-        size, usual_size = (
-            np.median(np.linalg.norm(x, axis=1)) for x in (logits - centre, known - usual)
+        of_logits = _centred(logits, known)
+        of_features = _centred(features, reference.features)
+        sample, other = (
+            np.hstack([by_logits, _FEATURES_WEIGHT * by_features])
+            for by_logits, by_features in zip(of_logits, of_features, strict=True)
         )
-        scale = min(_LARGEST_SCALE, float(usual_size / max(size, 1e-6)))
-        placed = (usual + (logits - centre) * scale).astype(np.float32)
-        tests.append(neighbour_test(placed, known, splits=splits))
+        tests.append(neighbour_test(sample, other, splits=splits))
     found = min(tests, key=lambda test: (test.p_value, -test.effect))
     p_value = least_of([test.p_value for test in tests])
     sentence = f"About {found.effect * 100:.0f} % of the images are like none before."
@@ -190,6 +193,15 @@ def unknown_signal(
         sentence = "To the model none of the images is like none before."
     threshold = params.min_unknown_share
     return Signal("unknown", found.statistic, p_value, found.effect, threshold, sentence)
+
+
+def _centred(sample: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """Two samples (n, d) and (m, d), each around its own median and in units of its own size."""
+    now, before = (points - np.median(points, axis=0) for points in (sample, other))
+    size, usual = (float(np.median(np.linalg.norm(points, axis=1))) for points in (now, before))
+    least = 1e-6  # all points in one place
+    size = max(size, usual / _LARGEST_SCALE, least)
+    return (now / size).astype(np.float32), (before / max(usual, least)).astype(np.float32)
 
 
 def far_outside(unknown: Signal, signals: Sequence[Signal]) -> Signal:
