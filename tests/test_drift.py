@@ -138,9 +138,11 @@ def test_features_are_compared_by_the_kernel_test() -> None:
     assert (one.p_value, one.effect) == (moved.p_value, moved.effect)
 
 
-def unknown(seen: dict[str, NDArray[np.float32]], *, same_mix: bool = True) -> Signal:
+def unknown(seen: dict[str, NDArray[np.float32]], *, mix: float = 0.0) -> Signal:
+    """The signal of a batch whose mix of classes differs by so much."""
+    classes = Signal("classes", mix, 0.001 if mix else 1.0, mix, 0.1, "")
     points = (seen["logits"], seen["features"])
-    return signals.unknown_signal(sampled(), *points, PARAMS, same_mix=same_mix)
+    return signals.unknown_signal(sampled(), *points, PARAMS, mix=classes)
 
 
 def test_unknown_products_have_two_tests_and_a_level_of_their_own() -> None:
@@ -160,14 +162,16 @@ def test_unknown_products_that_only_their_features_tell() -> None:
     batch = seen(2, 80)
     assert unknown(batch).p_value > PARAMS.significance
     batch["features"][:12] = 6 + 0.1 * batch["features"][:12]
-    assert unknown(batch).p_value <= PARAMS.significance
-    assert unknown(batch, same_mix=False).p_value > PARAMS.significance
+    for mix, seen_then in ((0.0, True), (0.2, True), (0.8, False)):
+        assert (unknown(batch, mix=mix).p_value <= PARAMS.significance) == seen_then
 
 
 def test_another_light_or_another_mix_of_classes_is_no_unknown_product() -> None:
     batch = seen(2, 600)
     alone = np.flatnonzero(batch["logits"].argmax(axis=1) == 3)[:60]
-    assert unknown({name: v[alone] for name, v in batch.items()}, same_mix=False).p_value > 0.01
+    for mix in (0.2, 0.8):
+        one_class = {name: points[alone] for name, points in batch.items()}
+        assert unknown(one_class, mix=mix).p_value > PARAMS.significance
     for name, points in (batch := seen(2, 80)).items():
         for changed in (0.7 * points, points + np.linspace(-1, 1, points.shape[1], dtype="f4")):
             assert unknown(batch | {name: changed}).p_value > PARAMS.significance

@@ -98,9 +98,7 @@ def judge(
         sampled = len(reference.logits) and len(reference.features)
         if features is not None and logits is not None and sampled:
             mix = signals[1]
-            same = mix.p_value > params.significance or mix.effect < mix.threshold
-            unknown = tests.unknown_signal(reference, logits, features, params, same_mix=same)
-            signals.append(unknown)
+            signals.append(tests.unknown_signal(reference, logits, features, params, mix=mix))
         estimate = replace(estimate, refusal="nothing is known of its images but what is predicted")
         if features is not None and logits is not None and image_statistics is not None:
             estimate = estimate_accuracy(reference, logits, features, image_statistics, params)

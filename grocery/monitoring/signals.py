@@ -48,6 +48,7 @@ from grocery.reference.reference import Reference
 
 Verdict = Literal["alert", "watch", "too few", "ok"]
 Floats = NDArray[np.float32]
+Rows = NDArray[np.intp]
 
 # The least p-value of a permutation test is the significance over this many: Holm's correction
 # multiplies it by up to the number of signals.
@@ -55,6 +56,7 @@ _FINEST = 20
 
 # Points of a batch that are closer together than the reference's are spread out this far at most.
 _LARGEST_SCALE = 1.5
+_ANOTHER_MIX = 0.5  # size of the signal of classes: few of the images have neighbours to expect
 _FEATURES_WEIGHT = 0.5  # beside the logits, where unknown products are looked for
 
 
@@ -160,17 +162,19 @@ def features_signal(reference: Reference, features: Floats, params: MonitorParam
 
 
 def unknown_signal(
-    reference: Reference, logits: Floats, features: Floats, params: MonitorParams, *, same_mix: bool
+    reference: Reference, logits: Floats, features: Floats, params: MonitorParams, *, mix: Signal
 ) -> Signal:
     """Test whether some images of a batch are like none of the reference.
 
     The tail test sees images for which no class speaks, by their logits (n, c). The neighbour test
     sees such that are like one another, by their logits and, at half the weight, by their features
     (n, d); see `grocery.monitoring.two_sample`. What all images have in common is taken off first:
-    another light is no unknown product. Nor is another mix of classes: without the `same_mix` as
-    before there is the tail test alone, within predicted classes. The p-value is that of the lesser
-    test (`least_of`), the effect its share of the images.
+    another light is no unknown product. Nor is another `mix` of classes, which the signal of that
+    name tells: both tests are then within predicted classes, and where it is quite another one, the
+    tail test stands alone. The p-value is that of the lesser test (`least_of`), the effect its
+    share of the images.
     """
+    same_mix = mix.p_value > params.significance or mix.effect < mix.threshold
     rows = thinned(len(logits))
     logits, features = logits[rows], features[rows, : reference.features.shape[1]]
     known = reference.logits
@@ -178,9 +182,9 @@ def unknown_signal(
     strata = (np.zeros_like(classes) if same_mix else classes for classes in (predicted, before))
     splits = stratified(*strata, permutations=permutations(params.significance))
     tests = [tail_test(-logits.max(axis=1), -known.max(axis=1), splits=splits)]
-    if same_mix:
-        of_logits = _centred(logits, known)
-        of_features = _centred(features, reference.features)
+    if same_mix or mix.effect < _ANOTHER_MIX:
+        of_logits = _without_what_is_common(logits, known, predicted, before)
+        of_features = _without_what_is_common(features, reference.features, predicted, before)
         sample, other = (
             np.hstack([by_logits, _FEATURES_WEIGHT * by_features])
             for by_logits, by_features in zip(of_logits, of_features, strict=True)
@@ -195,13 +199,25 @@ def unknown_signal(
     return Signal("unknown", found.statistic, p_value, found.effect, threshold, sentence)
 
 
-def _centred(sample: Floats, other: Floats) -> tuple[Floats, Floats]:
-    """Two samples (n, d) and (m, d), each around its own median and in units of its own size."""
-    now, before = (points - np.median(points, axis=0) for points in (sample, other))
-    size, usual = (float(np.median(np.linalg.norm(points, axis=1))) for points in (now, before))
+def _without_what_is_common(
+    sample: Floats, other: Floats, predicted: Rows, before: Rows
+) -> tuple[Floats, Floats]:
+    """Two samples (n, d) and (m, d) around the other's median, in units of its size.
+
+    Of the first is taken off how far its points lie on the whole from those of the other that are
+    of the same predicted class, and by how much they are larger.
+    """
     least = 1e-6  # all points in one place
-    size = max(size, usual / _LARGEST_SCALE, least)
-    return (now / size).astype(np.float32), (before / max(usual, least)).astype(np.float32)
+    known = other - np.median(other, axis=0)
+    lengths = np.linalg.norm(known, axis=1)
+    members = np.eye(1 + max(predicted.max(), before.max()), dtype=np.float32)[before]
+    members /= np.maximum(members.sum(axis=0), 1)
+    expected, size = (members.T @ known)[predicted], (members.T @ lengths)[predicted]
+    now = sample - np.median(sample - expected, axis=0)
+    ratio = float(np.median(size) / max(np.median(np.linalg.norm(now, axis=1)), least))
+    unit = max(float(np.median(lengths)), least)
+    now *= min(_LARGEST_SCALE, ratio) / unit
+    return now.astype(np.float32), (known / unit).astype(np.float32)
 
 
 def far_outside(unknown: Signal, signals: Sequence[Signal]) -> Signal:
