@@ -15,7 +15,7 @@ from test_documents import BLOCK
 from wandb_server import WandbServer
 
 # Lines that are not run here: they set up, reach for another host, or measure for a long time; and
-# what a page says of a folder that the reader is to bring.
+# what a page says of a file or a folder that the reader is to bring.
 LEFT_OUT = re.compile(
     r"make |source |dvc get |python |export |wandb |cp |.*my.yaml"
     r"|.*grocery-store|.*photographs|.*example\.org|.*BUCKET"
@@ -25,11 +25,12 @@ ENDS_WITH_ANOTHER_CODE = {
     "grocery monitor data/prepared/incoming/ --each --settled 0 --report drift.html": "alert",
 }
 ELSEWHERE = "# in another clone"
-# What differs each time: ids, the time of day, seconds, how far a queue is;
-# and how wide a table is drawn.
+# What differs each time: ids, the time of day, seconds (of a sweep's trial before its algorithm), how
+# far a queue is; and how wide a table is drawn.
 CHANGES = re.compile(
     r"\b[0-9a-f]{7,64}\b|\b\d\d:\d\d [AP]M|\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d\+00:00)?"
-    r"|\b(Queued|Running|Success)\b|\d+ (active|idle)|\b\d+\.\d\b|\b\d+ s\b"
+    r"|\b(Queued|Running|Success)\b|\d+ (active|idle)"
+    r"|\b\d+ s\b|\b\d+\.\d +(?=label_|self_|superv)"
 )
 DRAWN = re.compile(r"[\s─═]+")
 

@@ -45,6 +45,7 @@ from grocery.monitoring.two_sample import (
 )
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
+from grocery.reference.typical import class_means
 
 Verdict = Literal["alert", "watch", "too few", "ok"]
 Floats = NDArray[np.float32]
@@ -56,7 +57,8 @@ _FINEST = 20
 
 # Points of a batch that are closer together than the reference's are spread out this far at most.
 _LARGEST_SCALE = 1.5
-_ANOTHER_MIX = 0.5  # size of the signal of classes: few of the images have neighbours to expect
+# Where predicted classes differ by more than this, most are of classes with few reference images.
+_MAX_CLASS_SHIFT = 0.5
 _FEATURES_WEIGHT = 0.5  # beside the logits, where unknown products are looked for
 
 
@@ -170,8 +172,8 @@ def unknown_signal(
     sees such that are like one another, by their logits and, at half the weight, by their features
     (n, d); see `grocery.monitoring.two_sample`. What all images have in common is taken off first:
     another light is no unknown product. Nor is another `mix` of classes, which the signal of that
-    name tells: both tests are then within predicted classes, and where it is quite another one, the
-    tail test stands alone. The p-value is that of the lesser test (`least_of`), the effect its
+    name tells: both tests are then within predicted classes, and where it is quite another one, there
+    is the tail test alone. The p-value is that of the lesser test (`least_of`), the effect its
     share of the images.
     """
     same_mix = mix.p_value > params.significance or mix.effect < mix.threshold
@@ -182,7 +184,7 @@ def unknown_signal(
     strata = (np.zeros_like(classes) if same_mix else classes for classes in (predicted, before))
     splits = stratified(*strata, permutations=permutations(params.significance))
     tests = [tail_test(-logits.max(axis=1), -known.max(axis=1), splits=splits)]
-    if same_mix or mix.effect < _ANOTHER_MIX:
+    if same_mix or mix.effect < _MAX_CLASS_SHIFT:
         of_logits = _without_what_is_common(logits, known, predicted, before)
         of_features = _without_what_is_common(features, reference.features, predicted, before)
         sample, other = (
@@ -202,22 +204,21 @@ def unknown_signal(
 def _without_what_is_common(
     sample: Floats, other: Floats, predicted: Rows, before: Rows
 ) -> tuple[Floats, Floats]:
-    """Two samples (n, d) and (m, d) around the other's median, in units of its size.
+    """Two samples (n, d) and (m, d) around the other's median, in units of its points' distance.
 
-    Of the first is taken off how far its points lie on the whole from those of the other that are
-    of the same predicted class, and by how much they are larger.
+    Of the first is taken off what its points have in common beyond what is typical of their
+    predicted classes: how far they lie from there, and how much closer together. Medians, since
+    the points that are like none before are no part of that.
     """
+    usual = class_means(other, before, 1 + int(max(predicted.max(), before.max())))
+    centre = np.median(other, axis=0)
+    now, known = sample - np.median(sample - usual[predicted], axis=0) - centre, other - centre
     least = 1e-6  # all points in one place
-    known = other - np.median(other, axis=0)
-    lengths = np.linalg.norm(known, axis=1)
-    members = np.eye(1 + max(predicted.max(), before.max()), dtype=np.float32)[before]
-    members /= np.maximum(members.sum(axis=0), 1)
-    expected, size = (members.T @ known)[predicted], (members.T @ lengths)[predicted]
-    now = sample - np.median(sample - expected, axis=0)
-    ratio = float(np.median(size) / max(np.median(np.linalg.norm(now, axis=1)), least))
-    unit = max(float(np.median(lengths)), least)
-    now *= min(_LARGEST_SCALE, ratio) / unit
-    return now.astype(np.float32), (known / unit).astype(np.float32)
+    size, usual_size = (
+        max(float(np.median(np.linalg.norm(points, axis=1))), least) for points in (now, known)
+    )
+    size = max(size, usual_size / _LARGEST_SCALE)
+    return (now / size).astype(np.float32), (known / usual_size).astype(np.float32)
 
 
 def far_outside(unknown: Signal, signals: Sequence[Signal]) -> Signal:
