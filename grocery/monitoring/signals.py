@@ -172,9 +172,9 @@ def unknown_signal(
     sees such that are like one another, by their logits and, at half the weight, by their features
     (n, d); see `grocery.monitoring.two_sample`. What all images have in common is taken off first:
     another light is no unknown product. Nor is another `mix` of classes, which the signal of that
-    name tells: both tests are then within predicted classes, and where it is quite another one, there
-    is the tail test alone. The p-value is that of the lesser test (`least_of`), the effect its
-    share of the images.
+    name tells: both tests are then within predicted classes, and where it is quite another one,
+    there is the tail test alone. The p-value is that of the lesser test (`least_of`), the effect
+    its share of the images.
     """
     same_mix = mix.p_value > params.significance or mix.effect < mix.threshold
     rows = thinned(len(logits))
