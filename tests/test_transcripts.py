@@ -25,7 +25,7 @@ ENDS_WITH_ANOTHER_CODE = {
     "grocery monitor data/prepared/incoming/ --each --settled 0 --report drift.html": "alert",
 }
 ELSEWHERE = "# in another clone"
-# What differs each time: ids, the time of day, how far a queue is, seconds (those of a sweep's trial
+# What differs each time: ids, the time of day, how far a queue is, seconds (of a sweep's trial they
 # stand before its algorithm); and how wide a table is drawn.
 CHANGES = re.compile(
     r"\b[0-9a-f]{7,64}\b|\b\d\d:\d\d [AP]M|\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d\+00:00)?"
