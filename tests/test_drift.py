@@ -138,11 +138,13 @@ def test_features_are_compared_by_the_kernel_test() -> None:
     assert (one.p_value, one.effect) == (moved.p_value, moved.effect)
 
 
-def unknown(seen: dict[str, NDArray[np.float32]], *, mix: float = 0.0) -> Signal:
+def unknown(
+    seen: dict[str, NDArray[np.float32]], *, mix: float = 0.0, known: Reference | None = None
+) -> Signal:
     """The signal of a batch whose mix of classes differs by so much."""
     classes = Signal("classes", mix, 0.001 if mix else 1.0, mix, 0.1, "")
     points = (seen["logits"], seen["features"])
-    return signals.unknown_signal(sampled(), *points, PARAMS, mix=classes)
+    return signals.unknown_signal(known or sampled(), *points, PARAMS, mix=classes)
 
 
 def test_unknown_products_have_two_tests_and_a_level_of_their_own() -> None:
@@ -164,6 +166,30 @@ def test_unknown_products_that_only_their_features_tell() -> None:
     batch["features"][:12] = 6 + 0.1 * batch["features"][:12]
     for mix, seen_then in ((0.0, True), (0.2, True), (0.8, False)):
         assert (unknown(batch, mix=mix).p_value <= PARAMS.significance) == seen_then
+
+
+def test_large_clean_batches_hold_no_unknown_products_whatever_the_distribution() -> None:
+    """P-values are uniform: nothing is taken off the batch that is not taken off the reference."""
+    p_values = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        classes = rng.choice(
+            len(CLASSES), 1_000, p=(np.arange(len(CLASSES)) + 1) / sum(range(len(CLASSES) + 1))
+        )
+        skewed = {
+            "logits": 3 * np.eye(len(CLASSES))[classes]
+            + rng.exponential(size=(1_000, len(CLASSES))),
+            "features": rng.exponential(size=(1_000, 6)) + np.eye(len(CLASSES), 6)[classes],
+            "image_statistics": rng.normal(size=(1_000, len(NAMES))),
+        }
+        now, before = (
+            {name: values[part].astype(np.float32) for name, values in skewed.items()}
+            for part in (slice(0, 500), slice(500, 1_000))
+        )
+        probabilities, labels = predictions(rng, 500)
+        known = Reference.from_predictions(probabilities, labels, CLASSES, "digest", **before)
+        p_values.append(unknown(now, known=known).p_value)
+    assert sum(p_value <= 0.05 for p_value in p_values) <= 4  # of more the chance is 0.3 %
 
 
 def test_another_light_or_another_mix_of_classes_is_no_unknown_product() -> None:

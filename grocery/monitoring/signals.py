@@ -206,13 +206,17 @@ def _without_what_is_common(
 ) -> tuple[Floats, Floats]:
     """Two samples (n, d) and (m, d) around the other's median, in units of its points' distance.
 
-    Of the first is taken off what its points have in common beyond what is typical of their
-    predicted classes: how far they lie from there, and how much closer together. Medians, since
-    the points that are like none before are no part of that.
+    What the points of a sample have in common beyond what is typical of their predicted classes is
+    taken off: how far they lie from there, and how much closer together. Medians, since the points
+    that are like none before are no part of that; and of both samples, which are to be alike where
+    nothing has changed.
     """
     usual = class_means(other, before, 1 + int(max(predicted.max(), before.max())))
-    centre = np.median(other, axis=0)
-    now, known = sample - np.median(sample - usual[predicted], axis=0) - centre, other - centre
+    now, known = (
+        points - np.median(points - usual[classes], axis=0)
+        for points, classes in ((sample, predicted), (other, before))
+    )
+    now, known = now - (centre := np.median(known, axis=0)), known - centre
     least = 1e-6  # all points in one place
     size, usual_size = (
         max(float(np.median(np.linalg.norm(points, axis=1))), least) for points in (now, known)
