@@ -54,7 +54,7 @@ def network(
     into: str = "float[n,3,h,w] image",
     out: str = "float[] features",
     seed: int = 0,
-    **notes: str,
+    notes: dict[str, str] | None = None,
 ) -> bytes:
     """Convolution and ReLU, the output ``sums`` (n, 24, h, w), and then the nodes `last`.
 
@@ -73,7 +73,7 @@ def network(
     bias = rng.normal(size=24).astype(np.float32)
     for name, numbers in (("weights", weights), ("bias", bias)):
         made.graph.initializer.append(numpy_helper.from_array(numbers, name))
-    for key, value in notes.items():
+    for key, value in (notes or {}).items():
         made.metadata_props.add(key=key, value=value)
     return bytes(made.SerializeToString())
 

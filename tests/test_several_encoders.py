@@ -94,8 +94,8 @@ def test_a_folder_of_networks(tmp_path: Path) -> None:
 
 def test_a_file_says_how_its_images_are_prepared(tmp_path: Path) -> None:
     file = tmp_path / "mine.onnx"
-    notes = {"input_size": "48", "mean": "0.5 0.4 0.3", "std": "0.25 0.25 0.25"}
-    file.write_bytes(network(FLAT, **notes, licence="MIT"))
+    notes = {"input_size": "48", "mean": "0.5 0.4 0.3", "std": "0.25 0.25 0.25", "licence": "MIT"}
+    file.write_bytes(network(FLAT, notes=notes))
     own = Backbone.from_file(file)
     assert (own.preparation.input_size, own.preparation.mean) == (48, [0.5, 0.4, 0.3])
     assert own.settings()["licence"] == "MIT"
@@ -116,6 +116,6 @@ def test_a_file_says_how_its_images_are_prepared(tmp_path: Path) -> None:
 )
 def test_a_file_that_says_nonsense(tmp_path: Path, notes: dict[str, str]) -> None:
     file = tmp_path / "mine.onnx"
-    file.write_bytes(network(FLAT, **notes))
+    file.write_bytes(network(FLAT, notes=notes))
     with pytest.raises(ModelError, match=r"mine\.onnx (has|says among its) metadata"):
         Backbone.from_file(file)
