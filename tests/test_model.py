@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,17 +74,6 @@ def test_a_loaded_model_says_the_same(folder: Path, tmp_path: Path) -> None:
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
 
 
-def test_paths_bytes_and_pictures_are_predicted_alike(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "photo.png"
-    picture().save(file)
-    predictions = Model.load(folder).predict([file, str(file), file.read_bytes(), picture()])
-    assert len(set(predictions)) == 1
-    first = predictions[0]
-    assert isinstance(first, Prediction)
-    assert 1 / 3 < first.confidence <= 1
-    assert first.coarse in {"fruit", "vegetable"}
-
-
 def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
     model = Model.load(folder)
     bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
@@ -112,13 +100,13 @@ def test_the_best_classes_come_in_order(folder: Path) -> None:
     alone = np.concatenate([model.predict_proba([one]) for one in jpegs])
     assert (alone == probabilities).all()
     for row, ranking in zip(probabilities, model.rank(jpegs, top=9), strict=True):
-        assert [p.confidence for p in ranking] == sorted(row.tolist(), reverse=True)
-        assert {p.label for p in ranking} == set(model.classes)
+        said = dict(zip(model.classes, row.tolist(), strict=True))
+        assert [p.confidence for p in ranking] == sorted(said.values(), reverse=True)
+        assert all(p == Prediction(p.label, said[p.label], model.coarse[p.label]) for p in ranking)
     assert [ranking[:2] for ranking in model.rank(jpegs, 9)] == model.rank(jpegs, 2)
     assert model.predict(map(picture, range(3))) == [best for (best,) in model.rank(jpegs)]
 
-
-def test_of_equal_classes_the_first_is_predicted(folder: Path) -> None:
+    # Of equal classes the first is predicted.
     for name in ("head_coefficients", "head_intercept"):
         change_array(folder, name, np.zeros_like)
     assert [p.label for p in Model.load(folder).predict([picture()])] == ["apple"]
@@ -133,24 +121,17 @@ def test_more_images_than_are_held_at_once_or_none(folder: Path) -> None:
     assert model.rank([], top=2) == []
 
 
-class Shell:
-    """Would run a command when unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (exec, ("raise SystemExit('executed')",))
-
-
 def test_damaged_arrays_are_refused(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    data = file.read_bytes()
-    flipped = data[:-1] + bytes([data[-1] ^ 1])
+    file, description = folder / "model.safetensors", folder / "model.json"
+    genuine, data = json.loads(description.read_text()), file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert "is damaged or was changed: its digest is not the one that it" in refusal(folder)
     beyond = (2**62).to_bytes(8, "little") + data[8:]  # a header that ends beyond the end
-    for damaged in (data[: len(data) // 2], b"", flipped, pickle.dumps(Shell()), beyond):
+    command = b"cos\nsystem\n(S'false'\ntR."  # would run when unpickled
+    for damaged in (b"", beyond, command):  # by somebody who knows digests
         file.write_bytes(damaged)
-        assert "damaged" in refusal(folder)
-    description = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(sealed(KIND, beyond, description)))
-    assert "model.safetensors is damaged" in refusal(folder)  # its digest is right
+        description.write_text(json.dumps(sealed(KIND, damaged, genuine)))
+        assert "model.safetensors is damaged: " in refusal(folder)
 
 
 def leaves(document: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
@@ -165,7 +146,7 @@ def leaves(document: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
 
 def test_no_name_and_no_number_can_be_changed(built: Project, tmp_path: Path) -> None:
     """Each leaf of a release's description, by itself: another value, or none at all."""
-    release = built.path / "models/release"
+    release, file = built.path / "models/release", tmp_path / "model.json"
     (tmp_path / "model.safetensors").write_bytes((release / "model.safetensors").read_bytes())
     genuine = json.loads((release / "model.json").read_text())
     paths = list(leaves(genuine))
@@ -179,24 +160,13 @@ def test_no_name_and_no_number_can_be_changed(built: Project, tmp_path: Path) ->
                 del place[last]
             else:
                 place[last] = f"{place[last]}x" if isinstance(place[last], str) else place[last] + 1
-            (tmp_path / "model.json").write_text(json.dumps(document))
+            file.write_text(json.dumps(document))
             sentence = refusal(tmp_path)
             assert last in ("kind", "format") or "is damaged or was changed" in sentence
-
-
-def test_a_description_that_would_fit_is_another_model(folder: Path) -> None:
-    file = folder / "model.json"
-    genuine = json.loads(file.read_text())
-    change = {"note": "one more"}
-    file.write_text(json.dumps(genuine | change))
-    assert refusal(folder) == (
-        f"the grocery-model in {folder} is damaged or was changed: its digest is not the one that "
-        "it carries"
-    )
+    file.write_text(json.dumps(genuine | {"note": "one more"}))
+    assert "is damaged or was changed" in refusal(tmp_path)
     file.write_text(json.dumps(dict(reversed(genuine.items()))))  # the spelling is no part of it
-    assert Model.load(folder).digest == genuine["sha256"]
-    change_description(folder, change)  # whoever may write can give it a digest, but another one
-    assert json.loads(file.read_text())["sha256"] != genuine["sha256"]
+    assert Model.load(tmp_path).digest == genuine["sha256"]
 
 
 def test_the_digest_is_of_all_that_a_model_is() -> None:
@@ -216,68 +186,6 @@ def test_the_digest_is_of_all_that_a_model_is() -> None:
     assert small_model().digest == model.digest
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"classes": ["apple"]}, "not a whole"),
-        ({"classes": ["apple", "leek", "apple"]}, "two of its classes have the same name"),
-        ({"classes": []}, "not a whole"),
-        ({"classes": [1, 2, 3]}, "not a list of names"),
-        ({"coarse": {"apple": None}}, "not a list of names"),
-        ({"coarse": []}, "not a whole"),
-        ({"encoder": {}}, "it lacks 'encoder'"),
-        ({"encoder": {"encoder": "vit"}}, "encoder 'vit'; this version knows fisher, colour and"),
-        ({"preprocessing": {"image_size": 128}}, "not a whole"),
-        ({"preprocessing": PREPARED | {"colour": 1}}, "not a whole"),
-        ({"preprocessing": []}, "not a whole"),
-    ],
-)
-def test_a_description_that_does_not_fit(
-    folder: Path, changes: dict[str, object], sentence: str
-) -> None:
-    change_description(folder, changes)
-    assert sentence in refusal(folder)
-
-
-@pytest.mark.parametrize("name", PREPARED)
-def test_preprocessing_that_cannot_be(folder: Path, name: str) -> None:
-    for value in ("128", 0, None, True, 100.0, 10**12):
-        change_description(folder, {"preprocessing": PREPARED | {name: value}})
-        sentence = f"{name} is {value!r}, but it should be a whole number from "
-        assert sentence in refusal(folder)
-
-
-def test_a_description_of_another_time_or_thing(folder: Path) -> None:
-    file = folder / "model.json"
-    genuine = json.loads(file.read_text())
-    for changes, sentence in [
-        ({"format": 2}, "format 2, this version reads 3"),
-        ({"kind": "other"}, "'other', not 'grocery-model'"),
-        ({"sha256": 7}, "is damaged or was changed"),
-        ({"note": float("nan")}, "model.json is damaged: "),
-        ({"note": "\ud800"}, "model.json is damaged: "),
-    ]:
-        file.write_text(json.dumps(genuine | changes))
-        assert sentence in refusal(folder)
-    for text in ("", '{"kind": "grocery-mod', "[1]", "null", "[" * 9999):
-        file.write_text(text)
-        assert refusal(folder).startswith(f"{file} is damaged: ")
-
-
-def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
-    for nothing in (tmp_path, tmp_path / "nowhere"):
-        assert refusal(nothing) == (
-            f"{nothing} holds no grocery-model: model.safetensors is missing; "
-            "run the pipeline or fetch a model first"
-        )
-    file = folder / "model.json"
-    assert refusal(file).endswith("model.safetensors: Not a directory")
-    file.unlink()
-    assert "model.json is missing" in refusal(folder)
-    file.mkdir()
-    assert refusal(folder).endswith("model.json: Is a directory")
-
-
 def change_description(folder: Path, changes: dict[str, Any]) -> None:
     """Save the model again with another description, so that its digest is right."""
     arrays, description = load_arrays(folder, KIND)
@@ -291,28 +199,65 @@ def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
     save_arrays(folder, KIND, arrays, description)
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_an_array_with_a_value_that_is_no_number(folder: Path, value: float) -> None:
-    arrays, description = load_arrays(folder, KIND)
-    for name, array in arrays.items():
-        spoilt = array.copy()
-        spoilt.flat[-1] = value
-        save_arrays(folder, KIND, arrays | {name: spoilt}, description)
-        assert refusal(folder).endswith(f"{name!r} holds NaN or infinite values")
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"classes": ["apple"]}, "not a whole"),
+        ({"classes": ["apple", "leek", "apple"]}, "two of its classes have the same name"),
+        ({"classes": []}, "not a whole"),
+        ({"classes": [1, 2, 3]}, "not a list of names"),
+        ({"coarse": {"apple": None}}, "not a list of names"),
+        ({"coarse": []}, "not a whole"),
+        ({"encoder": {}}, "it lacks 'encoder'"),
+        ({"encoder": {"encoder": "vit"}}, "encoder 'vit'; this version knows fisher, colour and"),
+        ({"preprocessing": {"image_size": 128}}, "not a whole"),
+        ({"preprocessing": PREPARED | {"colour": 1}}, "not a whole"),
+        *(
+            ({"preprocessing": PREPARED | {name: value}}, f"{name} is {value!r}, but it should be")
+            for name in PREPARED
+            for value in ("128", 0, None, True, 100.0, 10**12)
+        ),
+    ],
+)
+def test_a_description_that_does_not_fit(
+    folder: Path, changes: dict[str, object], sentence: str
+) -> None:
+    change_description(folder, changes)
+    assert sentence in refusal(folder)
+
+
+def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
+    file = folder / "model.json"
+    genuine = json.loads(file.read_text())
+    for changes, sentence in [
+        ({"format": 2}, "format 2, this version reads 3"),
+        ({"kind": "other"}, "'other', not 'grocery-model'"),
+        ({"note": float("nan")}, "model.json is damaged: "),
+        ({"note": "\ud800"}, "model.json is damaged: "),
+    ]:
+        file.write_text(json.dumps(genuine | changes))
+        assert sentence in refusal(folder)
+    for text in ("", "[1]", "[" * 9999):
+        file.write_text(text)
+        assert refusal(folder).startswith(f"{file} is damaged: ")
+    assert refusal(tmp_path) == (
+        f"{tmp_path} holds no grocery-model: model.safetensors is missing; "
+        "run the pipeline or fetch a model first"
+    )
+    assert refusal(file).endswith("model.safetensors: Not a directory")
+    file.unlink()
+    assert "model.json is missing" in refusal(folder)
+    file.mkdir()
+    assert refusal(folder).endswith("model.json: Is a directory")
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("mean", lambda mean: mean[:-1]),
-        ("components", lambda components: components[:-1]),
         ("components", lambda components: components[:, :-1]),
         ("components", lambda components: components[0]),
-        ("scale", lambda scale: scale[:-1]),
         ("scale", lambda scale: scale * 0),
-        ("head_coefficients", lambda coefficients: coefficients[:-1]),
         ("head_intercept", lambda intercept: intercept[:1]),
-        ("head_calibration", lambda calibration: calibration[:1]),
         ("head_calibration", lambda calibration: calibration * 0),
         ("head_calibration", lambda calibration: np.array([-1, 0], np.float32)),
         ("head_calibration", lambda calibration: np.array([1, 3], np.float32)),
@@ -342,7 +287,7 @@ def test_a_head_of_another_encoder(folder: Path) -> None:
 
 
 def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None:
-    """Whatever the encoder stores: without an array, or with a shorter one, nothing is loaded."""
+    """Without an array, with a shorter one or with a NaN nothing is loaded."""
     release = built.path / "models/release"
     arrays, description = load_arrays(release, KIND)
     for name, array in arrays.items():
@@ -351,3 +296,7 @@ def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None
         assert refusal(tmp_path).endswith(f"it lacks {name!r}")
         save_arrays(tmp_path, KIND, others | {name: array[:-1]}, description)
         assert "is not a whole grocery-model" in refusal(tmp_path)
+        spoilt = array.copy()
+        spoilt.flat[-1] = np.nan
+        save_arrays(tmp_path, KIND, others | {name: spoilt}, description)
+        assert refusal(tmp_path).endswith(f"{name!r} holds NaN or infinite values")
