@@ -3,23 +3,30 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
 from grocery.core.errors import GroceryError, one_sentence
+from grocery.core.threads import cores
 from grocery.parallel import Item, Result, parallel_map, sharing
 
 
-def square(number: int) -> int:
-    return number * number
+def square(number: int) -> tuple[int, int]:
+    """With the process that did it."""
+    return number * number, os.getpid()
 
 
-@pytest.mark.parametrize("workers", [2, 0])
-def test_results_come_in_order(workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "items", "here"),
+    [(2, 20, False), (0, 20, cores() == 1), (1, 3, True), (2, 1, True)],
+)
+def test_results_come_in_order(workers: int, items: int, here: bool) -> None:
+    """One worker or one item is done in this process."""
     with sharing(workers):
-        squares = list(parallel_map(square, range(20), title="squares"))
-    assert squares == [number * number for number in range(20)]
+        found = list(parallel_map(square, range(items), title="squares"))
+    assert [result for result, _ in found] == [number * number for number in range(items)]
+    assert ({process for _, process in found} == {os.getpid()}) == here
 
 
 @pytest.mark.parametrize(
@@ -45,18 +52,8 @@ def test_a_defect_keeps_its_traceback() -> None:
         1 / 0  # noqa: B018
 
 
-def process(_: int) -> int:
-    return os.getpid()
-
-
-@pytest.mark.parametrize(("workers", "items"), [(1, 3), (2, 1)])
-def test_one_worker_or_one_item_is_done_here(workers: int, items: int) -> None:
-    with sharing(workers):
-        assert set(parallel_map(process, range(items), title="here")) == {os.getpid()}
-
-
 def processes(count: int) -> set[int]:
-    return set(parallel_map(process, range(count), title="processes"))
+    return {process for _, process in parallel_map(square, range(count), title="processes")}
 
 
 @pytest.mark.parametrize("prefer", ["processes", "threads"])
@@ -71,8 +68,7 @@ def test_work_in_a_worker_starts_no_workers(prefer: Literal["processes", "thread
 class Here:
     """A mapper that does the work itself."""
 
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, str]] = []
+    asked: ClassVar[list[tuple[int, str]]] = []
 
     def map(
         self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, title: str
@@ -82,14 +78,13 @@ class Here:
 
 
 def test_a_mapper_is_asked_while_it_is_shared() -> None:
-    mapper = Here()
-    with sharing(0, mapper):
+    with sharing(0, Here()):
         list(parallel_map(square, range(4), workers=1, title="here"))
         list(parallel_map(square, [1], title="a single item"))
         with sharing(1):
             list(parallel_map(square, range(4), title="here"))
         assert list(parallel_map(processes, [2] * 4, title="mapped")) == [{os.getpid()}] * 4
-    assert mapper.asked == [(0, "mapped")]  # nor did the mapped work ask it
+    assert Here.asked == [(0, "mapped")]  # nor did the mapped work ask it
 
 
 def die(number: int) -> None:

@@ -26,30 +26,25 @@ def test_a_machine_that_is_as_fast_as_ever_is_left_alone() -> None:
     assert sum(one is not None and one.p_value <= 0.01 for one in found) <= 12
 
 
-def test_half_as_fast_is_watched_and_no_alert() -> None:
-    signal = speed_signal(44.0, [20.0, 21.0, 19.5, 20.5, 20.0], PARAMS)
-    assert signal is not None
-    assert (signal.verdict, signal.effect) == ("watch", pytest.approx(1 - 20 / 44))
-    assert signal.sentence == "Predicting an image takes 44 ms, was 20 ms."
-
-
 @pytest.mark.parametrize(
-    ("latency", "earlier"),
+    ("latency", "earlier", "verdict"),
     [
-        (26.0, [20.0, 20.1, 19.9, 20.0, 20.0]),  # beyond chance, but it does not matter
-        (44.0, [5.0, 80.0, 20.0, 9.0, 41.0]),  # much slower than most, as the machine often is
-        (10.0, [20.0] * 20),  # faster
+        (44.0, [20.0, 21.0, 19.5, 20.5, 20.0], "watch"),
+        (26.0, [20.0, 20.1, 19.9, 20.0, 20.0], "ok"),  # beyond chance, but it does not matter
+        (44.0, [5.0, 80.0, 20.0, 9.0, 41.0], "ok"),  # slower than most, as it often is
+        (10.0, [20.0] * 20, "ok"),  # faster
+        (20.0, [20.0] * (LEAST - 1) + [0.0], None),  # nothing to compare with
+        (0.0, [20.0] * LEAST, None),
     ],
 )
-def test_what_is_no_finding(latency: float, earlier: list[float]) -> None:
+def test_half_as_fast_is_watched_and_no_alert(
+    latency: float, earlier: list[float], verdict: str | None
+) -> None:
     signal = speed_signal(latency, earlier, PARAMS)
-    assert signal is not None
-    assert signal.verdict == "ok"
-
-
-def test_nothing_to_compare_with() -> None:
-    assert speed_signal(20.0, [20.0] * (LEAST - 1) + [0.0], PARAMS) is None
-    assert speed_signal(0.0, [20.0] * LEAST, PARAMS) is None
+    assert (signal and signal.verdict) == verdict
+    if signal and verdict == "watch":
+        assert signal.effect == pytest.approx(1 - 20 / 44)
+        assert signal.sentence == "Predicting an image takes 44 ms, was 20 ms."
 
 
 @pytest.mark.parametrize(
