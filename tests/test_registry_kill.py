@@ -16,12 +16,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -43,7 +39,6 @@ from registry_project import (
     put_back,
     tags,
 )
-from running import wait_for
 
 GIT = shutil.which("git")
 NOW = "1800000000 +0000"  # tags made at one time by one person are the same, byte for byte
@@ -117,16 +112,17 @@ def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def registered(three: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The same as v1.0.0, which is in production, v1.1.0 and v1.2.0."""
+    """The same as v1.0.0, v1.1.0, which came after it into production, and v1.2.0."""
     world = three.copy(tmp_path_factory.mktemp("kill") / "registered")
     repeated(world, "register-all", "HEAD", "--push")
-    repeated(world, "promote", "v1.0.0", "--stage", "production")
+    for version in ("v1.0.0", "v1.1.0"):
+        repeated(world, "promote", version, "--stage", "production", *FORCE)
     return world
 
 
-def repeated(world: World, *arguments: str, at: Project | None = None) -> str:
+def repeated(world: World, *arguments: str) -> str:
     """Run a command that must succeed, at the same time as all others; what it says."""
-    said = grocery(at or world.project, "registry", *arguments, GIT_COMMITTER_DATE=NOW)
+    said = world.registry(*arguments, GIT_COMMITTER_DATE=NOW)
     assert said.code == 0, said.err
     return said.out
 
@@ -153,48 +149,11 @@ def check_remote(world: World) -> None:
             assert md5_of(path.read_bytes()) == name.removesuffix(".dir")
 
 
-def check_kept(world: World) -> None:
-    """What lies in the user's cache folder is whole releases, and nothing else."""
-    folder = world.folder / "cache/grocery/releases"
-    for path in folder.iterdir() if folder.is_dir() else ():
-        assert read_content(path).md5 == f"{path.name}.dir"
-
-
-@contextmanager
-def stalling(folder: Path, md5: str) -> Iterator[str]:
-    """A web server of a folder that gives the first half of one object, and then nothing."""
-    gone = threading.Event()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def copyfile(self, source: Any, outputfile: Any) -> None:
-            data = source.read()
-            if self.path.endswith(f"{md5[:2]}/{md5[2:]}"):
-                outputfile.write(data[: len(data) // 2])
-                outputfile.flush()
-                gone.wait()
-            else:
-                outputfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            gone.set()
-            server.shutdown()
-
-
-UNREGISTERED = {
+COMMANDS = {
     "register": ["register", "HEAD~2", "--push"],
     "register-all": ["register-all", "HEAD", "--push"],
-}
-COMMANDS = UNREGISTERED | {
-    "promote": ["promote", "v1.1.0", "--stage", "production", *FORCE],
+    "promote": ["promote", "v1.2.0", "--stage", "production", *FORCE],
     "rollback": ["rollback", "--stage", "production"],
-    "fetch": ["fetch", "production"],
 }
 
 # The tag is an object without a name; it has its name at the remote; it has it here, too.
@@ -234,31 +193,21 @@ class Disturbed:
         assert tags(self.world.project) == tags(self.origin) == self.expected
         check_consistent(self.world.project)
         check_remote(self.world)
-        check_kept(self.world)
 
 
-@pytest.fixture(scope="module")
-def disturb(
-    three: World, registered: World, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Disturbed]:
+Disturb = Callable[[str], Disturbed]
+
+
+@pytest.fixture
+def disturb(three: World, registered: World, tmp_path: Path) -> Disturb:
     """The world that a command begins in, by its name; what it gives is tried beforehand."""
 
-    @cache
-    def tried(name: str) -> tuple[World, dict[str, str]]:
-        folder = tmp_path_factory.mktemp(name)
-        begin = three if name in UNREGISTERED else registered
-        if name == "rollback":
-            begin = begin.copy(folder / "begin")
-            repeated(begin, *COMMANDS["promote"])
-        end = begin.copy(folder / "end")
+    def begun(name: str) -> Disturbed:
+        begin = three if name.startswith("register") else registered
+        end = begin.copy(tmp_path / "end")
         repeated(end, *COMMANDS[name])
         check_consistent(end.project)
-        return begin, tags(end.project)
-
-    def begun(name: str) -> Disturbed:
-        begin, expected = tried(name)
-        world = begin.copy(tmp_path_factory.mktemp("disturbed") / "world")
-        return Disturbed(world, COMMANDS[name], expected)
+        return Disturbed(begin.copy(tmp_path / "world"), COMMANDS[name], tags(end.project))
 
     return begun
 
@@ -266,11 +215,7 @@ def disturb(
 class TestKill:
     @pytest.mark.parametrize(("name", "point"), KILLS)
     def test_around_each_change(
-        self,
-        disturb: Callable[[str], Disturbed],
-        start: Start,
-        name: str,
-        point: str,
+        self, disturb: Disturb, start: Start, name: str, point: str
     ) -> None:
         found = disturb(name)
         command = start(found.world.project, *found.command, kill=point)
@@ -280,7 +225,7 @@ class TestKill:
             assert (tags(found.origin) == found.expected) == (name != "register-all")
         found.check()
 
-    def test_an_object_that_was_sent_by_halves(self, disturb: Callable[[str], Disturbed]) -> None:
+    def test_an_object_that_was_sent_by_halves(self, disturb: Disturb) -> None:
         """DVC makes an empty file where it tries whether the disk can clone one.
 
         A kill leaves it there, under the name of the whole.
@@ -296,29 +241,7 @@ class TestKill:
         half.touch()
         found.check()
 
-    def test_while_a_release_is_fetched(
-        self, disturb: Callable[[str], Disturbed], start: Start
-    ) -> None:
-        """The remote stops in the middle of a file; what came so far is neither used nor kept."""
-        found = disturb("fetch")
-        project = found.world.project
-        shutil.rmtree(project.path / ".dvc/cache")
-        arrays = (project.path / "models/release/model.safetensors").read_bytes()
-        kept = found.world.folder / "cache/grocery/releases"
-        settings = project.path / ".dvc/config.local"
-        with stalling(found.world.storage, md5_of(arrays)) as address:
-            settings.write_text(f"['remote \"storage\"']\n    url = {address}\n")
-            command = start(project, *found.command)
-            wait_for(lambda: [*kept.glob(".fetch-*/release/model.safetensors*")])
-            os.killpg(command.pid, signal.SIGKILL)
-            command.wait()
-        assert len(list(kept.iterdir())) == 1
-        settings.unlink()
-        found.check()
-
-    def test_git_itself_in_the_middle_of_a_change(
-        self, disturb: Callable[[str], Disturbed], start: Start
-    ) -> None:
+    def test_git_itself_in_the_middle_of_a_change(self, disturb: Disturb, start: Start) -> None:
         """Git leaves its lock behind, and the sentence names the file to remove."""
         found = disturb("promote")
         world = found.world
@@ -356,14 +279,11 @@ class Meeting:
     def origin(self) -> Project:
         return Project(self.world.folder / "origin.git")
 
-    def bob_does(self, *arguments: str, at: Project | None = None) -> dict[str, str]:
-        """Bob decides now, and nobody hears of it yet; his tags."""
-        clone = at or self.bob
-        before = tags(clone)
+    def bob_promotes(self) -> None:
+        """Bob decides now, and nobody hears of it yet."""
         by_bob = {"GIT_COMMITTER_NAME": "Bob", "GIT_COMMITTER_DATE": NOW}
-        said = grocery(clone, "registry", *arguments, "--local", **by_bob)
+        said = grocery(self.bob, "registry", *COMMANDS["promote"], "--local", **by_bob)
         assert said.code == 0, said.err
-        return {name: tag for name, tag in tags(clone).items() if name not in before}
 
     def bob_registers(self, version: str) -> None:
         """Bob makes his HEAD a version, and nobody hears of it yet."""
@@ -392,16 +312,17 @@ class Meeting:
         assert (said.code, said.out) == (1, "")
         assert sentence in said.sentence
 
-    def staged_once(self) -> str:
-        """Staging moved once, at the remote and in each clone; the version that it has."""
+    def check_moved_once(self, who: str, version: str = "v1.2.0") -> None:
+        """Production moved once, at the remote and in each clone."""
         for clone in (self.ada, self.bob):
             git(clone, "fetch", "--quiet", "origin", ALL_TAGS)
             assert tags(clone) == tags(self.origin)
-        state = check_consistent(self.origin)
-        assert len(state.history("staging")) == 1
-        version = state.current("staging")
-        assert version
-        return version.name
+        events = check_consistent(self.origin).history("production")
+        assert [event.who for event in events] == ["Test", "Test", who]
+        assert events[-1].evidence["version"] == version
+
+
+PROMOTE = COMMANDS["promote"]
 
 
 class TestMeeting:
@@ -427,70 +348,61 @@ class TestMeeting:
             git(clone, "tag", "--delete", *tags(clone))
         return met
 
-    @pytest.mark.parametrize("version", ["v1.1.0", "v1.2.0"])
-    def test_one_promotes_while_the_other_does(self, met: Meeting, version: str) -> None:
+    @pytest.mark.parametrize(
+        "command", [PROMOTE, ["promote", "v1.0.0", *PROMOTE[2:]], COMMANDS["rollback"]]
+    )
+    def test_one_promotes_while_the_other_moves_the_stage(
+        self, met: Meeting, command: list[str]
+    ) -> None:
         """Whoever is second is told, or finds it done."""
-        promote = ("promote", version, "--stage", "staging")
-        met.bob_does("promote", "v1.2.0", "--stage", "staging")
-        met.check_refused(met.ada_meets_bob(*promote), "staging was moved at the same time by Bob")
-        assert met.staged_once() == "v1.2.0"
-        assert ("has already v1.2.0" in repeated(met.world, *promote)) == (version == "v1.2.0")
+        met.bob_promotes()
+        met.check_refused(met.ada_meets_bob(*command), "production was moved at the same time by B")
+        met.check_moved_once("Bob")
+        if command == PROMOTE:
+            assert "has already v1.2.0" in repeated(met.world, *command)
 
     def test_a_version_that_is_withdrawn_while_it_is_judged(self, met: Meeting) -> None:
         before = tags(met.origin)
-        gone = f"{ARTIFACT}@v1.1.0"
+        gone = f"{ARTIFACT}@v1.2.0"
         withdraw = ("git", "tag", "--annotate", f"{gone}!", f"{gone}^{{}}", "--message", "Gone")
         met.bob.run(*withdraw, env={"GIT_COMMITTER_DATE": "1800000010 +0000"})
-        promote = ("promote", "v1.1.0", "--stage", "production", *FORCE)
-        said = met.ada_meets_bob(*promote, when="before cat-file")
-        met.check_refused(said, "v1.1.0 was withdrawn or moved meanwhile")
+        said = met.ada_meets_bob(*PROMOTE, when="before cat-file")
+        met.check_refused(said, "v1.2.0 was withdrawn or moved meanwhile")
         assert {*tags(met.origin)} - {*before} == {f"{gone}!"}
-
-    def test_one_rolls_back_while_the_other_promotes(self, met: Meeting) -> None:
-        repeated(met.world, "promote", "v1.1.0", "--stage", "production", *FORCE)
-        git(met.bob, "fetch", "--quiet", "origin", ALL_TAGS)
-        met.bob_does("promote", "v1.2.0", "--stage", "production", *FORCE)
-        said = met.ada_meets_bob("rollback", "--stage", "production")
-        met.check_refused(said, "production was moved at the same time by Bob")
-        events = check_consistent(met.origin).history("production")
-        assert [event.who for event in events] == ["Test", "Test", "Bob"]
 
     def test_in_one_clone(self, met: Meeting) -> None:
         """Without a git remote, the clone itself decides."""
         git(met.ada, "remote", "remove", "origin")
-        ((name, tag),) = met.bob_does("promote", "v1.2.0", "--stage", "staging", at=met.ada).items()
-        git(met.ada, "tag", "--delete", name)
-        place = f"{GIT} update-ref refs/tags/{name} {tag}"
-        promote = ("promote", "v1.1.0", "--stage", "staging")
-        said = met.ada_does(*promote, meet="before update-ref", other=place)
-        met.check_refused(said, "staging was moved at the same time by Bob")
-        events = check_consistent(met.ada).history("staging")
-        assert [event.who for event in events] == ["Bob"]
+        met.bob_promotes()
+        bring = f"{GIT} fetch --quiet {met.bob.path} {ALL_TAGS}"
+        said = met.ada_does(*PROMOTE, meet="before update-ref", other=bring)
+        met.check_refused(said, "production was moved at the same time by Bob")
+        events = check_consistent(met.ada).history("production")
+        assert [event.who for event in events] == ["Test", "Test", "Bob"]
 
-    def test_somebody_else_fetches_the_tag_first(self, met: Meeting) -> None:
-        """Another command in the clone brings the new tag from the remote: it is ours still."""
-        promote = ("promote", "v1.1.0", "--stage", "staging")
-        fetch = f"{GIT} fetch --quiet origin {ALL_TAGS}"
-        said = met.ada_does(*promote, meet="before update-ref", other=fetch)
+    @pytest.mark.parametrize(
+        "event",
+        [
+            # another command in the clone brings the new tag from the remote: it is ours still
+            {"meet": "before update-ref", "other": f"{GIT} fetch --quiet origin {ALL_TAGS}"},
+            # the tag got there, and git says that it failed
+            {"fail": "after push"},
+        ],
+        ids=["fetched by another command", "answer lost"],
+    )
+    def test_a_tag_that_got_there_is_made(self, met: Meeting, event: dict[str, str]) -> None:
+        said = met.ada_does(*PROMOTE, **event)
         assert (said.code, said.err) == (0, "")
-        assert "staging has v1.1.0" in said.out
-        assert met.staged_once() == "v1.1.0"
-
-    def test_the_answer_of_the_remote_is_lost(self, met: Meeting) -> None:
-        """The tag got there, and git says that it failed."""
-        said = met.ada_does("promote", "v1.1.0", "--stage", "staging", fail="after push")
-        assert (said.code, said.err) == (0, "")
-        assert "staging has v1.1.0" in said.out
-        assert met.staged_once() == "v1.1.0"
+        assert "production has v1.2.0" in said.out
+        met.check_moved_once("Ada")
 
     def test_the_remote_cannot_be_reached_any_more(self, met: Meeting) -> None:
         before = tags(met.ada)
-        promote = ("promote", "v1.1.0", "--stage", "staging")
-        said = met.ada_does(*promote, fail="before push")
+        said = met.ada_does(*PROMOTE, fail="before push")
         met.check_refused(said, "origin, through which versions are shared, cannot be asked")
         assert tags(met.ada) == before
-        repeated(met.world, *promote)
-        assert met.staged_once() == "v1.1.0"
+        repeated(met.world, *PROMOTE)
+        met.check_moved_once("Test")
 
     def test_two_register_different_commits(self, unregistered: Meeting) -> None:
         met = unregistered
@@ -502,27 +414,43 @@ class TestMeeting:
         assert found == {"v1.0.0": ("Bob", head), "v1.1.0": ("Ada", older)}
         assert versions["v1.1.0"].evidence["version"] == "v1.1.0"
 
-    def test_two_register_one_commit(self, unregistered: Meeting) -> None:
+    def test_two_register_one_commit_or_one_name(self, unregistered: Meeting) -> None:
         met = unregistered
         met.bob_registers("v1.0.0")
         said = met.ada_meets_bob("register")
-        assert said.code == 0
-        assert "registered already as v1.0.0" in said.out
-        versions = check_consistent(met.origin).versions
-        assert {name: made.tag.who for name, made in versions.items()} == {"v1.0.0": "Bob"}
-        assert tags(met.ada) == tags(met.origin)
-
-    def test_two_register_one_name(self, unregistered: Meeting) -> None:
-        met = unregistered
+        assert (said.code, "registered already as v1.0.0" in said.out) == (0, True)
         met.bob_registers("v5.0.0")
         said = met.ada_meets_bob("register", "HEAD~1", "--version", "v5.0.0")
         met.check_refused(said, "v5.0.0 was registered by somebody else at the same time")
+        versions = check_consistent(met.origin).versions
+        assert {made.tag.who for made in versions.values()} == {"Bob"}
+        assert tags(met.ada) == tags(met.origin)
 
 
-def test_two_fetch_at_once(built: Project, tmp_path: Path) -> None:
-    """Both write all of it; one copy is kept."""
-    release = built.path / "models/release"
+HALF = """
+import os, signal, sys
+from pathlib import Path
+from grocery.registry.serving import keep
+
+def write(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "model.json").write_text('{"ki')
+    os.kill(os.getpid(), signal.SIGKILL)
+
+keep(sys.argv[1], write)
+"""
+
+
+def test_two_fetch_at_once_after_one_that_was_killed(built: Project, tmp_path: Path) -> None:
+    """What the killed one had so far is neither used nor kept; of two whole copies one is kept."""
+    release, clone = built.path / "models/release", Project(tmp_path / "clone")
     md5 = read_content(release).md5
+    clone.path.mkdir()
+    place = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    killed = clone.run(sys.executable, "-c", HALF, md5, check=False, env=place)
+    assert killed.returncode == -signal.SIGKILL
+    folder = tmp_path / "cache/grocery/releases"
+    assert [path.name for path in folder.glob(".fetch-*/release/*")] == ["model.json"]
     both = threading.Barrier(2, timeout=60)
 
     def write(folder: Path) -> None:
@@ -530,9 +458,8 @@ def test_two_fetch_at_once(built: Project, tmp_path: Path) -> None:
         shutil.copytree(release, folder)
         both.wait()
 
-    (tmp_path / "clone").mkdir()
-    with inside(tmp_path / "clone"), ThreadPoolExecutor(2) as pool:
+    with inside(clone.path), ThreadPoolExecutor(2) as pool:
         kept = list(pool.map(lambda _: keep(md5, write), range(2)))
     assert kept[0] == kept[1]
-    assert [path.name for path in kept[0].parent.iterdir()] == [md5.removesuffix(".dir")]
-    check_kept(World(tmp_path))
+    assert [path.name for path in folder.iterdir()] == [md5.removesuffix(".dir")]
+    assert read_content(kept[0]).md5 == md5
