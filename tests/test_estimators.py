@@ -97,7 +97,6 @@ class TestAsScikitLearn:
             np.testing.assert_allclose(found, expected, atol=1e-6)
             assert (ours.transduction_ == theirs.transduction_).all()
 
-    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
     @pytest.mark.parametrize(
         ("threshold", "max_iter", "ends"),
         [
@@ -110,12 +109,15 @@ class TestAsScikitLearn:
     def test_self_training(self, threshold: float, max_iter: int, ends: str) -> None:
         points, _, known = digits()
         options: dict[str, Any] = {"threshold": threshold, "max_iter": max_iter}
-        ours = SelfTraining(C=10.0, **options).fit(points, known)
+        ours = SelfTraining(C=10.0, **options)
+        *_, last = ours.iter_fit(points, known)
         head = LogisticRegression(C=10.0, max_iter=500)
         theirs = semi_supervised.SelfTrainingClassifier(head, **options).fit(points, known)
         for name in ("transduction_", "labeled_iter_", "n_iter_", "termination_condition_"):
             assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
         assert ours.termination_condition_ == ends
+        assert (last.labels == ours.transduction_).all()
+        assert (last.weights == (last.labels != -1)).all()
         found, expected = (model.predict_proba(points) for model in (ours, theirs))
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -129,26 +131,22 @@ class TestSteps:
         self, estimator: SemiSupervisedClassifier
     ) -> None:
         points, _, known = digits()
-        stepped, fitted = clone(estimator), clone(estimator).fit(points, known)
-        steps = list(stepped.iter_fit(points, known, points[:7]))
+        fitted = clone(estimator).fit(points, known)
+        stepped = clone(estimator).fit(moons()[0], moons()[2])  # of which nothing is left
+        walk = stepped.iter_fit(points, known, points[:7])
+        with pytest.raises(NotFittedError):
+            stepped.predict(points)
+        steps = [(step, stepped.converged_) for step in walk]
         assert stepped.head_.coefficients.tobytes() == fitted.head_.coefficients.tobytes()
         assert (stepped.transduction_ == fitted.transduction_).all()
         # Self-training begins with a step of its own: where it stands before the first iteration.
         assert len(steps) == fitted.n_iter_ + isinstance(estimator, SelfTraining)
-        assert all(step.validation.shape == (7, 10) for step in steps)
-        assert all((step.labels == known)[known != -1].all() for step in steps)
-        assert all((step.weights[known != -1] == 1).all() for step in steps)
-
-    def test_fitted_after_the_last_step_with_or_without_validation(self) -> None:
-        points, _, known = digits()
-        stepped = LabelSpreading().fit(moons()[0], moons()[2])  # of which nothing is left
-        steps = stepped.iter_fit(points, known, points[:0])
-        with pytest.raises(NotFittedError):
-            stepped.predict(points)
-        *first, last = steps
-        assert first
-        assert last.validation.shape == (0, 10)
-        assert stepped.predict(points).shape == (600,)
+        for step, _ in steps:
+            assert step.validation.shape == (7, 10)
+            assert (step.labels == known)[known != -1].all()
+            assert (step.weights[known != -1] == 1).all()
+        if not isinstance(estimator, SelfTraining):  # which says so at the end
+            assert [converged for _, converged in steps] == [False] * (len(steps) - 1) + [True]
 
     def test_the_scores_of_validation_are_the_neighbours_distributions(self) -> None:
         points, truth, known = digits()
@@ -157,80 +155,36 @@ class TestSteps:
         *_, last = estimator.iter_fit(points[:400], known[:400], points[400:])
         np.testing.assert_allclose(last.validation.sum(axis=1), 1)
         assert (last.validation.argmax(axis=1) == truth[400:]).mean() > 0.85
+        *_, last = estimator.iter_fit(points, known, points[:0])
+        assert last.validation.shape == (0, 10)
 
 
-class TestGraph:
-    def test_the_head_learns_the_graph_s_labels(self) -> None:
-        """On moons no line through the few known points does as well."""
-        points, truth, known = moons()
-        spread = LabelSpreading(affinity="rbf", gamma=20.0).fit(points, known)
-        few = SelfTraining(max_iter=0).fit(points, known)
-        assert spread.score(points, truth) > few.score(points, truth)
-        assert (spread.transduction_ == truth).mean() > spread.score(points, truth)
-
-    def test_in_the_precision_of_the_points(self) -> None:
-        """What the walk makes of it: test_graph.py."""
-        points, _, known = digits()
-        for kind in (np.float64, np.float32):
-            fitted = LabelSpreading().fit(points.astype(kind), known)
-            assert fitted.label_distributions_.dtype == kind
-
-    def test_an_island_gets_no_label(self) -> None:
+class TestOnAGraph:
+    @pytest.mark.parametrize("precision", [np.float64, np.float32])
+    def test_an_island_gets_no_label(self, precision: Any) -> None:
+        """And the distributions have the precision of the points."""
         rng = np.random.default_rng(0)
         points = np.concatenate([rng.normal(c, 0.01, (8, 3)) for c in (0, 9, 90)])
         known = np.full(24, -1)
         known[[0, 8]] = 3, 5
-        fitted = LabelSpreading(affinity="uniform", n_neighbors=4).fit(points, known)
+        spreading = LabelSpreading(affinity="uniform", n_neighbors=4)
+        fitted = spreading.fit(points.astype(precision), known)
         assert fitted.transduction_.tolist() == [3] * 8 + [5] * 8 + [-1] * 8
         assert fitted.label_distributions_[16:].sum() == 0
+        assert fitted.label_distributions_.dtype == precision
 
     def test_class_balance_starts_every_class_with_the_same_mass(self) -> None:
         """As if the one label of a class counted as much as all of another class together."""
-        _, truth, _ = moons()
+        points, truth, _ = moons()
         known = np.where(np.arange(120) < 60, truth, -1)
         known[np.flatnonzero(truth == 1)[2:]] = -1
         counts = [(known == number).sum() for number in (0, 1)]
         assert counts[0] > 10 * counts[1]
-        graph = LabelSpreading().graph(moons()[0])
+        graph = LabelSpreading().graph(points)
         seeds = np.eye(2)[np.maximum(known, 0)] * (known != -1)[:, None]
         *_, (_, balanced) = LabelSpreading().walk(graph, seeds)
         *_, (_, plain) = LabelSpreading(class_balance=False).walk(graph, seeds / counts)
         np.testing.assert_allclose(balanced, plain, atol=1e-12)
-
-
-class TestConvergence:
-    @pytest.mark.parametrize("kind", [LabelSpreading, LabelPropagation, SelfTraining])
-    def test_cut_off(self, kind: type[SemiSupervisedClassifier]) -> None:
-        points, _, known = digits()
-        with pytest.warns(ConvergenceWarning, match="max_iter=2 was reached without convergence"):
-            estimator = kind(max_iter=2).fit(points, known)
-        assert (estimator.converged_, estimator.n_iter_) == (False, 2)
-
-    @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
-    @pytest.mark.parametrize(
-        "estimator",
-        [
-            LabelSpreading(tol=2.0, max_iter=1),
-            LabelPropagation(),
-            SelfTraining(threshold=0.0, max_iter=1),  # has no point left to label
-            SelfTraining(max_iter=0),  # was asked for no iteration
-        ],
-        ids=str,
-    )
-    def test_to_the_end(self, estimator: SemiSupervisedClassifier) -> None:
-        points, _, known = digits()
-        assert estimator.fit(points, known).converged_
-
-    @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
-    def test_only_the_last_step_has_converged(self) -> None:
-        points, _, known = digits()
-        estimator = LabelSpreading()
-        seen = [estimator.converged_ for _ in estimator.iter_fit(points, known)]
-        assert seen == [False] * (len(seen) - 1) + [True]
-
-
-class TestWhatTheHeadLearns:
-    """The head is that of the labels and weights of the last step, to the last bit."""
 
     @pytest.mark.parametrize("estimator", [LabelPropagation(), LabelSpreading()])
     def test_adopted_labels_weigh_what_they_are_certain(self, estimator: Any) -> None:
@@ -251,15 +205,28 @@ class TestWhatTheHeadLearns:
         head = fit_head(points, labels, classes=10, C=3.0, weights=weights)
         assert estimator.head_.coefficients.tobytes() == head.coefficients.tobytes()
 
-    def test_self_training_learns_what_it_adopted(self) -> None:
-        points, _, known = digits()
-        estimator = SelfTraining(threshold=0.9, C=3.0, standardize=True)
-        *_, last = estimator.iter_fit(points, known)
-        used = last.labels != -1
-        assert known[used].min() == -1 == last.labels.min()
-        assert (last.weights == used).all()
-        head = fit_head(points[used], last.labels[used], classes=10, C=3.0, standardize=True)
-        assert estimator.head_.coefficients.tobytes() == head.coefficients.tobytes()
+
+@pytest.mark.parametrize("kind", [LabelSpreading, LabelPropagation, SelfTraining])
+def test_what_is_cut_off_has_not_converged(kind: type[SemiSupervisedClassifier]) -> None:
+    points, _, known = digits()
+    with pytest.warns(ConvergenceWarning, match="max_iter=2 was reached without convergence"):
+        estimator = kind(max_iter=2).fit(points, known)
+    assert (estimator.converged_, estimator.n_iter_) == (False, 2)
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LabelSpreading(tol=2.0, max_iter=1),
+        SelfTraining(threshold=0.0, max_iter=1),  # has no point left to label
+        SelfTraining(max_iter=0),  # was asked for no iteration
+    ],
+    ids=str,
+)
+def test_the_last_iteration_may_be_the_end(estimator: SemiSupervisedClassifier) -> None:
+    points, _, known = digits()
+    assert estimator.fit(points, known).converged_
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -285,16 +252,18 @@ class TestBadInput:
             clone(estimator).fit(points, np.full(600, -1))
         with pytest.raises(ValueError, match="y holds one class only, 0"):
             clone(estimator).fit(points, np.minimum(known, 0))
+        with pytest.raises(ValueError, match="not among `classes`"):
+            clone(estimator).iter_fit(points, known, classes=[0, 1])
+        with pytest.raises(ValueError, match="the string '-1'"):
+            clone(estimator).fit([[0, 1], [1, 0], [1, 1]], ["a", "b", -1])
 
     def test_points(self) -> None:
-        """No more than neighbours, validation of other features, a string that marks nothing."""
+        """No more than neighbours, and validation of other features."""
         points, _, known = moons()
         with pytest.raises(ValueError, match="only 120 samples; at most 119 is allowed"):
             LabelPropagation(n_neighbors=120).fit(points, known)
         with pytest.raises(ValueError, match="3 features, but LabelSpreading is expecting 2"):
             LabelSpreading().iter_fit(points, known, np.ones((4, 3)))
-        with pytest.raises(ValueError, match="the string '-1'"):
-            LabelSpreading(n_neighbors=1).fit([[0, 1], [1, 0], [1, 1]], ["a", "b", -1])
 
     @pytest.mark.parametrize(
         "estimator",

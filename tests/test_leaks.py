@@ -122,20 +122,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return world
 
 
-class TestTheEncoder:
-    def test_sees_training_images_alone(self, world: World, tmp_path: Path) -> None:
-        alone = World(tmp_path / "alone", without(without(ROWS, "test"), "val")).featurize()
-        assert alone.digest("models/encoder") == world.digest("models/encoder")
-        every = world.features()
-        assert all(every[i] == vector for i, vector in alone.features().items())
-
-    def test_sees_training_images_and_no_label(self, world: World, tmp_path: Path) -> None:
-        other = World(tmp_path / "other", relabelled(ROWS, lambda row: True)).featurize()
-        for name in ("models/encoder", "data/features"):
-            assert other.digest(name) == world.digest(name)
-        fewer = [row for row in ROWS if row["path"] != "apple/3.jpg"]
-        without_one = World(tmp_path / "fewer", fewer).featurize()
-        assert without_one.digest("models/encoder") != world.digest("models/encoder")
+def test_the_encoder_sees_training_images_and_no_label(world: World, tmp_path: Path) -> None:
+    alone = World(tmp_path / "alone", without(without(ROWS, "test"), "val")).featurize()
+    assert alone.digest("models/encoder") == world.digest("models/encoder")
+    every = world.features()
+    assert all(every[i] == vector for i, vector in alone.features().items())
+    other = World(tmp_path / "other", relabelled(ROWS, lambda row: True)).featurize()
+    for name in ("models/encoder", "data/features"):
+        assert other.digest(name) == world.digest(name)
+    fewer = [row for row in ROWS if row["path"] != "apple/3.jpg"]
+    without_one = World(tmp_path / "fewer", fewer).featurize()
+    assert without_one.digest("models/encoder") != world.digest("models/encoder")
 
 
 def test_the_learner_sees_neither_test_images_nor_labels_that_are_not_kept(
@@ -162,29 +159,29 @@ def test_the_learner_sees_neither_test_images_nor_labels_that_are_not_kept(
         assert other != whole
 
 
-class TestCalibrationAndScaling:
-    def test_validation_labels_calibrate_and_do_not_train(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """But for the choice of a scale, which is given them too, and held still here."""
-        given: list[Any] = []
-        monkeypatch.setattr(train, "most_right", lambda _, *them: int(bool(given.append(them))))
-        one = World(tmp_path / "one", ROWS).featurize().train()
-        two = World(tmp_path / "two", relabelled(ROWS, of("val"))).featurize().train().arrays()
-        for name, array in one.arrays().items():
-            changed = not np.array_equal(array, two[name])
-            assert changed == name.endswith("calibration"), name
-        features, names = one.features(), sorted(CLASSES)
-        held = sorted((row for row in ROWS if row["split"] == "val"), key=lambda r: r["image_id"])
-        for points, labels in given[:2]:
-            assert points.tolist() == [features[row["image_id"]] for row in held]
-            assert labels.tolist() == [names.index(row["label"]) for row in held]
+def test_validation_labels_calibrate_and_do_not_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the choice of a scale, which is given them too, and held still here."""
+    given: list[Any] = []
+    monkeypatch.setattr(train, "most_right", lambda _, *them: int(bool(given.append(them))))
+    one = World(tmp_path / "one", ROWS).featurize().train()
+    two = World(tmp_path / "two", relabelled(ROWS, of("val"))).featurize().train().arrays()
+    for name, array in one.arrays().items():
+        changed = not np.array_equal(array, two[name])
+        assert changed == name.endswith("calibration"), name
+    features, names = one.features(), sorted(CLASSES)
+    held = sorted((row for row in ROWS if row["split"] == "val"), key=lambda r: r["image_id"])
+    for points, labels in given[:2]:
+        assert points.tolist() == [features[row["image_id"]] for row in held]
+        assert labels.tolist() == [names.index(row["label"]) for row in held]
 
-    def test_the_baseline_learns_from_the_labels_alone(self, tmp_path: Path) -> None:
-        world = World(tmp_path / "world", ROWS).featurize()
-        one, two = (world.train(alpha=alpha).arrays() for alpha in (0.95, 0.2))
-        assert np.array_equal(one["baseline_coefficients"], two["baseline_coefficients"])
-        assert not np.array_equal(one["head_coefficients"], two["head_coefficients"])
+
+def test_the_baseline_learns_from_the_labels_alone(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", ROWS).featurize()
+    one, two = (world.train(alpha=alpha).arrays() for alpha in (0.95, 0.2))
+    assert np.array_equal(one["baseline_coefficients"], two["baseline_coefficients"])
+    assert not np.array_equal(one["head_coefficients"], two["head_coefficients"])
 
 
 class TestTheEvaluation:
@@ -207,25 +204,19 @@ class TestTheEvaluation:
         tests = [row for row in ROWS if row["split"] == "test"]
         points = np.array([features[row["image_id"]] for row in tests], np.float32)
         truth = np.array([description["classes"].index(row["label"]) for row in tests])
-        right = {
-            prefix: float(
-                (Head.from_arrays(arrays, prefix).logits(points).argmax(axis=1) == truth).mean()
-            )
+        head, baseline = (
+            (Head.from_arrays(arrays, prefix).logits(points).argmax(axis=1) == truth).mean()
             for prefix in ("head_", "baseline_")
-        }
-        assert right["head_"] != right["baseline_"], "the test could not tell them apart"
+        )
+        assert head != baseline, "the test could not tell them apart"
         assert found["images"] == len(tests)
-        assert found["accuracy"] == pytest.approx(right["head_"])
-        assert found["baseline"]["accuracy"] == pytest.approx(right["baseline_"])
+        assert found["accuracy"] == pytest.approx(head)
+        assert found["baseline"]["accuracy"] == pytest.approx(baseline)
 
     def test_the_reference_has_no_incoming_image(self, world: World, tmp_path: Path) -> None:
         tests = [row for row in ROWS if row["split"] == "test"]
-        batch = [
-            {name: row[name] for name in ("image_id", "path", "label", "image")}
-            for row in tests[:10]
-        ]
+        batch = [{name: row[name] for name in BATCH_SCHEMA.names} for row in tests[:10]]
         other = self.other(tmp_path / "other", world, ROWS, batch)
         assert Reference.load(other.folder / "models/reference").images == len(tests) - 10
-        rest = [row for row in ROWS if row["path"] not in {b["path"] for b in batch}]
-        alone = self.other(tmp_path / "alone", world, rest)
+        alone = self.other(tmp_path / "alone", world, [r for r in ROWS if r not in tests[:10]])
         assert other.digest("models/reference") == alone.digest("models/reference")

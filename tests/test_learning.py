@@ -20,7 +20,6 @@ from grocery.classifier.fit_head import calibrate, fit_head, most_right
 from grocery.classifier.head import Head
 from grocery.classifier.labels import choose_labeled
 from grocery.core.errors import DataError
-from grocery.core.params import TrainParams
 from grocery.features.fit_encoder import fit_sample
 from grocery.semi_supervised.algorithms import check_training_set, make_estimator
 from grocery.semi_supervised.base import SemiSupervisedClassifier
@@ -59,16 +58,13 @@ class TestLabels:
         assert (again == chosen).all()
         assert choose_labeled(IDS, rare, ratio=0.2, seed=0)[alone]
 
-    @pytest.mark.parametrize("stratified", [True, False])
-    def test_the_encoders_sample_is_another_draw(self, tmp_path: Path, stratified: bool) -> None:
+    def test_the_encoders_sample_is_another_draw(self, tmp_path: Path) -> None:
         """Of the same images by the same seed, and yet half of it is labelled where half are."""
         params = load(ROOT / "params.yaml").featurize.model_copy(update={"fit_images": 100})
-        rows = [image_row(b"", "", None, image_id=image_id) for image_id in IDS]
-        shards = shard_files(tmp_path / "shards", rows, 1)
-        sample = fit_sample(shards, params)
-        assert sample != fit_sample(shards, params.model_copy(update={"seed": 1}))
-        chosen = choose_labeled(IDS, ["apple"] * 200, ratio=0.5, seed=0, stratified=stratified)
         assert params.seed == 0
+        rows = [image_row(b"", "", None, image_id=image_id) for image_id in IDS]
+        sample = fit_sample(shard_files(tmp_path / "shards", rows, 1), params)
+        chosen = choose_labeled(IDS, ["apple"] * 200, ratio=0.5, seed=0)
         assert len(sample) == chosen.sum() == 100
         # Hypergeometric: 50, with a standard deviation of 3.5.
         assert 36 <= len(sample & {IDS[i] for i in np.flatnonzero(chosen)}) <= 64
@@ -91,19 +87,20 @@ def blobs(n: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return points.astype(np.float32), which % 3
 
 
-def made(
-    params: TrainParams, *, points: int, standardize: bool = False
-) -> SemiSupervisedClassifier:
-    """The estimator of params that need no warning."""
-    return make_estimator(params, points=points, standardize=standardize, warn=pytest.fail)
-
-
 KINDS: dict[str, type[SemiSupervisedClassifier]] = {
     "supervised": SelfTraining,
     "self_training": SelfTraining,
     "label_propagation": LabelPropagation,
     "label_spreading": LabelSpreading,
 }
+
+
+def made(
+    points: int, *, standardize: bool = False, warn: Any = pytest.fail, **changes: Any
+) -> SemiSupervisedClassifier:
+    """The estimator that the parameters of few points describe."""
+    params = TRAIN.model_copy(update=changes)
+    return make_estimator(params, points=points, standardize=standardize, warn=warn)
 
 
 class TestAlgorithms:
@@ -116,8 +113,7 @@ class TestAlgorithms:
         points, truth = blobs()
         names = np.array([0, 2, 3])[truth]  # of the classes 0 to 4
         known = np.where((np.arange(300) < 90) & (truth < labelled), names, UNLABELED)
-        params = TRAIN.model_copy(update={"algorithm": algorithm})
-        estimator = make_estimator(params, points=300, standardize=False, warn=print)
+        estimator, without = made(300, algorithm=algorithm), made(300, algorithm=algorithm)
         *_, last = estimator.iter_fit(points, known, points[250:], classes=np.arange(5))
         taught = [0, 2, 3][:labelled]
         assert set(last.labels.tolist()) <= {*taught, UNLABELED}
@@ -125,57 +121,43 @@ class TestAlgorithms:
         head = calibrate(estimator.head_, points[250:], names[250:], level=0.95)
         assert set(head.predict_proba(points).argmax(axis=1).tolist()) == set(taught)
 
-        without = make_estimator(params, points=300, standardize=False, warn=print)
         *_, other = without.iter_fit(points, known, points[250:])
         assert (estimator.transduction_ == without.transduction_).all()
         of_all, of_taught = last.validation.argmax(axis=1), other.validation.argmax(axis=1)
         assert (estimator.classes_[of_all] == without.classes_[of_taught]).all()
-
-    def test_a_label_that_is_no_class_and_a_head_of_one_class(self) -> None:
-        points, truth = blobs()
-        with pytest.raises(ValueError, match="not among `classes`"):
-            made(TRAIN, points=300).iter_fit(points, truth, classes=[0, 1])
-        with pytest.raises(DataError, match="fewer than two classes"):
-            fit_head(points[truth == 1], truth[truth == 1], classes=3, C=1.0)
 
     @pytest.mark.parametrize("scaled", [False, True])
     @pytest.mark.parametrize(("algorithm", "kind"), KINDS.items())
     def test_params_name_an_estimator_and_give_it_all_that_it_knows(
         self, algorithm: str, kind: type[SemiSupervisedClassifier], scaled: bool
     ) -> None:
-        """To scale or not is the choice of a head that sees few."""
+        """To scale or not is the choice of a head that sees few; defaults are params.yaml's."""
         other = {"C": 2.0, "threshold": 0.6, "affinity": "rbf", "gamma": 2.0, "max_iter": 7}
         other |= {"neighbor_search": "exact", "tol": 0.1, "alpha": 0.5, "class_balance": False}
-        params = TRAIN.model_copy(update={**other, "weight_power": 1.0, "algorithm": algorithm})
-        found = made(params, points=6, standardize=scaled)
+        other |= {"weight_power": 1.0, "algorithm": algorithm}
+        found = made(6, standardize=scaled, **other)
         assert type(found) is kind
-        given = params.model_dump() | {"standardize": scaled if kind is SelfTraining else True}
+        given = TRAIN.model_dump() | other
+        given |= {"standardize": scaled if kind is SelfTraining else True}
         given |= {"max_iter": 0} if algorithm == "supervised" else {}
         assert found.get_params() == {name: given[name] for name in found.get_params()}
+        if algorithm != "supervised":
+            params = load(ROOT / "params.yaml").train.model_dump()
+            params["standardize"] = kind is not SelfTraining
+            assert {name: params[name] for name in found.get_params()} == kind().get_params()
 
-    def test_the_defaults_are_those_of_params_yaml(self) -> None:
-        section = load(ROOT / "params.yaml").train
-        for algorithm in ("self_training", "label_propagation", "label_spreading"):
-            params = section.model_copy(update={"algorithm": algorithm})
-            assert made(params, points=100).get_params() == KINDS[algorithm]().get_params()
-
-    @pytest.mark.parametrize(
-        ("algorithm", "wanted"), [("label_propagation", 8), ("label_spreading", 10)]
-    )
-    def test_a_graph_of_few_images_has_fewer_neighbours(self, algorithm: str, wanted: int) -> None:
-        params = TRAIN.model_copy(update={"algorithm": algorithm, "n_neighbors": wanted})
+    def test_a_graph_of_few_images_has_fewer_neighbours(self) -> None:
         points, truth = blobs(8)
-        said: list[str] = []
-        estimator = make_estimator(params, points=8, standardize=False, warn=said.append)
-        assert said == [
-            f"train.n_neighbors is {wanted}, but there are only 8 training images; 7 is used"
-        ]
-        assert estimator.get_params()["n_neighbors"] == 7
         known = np.where(np.arange(8) < 5, truth, UNLABELED)
-        *_, last = estimator.iter_fit(points, known, points[:1])
-        assert (last.labels != UNLABELED).all()
-        heads_alone = TRAIN.model_copy(update={"algorithm": "supervised", "n_neighbors": 10})
-        assert made(heads_alone, points=8)
+        for wanted in (8, 10):
+            said: list[str] = []
+            estimator = made(8, n_neighbors=wanted, warn=said.append)
+            assert said == [
+                f"train.n_neighbors is {wanted}, but there are only 8 training images; 7 is used"
+            ]
+            *_, last = estimator.iter_fit(points, known, points[:1])
+            assert (last.labels != UNLABELED).all()
+        assert made(8, n_neighbors=10, algorithm="supervised")  # which has no graph
 
 
 def test_what_cannot_be_learned_from() -> None:
@@ -184,6 +166,9 @@ def test_what_cannot_be_learned_from() -> None:
     with pytest.raises(DataError, match="the labelled training images have one class only"):
         check_training_set(np.array([0, 0, UNLABELED]))
     check_training_set(np.array([UNLABELED, 1, 0]))  # two classes are enough
+    points, truth = blobs()
+    with pytest.raises(DataError, match="fewer than two classes"):
+        fit_head(points, truth, classes=3, C=1.0, weights=(truth == 1).astype(float))
 
 
 class TestSplits:
@@ -228,24 +213,24 @@ class TestSplits:
             assert (split.features == self.features[rows]).all()
         assert splits.keys() == {"train", "val", "test"}
 
-    def test_features_of_other_images_and_one_that_is_no_number(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"does not hold the images of .*; run featurize again"):
-            load_splits(*self.written(tmp_path / "turned", turned=1))
+    def test_what_is_refused(self, tmp_path: Path) -> None:
+        """Features of other images, one that is no number, and a class that training lacks."""
         features = self.features.copy()
         features[5, 2] = np.nan
-        with pytest.raises(DataError, match="features holds a feature that is not a finite number"):
-            load_splits(*self.written(tmp_path / "nan", features=features))
+        for number, (changes, sentence) in enumerate(
+            [
+                ({"turned": 1}, r"does not hold the images of .*; run featurize again"),
+                ({"features": features}, "features holds a feature that is not a finite number"),
+                ({"names": self.named(3, "d")}, "val holds 'd', a class with no training image"),
+                ({"names": self.named(6, "d")}, "test holds 'd', a class with no training image"),
+                ({"names": self.named(3, None)}, "val holds an image without a label"),
+            ]
+        ):
+            with pytest.raises(DataError, match=sentence):
+                load_splits(*self.written(tmp_path / str(number), **changes))
 
-    @pytest.mark.parametrize(("row", "name"), [(3, "d"), (6, "d"), (3, None)])
-    def test_a_class_that_training_does_not_have(
-        self, tmp_path: Path, row: int, name: str | None
-    ) -> None:
-        names = [*self.names]
-        names[row] = name
-        what = f"{name!r}, a class with no training image" if name else "an image without a label"
-        said = f"{self.splits[row]} holds {what}"
-        with pytest.raises(DataError, match=said):
-            load_splits(*self.written(tmp_path, names))
+    def named(self, row: int, name: str | None) -> list[str | None]:
+        return [*self.names[:row], name, *self.names[row + 1 :]]
 
 
 EYE = np.eye(3, dtype=np.float32)
@@ -272,8 +257,6 @@ class TestHead:
         )
         once = fit_head(points[100:], truth[100:], **how)
         assert np.abs(found.predict_proba(points) - once.predict_proba(points)).max() > 0.02
-        with pytest.raises(DataError, match="fewer than two classes"):
-            fit_head(points, truth, weights=(truth == 1).astype(float), **how)
 
     def test_a_constant_feature_is_left_alone(self) -> None:
         """0.1 in double precision has a deviation that is all rounding."""
@@ -311,23 +294,20 @@ class TestHead:
             head.predict_proba(points), peer.predict_proba(points), atol=1e-2
         )
 
-    def test_calibration_finds_the_temperature(self) -> None:
+    def test_calibration_finds_the_temperature_and_the_smoothing(self) -> None:
         rng = np.random.default_rng(0)
         features = rng.normal(size=(20_000, 3)).astype(np.float32)
         labels = (features + rng.gumbel(size=features.shape)).argmax(axis=1)  # drawn as PLAIN says
-        mended = calibrate(replace(PLAIN, coefficients=4 * EYE), features, labels, level=0.5)
-        assert mended.temperature == pytest.approx(4, rel=0.1)
-        assert mended.smoothing == pytest.approx(0, abs=0.03)
-
-    def test_calibration_finds_the_smoothing(self) -> None:
-        """Of blind mistakes, a tenth of the images, the logits say nothing."""
-        rng = np.random.default_rng(0)
+        hot = calibrate(replace(PLAIN, coefficients=4 * EYE), features, labels, level=0.5)
+        assert hot.temperature == pytest.approx(4, rel=0.1)
+        assert hot.smoothing == pytest.approx(0, abs=0.03)
+        # Of blind mistakes, a tenth of the images, the logits say nothing.
         labels = rng.integers(0, 3, 4000)
         features = EYE[labels] * 20
         blind = rng.random(4000) < 0.1
         labels[blind] = rng.integers(0, 3, blind.sum())
-        mended = calibrate(PLAIN, features, labels, level=0.5)
-        assert mended.smoothing == pytest.approx(0.1, abs=0.02)
+        smooth = calibrate(PLAIN, features, labels, level=0.5)
+        assert smooth.smoothing == pytest.approx(0.1, abs=0.02)
 
     @pytest.mark.parametrize("images", [40, 4000])
     def test_confidence_is_what_the_images_prove(self, images: int) -> None:
