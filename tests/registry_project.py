@@ -56,6 +56,16 @@ class World:
         return Project(self.folder / "project")
 
     @property
+    def second(self) -> Project:
+        """Another clone of the git remote."""
+        return Project(self.folder / "second")
+
+    @property
+    def origin(self) -> Project:
+        """The git remote."""
+        return Project(self.folder / "origin.git")
+
+    @property
     def storage(self) -> Path:
         """The DVC remote."""
         return self.folder / "storage"
@@ -83,17 +93,13 @@ class World:
         assert tags(at or self.project) == before
         return said.sentence
 
-    def share(self) -> Project:
-        """Give the clone a bare git remote, `origin`; a second clone of it."""
-        self.project.run("git", "clone", "--quiet", "--bare", ".", "../origin.git")
+    def share(self) -> None:
+        """Give the clone a bare git remote, `origin`, and that a second clone."""
+        self.project.run("git", "clone", "--quiet", "--bare", ".", str(self.origin.path))
         self.project.run("git", "remote", "add", "origin", "../origin.git")
-        return self.clone("second")
-
-    def clone(self, name: str) -> Project:
-        """A clone of the git remote, beside the first one."""
-        origin = self.folder / "origin.git"
-        self.project.run("git", "clone", "--quiet", str(origin), str(self.folder / name))
-        return Project(self.folder / name)
+        self.project.run("git", "clone", "--quiet", str(self.origin.path), str(self.second.path))
+        # By an address that is right in a copy, too
+        self.second.run("git", "remote", "set-url", "origin", "../origin.git")
 
 
 def create_world(built: Project, folder: Path) -> World:

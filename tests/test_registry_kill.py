@@ -33,7 +33,6 @@ from registry_project import (
     World,
     create_world,
     git,
-    grocery,
     inside,
     output_at,
     put_back,
@@ -61,35 +60,12 @@ exit $code
 
 
 @pytest.fixture(scope="module")
-def wrapper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wrapper."""
-    folder = tmp_path_factory.mktemp("wrapper")
-    (folder / "git").write_text(WRAPPER)
-    (folder / "git").chmod(0o755)
-    return folder
-
-
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start(wrapper: Path) -> Start:
-    """Start a command in a process group of its own: ``start(project, *arguments, kill=point)``."""
-
-    def started(project: Project, *arguments: str, kill: str = "") -> subprocess.Popen[bytes]:
-        cache = str(project.path.parent / "cache")
-        wanted = environment(XDG_CACHE_HOME=cache, GIT_COMMITTER_DATE=NOW, WRAP_KILL=kill)
-        return subprocess.Popen(
-            [sys.executable, "-m", "grocery.cli", "registry", *arguments],
-            cwd=project.path,
-            env=wanted | {"PATH": f"{wrapper}{os.pathsep}{wanted['PATH']}"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    return started
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """PATH with the wrapper first."""
+    wrapper = tmp_path_factory.mktemp("wrapper") / "git"
+    wrapper.write_text(WRAPPER)
+    wrapper.chmod(0o755)
+    return f"{wrapper.parent}{os.pathsep}{environment()['PATH']}"
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +82,7 @@ def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
         (project.path / "models/release/README.md").write_bytes(card)
         (project.path / "dvc.lock").write_bytes(forge.lock_with(release))
         project.commit(f"Candidate {number}")
-    git(world.share(), "remote", "set-url", "origin", "../origin.git")  # also in a copy
+    world.share()
     return world
 
 
@@ -141,20 +117,14 @@ def check_consistent(project: Project) -> State:
     return state
 
 
-def check_remote(world: World) -> None:
-    """What lies in the DVC remote under the name of a hash has that hash."""
-    for path in (world.storage / "files").rglob("*"):
-        name = f"{path.parent.name}{path.name}"
-        if path.is_file() and len(name.removesuffix(".dir")) == 32:
-            assert md5_of(path.read_bytes()) == name.removesuffix(".dir")
-
-
 COMMANDS = {
     "register": ["register", "HEAD~2", "--push"],
     "register-all": ["register-all", "HEAD", "--push"],
     "promote": ["promote", "v1.2.0", "--stage", "production", *FORCE],
     "rollback": ["rollback", "--stage", "production"],
 }
+
+PROMOTE = COMMANDS["promote"]
 
 # The tag is an object without a name; it has its name at the remote; it has it here, too.
 POINTS = [
@@ -170,29 +140,40 @@ KILLS = [
 
 
 @dataclass(frozen=True)
-class Disturbed:
+class Disturbed(World):
     """A world in which a command is disturbed, and the tags that it should have at last."""
 
-    world: World
     command: list[str]
     expected: dict[str, str]
 
-    @property
-    def origin(self) -> Project:
-        return Project(self.world.folder / "origin.git")
+    def run_killed(self, *options: str, **changes: str) -> None:
+        """Run the command in a process group of its own, which something kills."""
+        done = subprocess.run(
+            [sys.executable, "-m", "grocery.cli", "registry", *self.command, *options],
+            cwd=self.project.path,
+            env=environment(GIT_COMMITTER_DATE=NOW, **changes),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            start_new_session=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL
 
     def check(self) -> None:
         """All is in order, and the command repeated gives what it gives undisturbed."""
-        check_consistent(self.world.project)
+        check_consistent(self.project)
         check_consistent(self.origin)
         if "rollback" in self.command and tags(self.origin) == self.expected:
             # It is done; to repeat it would go one step further back.
-            git(self.world.project, "fetch", "--quiet", "origin", ALL_TAGS)
+            git(self.project, "fetch", "--quiet", "origin", ALL_TAGS)
         else:
-            repeated(self.world, *self.command)
-        assert tags(self.world.project) == tags(self.origin) == self.expected
-        check_consistent(self.world.project)
-        check_remote(self.world)
+            repeated(self, *self.command)
+        assert tags(self.project) == tags(self.origin) == self.expected
+        check_consistent(self.project)
+        for path in (self.storage / "files").rglob("*"):  # each under its own hash
+            md5 = f"{path.parent.name}{path.name}".removesuffix(".dir")
+            assert path.is_dir() or len(md5) != 32 or md5_of(path.read_bytes()) == md5
 
 
 Disturb = Callable[[str], Disturbed]
@@ -207,19 +188,17 @@ def disturb(three: World, registered: World, tmp_path: Path) -> Disturb:
         end = begin.copy(tmp_path / "end")
         repeated(end, *COMMANDS[name])
         check_consistent(end.project)
-        return Disturbed(begin.copy(tmp_path / "world"), COMMANDS[name], tags(end.project))
+        world = begin.copy(tmp_path / "world")
+        return Disturbed(world.folder, COMMANDS[name], tags(end.project))
 
     return begun
 
 
 class TestKill:
     @pytest.mark.parametrize(("name", "point"), KILLS)
-    def test_around_each_change(
-        self, disturb: Disturb, start: Start, name: str, point: str
-    ) -> None:
+    def test_around_each_change(self, disturb: Disturb, path: str, name: str, point: str) -> None:
         found = disturb(name)
-        command = start(found.world.project, *found.command, kill=point)
-        assert command.wait(timeout=60) == -signal.SIGKILL
+        found.run_killed(PATH=path, WRAP_KILL=point)
         if point.startswith("after"):
             assert tags(found.origin).items() <= found.expected.items()
             assert (tags(found.origin) == found.expected) == (name != "register-all")
@@ -231,81 +210,71 @@ class TestKill:
         A kill leaves it there, under the name of the whole.
         """
         found = disturb("register")
-        world = found.world
-        commit = git(world.project, "rev-parse", "HEAD~2")
-        half = Forge(world).place(output_at(world.project, commit, "models/release"))
+        commit = git(found.project, "rev-parse", "HEAD~2")
+        half = Forge(found).place(output_at(found.project, commit, "models/release"))
         half.parent.mkdir(parents=True)
         half.touch()
-        assert "not in the DVC remote" in world.refused("register", commit)
+        assert "not in the DVC remote" in found.refused("register", commit)
         half.parent.mkdir(exist_ok=True)
         half.touch()
         found.check()
 
-    def test_git_itself_in_the_middle_of_a_change(self, disturb: Disturb, start: Start) -> None:
+    def test_git_itself_in_the_middle_of_a_change(self, disturb: Disturb) -> None:
         """Git leaves its lock behind, and the sentence names the file to remove."""
         found = disturb("promote")
-        world = found.world
-        hook = world.project.path / ".git/hooks/reference-transaction"
+        hook = found.project.path / ".git/hooks/reference-transaction"
         hook.parent.mkdir(exist_ok=True)
         hook.write_text('#!/bin/sh\nif [ "$1" = prepared ]; then kill -9 0; fi\n')
         hook.chmod(0o755)
-        arguments = [*found.command, "--local"]
-        assert start(world.project, *arguments).wait(timeout=60) == -signal.SIGKILL
+        found.run_killed("--local")
         hook.unlink()
-        (lock,) = (world.project.path / ".git/refs/tags").rglob("*.lock")
-        sentence = world.refused(*arguments)
-        assert str(lock.relative_to(world.project.path)) in sentence
+        (lock,) = (found.project.path / ".git/refs/tags").rglob("*.lock")
+        sentence = found.refused(*found.command, "--local")
+        assert str(lock.relative_to(found.project.path)) in sentence
         assert "None" not in sentence
         lock.unlink()
         found.check()
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """Two people, each in a clone of one remote: Ada's commands are run in this process."""
+class Meeting(World):
+    """Two people: Ada's commands are run in this process, in the first clone, Bob has the second.
 
-    world: World
-    wrapper: Path
+    Attributes
+    ----------
+    path
+        PATH with the wrapper first.
+    """
 
-    @property
-    def ada(self) -> Project:
-        return self.world.project
-
-    @property
-    def bob(self) -> Project:
-        return Project(self.world.folder / "second")
-
-    @property
-    def origin(self) -> Project:
-        return Project(self.world.folder / "origin.git")
+    path: str
 
     def bob_promotes(self) -> None:
         """Bob decides now, and nobody hears of it yet."""
         by_bob = {"GIT_COMMITTER_NAME": "Bob", "GIT_COMMITTER_DATE": NOW}
-        said = grocery(self.bob, "registry", *COMMANDS["promote"], "--local", **by_bob)
+        said = self.registry(*PROMOTE, "--local", at=self.second, **by_bob)
         assert said.code == 0, said.err
 
     def bob_registers(self, version: str) -> None:
         """Bob makes his HEAD a version, and nobody hears of it yet."""
         name = {"GIT_COMMITTER_NAME": "Bob", "GIT_COMMITTER_DATE": NOW}
         tag = f"{ARTIFACT}@{version}"
-        self.bob.run("git", "tag", "--annotate", tag, "--message", "By hand", env=name)
+        self.second.run("git", "tag", "--annotate", tag, "--message", "By hand", env=name)
 
     def ada_does(self, *arguments: str, meet: str = "", other: str = "", fail: str = "") -> Said:
         """Ada's command, which `other` meets at a point, or whose git fails at one."""
         changes = {
             "GIT_COMMITTER_NAME": "Ada",
             "GIT_COMMITTER_DATE": NOW,
-            "PATH": f"{self.wrapper}{os.pathsep}{environment()['PATH']}",
+            "PATH": self.path,
             "WRAP_MEET": meet,
             "WRAP_OTHER": other,
             "WRAP_FAIL": fail,
         }
-        return grocery(self.ada, "registry", *arguments, **changes)
+        return self.registry(*arguments, **changes)
 
     def ada_meets_bob(self, *arguments: str, when: str = "before push") -> Said:
         """Bob's tags get to the remote between Ada's decision and her tag."""
-        push = f"{GIT} -C {self.bob.path} push --quiet origin --tags"
+        push = f"{GIT} -C {self.second.path} push --quiet origin --tags"
         return self.ada_does(*arguments, meet=when, other=push)
 
     def check_refused(self, said: Said, sentence: str) -> None:
@@ -314,15 +283,12 @@ class Meeting:
 
     def check_moved_once(self, who: str, version: str = "v1.2.0") -> None:
         """Production moved once, at the remote and in each clone."""
-        for clone in (self.ada, self.bob):
+        for clone in (self.project, self.second):
             git(clone, "fetch", "--quiet", "origin", ALL_TAGS)
             assert tags(clone) == tags(self.origin)
         events = check_consistent(self.origin).history("production")
         assert [event.who for event in events] == ["Test", "Test", who]
         assert events[-1].evidence["version"] == version
-
-
-PROMOTE = COMMANDS["promote"]
 
 
 class TestMeeting:
@@ -332,19 +298,19 @@ class TestMeeting:
     def place(self, registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
         """Where they meet; what they do there is put back."""
         world = registered.copy(tmp_path_factory.mktemp("meeting") / "world")
-        git(Project(world.folder / "second"), "fetch", "--quiet", "origin", ALL_TAGS)
+        git(world.second, "fetch", "--quiet", "origin", ALL_TAGS)
         return world
 
     @pytest.fixture
-    def met(self, place: World, wrapper: Path) -> Iterator[Meeting]:
-        met = Meeting(place, wrapper)
-        with put_back(met.ada, met.bob, met.origin):
+    def met(self, place: World, path: str) -> Iterator[Meeting]:
+        met = Meeting(place.folder, path)
+        with put_back(met.project, met.second, met.origin):
             yield met
 
     @pytest.fixture
     def unregistered(self, met: Meeting) -> Meeting:
         """Nothing is registered, and the DVC remote holds everything."""
-        for clone in (met.ada, met.bob, met.origin):
+        for clone in (met.project, met.second, met.origin):
             git(clone, "tag", "--delete", *tags(clone))
         return met
 
@@ -359,25 +325,25 @@ class TestMeeting:
         met.check_refused(met.ada_meets_bob(*command), "production was moved at the same time by B")
         met.check_moved_once("Bob")
         if command == PROMOTE:
-            assert "has already v1.2.0" in repeated(met.world, *command)
+            assert "has already v1.2.0" in repeated(met, *command)
 
     def test_a_version_that_is_withdrawn_while_it_is_judged(self, met: Meeting) -> None:
         before = tags(met.origin)
         gone = f"{ARTIFACT}@v1.2.0"
         withdraw = ("git", "tag", "--annotate", f"{gone}!", f"{gone}^{{}}", "--message", "Gone")
-        met.bob.run(*withdraw, env={"GIT_COMMITTER_DATE": "1800000010 +0000"})
+        met.second.run(*withdraw, env={"GIT_COMMITTER_DATE": "1800000010 +0000"})
         said = met.ada_meets_bob(*PROMOTE, when="before cat-file")
         met.check_refused(said, "v1.2.0 was withdrawn or moved meanwhile")
         assert {*tags(met.origin)} - {*before} == {f"{gone}!"}
 
     def test_in_one_clone(self, met: Meeting) -> None:
         """Without a git remote, the clone itself decides."""
-        git(met.ada, "remote", "remove", "origin")
+        git(met.project, "remote", "remove", "origin")
         met.bob_promotes()
-        bring = f"{GIT} fetch --quiet {met.bob.path} {ALL_TAGS}"
+        bring = f"{GIT} fetch --quiet {met.second.path} {ALL_TAGS}"
         said = met.ada_does(*PROMOTE, meet="before update-ref", other=bring)
         met.check_refused(said, "production was moved at the same time by Bob")
-        events = check_consistent(met.ada).history("production")
+        events = check_consistent(met.project).history("production")
         assert [event.who for event in events] == ["Test", "Test", "Bob"]
 
     @pytest.mark.parametrize(
@@ -397,11 +363,11 @@ class TestMeeting:
         met.check_moved_once("Ada")
 
     def test_the_remote_cannot_be_reached_any_more(self, met: Meeting) -> None:
-        before = tags(met.ada)
+        before = tags(met.project)
         said = met.ada_does(*PROMOTE, fail="before push")
         met.check_refused(said, "origin, through which versions are shared, cannot be asked")
-        assert tags(met.ada) == before
-        repeated(met.world, *PROMOTE)
+        assert tags(met.project) == before
+        repeated(met, *PROMOTE)
         met.check_moved_once("Test")
 
     def test_two_register_different_commits(self, unregistered: Meeting) -> None:
@@ -410,7 +376,7 @@ class TestMeeting:
         assert met.ada_meets_bob("register", "HEAD~1").code == 0
         versions = check_consistent(met.origin).versions
         found = {name: (made.tag.who, made.commit) for name, made in versions.items()}
-        head, older = (git(met.ada, "rev-parse", name) for name in ("HEAD", "HEAD~1"))
+        head, older = (git(met.project, "rev-parse", name) for name in ("HEAD", "HEAD~1"))
         assert found == {"v1.0.0": ("Bob", head), "v1.1.0": ("Ada", older)}
         assert versions["v1.1.0"].evidence["version"] == "v1.1.0"
 
@@ -424,7 +390,7 @@ class TestMeeting:
         met.check_refused(said, "v5.0.0 was registered by somebody else at the same time")
         versions = check_consistent(met.origin).versions
         assert {made.tag.who for made in versions.values()} == {"Bob"}
-        assert tags(met.ada) == tags(met.origin)
+        assert tags(met.project) == tags(met.origin)
 
 
 HALF = """

@@ -406,30 +406,29 @@ class TestShared:
 
     @pytest.fixture
     def world(self, shared: World) -> Iterator[World]:
-        with put_back(shared.project, second_clone(shared), Project(shared.folder / "origin.git")):
+        with put_back(shared.project, shared.second, shared.origin):
             yield shared
         shutil.rmtree(shared.project.path / "wandb", ignore_errors=True)
 
     def test_each_sees_what_the_other_did(self, world: World) -> None:
-        second = second_clone(world)
         found = world.done("register", "HEAD~1")
         assert (found["version"], found["shared"]) == (GROWN, True)
         world.done("promote", WEAK, "--stage", "staging")
-        assert at_origin(world) == tags(world.project)
-        assert GROWN not in {row["version"] for row in world.done("list", at=second)}
+        assert tags(world.origin) == tags(world.project)
+        assert GROWN not in {row["version"] for row in world.done("list", at=world.second)}
 
-        assert not world.done("promote", WEAK, "--stage", "staging", at=second)["new"]
-        assert GROWN in {row["version"] for row in world.done("list", at=second)}
-        world.done("promote", GROWN, "--stage", "staging", at=second)
+        assert not world.done("promote", WEAK, "--stage", "staging", at=world.second)["new"]
+        assert GROWN in {row["version"] for row in world.done("list", at=world.second)}
+        world.done("promote", GROWN, "--stage", "staging", at=world.second)
         assert world.done("rollback", "--stage", "staging")["version"] == WEAK
-        world.done("promote", STRONG, "--stage", "staging", at=second)
-        assert world.done("show", "staging", at=second)["version"] == STRONG
-        assert at_origin(world) == tags(second)
-        assert stages(world.clone("third"))["staging"] == STRONG
+        world.done("promote", STRONG, "--stage", "staging", at=world.second)
+        assert world.done("show", "staging", at=world.second)["version"] == STRONG
+        assert tags(world.origin) == tags(world.second)
+        assert stages(world.second)["staging"] == STRONG
 
     def test_local_tags_are_named_and_sent_with_what_comes_after(self, world: World) -> None:
         """A tag goes to the remote of all without being asked to; not with --local."""
-        before = at_origin(world)
+        before = tags(world.origin)
         local = (("register", "HEAD~1"), ("promote", GROWN, "--stage", "staging"))
         with WandbServer() as server:
             online = server.environment() | {"WANDB_MODE": "online"}
@@ -438,7 +437,7 @@ class TestShared:
                 assert said.code == 0
                 assert "sent to" not in said.out
             assert server.requests == []  # W&B shows what all have
-        assert at_origin(world) == before
+        assert tags(world.origin) == before
         status = world.registry("status", "--json")
         assert status.code == 3
         for name in (f"@{GROWN}", "#staging#1"):
@@ -452,17 +451,17 @@ class TestShared:
         again = world.done(*local[1])
         assert (again["new"], again["shared"], again["sent"]) == (False, True, [])
         assert world.registry("status").code == 0
-        assert at_origin(world) == tags(world.project)
-        assert not world.done(*local[1], at=second_clone(world))["new"]
+        assert tags(world.origin) == tags(world.project)
+        assert not world.done(*local[1], at=world.second)["new"]
 
     def test_a_version_of_this_clone_is_sent_when_it_is_used(self, world: World) -> None:
         """When it is registered again, or put into a stage."""
         name = f"{ARTIFACT}@{GROWN}"
         for again in (("register", "HEAD~1"), ("promote", GROWN, "--stage", "staging")):
             world.done("register", "HEAD~1", "--local")
-            assert name not in at_origin(world)
+            assert name not in tags(world.origin)
             assert world.done(*again)["new"] == (again[0] == "promote")
-            assert name in at_origin(world)
+            assert name in tags(world.origin)
             git(world.project, "push", "--quiet", "--delete", "origin", name)
 
     @pytest.mark.parametrize(
@@ -515,7 +514,7 @@ class TestShared:
         """Both moved a stage without the other; the one at the remote counts."""
         ours, theirs = (("promote", name, "--stage", "staging") for name in (STRONG, WEAK))
         world.done(*ours, "--local")
-        world.done(*theirs, at=second_clone(world))
+        world.done(*theirs, at=world.second)
         name = f"{ARTIFACT}#staging#1"
         sentence = world.refused(*ours)
         assert "a tag here is another one at origin" in sentence
@@ -534,15 +533,7 @@ class TestShared:
         assert f"{ARTIFACT}@v9.0.0 is a plain one" in said
 
     def test_a_remote_of_another_name(self, world: World) -> None:
-        before = at_origin(world)
+        before = tags(world.origin)
         world.project.edit_params({"registry": {"remote": "upstream"}})
         assert not world.done("promote", WEAK, "--stage", "staging")["shared"]
-        assert at_origin(world) == before
-
-
-def at_origin(world: World) -> dict[str, str]:
-    return tags(Project(world.folder / "origin.git"))
-
-
-def second_clone(world: World) -> Project:
-    return Project(world.folder / "second")
+        assert tags(world.origin) == before
