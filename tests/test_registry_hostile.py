@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -67,36 +66,6 @@ def ask(world: World, *arguments: str) -> Said:
     return said
 
 
-def ask_all(world: World, *versions: str, compared: int) -> None:
-    """Ask each command of versions that must be as good as any other."""
-    for version in versions:
-        assert ask(world, "registry", "show", version).code == 0, version
-    last, some = versions[-1], versions[:compared]
-    assert json.loads(ask(world, "registry", "show", last, "--json").out)
-    assert ask(world, "registry", "fetch", last).code == 0
-    assert ask(world, "registry", "compare", "v1.0.0", *some).code == 0
-    assert json.loads(ask(world, "registry", "compare", "v1.0.0", *some[-3:], "--json").out)
-    assert ask(world, "registry", "promote", last, "--stage", "staging").code == 0
-    assert ask(world, "predict", "photo.png", "--model", last).code == 0
-    found = json.loads(ask(world, "registry", "list", "--json").out)
-    assert {*versions, "v1.0.0"} <= {row["version"] for row in found}
-    assert ask(world, "registry", "list").code == 0
-
-
-def ask_in_vain(world: World, expected: str) -> None:
-    """Ask each command of `VERSION`, which is none."""
-    for command in (
-        ["show", VERSION],
-        ["compare", "v1.0.0", VERSION],
-        ["fetch", VERSION],
-        ["promote", VERSION, "--stage", "staging"],
-        ["reproduce", VERSION],
-    ):
-        assert expected in ask(world, "registry", *command).sentence, command
-    predicted = ask(world, "predict", "photo.png", "--model", VERSION)
-    assert expected in predicted.sentence
-
-
 def problems(world: World) -> str:
     """What `status` finds wrong, of tags and of objects."""
     said = ask(world, "registry", "status", "--json")
@@ -108,7 +77,7 @@ def problems(world: World) -> str:
 SECTIONS = ("metrics", "model", "dataset", "test", "params", "experiment")
 EVIDENCE: dict[str, dict[str, Any]] = {
     "numbers": dict.fromkeys(SECTIONS, 5),
-    "lists": {section: [[]] for section in SECTIONS},
+    "lists": {section: [[{}]] * 1000 for section in SECTIONS},
     "nulls": dict.fromkeys(SECTIONS),
     "texts": dict.fromkeys(SECTIONS, "\x1b[2Jx"),
     "wrong inside": {
@@ -129,17 +98,18 @@ EVENTS: dict[str, dict[str, Any]] = {
 }
 
 
-MESSAGES = {
-    "nothing": b"",
-    "no evidence": b"By hand",
-    "a list": b"By hand\n\n[1, 2]",
-    "cut off": b'By hand\n\n{"metrics": ',
-    "not UTF-8": b'\xff\xfe\x1b[31m\n\n{"experiment": "\xff"}',
-    "endless": b"By hand\n\n" + b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-    "deep": b"By hand\n\n" + b'{"a":' * 900 + b"1" + b"}" * 900,
-    "a huge number": b'By hand\n\n{"a": ' + b"9" * 5000 + b"}",
-    "marks": b'By hand\x01\n\n{"experiment": "\x01\x02"}\x01',
-}
+MESSAGES = [
+    b"",
+    b"By hand",
+    b"By hand\n\n[1, 2]",
+    b'By hand\n\n{"metrics": ',
+    b'\xff\xfe\x1b[31m\n\n{"experiment": "\xff"}',
+    b"By hand\n\n" + b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    b"By hand\n\n" + b'{"a":' * 900 + b"1" + b"}" * 900,
+    b'By hand\n\n{"a": ' + b"9" * 5000 + b"}",
+    b'By hand\n\n{"a": "' + b"x" * 1_000_000 + b'"}',
+    b'By hand\x01\n\n{"experiment": "\x01\x02"}\x01',
+]
 TAGGERS = [
     b"Eve \x1b[31m\xff\x9b <\x1b]0;title\x07>",
     b"\x01 <\x01>",
@@ -147,8 +117,6 @@ TAGGERS = [
     b"e" * 100_000 + b" <>",
     b" <>",
 ]
-
-
 DATES = [b"", b"253402300799 -1200", b"1 +0000", b"x +0000", b"9999999999 +9999"]
 
 
@@ -159,21 +127,26 @@ class TestTagsThatSayAnything:
         """Evidence of wrong types, messages of any kind, taggers of any name and odd dates."""
         odd: list[dict[str, Any]] = [
             *({"message": message_of(evidence)} for evidence in EVIDENCE.values()),
-            *({"message": message} for message in MESSAGES.values()),
+            *({"message": message} for message in MESSAGES),
             *({"who": who} for who in TAGGERS),
             *({"when": when} for when in DATES),
         ]
         names = [f"v9.0.{number}" for number in range(len(odd))]
         for name, said in zip(names, odd, strict=True):
             forge.tag(f"@{name}", forge.commit(message=name), **said)
-        ask_all(forge.world, *names, compared=len(EVIDENCE))
-
-    @pytest.mark.parametrize("said", ["x" * 10_000_000, {"a": [[{}]] * 1000}])
-    def test_a_long_story(self, forge: Forge, said: Any) -> None:
-        """What is said may be as long as it is."""
-        forge.tag(f"@{VERSION}", forge.commit(), message_of({"experiment": said}))
-        assert forge.world.registry("fetch", VERSION).code == 0
-        assert forge.world.registry("list").code == 0
+        last, some = names[-1], names[: len(EVIDENCE)]
+        for command in (
+            *(["registry", "show", name] for name in names),
+            ["registry", "list"],
+            ["registry", "fetch", last],
+            ["registry", "compare", "v1.0.0", *some],
+            ["registry", "promote", last, "--stage", "staging"],
+            ["predict", "photo.png", "--model", last],
+        ):
+            assert ask(forge.world, *command).code == 0, command
+        assert {*names, "v1.0.0"} == {row["version"] for row in forge.world.done("list")}
+        assert forge.world.done("show", some[-1])["version"] == some[-1]
+        assert len(forge.world.done("compare", "v1.0.0", *some[-3:])["versions"]) == 4
 
     @pytest.mark.parametrize("kind", EVENTS)
     def test_events_of_wrong_types(self, forge: Forge, kind: str) -> None:
@@ -188,27 +161,24 @@ class TestTagsThatSayAnything:
         # an object says that it was a rollback, and nothing else does
         assert (rolled.code == 0) == (kind != "wrong inside")
 
-    def test_what_comes_after_the_last_date(self, forge: Forge) -> None:
-        """A tag of tomorrow does not keep anybody from promoting."""
-        commit = forge.commit()
-        forge.tag(f"@{VERSION}", commit, when=b"253402300000 +0000")
-        forge.tag("#staging#1", commit, when=b"253402300000 +0000")
-        assert forge.world.done("promote", "v1.0.0", "--stage", "staging")["new"]
-        assert forge.world.done("show", "staging")["version"] == "v1.0.0"
-
     def test_the_last_date_that_there_is(self, forge: Forge) -> None:
         """Nothing comes after it; the sentence says which tag is in the way."""
-        commit = forge.commit()
-        forge.tag(f"@{VERSION}", commit, when=b"253402300799 +0000")
-        sentence = forge.world.refused("promote", VERSION, "--stage", "staging")
-        assert f"tag {ARTIFACT}@{VERSION} is dated 9999-12-31 23:59" in sentence
-        forge.tag("#staging#1", commit, when=b"253402300799 +0000")
-        sentence = forge.world.refused("promote", "v1.0.0", "--stage", "staging")
-        assert f"tag {ARTIFACT}#staging#1 is dated 9999-12-31 23:59" in sentence
+        world, commit = forge.world, forge.commit()
+        forge.tag(f"@{VERSION}", commit, when=b"253402300000 +0000")
+        forge.tag("#staging#1", commit, when=b"253402300000 +0000")
+        promote = ("promote", "v1.0.0", "--stage", "staging")
+        assert world.done(*promote)["new"]  # a tag of tomorrow keeps nobody from promoting
+        assert world.done("show", "staging")["version"] == "v1.0.0"
+
+        forge.tag("#staging#3", commit, when=b"253402300799 +0000")
+        sentence = world.refused(*promote)
+        assert f"tag {ARTIFACT}#staging#3 is dated 9999-12-31 23:59" in sentence
         assert "git tag --delete" in sentence
-        said = forge.world.registry(
-            "promote", "v1.0.0", "--stage", "staging", GIT_COMMITTER_DATE="253402300799 +0000"
-        )
+        git(world.project, "tag", "--delete", *(f"{ARTIFACT}#staging#{n}" for n in (1, 2, 3)))
+        forge.tag(f"@{VERSION}", commit, when=b"253402300799 +0000")
+        sentence = world.refused("promote", VERSION, "--stage", "staging")
+        assert f"tag {ARTIFACT}@{VERSION} is dated 9999-12-31 23:59" in sentence
+        said = world.registry(*promote, GIT_COMMITTER_DATE="253402300799 +0000")
         assert said.code == 1
         assert said.sentence
 
@@ -231,16 +201,10 @@ NO_TARGETS = [
     ("tag", f"refs/tags/{ARTIFACT}@v1.0.0"),
     ("commit", "HEAD:dvc.yaml"),  # which it is not
 ]
-NO_DATES = [
-    b"99999999999999 +0000",
-    b"-5 +0000",
-    b"253402300800 +0000",
-    b"18446744073709551614 +0000",
-]
+NO_DATES = ["99999999999999", "-5", "253402300800", "18446744073709551614"]
 NO_NAMES = [
-    *("@v9", "@9.0.0", "@v09.0.0", "@v9.0.0-;x", "@v9.0.0-$x", "@v9.0.0!!", "@v9.1.0/x"),
-    *("@v\u0661.0.0", "@v9.0.0\u202ex", "@v9999999999.0.0", "@", "#", "#-x#1", "#a/b/c#x"),
-    *("#production#1#2", f"#production#{'9' * 200}"),
+    *("@", "#", "@v9.0.0-;x", "@v9.0.0-$x", "@v9.1.0/x", "@v9.0.0\u202ex", "@v9999999999.0.0"),
+    f"#production#{'9' * 200}",
 ]
 
 
@@ -258,7 +222,7 @@ class TestTagsThatAreNone:
                 (f"@v9.2.{number}", commit),
                 (f"#production#{number}", head_of(world)),
             ):
-                forge.tag(name, target, when=when)
+                forge.tag(name, target, when=f"{when} +0000".encode())
                 reasons[name] = "has a date that no calendar has"
         for name in NO_NAMES:
             forge.tag(name, commit)
@@ -269,7 +233,16 @@ class TestTagsThatAreNone:
         found = problems(world)
         assert [name for name in reasons if f"{ARTIFACT}{name} {reasons[name]}" not in found] == []
         assert "another-model" not in found
-        ask_in_vain(world, "is no version or stage; versions: v1.0.0")
+        for command in (
+            ["registry", "show", VERSION],
+            ["registry", "compare", "v1.0.0", VERSION],
+            ["registry", "fetch", VERSION],
+            ["registry", "promote", VERSION, "--stage", "staging"],
+            ["registry", "reproduce", VERSION],
+            ["predict", "photo.png", "--model", VERSION],
+        ):
+            sentence = ask(world, *command).sentence
+            assert "is no version or stage; versions: v1.0.0" in sentence, command
         assert ask(world, "registry", "status").code == 3
         assert world.done("show", "production")["version"] == "v1.0.0"
 
@@ -277,22 +250,8 @@ class TestTagsThatAreNone:
         """Git cannot list the tags then; it says which one it is."""
         forge.tag(f"@{VERSION}", "1" * 40)
         expected = f"missing object {'1' * 40} for refs/tags/{ARTIFACT}@{VERSION}"
-        ask_in_vain(forge.world, expected)
-        for command in (["list"], ["status"], ["register"], ["register-all", "HEAD"]):
+        for command in (["list"], ["status"], ["register"], ["fetch", "v1.0.0"]):
             assert expected in forge.world.registry(*command).sentence
-
-    def test_a_name_that_only_a_clone_could_bring(self, world: World) -> None:
-        """No file system takes a name of 5,000 digits, but the list of packed tags does."""
-        forge = Forge(world)
-        made = forge.tag("@v8.0.0", forge.commit())
-        git(world.project, "pack-refs", "--all")
-        packed = world.project.path / ".git/packed-refs"
-        rows = [row for row in packed.read_text().splitlines() if row[0] not in "#^"]
-        names = [f"{start}{'9' * 5000}" for start in ("#production#", "@v1.0.")]
-        rows += [f"{made} refs/tags/{ARTIFACT}{name}" for name in names]
-        packed.write_text("\n".join(sorted(rows, key=lambda row: row.split(" ")[1])) + "\n")
-        assert problems(world).count("is not in GTO's format") == len(names)
-        assert ask(world, "registry", "fetch", "v1.0.0").code == 0
 
 
 LAUGHS = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
@@ -308,40 +267,27 @@ LOCKS = {
     "empty": b"",
     "no YAML": b"{{{:",
     "binary": b"\x00\xff\x01",
-    "a number": b"5",
     "a list": b"[]",
     "stages of a number": b"schema: '2.0'\nstages: 5\n",
-    "stages of a list": b"schema: '2.0'\nstages: [1]\n",
     "outputs of a number": b"schema: '2.0'\nstages: {a: {cmd: x, outs: 5}}\n",
     "a date that is none": lock(b"{path: 2001-99-99, md5: x}"),
     "a huge number": lock(b"{path: %s, md5: x}" % (b"9" * 5000)),
-    "deep mappings": b"".join(b"%sa:\n" % (b" " * n) for n in range(2000)),
+    "deep": b"stages: " + b"[" * 25_000,
     "laughs": LAUGHS + b"stages: *j\n",
-    "laughing paths": LAUGHS + lock(b"{path: *j, md5: x}"),
+    "laughing hashes": LAUGHS + lock(b"{path: models/release, md5: *j}"),
     "of itself": b"stages: &a {b: *a}\n",
     "an object": b"stages: !!python/object/apply:os.system ['touch marker']\n",
     "a hash of a number": lock(b"{path: models/release, md5: 5}"),
     "a hash that is a path": lock(b"{path: models/release, md5: ../../etc/passwd}"),
     "a hash in capitals": lock(b"{path: models/release, md5: %s.dir}" % (b"A" * 32)),
 }
-
-
-PARAMS = {
-    "all memory": b"data:\n  " + LAUGHS.replace(b"\n", b"\n  "),
-    "a date that is none": b"data: 2001-99-99\n",
-    "deep": b"data: " + b"[" * 3000 + b"]" * 3000,
-    "a list": b"[]",
-    "numbers": b"data: [1]\nprepare: 5\n",
-    "of itself": b"data: &a {x: *a}\n",
-    "an object": b"data: !!python/object/apply:os.system ['touch marker']\n",
-}
-
-
-# They would end the process, or the machine.
-BOMBS = {
-    "deep lists": b"stages: " + b"[" * 25_000,
-    "laughing hashes": LAUGHS + lock(b"{path: models/release, md5: *j}"),
-}
+PARAMS = [
+    b"data:\n  " + LAUGHS.replace(b"\n", b"\n  "),
+    b"data: 2001-99-99\n",
+    b"[]",
+    b"data: [1]\nprepare: 5\n",
+    b"data: !!python/object/apply:os.system ['touch marker']\n",
+]
 READ_LOCKS = """
 import sys
 from pathlib import Path
@@ -359,7 +305,7 @@ class TestRecords:
     def test_damaged_locks(self, tmp_path: Path) -> None:
         """They neither end the process nor take all memory; nothing in them is run."""
         places = []
-        for number, data in enumerate([*LOCKS.values(), *BOMBS.values()]):
+        for number, data in enumerate(LOCKS.values()):
             places.append(tmp_path / str(number))
             places[-1].write_bytes(data)
         said = limited(READ_LOCKS, *places).splitlines()
@@ -367,9 +313,9 @@ class TestRecords:
         assert len(said) == len(places)
         assert not Path("marker").exists()
 
-    @pytest.mark.parametrize("data", [LOCKS["a hash that is a path"], BOMBS["laughing hashes"]])
-    def test_a_version_with_a_damaged_lock(self, forge: Forge, data: bytes) -> None:
-        world, commit = forge.world, forge.commit({"dvc.lock": data})
+    @pytest.mark.parametrize("damage", ["a hash that is a path", "laughing hashes"])
+    def test_a_version_with_a_damaged_lock(self, forge: Forge, damage: str) -> None:
+        world, commit = forge.world, forge.commit({"dvc.lock": LOCKS[damage]})
         assert world.refused("register", commit)
         forge.tag(f"@{VERSION}", commit)
         for command in (
@@ -395,12 +341,12 @@ class TestRecords:
 
     def test_damaged_parameters(self, forge: Forge) -> None:
         world, repository = forge.world, Git(forge.folder)
-        for data in PARAMS.values():
+        for data in PARAMS:
             commit = forge.commit({"params.yaml": data})
             assert world.refused("register", commit)
             with suppress(RegistryError):
                 assert isinstance(params_at(repository, commit), dict)
-        commit = forge.commit({"params.yaml": PARAMS["all memory"]})
+        commit = forge.commit({"params.yaml": PARAMS[0]})
         forge.tag(f"@{VERSION}", commit)
         assert ask(world, "registry", "fetch", VERSION).code == 0  # which needs none
         sentence = ask(world, "registry", "compare", "v1.0.0", VERSION).sentence
@@ -444,24 +390,17 @@ class TestRecords:
 class TestLost:
     """What was there once, and is not any more."""
 
-    def check_all(self, world: World, expected: str, *commands: list[str]) -> None:
-        for command in commands:
-            assert expected in world.refused(*command), command
-
     def test_the_tag_of_the_version_in_production(self, world: World) -> None:
         git(world.project, "tag", "--delete", f"{ARTIFACT}@v1.0.0")
         head = head_of(world)
         gone = f"commit {head[:7]} (tag {ARTIFACT}#production#1), which is no version"
-        self.check_all(
-            world,
-            f"production stands at {gone}",
+        for command in (
             ["show", "production"],
             ["promote", "production", "--stage", "staging"],
             ["fetch", "production"],
             ["reproduce", "production"],
-        )
-        predicted = grocery(world.project, "predict", "photo.png", "--model", "production")
-        assert "which is no version" in predicted.sentence
+        ):
+            assert f"production stands at {gone}" in world.refused(*command), command
         assert "production had no version before" in world.refused("rollback", "--stage=production")
         assert "no version is registered yet" in world.registry("list").out
         assert f"stands at {head[:7]}, which is no version" in problems(world)
@@ -478,11 +417,12 @@ class TestLost:
         assert world.done("show", "production")["version"] == "v1.0.0"
         release = output_at(world.project, "HEAD", RELEASE)
         nowhere = "is neither in the cache nor in the remote"
-        self.check_all(world, f"object {release} {nowhere}", ["fetch", "production"])
-        self.check_all(world, "not in the DVC remote", ["promote", "v1.0.0", "--stage", "staging"])
-        predicted = grocery(world.project, "predict", "photo.png", "--model", "production")
-        assert "is neither in the cache nor in the remote" in predicted.sentence
-        assert "not in the DVC remote" in problems(world)
+        assert f"object {release} {nowhere}" in world.refused("fetch", "production")
+        for refused in (
+            world.refused("promote", "v1.0.0", "--stage", "staging"),
+            problems(world),
+        ):
+            assert "not in the DVC remote" in refused
 
     def test_the_objects_of_the_version_before(self, world: World) -> None:
         forge = Forge(world)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gto.api
 import gto.exceptions
@@ -16,7 +17,7 @@ from conftest import Project
 from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.state import State, Version, precedence, read_state
-from grocery.registry.tags import STAGES, is_version, message, read_tags
+from grocery.registry.tags import STAGES, message, read_tags
 from registry_project import ARTIFACT, git, inside
 
 READ = [
@@ -30,58 +31,44 @@ NOT_READ = [
     *("@v1.2.3##4", "@v1.2.3#", "@v1.2.3#-1", "@v1.2.3#٣", "@latest", "#production#x", "#-a#1"),
     *("#a-#1", "##1"),
 ]
-NAMES = [*READ, *NOT_READ, ""]
 
 
 @dataclass
 class Model:
-    """A repository of a few commits, whose tags are made by our code and by GTO's."""
+    """A repository of a few commits, whose tags are made as our code and GTO make them."""
 
     project: Project
     clock: int = 1_700_000_000
     commits: dict[str, str] = field(default_factory=dict)
 
-    def tick(self) -> str:
-        """A time after all tags: they are read in the order of their seconds."""
-        self.clock += 10
-        return f"{self.clock} +0000"
-
     @property
     def state(self) -> State:
-        with inside(self.project.path):
-            return read_state(Git(self.project.path))
+        return read_state(Git(self.project.path))
+
+    @property
+    def tags(self) -> list[str]:
+        return git(self.project, "tag").splitlines()
 
     def tag(self, name: str, commit: str, text: str = "by hand") -> None:
-        """A tag as a person makes it."""
+        """A tag after all others: they are read in the order of their seconds."""
+        self.clock += 10
         self.project.run(
             *("git", "tag", "--annotate", name, commit, "--message", text),
-            env={"GIT_COMMITTER_DATE": self.tick()},
+            env={"GIT_COMMITTER_DATE": f"{self.clock} +0000"},
         )
 
-    def commit(self) -> str:
-        self.project.commit("A model")
-        return git(self.project, "rev-parse", "HEAD")
-
-    def register(self, version: str) -> None:
-        self.commits[version] = self.commit()
-        self.tag(f"{ARTIFACT}@{version}", self.commits[version])
-
     def promote(self, version: str, stage: str, *, undoes: str | None = None) -> None:
-        """The tag of our promote or rollback, by our own code."""
-        number = max((tag.counter for tag in self.state.history(stage)), default=0) + 1
+        """The tag of our promote or rollback."""
         text = message("Promote", {"rollback": {"undoes": undoes}} if undoes else {})
-        with inside(self.project.path, GIT_COMMITTER_DATE=self.tick()):
-            repository = Git(self.project.path)
-            name = f"{ARTIFACT}#{stage}#{number}"
-            tag = repository.create_tag(name, self.commits[version], text, not_before=0)
-            repository.publish_tag(name, tag, remote=None)
+        name = f"{ARTIFACT}#{stage}#{self.state.next_number(stage)}"
+        self.tag(name, self.commits[version], text)
 
-    def by_gto(self, change: Callable[[str], object]) -> None:
+    def by_gto(self, change: Callable[..., object], **what: Any) -> None:
         """A change of GTO's own; its tag, whose time is now, is made again with a time of ours."""
-        before = set(git(self.project, "tag").splitlines())
+        before = set(self.tags)
         with inside(self.project.path):
-            change(str(self.project.path))
-        (name,) = set(git(self.project, "tag").splitlines()) - before
+            change(str(self.project.path), ARTIFACT, **what)
+        (name,) = set(self.tags) - before
         commit = git(self.project, "rev-parse", f"{name}^{{commit}}")
         text = git(self.project, "tag", "--list", "--format=%(contents)", name)
         git(self.project, "tag", "--delete", name)
@@ -107,41 +94,29 @@ def model(tmp_path: Path) -> Model:
     project.run("git", "init", "--quiet", "--initial-branch=main")
     model = Model(project)
     for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
-        model.register(version)
+        project.commit("A model")
+        model.commits[version] = git(project, "rev-parse", "HEAD")
+        model.tag(f"{ARTIFACT}@{version}", model.commits[version])
     return model
 
 
 def test_the_grammar_is_gtos(model: Model) -> None:
     """A name says the same to both, or nothing to both."""
-    for suffix in NAMES:
-        name = f"{ARTIFACT}{suffix}"
-        if model.project.run(
-            "git", "check-ref-format", f"refs/tags/{name}", check=False
-        ).returncode:
-            continue  # git lets nobody make such a tag
-        if name not in git(model.project, "tag").splitlines():
+    names = [ARTIFACT + suffix for suffix in (*READ, *NOT_READ, "")]
+    for name in names:
+        checked = model.project.run("git", "check-ref-format", f"refs/tags/{name}", check=False)
+        if checked.returncode == 0 and name not in model.tags:  # else nobody can make such a tag
             model.tag(name, model.commits["v1.0.0"])
     read = {tag.name: tag for tag in read_tags(Git(model.project.path))[0]}
-    known = [name for suffix in NAMES if (name := f"{ARTIFACT}{suffix}") in read]
-    theirs = {name: gto.tag.parse_name(name, raise_on_fail=False) for name in _all_tags(model)}
-    assert known == [name for name in map(ARTIFACT.__add__, NAMES) if theirs.get(name)]
-    assert known == [f"{ARTIFACT}{suffix}" for suffix in READ]
+    theirs = {name: gto.tag.parse_name(name, raise_on_fail=False) for name in model.tags}
+    known = [name for name in names if name in read]
+    assert known == [name for name in names if theirs.get(name)]
+    assert known == [ARTIFACT + suffix for suffix in READ]
     for name in known:
         tag, said = read[name], theirs[name]
         assert tag.action == said["action"].value
         assert (tag.version, tag.stage) == (said.get("version"), said.get("stage"))
         assert tag.counter == said.get("counter", 0)
-
-
-@pytest.mark.parametrize("suffix", [name for name in NAMES if name.startswith("@")])
-def test_a_version_is_what_gto_takes_for_one(suffix: str) -> None:
-    version = suffix[1:].partition("#")[0].partition("!")[0]
-    theirs = gto.tag.parse_name(f"{ARTIFACT}@{version}", raise_on_fail=False)
-    assert is_version(version) == bool(theirs)
-
-
-def _all_tags(model: Model) -> list[str]:
-    return git(model.project, "tag").splitlines()
 
 
 def test_the_next_version(model: Model) -> None:
@@ -167,24 +142,19 @@ def test_versions_are_sorted_as_semver_says() -> None:
         assert sorted(shuffled, key=precedence) == wanted
 
 
-class TestWithdrawn:
-    def test_it_comes_back_when_the_tag_goes(self, model: Model) -> None:
-        model.promote("v2.0.0", "production")
-        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v2.0.0"))
-        assert model.state.next_version("minor") == "v2.1.0"  # its name is not given away
-        git(model.project, "tag", "--delete", f"{ARTIFACT}@v2.0.0!")
-        assert set(model.state.versions) == set(model.commits) == model.gto_versions()
-        assert model.state.find("production").name == "v2.0.0" == model.gto_stage("production")
-
-    def test_what_is_over_is_no_problem(self, model: Model) -> None:
-        """A stage was once at a version that is withdrawn now; it has moved on."""
-        model.promote("v1.0.0", "staging")
-        model.promote("v1.1.0", "staging")
-        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v1.0.0"))
-        assert list(model.state.problems) == []
-        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version="v1.1.0"))
-        (problem,) = model.state.problems
-        assert f"{ARTIFACT}#staging#2" in problem
+def test_a_version_is_withdrawn_and_comes_back(model: Model) -> None:
+    model.promote("v1.0.0", "staging")
+    model.promote("v1.1.0", "staging")
+    model.promote("v2.0.0", "production")
+    model.by_gto(gto.api.deregister, version="v1.0.0")
+    assert list(model.state.problems) == []  # staging has moved on
+    model.by_gto(gto.api.deregister, version="v2.0.0")
+    (problem,) = model.state.problems
+    assert f"{ARTIFACT}#production#1" in problem
+    assert model.state.next_version("minor") == "v2.1.0"  # its name is not given away
+    git(model.project, "tag", "--delete", f"{ARTIFACT}@v1.0.0!", f"{ARTIFACT}@v2.0.0!")
+    assert set(model.state.versions) == set(model.commits) == model.gto_versions()
+    assert model.state.find("production").name == "v2.0.0" == model.gto_stage("production")
 
 
 @pytest.mark.parametrize(
@@ -223,11 +193,11 @@ def _step(model: Model, action: str, stage: str, version: str) -> bool:
     if action == "promote" and not here:
         model.promote(version, stage)
     elif action == "assign":
-        model.by_gto(lambda repo: gto.api.assign(repo, ARTIFACT, stage, version, force=True))
+        model.by_gto(gto.api.assign, stage=stage, version=version, force=True)
     elif action == "unassign" and here:
-        model.by_gto(lambda repo: gto.api.unassign(repo, ARTIFACT, version=version, stage=stage))
+        model.by_gto(gto.api.unassign, version=version, stage=stage)
     elif action == "withdraw" and len(state.versions) > 1:
-        model.by_gto(lambda repo: gto.api.deregister(repo, ARTIFACT, version=version))
+        model.by_gto(gto.api.deregister, version=version)
     else:
         return False
     return True
@@ -254,8 +224,7 @@ def _agree(model: Model) -> None:
 def test_what_was_taken_out_is_not_rolled_back_to(model: Model) -> None:
     for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
         model.promote(version, "production")
-    take_out = {"version": "v1.1.0", "stage": "production"}
-    model.by_gto(lambda repo: gto.api.unassign(repo, ARTIFACT, **take_out))
+    model.by_gto(gto.api.unassign, version="v1.1.0", stage="production")
     assert model.gto_stage("production") == "v2.0.0"
     before = model.state.previous("production")
     assert before is not None
