@@ -46,6 +46,12 @@ class TestLabels:
             kept = Counter(np.array(LABELS)[chosen])
             assert kept == {n: max(1, round(ratio * LABELS.count(n))) for n in ("apple", "pear")}
             last = chosen
+        # The seed matters, and the order of the images does not.
+        first, second = (choose_labeled(IDS, LABELS, ratio=0.2, seed=s) for s in (0, 1))
+        assert (first != second).any()
+        order = np.random.default_rng(0).permutation(len(IDS))
+        ids, labels = [IDS[i] for i in order], [LABELS[i] for i in order]
+        assert (choose_labeled(ids, labels, ratio=0.2, seed=0) == first[order]).all()
 
     def test_by_chance_the_share_is_of_all_images_whatever_their_classes(self) -> None:
         chosen = choose_labeled(IDS, LABELS, ratio=0.2, seed=0, stratified=False)
@@ -68,13 +74,6 @@ class TestLabels:
         assert len(sample) == chosen.sum() == 100
         # Hypergeometric: 50, with a standard deviation of 3.5.
         assert 36 <= len(sample & {IDS[i] for i in np.flatnonzero(chosen)}) <= 64
-
-    def test_the_seed_matters_and_the_order_of_the_images_does_not(self) -> None:
-        first, second = (choose_labeled(IDS, LABELS, ratio=0.2, seed=s) for s in (0, 1))
-        assert (first != second).any()
-        order = np.random.default_rng(0).permutation(len(IDS))
-        ids, labels = [IDS[i] for i in order], [LABELS[i] for i in order]
-        assert (choose_labeled(ids, labels, ratio=0.2, seed=0) == first[order]).all()
 
 
 def blobs(n: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

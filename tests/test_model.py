@@ -4,7 +4,6 @@ import copy
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +75,12 @@ def test_a_loaded_model_says_the_same(folder: Path, tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> None:
     model = Model.load(folder)
-    bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
-    bad.write_text("shopping list")
-    reason = "cannot be read as an image"
+    cut = Image.open(io.BytesIO(jpeg(picture())[:900]))
     inside = f"pathlib.Path({str(tmp_path)!r}).rglob('*.jpg')"
     for image, sentence in [
-        (bad, f"{bad} {reason}: not an image of a known format"),
-        (missing, f"{missing} cannot be read: No such file or directory"),
         (str(tmp_path), f"{tmp_path} is a folder; give the images in it: {inside}"),
-        (b"", f"image 2 {reason}: empty file"),
-        (Image.open(io.BytesIO(jpeg(picture())[:900])), f"image 2 {reason}: truncated"),
+        (b"", "image 2 cannot be read as an image: empty file"),
+        (cut, "image 2 cannot be read as an image: truncated"),
     ]:
         with pytest.raises(DataError) as caught:
             model.predict([picture(), image])
@@ -104,21 +99,15 @@ def test_the_best_classes_come_in_order(folder: Path) -> None:
         assert [p.confidence for p in ranking] == sorted(said.values(), reverse=True)
         assert all(p == Prediction(p.label, said[p.label], model.coarse[p.label]) for p in ranking)
     assert [ranking[:2] for ranking in model.rank(jpegs, 9)] == model.rank(jpegs, 2)
-    assert model.predict(map(picture, range(3))) == [best for (best,) in model.rank(jpegs)]
+    best = [first for (first,) in model.rank(jpegs)]
+    # More images than are held at once, or none.
+    assert model.predict(picture(number % 3) for number in range(129)) == best * 43
+    assert model.predict([]) == model.rank([], top=2) == []
 
     # Of equal classes the first is predicted.
     for name in ("head_coefficients", "head_intercept"):
         change_array(folder, name, np.zeros_like)
     assert [p.label for p in Model.load(folder).predict([picture()])] == ["apple"]
-
-
-def test_more_images_than_are_held_at_once_or_none(folder: Path) -> None:
-    model = Model.load(folder)
-    two = model.predict([picture(0), picture(1)])
-    assert two[0] != two[1]
-    assert model.predict(picture(number % 2) for number in range(130)) == two * 65
-    assert model.predict([]) == []
-    assert model.rank([], top=2) == []
 
 
 def test_damaged_arrays_are_refused(folder: Path) -> None:
@@ -167,23 +156,6 @@ def test_no_name_and_no_number_can_be_changed(built: Project, tmp_path: Path) ->
     assert "is damaged or was changed" in refusal(tmp_path)
     file.write_text(json.dumps(dict(reversed(genuine.items()))))  # the spelling is no part of it
     assert Model.load(tmp_path).digest == genuine["sha256"]
-
-
-def test_the_digest_is_of_all_that_a_model_is() -> None:
-    model = small_model()
-    others = [
-        replace(model, classes=["leek", "apple", "pear"]),
-        replace(model, classes=["apple", "leek", "pears"]),
-        replace(model, coarse=model.coarse | {"leek": "root"}),
-        replace(model, head=replace(model.head, temperature=0.6, smoothing=0.0)),
-        replace(model, encoder=replace(model.encoder, settings={"encoder": "color"})),
-        *(
-            replace(model, preprocessing=replace(model.preprocessing, **{name: value - 1}))
-            for name, value in PREPARED.items()
-        ),
-    ]
-    assert len({one.digest for one in [model, *others]}) == 1 + len(others)
-    assert small_model().digest == model.digest
 
 
 def change_description(folder: Path, changes: dict[str, Any]) -> None:
@@ -255,20 +227,16 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
     ("name", "change"),
     [
         ("components", lambda components: components[:, :-1]),
-        ("components", lambda components: components[0]),
         ("scale", lambda scale: scale * 0),
         ("head_intercept", lambda intercept: intercept[:1]),
         ("head_calibration", lambda calibration: calibration * 0),
-        ("head_calibration", lambda calibration: np.array([-1, 0], np.float32)),
         ("head_calibration", lambda calibration: np.array([1, 3], np.float32)),
         ("head_calibration", lambda calibration: np.array([1, -2], np.float32)),
-        ("head_calibration", lambda calibration: np.array([1e-9, 0], np.float32)),
         # No bytes, and sides that whatever is computed from them would have.
         ("components", lambda components: np.empty((0, 10**12), np.float16)),
         ("head_coefficients", lambda coefficients: np.empty((0, 10**12), np.float32)),
         ("components", lambda components: components.astype(np.float32)),
         ("scale", lambda scale: scale.astype(np.float64)),
-        ("mean", lambda mean: mean.astype(np.int8)),
     ],
 )
 def test_arrays_that_do_not_fit_each_other(

@@ -50,24 +50,26 @@ HEADER = '<ir_version: 8, opset_import: ["": 17, "own": 1]> net'
 
 def network(
     last: str,
+    shape: str = "n,3,h,w",
     *,
-    into: str = "float[n,3,h,w] image",
+    also: str = "",
     out: str = "float[] features",
     seed: int = 0,
     notes: dict[str, str] | None = None,
 ) -> bytes:
     """Convolution and ReLU, the output ``sums`` (n, 24, h, w), and then the nodes `last`.
 
-    In ONNX's own language: https://onnx.ai/onnx/repo-docs/Syntax.html. It says `notes` of itself.
+    In ONNX's own language: https://onnx.ai/onnx/repo-docs/Syntax.html. It has an image of `shape`
+    as its input, and `also` another, and says `notes` of itself.
     """
-    turned = "Transpose<perm = [0, 3, 1, 2]>" if into.endswith(",3] image") else "Identity"
+    turned = "Transpose<perm = [0, 3, 1, 2]>" if shape.endswith(",3") else "Identity"
     nodes = f"""
         first = {turned}(image)
         convolved = Conv<strides = [2, 2]>(first, weights, bias)
         sums = Relu(convolved)
         {last}
     """
-    made = parse_model(f"{HEADER} ({into}) => ({out}) {{ {nodes} }}")
+    made = parse_model(f"{HEADER} (float[{shape}] image{also}) => ({out}) {{ {nodes} }}")
     rng = np.random.default_rng(seed)
     weights = rng.normal(scale=0.2, size=(24, 3, 5, 5)).astype(np.float32)
     bias = rng.normal(size=24).astype(np.float32)
@@ -93,17 +95,16 @@ def saved(folder: Path, data: bytes) -> Path:
     return file
 
 
+LAST = "features = Transpose<perm = [0, 2, 3, 1]>(sums)"
 SAME_VECTOR = {
     "(n, d)": network(FLAT),
     "(n, d, 1, 1)": network(POOL),
     "(n, d, h, w)": network("features = Identity(sums)"),
     "(n, tokens, d)": network(TOKENS),
-    "(n, h, w, d)": network(
-        "features = Transpose<perm = [0, 2, 3, 1]>(sums)", into="float[n,h,w,3] image"
-    ),
-    "a fixed batch": network(POOL, into="float[4,3,32,32] image"),
-    "nothing fixed": network(POOL, into="float[?,?,?,?] image"),
-    "channels last": network(FLAT, into="float[n,32,32,3] image"),
+    "(n, h, w, d)": network(LAST, "n,h,w,3"),
+    "a fixed batch": network(POOL, "4,3,32,32"),
+    "nothing fixed": network(POOL, "?,?,?,?"),
+    "channels last": network(FLAT, "n,32,32,3"),
 }
 
 
@@ -164,6 +165,10 @@ def model(text: str) -> bytes:
     return bytes(parse_model(f"{HEADER} {text}").SerializeToString())
 
 
+def same(image: str) -> bytes:
+    return model(f"({image} image) => ({image} features) {{ features = Identity(image) }}")
+
+
 def zipped(name: str) -> bytes:
     """A ZIP file with one file in it."""
     with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
@@ -171,6 +176,11 @@ def zipped(name: str) -> bytes:
     return made.getvalue()
 
 
+CLASS = "features = ArgMax<axis = 1>(sums)"
+NUMBER = "features = ReduceMean<keepdims = 0>(sums)"
+ONE = "features = ReduceMean<axes = [1, 2, 3]>(sums)"
+RANDOM = "features = RandomUniformLike(sums)"
+INFINITE = "zero = Constant<value_float = 0.0>() features = Div(sums, zero)"
 REFUSED = {
     "a page": (b"<html>404</html>", "is not an ONNX file"),
     "a wheel": (zipped("net-1.0.dist-info/METADATA"), "one, but a Python package; install it"),
@@ -178,50 +188,17 @@ REFUSED = {
     "old PyTorch": (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "but weights of PyTorch"),
     "safetensors": (save({"a": np.zeros(9)}), "safetensors, which are weights alone; export the"),
     "truncated": (network(POOL)[:-200], "is not an ONNX file, or not a whole one"),
-    "two inputs": (
-        network(POOL, into="float[n,3,h,w] image, float second"),
-        "inputs image, second; a backbone has one",
-    ),
-    "grey": (
-        network(POOL, into="float[n,1,32,32] image"),
-        "of shape ('n', 1, 32, 32); a backbone's is",
-    ),
-    "three axes": (
-        model("(float[n,3,h] image) => (float[n,3,h] features) { features = Identity(image) }"),
-        "is tensor(float) of shape ('n', 3, 'h'); a",
-    ),
-    "whole numbers": (
-        model("(uint8[n,3,h,w] image) => (uint8[] features) { features = Identity(image) }"),
-        "is tensor(uint8) of shape ('n', 3, 'h', 'w'); a backbone's is float32",
-    ),
-    "a large batch": (
-        network(POOL, into="float[65,3,32,32] image"),
-        "is a batch of 65 images, and 64 are",
-    ),
-    "another size": (
-        network(POOL, into="float[1,3,48,64] image"),
-        "of 64 x 48 pixels, but featurize.onnx.",
-    ),
-    "a class": (
-        network("features = ArgMax<axis = 1>(sums)", out="int64[] features"),
-        "is int64 of shape (1, 1, 14, 14); a",
-    ),
-    "a number": (
-        network("features = ReduceMean<keepdims = 0>(sums)"),
-        "is no array; a description",
-    ),
-    "one number": (
-        network("features = ReduceMean<axes = [1, 2, 3]>(sums)"),
-        "is float32 of shape (1, 1, 1, 1); a description is two or more",
-    ),
-    "random": (
-        network("features = RandomUniformLike(sums)"),
-        "gives one image another vector each time",
-    ),
-    "not finite": (
-        network("zero = Constant<value_float = 0.0>() features = Div(sums, zero)"),
-        "gives an image values that are not finite numbers",
-    ),
+    "two inputs": (network(POOL, also=", float second"), "inputs image, second; a backbone has"),
+    "grey": (network(POOL, "n,1,32,32"), "of shape ('n', 1, 32, 32); a backbone's is"),
+    "three axes": (same("float[n,3,h]"), "is tensor(float) of shape ('n', 3, 'h'); a"),
+    "whole numbers": (same("uint8[n,3,h,w]"), "is tensor(uint8) of shape ('n', 3, 'h', 'w'); a"),
+    "a large batch": (network(POOL, "65,3,32,32"), "is a batch of 65 images, and 64 are"),
+    "another size": (network(POOL, "1,3,48,64"), "of 64 x 48 pixels, but featurize.onnx."),
+    "a class": (network(CLASS, out="int64[] features"), "is int64 of shape (1, 1, 14, 14); a"),
+    "a number": (network(NUMBER), "is no array; a description"),
+    "one number": (network(ONE), "is float32 of shape (1, 1, 1, 1); a description is two or more"),
+    "random": (network(RANDOM), "gives one image another vector each time"),
+    "not finite": (network(INFINITE), "gives an image values that are not finite numbers"),
     "an unknown operator": (network("features = own.Mine(sums)"), "cannot be used: "),
     "shapes": (network("features = MatMul(image, weights)"), "cannot be run on an image: "),
 }
