@@ -1,4 +1,7 @@
-"""What evaluate and register write, and what a candidate is judged by."""
+"""What evaluate and register write, and what a candidate is judged by.
+
+On the model card nothing in a name becomes markup.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import yaml
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
-from conftest import Project
+from conftest import ROOT, Project
 from grocery.classifier.dataset import Split
 from grocery.classifier.head import KIND
 from grocery.core.arrays import load_arrays
@@ -30,6 +33,7 @@ from grocery.evaluation.metrics import (
 )
 from grocery.features.encoder import KIND as ENCODER_KIND
 from grocery.reference.reference import Reference
+from grocery.release.card import model_card
 from grocery.release.model import Model
 from grocery.release.verdict import decide
 from grocery.settings import load
@@ -188,3 +192,38 @@ def test_summary_and_calibration_error_by_hand() -> None:
     assert "coarse_accuracy" not in without
     fewer = summary(probabilities[:3], labels[:3], coarse=["x", "x", "y"], bins=10)
     assert fewer["macro_f1"] == pytest.approx(2 / 3), "the third class has no images"
+
+
+def card(name: str) -> str:
+    measured = {"images": 10, "accuracy": 0.5, "baseline": {"accuracy": 0.4}}
+    measured["accuracy_interval"] = [0.24, 0.76]
+    check = {"name": f"recall of the worst class ({name})", "value": 0.5, "side": "at least"}
+    verdict = {"accepted": True, "checks": [check | {"limit": 0.1, "passed": True}]}
+    verdict["advice"] = [f"Few labels: {name}."]
+    dataset = {"source": name, "digest": "d" * 64, "classes": {"Apple_Red": {}, name: {}}}
+    params = {"train": load(ROOT / "params.yaml").train.model_dump()}
+    networks = [{"sha256": "a" * 64, "origin": name, "licence": "MIT"}, {"sha256": "b" * 64}]
+    return model_card(params, dataset, measured, verdict, "e" * 64, networks=networks)
+
+
+def test_on_the_card_a_name_is_shown_as_it_is() -> None:
+    text = card("Café & Co")
+    assert "Classes: Apple_Red, Café &amp; Co." in text
+    assert "| recall of the worst class (Café &amp; Co) | 0.500 | at least 0.1 | passed |" in text
+    assert f"network Café &amp; Co; licence MIT; ONNX `{'a' * 64}`\n" in text
+    assert "- Pretrained network of unknown origin; licence not said; ONNX `bbb" in text
+    assert "| accuracy | 0.500 | 0.400 |" in text
+
+
+def test_on_the_card_a_hostile_name_stays_text() -> None:
+    text = card("<script>alert(1)</script> | `x` ![y](http://z)\n# Heading")
+    assert "<script" not in text
+    lines = text.splitlines()
+    assert len(lines) == len(card("Pear").splitlines())
+    row, network, classes = (
+        next(line for line in lines if line.startswith(start))
+        for start in ("| recall", "- Pretrained", "Classes:")
+    )
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+    for shown in (row, network.partition("; ONNX")[0], classes):
+        assert not re.search(r"(?<!\\)[`\[\]]", shown)

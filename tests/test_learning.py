@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from conftest import ROOT
-from grocery.classifier.dataset import UNLABELED, load_splits
+from grocery.classifier.dataset import UNLABELED
 from grocery.classifier.fit_head import calibrate, fit_head, most_right
 from grocery.classifier.head import Head
 from grocery.classifier.labels import choose_labeled
@@ -26,7 +26,6 @@ from grocery.semi_supervised.base import SemiSupervisedClassifier
 from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading
 from grocery.semi_supervised.self_training import SelfTraining
 from grocery.settings import load
-from grocery.shards import feature_table, read_table, write_table
 from samples import image_row, shard_files
 
 IDS = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(200)]
@@ -168,68 +167,6 @@ def test_what_cannot_be_learned_from() -> None:
     points, truth = blobs()
     with pytest.raises(DataError, match="fewer than two classes"):
         fit_head(points, truth, classes=3, C=1.0, weights=(truth == 1).astype(float))
-
-
-class TestSplits:
-    """Eight images in two shards, and their features."""
-
-    names: ClassVar = ["b", "a", None, "b", "a", "c", "b", "a"]
-    splits: ClassVar = ["train", "train", "train", "val", "test", "train", "test", "train"]
-    features = np.arange(32, dtype=np.float32).reshape(8, 4)
-
-    def written(
-        self,
-        root: Path,
-        names: list[str | None] = names,
-        features: NDArray[np.float32] = features,
-        turned: int = 0,
-    ) -> tuple[Path, Path]:
-        """With the ids of the features' shards turned by so many rows."""
-        rows = [
-            image_row(b"", f"{i}.jpg", name, coarse={"a": "x", "b": "y"}.get(name or ""))
-            | {"image_id": IDS[i], "split": self.splits[i]}
-            for i, name in enumerate(names)
-        ]
-        (root / "features").mkdir(parents=True)
-        for shard in shard_files(root / "shards", rows, 2):
-            ids = read_table(shard)["image_id"].to_pylist()
-            own = features[[IDS.index(i) for i in ids]]
-            table = feature_table(ids[turned:] + ids[:turned], own)
-            write_table(root / "features" / shard.name, table)
-        return root / "shards", root / "features"
-
-    def test_each_split_has_its_images(self, tmp_path: Path) -> None:
-        splits, classes, coarse = load_splits(*self.written(tmp_path))
-        assert classes == ["a", "b", "c"]
-        assert coarse == {"a": "x", "b": "y"}
-        numbers = {"a": 0, "b": 1, "c": 2, None: UNLABELED}
-        for name, split in splits.items():
-            rows = sorted((i for i in range(8) if self.splits[i] == name), key=IDS.__getitem__)
-            assert split.image_ids == [IDS[i] for i in rows]
-            assert split.paths == [f"{i}.jpg" for i in rows]
-            assert split.names == [self.names[i] for i in rows]
-            assert split.labels.tolist() == [numbers[self.names[i]] for i in rows]
-            assert (split.features == self.features[rows]).all()
-        assert splits.keys() == {"train", "val", "test"}
-
-    def test_what_is_refused(self, tmp_path: Path) -> None:
-        """Features of other images, one that is no number, and a class that training lacks."""
-        features = self.features.copy()
-        features[5, 2] = np.nan
-        for number, (changes, sentence) in enumerate(
-            [
-                ({"turned": 1}, r"does not hold the images of .*; run featurize again"),
-                ({"features": features}, "features holds a feature that is not a finite number"),
-                ({"names": self.named(3, "d")}, "val holds 'd', a class with no training image"),
-                ({"names": self.named(6, "d")}, "test holds 'd', a class with no training image"),
-                ({"names": self.named(3, None)}, "val holds an image without a label"),
-            ]
-        ):
-            with pytest.raises(DataError, match=sentence):
-                load_splits(*self.written(tmp_path / str(number), **changes))
-
-    def named(self, row: int, name: str | None) -> list[str | None]:
-        return [*self.names[:row], name, *self.names[row + 1 :]]
 
 
 EYE = np.eye(3, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What the train stage says of a training that a person should look at, and what it writes."""
+"""What the train stage reads, what it says that a person should look at, and what it writes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,67 @@ import numpy as np
 import pytest
 
 from conftest import Heard
+from grocery.classifier.dataset import UNLABELED, load_splits
+from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.stage import written_by
+from grocery.shards import feature_table, features_of, read_table, write_table
+from samples import shard_files
 from stages import train
-from test_leaks import ROWS, TRAIN, World
+from test_leaks import CLASSES, ROWS, TRAIN, World
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Built to the features; each test trains as it likes."""
     return World(tmp_path_factory.mktemp("train") / "world", ROWS).featurize()
+
+
+def test_each_split_has_its_images(world: World, tmp_path: Path) -> None:
+    coarse = {"apple": "pome", "plum": "stone"}
+    rows = [row | {"coarse": coarse.get(row["label"])} for row in ROWS]
+    for row in rows[2:60:5]:  # of training
+        row["label"] = None
+    shard_files(tmp_path / "shards", rows, 2)
+    splits, classes, found = load_splits(tmp_path / "shards", world.folder / "data/features")
+    assert (classes, found) == (sorted(CLASSES), coarse)
+    features = world.features()
+    for name, split in splits.items():
+        own = sorted((row for row in rows if row["split"] == name), key=lambda r: r["image_id"])
+        assert split.image_ids == [row["image_id"] for row in own]
+        assert split.paths == [row["path"] for row in own]
+        assert split.names == [row["label"] for row in own]
+        numbers = [classes.index(label) if label else UNLABELED for label in split.names]
+        assert split.labels.tolist() == numbers
+        assert split.features.tolist() == [features[image_id] for image_id in split.image_ids]
+    assert splits.keys() == {"train", "val", "test"}
+
+
+def test_what_cannot_be_joined_is_refused(world: World, tmp_path: Path) -> None:
+    """Features of other images, a class that training lacks, and a feature that is no number."""
+    features = world.folder / "data/features"
+    tested, held, *others = ROWS
+    other_id = held["image_id"][:-1] + "x"
+    for changed, sentence in [
+        ([tested, held | {"image_id": other_id}], r"does not hold the images of .*; run featurize"),
+        ([tested, held | {"label": "kiwi"}], "val holds 'kiwi', a class with no training image"),
+        ([tested | {"label": "kiwi"}, held], "test holds 'kiwi', a class with no training image"),
+        ([tested, held | {"label": None}], "val holds an image without a label"),
+    ]:
+        shard_files(tmp_path / "shards", changed + others, 2)
+        with pytest.raises(DataError, match=sentence):
+            load_splits(tmp_path / "shards", features)
+
+    (tmp_path / "nan").mkdir()
+    for file in features.iterdir():
+        table = read_table(file)
+        vectors = features_of(table).copy()
+        vectors[5, 2] = np.nan
+        spoilt = feature_table(table["image_id"].to_pylist(), vectors)
+        write_table(tmp_path / "nan" / file.name, spoilt)
+    shard_files(tmp_path / "shards", ROWS, 2)
+    with pytest.raises(DataError, match="nan holds a feature that is not a finite number"):
+        load_splits(tmp_path / "shards", tmp_path / "nan")
 
 
 def said(world: World, **changes: Any) -> tuple[dict[str, Any], Heard]:
