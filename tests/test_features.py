@@ -128,10 +128,7 @@ class TestFisher:
     @pytest.mark.parametrize(
         ("name", "array"),
         [
-            ("local_components", np.zeros((101, 12), np.float32)),
             ("local_components", np.zeros((102, 103), np.float32)),
-            ("local_mean", np.zeros(101, np.float32)),
-            ("local_scale", np.ones(11, np.float32)),
             ("mixture_weights", np.ones(1025, np.float32)),
             ("mixture_weights", np.ones(4, np.float64)),
             ("mixture_means", np.zeros((10**9, 0), np.float32)),

@@ -203,20 +203,11 @@ class TestHead:
             right.append((head.predict_proba(given).argmax(axis=1) == truth).mean())
         assert right[1] >= right[0] - 0.01
 
-    def test_scaling_where_it_gains(self) -> None:
-        rng = np.random.default_rng(0)
-        truth = np.arange(600) % 3
-        signal = 3 * np.eye(3)[truth] + rng.normal(size=(600, 3))
-        noise = rng.normal(size=(600, 60))
-        for size, gains in ((100, True), (0.01, False)):
-            points = np.hstack([signal, size * noise]).astype(np.float32)
-            heads = [
-                fit_head(points[:30], truth[:30], classes=3, C=10.0, standardize=scaled)
-                for scaled in (False, True)
-            ]
-            assert most_right(heads, points[30:], truth[30:]) == gains
-            assert most_right(heads[::-1], points[30:], truth[30:]) == 1 - gains
-            assert most_right(heads, points[:0], truth[:0]) == 0
+    def test_most_right(self) -> None:
+        wrong, labels = replace(PLAIN, coefficients=-EYE), np.arange(3)
+        assert most_right([PLAIN, wrong], EYE, labels) == 0
+        assert most_right([wrong, PLAIN, PLAIN], EYE, labels) == 1  # the first of equals
+        assert most_right([wrong, PLAIN], EYE[:0], labels[:0]) == 0
 
     def test_standardised_is_regularised_as_standard_scores(self) -> None:
         points, truth = blobs()

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import pickle
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -28,6 +27,7 @@ from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError, ParamsError
 from grocery.core.files import digest
 from grocery.data.sources import open_source
+from grocery.features import backbone
 from grocery.features.backbone import Backbone, Preparation, backbone_name, open_session
 from grocery.features.encoder import KIND, Encoder
 from grocery.features.projection import Projection
@@ -133,28 +133,22 @@ def test_another_output_by_name(tmp_path: Path) -> None:
         Backbone.from_file(file, **HOW | {"output": "logits"})
 
 
-def test_it_travels_to_a_worker_by_its_path(tmp_path: Path) -> None:
+def test_it_travels_to_a_worker_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And is opened there once, however many tasks bring it."""
-    backbone = Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
-    data = pickle.dumps(backbone)
-    assert len(data) < 1000 < backbone.path.stat().st_size
-    code = """
-import pickle, sys, onnxruntime
-opened = []
-class Counted(onnxruntime.InferenceSession):
-    def __init__(self, *a, **k):
-        opened.append(1)
-        super().__init__(*a, **k)
-onnxruntime.InferenceSession = Counted
-data, image = pickle.load(sys.stdin.buffer)
-vectors = [pickle.loads(data)(image).tobytes() for _ in range(3)]
-assert len(opened) == 1 and len(set(vectors)) == 1
-sys.stdout.buffer.write(vectors[0])
-"""
-    command = [sys.executable, "-c", code]
-    given = pickle.dumps((data, IMAGE))
-    done = subprocess.run(command, input=given, capture_output=True, check=True, cwd=ROOT)
-    assert done.stdout == backbone(IMAGE).tobytes()
+    here = Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
+    data, opened = pickle.dumps(here), []
+
+    def counted(path: Path, data: bytes) -> Any:
+        opened.append(path)
+        return open_session(path, data)
+
+    monkeypatch.setattr(backbone, "open_session", counted)
+    assert len(data) < 1000 < here.path.stat().st_size
+    vectors = {pickle.loads(data)(IMAGE).tobytes() for _ in range(3)}
+    assert vectors == {here(IMAGE).tobytes()}
+    assert opened == [here.path]
 
 
 # --- Refusals ------------------------------------------------------------------------------------
@@ -304,10 +298,10 @@ def test_a_preparation_that_no_params_file_could_ask_for(
 
 
 def test_another_backbone_is_refused(tmp_path: Path) -> None:
-    backbone = Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
-    settings: dict[str, Any] = {"encoder": "onnx", "backbone": backbone.settings()}
+    fitted = Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
+    settings: dict[str, Any] = {"encoder": "onnx", "backbone": fitted.settings()}
     projection = Projection(np.zeros(24, "f"), np.eye(24, 5, dtype="f"), np.ones(5, "f"))
-    made = Encoder(settings, backbone, projection)
+    made = Encoder(settings, fitted, projection)
     made.save_backbones(tmp_path)
     genuine = save_arrays(tmp_path, KIND, made.arrays(), settings)
 
