@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import Project
 from grocery.contents import read_content
-from grocery.tracking import artifacts
-from grocery.tracking.artifacts import described
+from grocery.tracking.remote import remote_objects
 from wandb_pipeline import (
     RUN,
     World,
@@ -26,11 +24,8 @@ from wandb_pipeline import (
     synchronize,
     uses,
     versions,
-    write,
 )
 from wandb_server import KEY, WandbServer
-
-REGISTRY = "example-groceries/wandb-registry-model/grocery-classifier"
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +41,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-def state(world: World) -> dict[str, Any]:
-    return world.server.state()
-
-
-@pytest.fixture
 def server() -> Iterator[WandbServer]:
     with WandbServer() as one:
         yield one
 
 
-def test_a_run_is_there_with_all_that_the_stage_said(world: World, state: dict[str, Any]) -> None:
+def test_a_run_is_there_with_all_that_the_stage_said_but_the_key(world: World) -> None:
+    state = world.server.state()
     runs = state["runs"]
     assert set(runs) == {RUN + "prepare", RUN + "train", RUN + "register"}
     train = runs[RUN + "train"]
@@ -76,53 +67,41 @@ def test_a_run_is_there_with_all_that_the_stage_said(world: World, state: dict[s
     (table,) = state["artifacts"][RUN + "train/predictions"]["versions"].values()
     assert sum(name.endswith(".jpg") for name in table["entries"]) == 1
 
+    assert KEY not in json.dumps(state)
+    files = [path for path in world.folder.rglob("*") if path.is_file()]
+    assert files
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
-def test_an_artifact_is_found_by_the_hash_in_dvc_lock_and_tells_without_a_download(
+
+def test_the_lineage_is_whole_and_is_asked_for_by_hash_or_alias_without_a_download(
     world: World,
 ) -> None:
-    content = read_content(world.folder / "shards")
-    seen = len(world.server.requests)
-    with asking(world.server, world.folder) as api:
-        found = api.artifact(f"team/grocery/dataset:md5-{content.md5}").metadata
-    assert found == {"images": 3, "files": 2, "bytes": 12_000, "md5": content.md5}
-    assert {request.kind for request in world.server.requests[seen:]} == {"graphql"}
-
-
-def test_the_lineage_is_whole(world: World, state: dict[str, Any]) -> None:
-    runs = state["runs"]
-    edges = {name: (run["uses"], run["logs"]) for name, run in runs.items()}
-    assert edges[RUN + "prepare"][0] == []
-    assert "team/grocery/dataset:v0" in edges[RUN + "prepare"][1]
-    assert edges[RUN + "train"][0] == ["team/grocery/dataset:v0"]
-    assert edges[RUN + "train"][1] == [
+    runs = world.server.state()["runs"]
+    edges = {name.removeprefix(RUN): (run["uses"], run["logs"]) for name, run in runs.items()}
+    assert edges["prepare"][0] == []
+    assert "team/grocery/dataset:v0" in edges["prepare"][1]
+    assert edges["train"][0] == ["team/grocery/dataset:v0"]
+    assert edges["train"][1] == [
         f"{RUN}train/confusion_table:v0",
         f"{RUN}train/predictions:v0",
         "team/grocery/classifier:v0",
     ]
-    assert edges[RUN + "register"] == (["team/grocery/classifier:v0"], ["team/grocery/release:v0"])
+    assert edges["register"] == (["team/grocery/classifier:v0"], ["team/grocery/release:v0"])
+    assert candidates(world.server) == [["candidate", "latest"]]
+
+    md5 = read_content(world.folder / "shards").md5
+    seen = len(world.server.requests)
     with asking(world.server, world.folder) as api:
+        dataset = api.artifact(f"team/grocery/dataset:md5-{md5}")
+        assert dataset.metadata == {"images": 3, "files": 2, "bytes": 12_000, "md5": md5}
         readers = api.artifact("team/grocery/classifier:latest").used_by()
         assert [run.name for run in readers] == ["register"]
+        candidate = api.artifact("wandb-registry-model/grocery-classifier:candidate")
+        assert candidate.source_name == "release:v0"
+    assert {request.kind for request in world.server.requests[seen:]} == {"graphql"}
 
 
-def test_an_accepted_release_is_the_candidate_of_the_registry(
-    world: World, state: dict[str, Any]
-) -> None:
-    (link,) = state["links"][REGISTRY].values()
-    assert link == {"artifact": "team/grocery/release:v0", "aliases": ["candidate", "latest"]}
-    with asking(world.server, world.folder) as api:
-        found = api.artifact("wandb-registry-model/grocery-classifier:candidate")
-        assert found.source_name == "release:v0"
-
-
-def test_the_key_is_nowhere(world: World, state: dict[str, Any]) -> None:
-    files = [path for path in world.folder.rglob("*") if path.is_file()]
-    assert files
-    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
-    assert KEY not in json.dumps(state)
-
-
-def test_unchanged_content_makes_no_new_version(world: World, tmp_path: Path) -> None:
+def test_a_new_version_is_made_of_changed_content_alone(world: World, tmp_path: Path) -> None:
     with world.copy(tmp_path / "again") as again:
         before = again.server.state()["artifacts"]
         silent(pipeline(again.folder, again.server))
@@ -130,8 +109,9 @@ def test_unchanged_content_makes_no_new_version(world: World, tmp_path: Path) ->
         for name in ("dataset", "classifier", "release"):
             assert after[f"team/grocery/{name}"] == before[f"team/grocery/{name}"]
         assert uses(again.server, "train#2") == ["team/grocery/dataset:v0"]
-        silent(pipeline(again.folder, again.server, "register", word="blue"))
-        assert list(versions(again.server, "release")) == ["v0", "v1"]
+        silent(pipeline(again.folder, again.server, "prepare", "register", word="blue"))
+        for name in ("dataset", "release"):
+            assert list(versions(again.server, name)) == ["v0", "v1"]
         assert candidates(again.server) == [[], ["candidate", "latest"]]
 
 
@@ -184,19 +164,18 @@ def test_files_sends_changed_shards_only(server: WandbServer, tmp_path: Path) ->
     assert (tmp_path / "got/two").read_text() == "red" * 1000
 
 
-def project_with_remote(folder: Path, url: str) -> Project:
-    """A DVC project without git."""
+def set_remote(folder: Path, url: str) -> None:
+    """Make the folder a DVC project without git, which has a remote."""
     (folder / ".dvc").mkdir(parents=True)
     config = f"[core]\nno_scm = True\nremote = storage\n['remote \"storage\"']\nurl = {url}\n"
     (folder / ".dvc/config").write_text(config)
-    return Project(folder)
 
 
 def test_reference_points_at_the_objects_that_dvc_pushes(
     server: WandbServer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "project"
-    project = project_with_remote(folder, "../../remote")
+    set_remote(folder, "../../remote")
     silent(pipeline(folder, server, "prepare", "register", upload="reference"))
     sent = [r.operation for r in server.requests if r.kind == "upload"]
     copies = [name for name in sent if "/artifact/" in name]
@@ -205,8 +184,7 @@ def test_reference_points_at_the_objects_that_dvc_pushes(
     (dataset,) = versions(server, "dataset").values()
     assert dataset["metadata"]["md5"] == read_content(folder / "shards").md5
 
-    project.run("dvc", "add", "--quiet", "shards", "release")
-    project.run("dvc", "push", "--quiet")
+    Project(folder).dvc("add --quiet shards release", "push --quiet")
     with asking(server, folder) as api:
         for name, output in (("dataset", "shards"), ("release", "release")):
             api.artifact(f"team/grocery/{name}:v0").download(root=f"got/{name}")
@@ -214,34 +192,8 @@ def test_reference_points_at_the_objects_that_dvc_pushes(
 
 
 def test_a_reference_does_not_tell_the_remotes_password(tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    project_with_remote(folder, "https://ann:hunter2@example.invalid/d/?key=hunter2")
-    content = read_content(write(str(tmp_path / "shards"), one="red"))
-    made = described(
-        artifacts.DATASET, tmp_path / "shards", content, {}, upload="reference", root=folder
-    )
-    md5 = content.files["one"]
-    place = f"https://example.invalid/d/files/md5/{md5[:2]}/{md5[2:]}"
-    assert [entry.ref for entry in made.manifest.entries.values()] == [place]
-
-
-# Online and offline together
-
-
-def test_a_registry_that_refuses_does_not_send_the_run_offline(
-    server: WandbServer, tmp_path: Path
-) -> None:
-    server.fail("403", only="LinkArtifact")
-    done = pipeline(tmp_path, server, "register")
-    assert done.stdout == ""
-    assert done.stderr.startswith("warning: W&B: release is not linked yet (")
-    assert done.stderr.count("\n") == 1
-    assert server.state()["runs"][RUN + "register"]["state"] == "finished"
-    assert candidates(server) == []
-
-    server.heal()
-    assert synchronize(tmp_path, server).stdout == "1 of 1 sent\n"
-    assert candidates(server) == [["candidate", "latest"]]
+    set_remote(tmp_path, "https://ann:hunter2@example.invalid/d/?key=hunter2")
+    assert remote_objects(tmp_path) == "https://example.invalid/d/files/md5"
 
 
 def test_what_an_offline_run_will_bring_is_not_brought_by_another(

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-def records(folder: Path) -> list[Any]:
-    """The records of the run in a folder: LevelDB's log format, one protobuf a record."""
+def logged(folder: Path, kind: str) -> list[Any]:
+    """The records of one kind, such as ``history``, of the run in a folder.
+
+    The file has LevelDB's log format, and one protobuf a record.
+    """
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = folder.glob("run-*.wandb")
@@ -17,19 +20,13 @@ def records(folder: Path) -> list[Any]:
         if (left := 32768 - position % 32768) < 7:
             position += left
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        if kind == 0 or position + 7 + length > len(data):  # no more, or not yet
-            break
+        _, length, part_kind = struct.unpack_from("<IHB", data, position)
         part += data[position + 7 : position + 7 + length]
         position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if part_kind in (1, 4):  # whole, or the last part
             record = Record()
             record.ParseFromString(part)
-            found.append(record)
+            if record.WhichOneof("record_type") == kind:
+                found.append(getattr(record, kind))
             part = b""
     return found
-
-
-def of_kind(found: list[Any], kind: str) -> list[Any]:
-    """The records of one kind, such as ``history``."""
-    return [getattr(record, kind) for record in found if record.WhichOneof("record_type") == kind]

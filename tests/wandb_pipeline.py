@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import os
+import pty
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,19 @@ def candidates(server: WandbServer) -> list[list[str]]:
 Said = subprocess.CompletedProcess[str]
 
 
+@contextmanager
+def listening(folder: Path, server: WandbServer | None, **changes: str) -> Iterator[Said]:
+    """In `folder`, see `inside`: how the block ends, as a command, and what it says."""
+    out, err = io.StringIO(), io.StringIO()
+    said = Said((), 0)
+    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
+        try:
+            yield said
+        except SystemExit as end:
+            said.returncode = end.code if isinstance(end.code, int) else 0
+    said.stdout, said.stderr = out.getvalue(), err.getvalue()
+
+
 def pipeline(
     folder: Path,
     server: WandbServer | None,
@@ -182,10 +197,9 @@ def pipeline(
     **changes: str,
 ) -> Said:
     """Run stages (all by default) in `folder`, tracking at the server."""
-    out, err = io.StringIO(), io.StringIO()
-    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
+    with listening(folder, server, **changes) as said:
         run_stages(settings(timeout, upload), word, stages or STAGES)
-    return Said(stages, 0, out.getvalue(), err.getvalue())
+    return said
 
 
 def offline(folder: Path, *stages: str, **options: str) -> None:
@@ -195,13 +209,9 @@ def offline(folder: Path, *stages: str, **options: str) -> None:
 
 def synchronize(folder: Path, server: WandbServer | None, *options: str, **changes: str) -> Said:
     """Run `grocery sync` in `folder`."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main(["sync", *options])
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-    return Said(options, code, out.getvalue(), err.getvalue())
+    with listening(folder, server, **changes) as said:
+        main(["sync", *options])
+    return said
 
 
 def begin(
@@ -209,19 +219,39 @@ def begin(
     server: WandbServer | None,
     *command: str,
     env: Mapping[str, str] | None = None,
-    **options: Any,
+    **streams: Any,
 ) -> subprocess.Popen[str]:
     """Begin a Python command in `folder`, as a process group of its own."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
         env=variables(folder, server, **(env or {})),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        **{"stderr": subprocess.PIPE, **options},
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        | streams,
     )
+
+
+def on_a_terminal(
+    folder: Path, server: WandbServer | None, *command: str, **env: str
+) -> tuple[int, str]:
+    """Run a Python command in `folder` on a terminal; its exit code, and what is seen there."""
+    ours, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    process = begin(folder, server, *command, env={"TERM": "xterm", **env}, **streams)
+    os.close(terminal)
+    try:
+        code = process.wait(120)
+    finally:
+        kill(process)
+    seen = b""
+    with suppress(OSError):  # it is so when all has been read
+        while data := os.read(ours, 4096):
+            seen += data
+    os.close(ours)
+    return code, seen.decode()
 
 
 def kill(process: subprocess.Popen[str]) -> None:
