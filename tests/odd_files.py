@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,15 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from samples import picture
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
+from samples import encoded, picture
 
 
 def _fixed(*numbers: float) -> bytes:
@@ -28,10 +19,8 @@ def _fixed(*numbers: float) -> bytes:
 
 def profile(space: bytes, tags: Mapping[bytes, bytes], connection: bytes = b"XYZ ") -> bytes:
     """An ICC profile of version 2.4, see ICC.1:2001-04."""
-    head = b"\0\0\0\0" + b"\x02\x40\0\0" + b"mntr" + space + connection
-    head += (
-        struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _fixed(0.9642, 1, 0.8249)
-    )
+    head = bytes(4) + b"\x02\x40\0\0mntr" + space + connection + bytes(12) + b"acsp" + bytes(28)
+    head += _fixed(0.9642, 1, 0.8249)
     table, body = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
     for name, data in tags.items():
@@ -90,24 +79,16 @@ def damaged(added: bytes) -> bytes:
 
 def tiff(values: NDArray[Any]) -> bytes:
     """An uncompressed TIFF of an array (height, width) or (height, width, samples)."""
-    height, width = values.shape[:2]
-    samples = values.shape[2] if values.ndim == 3 else 1
+    height, width, samples = (*values.shape, 1)[:3]
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    bits = 8 * values.dtype.itemsize
     entries = [
-        *((256, width), (257, height), (258, bits), (259, 1), (262, 2 if samples == 3 else 1)),
-        *((273, 0), (277, samples), (278, height), (279, len(data)), (339, kind)),
+        *((256, width), (257, height), (258, 8 * values.dtype.itemsize), (259, 1)),
+        *((262, 2 if samples == 3 else 1), (273, 134), (277, samples), (278, height)),
+        *((279, len(data)), (339, kind)),
     ]
-    start = 8 + 2 + 12 * len(entries) + 4
-    more = struct.pack("<6H", *[bits] * 3, *[kind] * 3) if samples == 3 else b""
-    ifd = struct.pack("<H", len(entries))
-    for tag, value in entries:
-        count = samples if tag in (258, 339) else 1
-        place = {258: start, 339: start + 6}.get(tag, 0)
-        found = start + len(more) if tag == 273 else place if count == 3 else value
-        ifd += struct.pack("<HHII", tag, 3 if tag in (258, 339) else 4, count, found)
-    return b"II*\0" + struct.pack("<I", 8) + ifd + bytes(4) + more + data
+    ifd = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + ifd + bytes(4) + data
 
 
 def retagged(data: bytes, tag: int, value: int) -> bytes:
@@ -125,19 +106,6 @@ def pages(*kinds: int) -> bytes:
             struct.pack("<HHII", 254, 4, 1, 9), struct.pack("<HHII", 254, 4, 1, kind), 1
         )
     return data
-
-
-def many_scans(count: int) -> bytes:
-    """A progressive JPEG with its last scan again and again."""
-    data = encoded(picture(), "JPEG", progressive=True)
-    last = [match.start() for match in re.finditer(rb"\xff\xda", data)][-1]
-    scan = data[last:-2]
-    return data[:-2] + scan * (count - data.count(b"\xff\xda")) + data[-2:]
-
-
-def without_last_scan() -> bytes:
-    data = encoded(picture(), "JPEG", progressive=True)
-    return data[: [match.start() for match in re.finditer(rb"\xff\xda", data)][-1]]
 
 
 def ramp(white: float, kind: Any = np.float32) -> NDArray[Any]:

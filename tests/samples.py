@@ -21,10 +21,14 @@ def picture(seed: int = 0, size: tuple[int, int] = (64, 48)) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality)
+    image.save(stream, kind, **options)
     return stream.getvalue()
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    return encoded(image, "JPEG", quality=quality)
 
 
 def put(folder: Path, path: str, data: bytes) -> None:

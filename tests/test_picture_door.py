@@ -39,8 +39,6 @@ from odd_files import (
     SWAPPED,
     chunk,
     damaged,
-    encoded,
-    many_scans,
     pages,
     png,
     ramp,
@@ -48,13 +46,16 @@ from odd_files import (
     spoilt,
     tiff,
     with_chunk,
-    without_last_scan,
 )
-from samples import jpeg, picture
+from samples import encoded, picture, put
 from test_model import small_model
 
 RED, WHITE = (230, 20, 20), (255, 255, 255)
 MAX = 1_000_000
+HOW = Preprocessing(48, 90, MAX, 10**7, SRGB)
+PARAMS = load(ROOT / "params.yaml").prepare.model_copy(
+    update={name: value for name, value in HOW.settings().items() if name != "colours"}
+)
 
 
 def plain(colour: Any, mode: str = "RGB") -> Image.Image:
@@ -84,6 +85,7 @@ INDEXED = plain((255, 0, 0)).quantize(2)
 MORE, ALL = [plain(WHITE), plain(GREY)], {"save_all": True}
 JPEG, PNG = encoded(plain(RED), "JPEG", quality=95), encoded(plain(RED), "PNG")
 PROGRESSIVE = encoded(plain(RED), "JPEG", quality=95, progressive=True)
+LAST_SCAN = PROGRESSIVE.rindex(b"\xff\xda")
 TWELVE_BITS = retagged(retagged(tiff(np.full((1, 3), 255, np.uint8)), 258, 12), 256, 2)
 WHITE_IS_ZERO = retagged(tiff(np.zeros((1, 2), np.uint16)), 262, 0)
 KEY = b"\x10\0\x20\0\x30\0"
@@ -99,24 +101,18 @@ READ = {
         for kind in ("GIF", "WEBP", "TIFF")
     },
     "cmyk.jpg": (encoded(plain((25, 235, 235, 0), "CMYK"), "JPEG", quality=95), RED),
-    "cmyk.tif": (encoded(plain((25, 235, 235, 0), "CMYK"), "TIFF"), RED),
     "bit.png": (encoded(plain(1, "1"), "PNG"), WHITE),
     "grey16.png": (encoded(DEEP_GREY, "PNG"), (128, 128, 128)),
-    "grey16.tif": (encoded(DEEP_GREY, "TIFF"), (128, 128, 128)),
     "clear.png": (encoded(plain((*RED, 0), "RGBA"), "PNG"), WHITE),
-    "clear-grey.png": (encoded(plain((0, 0), "LA"), "PNG"), WHITE),
     "clear-indexed.png": (encoded(INDEXED, "PNG", transparency=INDEXED.getpixel((0, 0))), WHITE),
     "key.png": (encoded(plain(RED), "PNG", transparency=RED), WHITE),
     "profile.png": (tagged(SWAPPED, (128, 0, 0)), (0, 0, 188)),
-    "profile.jpg": (tagged(SWAPPED, (255, 0, 0), kind="JPEG"), (0, 0, 255)),
     "profile-alpha.png": (tagged(SWAPPED, (128, 0, 0, 255), "RGBA"), (0, 0, 188)),
-    "profile-clear.png": (tagged(SWAPPED, (128, 0, 0, 0), "RGBA"), WHITE),
     "profile-indexed.png": (encoded(INDEXED, "PNG", icc_profile=SWAPPED), (0, 0, 255)),
     "profile-grey.png": (tagged(LINEAR_GREY, 128, "L"), GREY),
     "profile-grey-of-rgb.jpg": (tagged(SWAPPED, 128, "L", "JPEG"), GREY),
     "profile-grey-16.png": (encoded(DEEP_GREY, "PNG", icc_profile=LINEAR_GREY), GREY),
     "profile-press.jpg": (tagged(PRESS, (255, 0, 0, 0), "CMYK", "JPEG"), (0, 0, 0)),
-    "profile-press.tif": (tagged(PRESS, (0, 255, 255, 255), "CMYK", "TIFF"), WHITE),
     "profile-broken.png": (tagged(b"no profile", RED), RED),
     "profile-of-press.png": (tagged(PRESS, RED), RED),
     "profile-huge.tif": (tagged(SWAPPED + bytes(5_000_000), RED, kind="TIFF"), RED),
@@ -144,26 +140,27 @@ NOTED = {
     *("profile-broken.png", "profile-of-press.png", "profile-huge.tif", "text.png", "exif.png"),
     *("no-end.jpg", "half-an-end.jpg", "no-end-progressive.jpg"),
 }
-FLOAT = "unsupported layout: unknown pixel mode (3 samples of {} bits, float)"
 
 # What is refused, and how the reason begins.
 REFUSED = {
     "empty.jpg": (b"", "empty file"),
     "short.jpg": (b"\xff\xd8\xff", "damaged"),
-    "cut.jpg": (jpeg(picture())[:-40], "truncated"),
+    "cut.jpg": (encoded(picture(), "JPEG")[:-40], "truncated"),
     "cut.png": (encoded(picture(), "PNG")[:-60], "truncated"),
     "huge.png": (  # refused before anything is decoded, which would be "truncated"
         encoded(Image.new("1", (1001, 1000)), "PNG")[:60],
         "too many pixels: 1,001,000; prepare.max_pixels allows 1,000,000",
     ),
-    "scan-lacks.jpg": (without_last_scan(), "truncated"),
+    "scan-lacks.jpg": (PROGRESSIVE[:LAST_SCAN], "truncated"),
     "key-damaged.png": (
         with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6)))),
         "damaged: broken PNG file (bad header checksum in b'tRNS')",
     ),
-    "float32.tif": (tiff(np.zeros((4, 5, 3), np.float32)), FLOAT.format(32)),
-    "float64.tif": (tiff(np.zeros((4, 5, 3), np.float64)), FLOAT.format(64)),
-    "scans.jpg": (many_scans(101), "too many scans: a JPEG may have 100"),
+    "float32.tif": (
+        tiff(np.zeros((4, 5, 3), np.float32)),
+        "unsupported layout: unknown pixel mode (3 samples of 32 bits, float)",
+    ),
+    "scans.jpg": (PROGRESSIVE[:-2] + PROGRESSIVE[LAST_SCAN:-2] * 100, "too many scans: a JPEG"),
     "segments.jpg": (JPEG[:2] + b"\xff\xe1\0\2" * 10**5 + JPEG[2:], "too many segments: a JPEG"),
     "chunks.png": (with_chunk(PNG, chunk(b"prVt", b"") * 10**5), "too many chunks: a PNG may"),
     "raw.dng": (
@@ -173,10 +170,8 @@ REFUSED = {
     "a.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a camera's raw file, which"),
     "a.m4a": (b"\0\0\0\x14ftypM4A \0\0\2\0isom", "a sound, which"),
     "odd.bmp": (b"BM" + bytes(12) + b"\x07" + bytes(47), "unsupported layout: Unsupported BMP"),
-    "a.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000, which is no"),
     "a.pdf": (b"%PDF-1.7", "PDF, which"),
     "a.mp4": (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "a video, which"),
-    "a.mkv": (b"\x1aE\xdf\xa3\x93B\x82\x88matroska", "a video, which"),
     "a.html": (b"\n<!DOCTYPE html><title>404</title>", "HTML, which"),
     "a.svg": (b"<?xml version='1.0'?>\n<svg xmlns='x'/>", "SVG, which"),
     "a.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, which"),
@@ -207,18 +202,15 @@ def test_what_is_refused_has_the_true_reason(name: str) -> None:
 
 def test_one_door(tmp_path: Path) -> None:
     """Shards, incoming batches, the model and the monitor make the same of every case."""
-    names = [*READ, *REFUSED]
-    how = Preprocessing(48, 90, MAX, 10**7, SRGB)
-    for name in names:
-        (tmp_path / "files").mkdir(exist_ok=True)
-        (tmp_path / "files" / name).write_bytes(contents(name))
-    raw = [RawImage(name, file=tmp_path / "files" / name) for name in sorted(names)]
+    raw = [RawImage(name, file=tmp_path / "files" / name) for name in sorted(READ | REFUSED)]
+    for image in raw:
+        put(tmp_path / "files", image.path, contents(image.path))
     ids = {image.path: image.identify(10**7)[0] for image in raw}
     shard = Shard("shard", tuple(Copies(ids[image.path], image) for image in raw))
-    reasons = decode_shard((shard, how, tmp_path / "shard"))["reasons"]
+    reasons = decode_shard((shard, HOW, tmp_path / "shard"))["reasons"]
     table = read_table(tmp_path / "shard", ["path", "image"]).to_pylist()
     stored = {row["path"]: row["image"] for row in table}
-    model = replace(small_model(), preprocessing=how)
+    model = replace(small_model(), preprocessing=HOW)
     prepared: dict[str, bytes] = {}
     for image in raw:
         if image.path in REFUSED:
@@ -234,10 +226,7 @@ def test_one_door(tmp_path: Path) -> None:
     assert seen == stored | dict.fromkeys(REFUSED)
     assert batch.image_ids == [ids[image.path] for image in raw]
     assert len(said) == len(REFUSED) + len(NOTED)
-    params = load(ROOT / "params.yaml").prepare.model_copy(
-        update={k: v for k, v in how.settings().items() if k != "colours"}
-    )
-    bad = write_batch(("batch", raw), params=params, folder=tmp_path)
+    bad = write_batch(("batch", raw), params=PARAMS, folder=tmp_path)
     assert {entry["path"]: entry["reason"] for entry in bad["quarantined"]} == {
         name: reasons[ids[name]] for name in REFUSED
     }
@@ -246,49 +235,35 @@ def test_one_door(tmp_path: Path) -> None:
     assert {row["path"]: row["image"] for row in rows} == seen
 
 
-class TestLevels:
-    """No white that is guessed turns a picture black."""
+# Levels of which 256 steps are to come out; some pixels have others.
+LEVELS = {
+    "inf": spoilt(ramp(1), np.inf, -np.inf, np.nan),
+    "slightly over": spoilt(ramp(1), 1.01),
+    "hot": spoilt(ramp(255), 1e9),
+    **{f"{white:g}": ramp(white) for white in (1, 1.5, 255, 3000, 65535, 1e6)},
+    "int32": ramp(100_000, np.int32),
+    "hot int32": spoilt(ramp(65535, np.int32), 2**31 - 1),
+    "uint32": ramp(2**32 - 1, np.uint32),
+}
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            spoilt(ramp(1), np.inf, -np.inf, np.nan),
-            spoilt(ramp(1), 1.01),
-            spoilt(ramp(255), 1e9),
-            ramp(1),
-            ramp(255),
-            ramp(65535),
-            ramp(1e6),
-            ramp(1.5),
-            ramp(3000),
-            ramp(100_000, np.int32),
-            spoilt(ramp(65535, np.int32), 2**31 - 1),
-            ramp(2**32 - 1, np.uint32),
-        ],
-        ids=[
-            *("inf", "slightly over", "hot", "1", "255", "65535", "1e6", "1.5", "12 bits"),
-            *("int32", "hot int32", "uint32"),
-        ],
-    )
-    def test_are_those_of_the_ramp(self, values: Any) -> None:
-        grey = np.asarray(decode(tiff(values), max_pixels=MAX))[1, :, 0].astype(int)
-        assert np.abs(grey - np.arange(256)).max() <= 3
 
-    def test_a_dark_picture_stays_dark_where_white_is_known(self) -> None:
-        dark = encoded(Image.fromarray(ramp(1000, np.uint16)), "PNG")
-        assert np.asarray(decode(dark, max_pixels=MAX)).max() == 4
+@pytest.mark.parametrize("values", LEVELS.values(), ids=LEVELS)
+def test_no_white_that_is_guessed_turns_a_picture_black(values: Any) -> None:
+    grey = np.asarray(decode(tiff(values), max_pixels=MAX))[1, :, 0].astype(int)
+    assert np.abs(grey - np.arange(256)).max() <= 3
 
-    def test_black_is_black(self) -> None:
-        assert not np.asarray(decode(tiff(ramp(0)), max_pixels=MAX)).any()
+
+def test_what_is_dark_stays_dark() -> None:
+    known = encoded(Image.fromarray(ramp(1000, np.uint16)), "PNG")  # where white is known
+    assert np.asarray(decode(known, max_pixels=MAX)).max() == 4
+    assert not np.asarray(decode(tiff(ramp(0)), max_pixels=MAX)).any()
 
 
 class TestProfiles:
     def test_one_of_srgb_changes_no_pixel(self) -> None:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-        image = picture()
-        for icc in (srgb, None):
-            data = encoded(image, "PNG", icc_profile=icc)
-            assert np.array_equal(decode(data, max_pixels=MAX), np.asarray(image))
+        data = encoded(picture(), "PNG", icc_profile=srgb)
+        assert np.array_equal(decode(data, max_pixels=MAX), np.asarray(picture()))
 
     def test_an_older_release_goes_on_as_it_was_trained(self, tmp_path: Path) -> None:
         """It knows no colours: profiles are ignored, and its digest stays."""
@@ -321,19 +296,16 @@ class TestHeic:
             monkeypatch.setitem(sys.modules, "pillow_heif", None)
         else:
             monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", version)
-        how = Preprocessing(48, 90, MAX, 10**7, SRGB)
+        put(tmp_path / "files", "phone.heic", data)
         file = tmp_path / "files/phone.heic"
-        file.parent.mkdir()
-        file.write_bytes(data)
-        model = replace(small_model(), preprocessing=how)
+        model = replace(small_model(), preprocessing=HOW)
         image = RawImage("phone.heic", file=file)
         shard = Shard("shard", (Copies(hashlib.sha256(data).hexdigest(), image),))
-        params = load(ROOT / "params.yaml").prepare
         for work in (
             lambda: model.prepare(file),
             lambda: incoming.read(file.parent, model, labelled=False, flat=False),
-            lambda: decode_shard((shard, how, tmp_path / "shard")),
-            lambda: write_batch(("b", [image]), params=params, folder=tmp_path),
+            lambda: decode_shard((shard, HOW, tmp_path / "shard")),
+            lambda: write_batch(("b", [image]), params=PARAMS, folder=tmp_path),
         ):
             with pytest.raises(NotInstalled, match=r"phone\.heic is HEIC, which needs pillow-heif"):
                 work()
@@ -395,12 +367,8 @@ class TestBounds:
         video = tmp_path / "video.mp4"
         with video.open("wb") as stream:
             stream.truncate(10**12)  # takes no room, and would take hours to hash
-        reason = (
-            "too large a file: 1,000,000,000,000 bytes; prepare.max_file_bytes allows 100,000,000"
-        )
-        assert RawImage("v", file=video).identify(10**8)[1] == reason
         for read in (RawImage("v", file=video).read, lambda: small_model().prepare(video)):
-            with pytest.raises(DataError, match=reason):
+            with pytest.raises(DataError, match="too large a file: 1,000,000,000,000 bytes"):
                 read()
         with video.open("wb") as stream:
             stream.truncate(FILE_BYTES + 1)
@@ -435,11 +403,9 @@ print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False
 
 
 def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
-    file = tmp_path / "files/a.jpg"
-    file.parent.mkdir()
-    file.write_bytes(jpeg(picture()))
+    file, odd = tmp_path / "files/a.jpg", tmp_path / "files/b.tif"
+    put(file.parent, file.name, encoded(picture(), "JPEG"))
     file.chmod(0)
-    odd = tmp_path / "files/b.tif"
     odd.write_bytes(retagged(tiff(ramp(1)), 277, 40_000))  # of which Pillow's log would speak
     (tmp_path / "shelf/shut").mkdir(mode=0, parents=True)
     powers = "-dac_override,-dac_read_search"  # by which root reads all
@@ -458,27 +424,24 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
 
 
 def test_the_table_of_a_folder(tmp_path: Path) -> None:
-    for name in ("plain.jpeg", "plain.png", "no-end.jpg", "a.pdf", "a.txt"):
+    for name in ("plain.jpeg", "plain.png", "no-end.jpg", "a.pdf"):
         (tmp_path / name).write_bytes(contents(name))
     os.mkfifo(tmp_path / "pipe.jpg")
     command = [sys.executable, "benchmarks/corpus.py", tmp_path, "--list"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     lines = done.stdout.splitlines()
-    assert lines[:4] == [
+    assert lines[:3] == [
         "a.pdf: PDF, which is no supported image",
-        "a.txt: not an image of a known format",
         "no-end.jpg: read, with a note: the end marker is missing",
         "pipe.jpg: is neither a file nor a folder",
     ]
-    table = [line.split(maxsplit=4) for line in lines[5:]]
-    assert [(files, said) for files, *_, said in table] == [
-        ("2", "read"),
-        ("1", "PDF, which is no supported image"),
-        ("1", "not an image of a known format"),
-        ("1", "read, with a note"),
-        ("1", "is neither a file nor a folder"),
+    table = [line.split(maxsplit=4) for line in lines[4:]]
+    assert [(files, float(most) > 10, said) for files, *_, most, said in table] == [
+        ("2", True, "read"),
+        ("1", True, "PDF, which is no supported image"),
+        ("1", True, "read, with a note"),
+        ("1", False, "is neither a file nor a folder"),
     ]
-    assert [float(most) > 10 for *_, most, _ in table] == [True] * 4 + [False]
 
 
 # Prepares a file with the limits of params.yaml, and says what it took at most, in MiB.

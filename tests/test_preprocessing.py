@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -16,11 +14,13 @@ from pydantic import ValidationError
 
 from conftest import ROOT
 from grocery.core.errors import DataError, UnreadableImage
+from grocery.core.files import digest
 from grocery.core.params import PrepareParams
 from grocery.images.decoding import pixels
 from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.settings import load
 from grocery.shards import BATCH_SCHEMA, how_prepared, read_preprocessing, read_table, write_table
+from samples import encoded, picture
 
 HOW = Preprocessing(48, 90, max_pixels=10_000, max_file_bytes=100_000, colours=SRGB)
 PARAMS = load(ROOT / "params.yaml").prepare.model_copy(
@@ -28,26 +28,18 @@ PARAMS = load(ROOT / "params.yaml").prepare.model_copy(
 )
 
 
-def raw_file(format: str, size: tuple[int, int] = (90, 60), **options: Any) -> bytes:
-    noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(noise).resize(size).save(stream, format, **options)
-    return stream.getvalue()
-
-
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
-PHOTO = raw_file("JPEG", exif=TURNED)
+PHOTO = encoded(picture(0, (90, 60)), "JPEG", exif=TURNED)
 
 
 def test_the_settings_decide() -> None:
     prepared = HOW.prepare(PHOTO)
     assert pixels(prepared).shape == (48, 32, 3)  # turned, and reduced
     assert HOW.prepare(Image.open(io.BytesIO(PHOTO))) == prepared
-    assert pixels(HOW.prepare(raw_file("PNG", (20, 10)))).shape == (10, 20, 3)
     assert len(Preprocessing(48, 100, 10_000).prepare(PHOTO)) > len(prepared)
     with pytest.raises(UnreadableImage, match=r"10,100; prepare\.max_pixels allows 10,000"):
-        HOW.prepare(raw_file("PNG", (101, 100)))
+        HOW.prepare(encoded(picture(0, (101, 100)), "PNG"))
 
 
 @pytest.mark.parametrize(
@@ -83,51 +75,42 @@ def test_settings_among_others() -> None:
 
 
 class TestShards:
-    def write(self, folder: Path, *said: dict[str, int] | None) -> list[Path]:
+    def write(self, folder: Path, *said: dict[str, Any] | None) -> list[Path]:
         paths = [folder / f"{number}.parquet" for number in range(len(said))]
         for path, settings in zip(paths, said, strict=True):
-            table = pa.table([[path.stem], ["p"], ["x"], [b"1"]], schema=BATCH_SCHEMA)
-            write_table(path, table, settings)
+            write_table(
+                path, pa.table([["0"], ["p"], ["x"], [b"1"]], schema=BATCH_SCHEMA), settings
+            )
         return paths
 
-    def test_carry_it(self, tmp_path: Path) -> None:
-        paths = self.write(tmp_path, asdict(HOW), asdict(HOW))
-        assert Preprocessing(**read_preprocessing(paths)) == HOW
+    def test_carry_it_and_equal_content_gives_equal_bytes(self, tmp_path: Path) -> None:
+        how = asdict(HOW)
+        paths = self.write(tmp_path, how, dict(reversed(how.items())), None, {"image_size": 1})
+        assert Preprocessing(**read_preprocessing(paths[:2])) == HOW
+        assert how_prepared(paths[2]) is None
         assert read_table(paths[0]).schema == BATCH_SCHEMA
-        assert read_table(paths[0], ["path"]).column("path").to_pylist() == ["p"]
-
-    def test_equal_content_gives_equal_bytes(self, tmp_path: Path) -> None:
-        sums = []
-        for settings in (asdict(HOW), dict(reversed(asdict(HOW).items())), None, {"image_size": 1}):
-            (path,) = self.write(tmp_path, settings)
-            sums.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        assert read_table(paths[0], ["path"]).to_pylist() == [{"path": "p"}]
+        sums = [digest(path) for path in paths]
         assert sums[0] == sums[1]
         assert len(set(sums)) == 3
 
-    @pytest.mark.parametrize(
-        ("second", "third", "sentence"),
-        [
-            (
-                asdict(HOW),
-                asdict(HOW) | {"max_pixels": 20_000},
-                r"2\.parquet was .* than .*0\.parquet",
-            ),
-            (None, asdict(HOW), r"1\.parquet does not say how"),
-        ],
-    )
-    def test_that_do_not_agree_or_do_not_say_it_are_refused(
-        self, tmp_path: Path, second: dict[str, int] | None, third: dict[str, int], sentence: str
-    ) -> None:
-        with pytest.raises(DataError, match=sentence):
-            read_preprocessing(self.write(tmp_path, asdict(HOW), second, third))
+    def test_that_do_not_agree_or_do_not_say_it_are_refused(self, tmp_path: Path) -> None:
+        how = asdict(HOW)
+        for others, sentence in (
+            ((how, how | {"max_pixels": 20_000}), r"2\.parquet was .* than .*0\.parquet"),
+            ((None, how), r"1\.parquet does not say how"),
+        ):
+            paths = self.write(tmp_path, how, *others)
+            with pytest.raises(DataError, match=sentence):
+                read_preprocessing(paths)
 
     def test_damaged_ones_are_named(self, tmp_path: Path) -> None:
         (path,) = self.write(tmp_path, None)
-        assert how_prepared(path) is None
         table = read_table(path).replace_schema_metadata({"preprocessing": b"{"})
         write_table(path, table)
         with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
             how_prepared(path)
         path.write_bytes(b"PAR1")
-        with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
-            how_prepared(path)
+        for read in (how_prepared, read_table):
+            with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
+                read(path)
