@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn import semi_supervised
 from sklearn.base import clone
-from sklearn.datasets import load_digits, make_moons
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_classifiers_classes, parametrize_with_checks
@@ -20,9 +19,12 @@ from grocery.semi_supervised.base import SemiSupervisedClassifier
 from grocery.semi_supervised.label_propagation import LabelPropagation, LabelSpreading, certainty
 from grocery.semi_supervised.self_training import SelfTraining
 
-Doubles = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
+# Handwritten digits (600, 64), their classes, and the tenth that is known.
+POINTS, TRUTH = (array[:600] for array in load_digits(return_X_y=True))
+POINTS = POINTS / 16
+KNOWN = np.where(np.random.default_rng(0).random(600) < 0.1, TRUTH, -1)
+for shared in (POINTS, TRUTH, KNOWN):
+    shared.flags.writeable = False
 
 NOT_MET = {
     "check_non_transformer_estimators_n_iter": (
@@ -56,33 +58,15 @@ def test_classes_of_any_type() -> None:
     check_classifiers_classes("SelfTrainingClassifier", SelfTraining())
 
 
-def moons() -> tuple[Doubles, Integers, Integers]:
-    """Two moons (120, 2), their classes, and the few that are known."""
-    points, truth = make_moons(120, noise=0.05, random_state=0)
-    return points, truth, np.where(np.arange(120) < 6, truth, -1)
-
-
-def ring() -> tuple[Doubles, Integers]:
-    """Points on a circle: their neighbours are mutual, so scikit-learn's graph is symmetric too."""
-    angles = np.arange(60) * 2 * np.pi / 60
-    known = np.full(60, -1)
-    known[[0, 7]], known[[25, 40, 41]], known[50] = 0, 1, 2
-    return np.column_stack([np.cos(angles), np.sin(angles)]), known
-
-
-def digits() -> tuple[Doubles, Integers, Integers]:
-    """Handwritten digits (600, 64), their classes, and the tenth that is known."""
-    points, truth = load_digits(return_X_y=True)
-    points, truth = points[:600] / 16, truth[:600]
-    return points, truth, np.where(np.random.default_rng(0).random(600) < 0.1, truth, -1)
-
-
 class TestAsScikitLearn:
     """What they compute is the same; the head keeps its coefficients in single precision."""
 
     def test_on_mutual_neighbours(self) -> None:
-        """Scikit-learn counts a point among its own neighbours, so it gets one more."""
-        points, known = ring()
+        """Those of a ring. Scikit-learn counts a point among its own, so it gets one more."""
+        angles = np.arange(60) * 2 * np.pi / 60
+        points = np.column_stack([np.cos(angles), np.sin(angles)])
+        known = np.full(60, -1)
+        known[[0, 7]], known[[25, 40, 41]], known[50] = 0, 1, 2
         both: dict[str, Any] = {"max_iter": 10_000, "tol": 1e-12}
         own, other = {"affinity": "uniform", "n_neighbors": 4}, {"kernel": "knn", "n_neighbors": 5}
         spreading = LabelSpreading(alpha=0.8, class_balance=False, **both, **own)
@@ -104,18 +88,17 @@ class TestAsScikitLearn:
         ],
     )
     def test_self_training(self, threshold: float, max_iter: int, ends: str) -> None:
-        points, _, known = digits()
         options: dict[str, Any] = {"threshold": threshold, "max_iter": max_iter}
         ours = SelfTraining(C=10.0, **options)
-        *_, last = ours.iter_fit(points, known)
+        *_, last = ours.iter_fit(POINTS, KNOWN)
         head = LogisticRegression(C=10.0, max_iter=500)
-        theirs = semi_supervised.SelfTrainingClassifier(head, **options).fit(points, known)
+        theirs = semi_supervised.SelfTrainingClassifier(head, **options).fit(POINTS, KNOWN)
         for name in ("transduction_", "labeled_iter_", "n_iter_", "termination_condition_"):
             assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
         assert ours.termination_condition_ == ends
         assert (last.labels == ours.transduction_).all()
         assert (last.weights == (last.labels != -1)).all()
-        found, expected = (model.predict_proba(points) for model in (ours, theirs))
+        found, expected = (model.predict_proba(POINTS) for model in (ours, theirs))
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -127,12 +110,11 @@ class TestSteps:
     def test_the_steps_are_what_fit_does_without_validation(
         self, estimator: SemiSupervisedClassifier
     ) -> None:
-        points, _, known = digits()
-        fitted = clone(estimator).fit(points, known)
-        stepped = clone(estimator).fit(moons()[0], moons()[2])  # of which nothing is left
-        walk = stepped.iter_fit(points, known, points[:7])
+        fitted = clone(estimator).fit(POINTS, KNOWN)
+        stepped = clone(estimator).fit(POINTS[:60], TRUTH[:60])  # of which nothing is left
+        walk = stepped.iter_fit(POINTS, KNOWN, POINTS[:7])
         with pytest.raises(NotFittedError):
-            stepped.predict(points)
+            stepped.predict(POINTS)
         steps = [(step, stepped.converged_) for step in walk]
         assert stepped.head_.coefficients.tobytes() == fitted.head_.coefficients.tobytes()
         assert (stepped.transduction_ == fitted.transduction_).all()
@@ -140,19 +122,17 @@ class TestSteps:
         assert len(steps) == fitted.n_iter_ + isinstance(estimator, SelfTraining)
         for step, _ in steps:
             assert step.validation.shape == (7, 10)
-            assert (step.labels == known)[known != -1].all()
-            assert (step.weights[known != -1] == 1).all()
+            assert (step.labels == KNOWN)[KNOWN != -1].all()
+            assert (step.weights[KNOWN != -1] == 1).all()
         if not isinstance(estimator, SelfTraining):  # which says so at the end
             assert [converged for _, converged in steps] == [False] * (len(steps) - 1) + [True]
 
     def test_the_scores_of_validation_are_the_neighbours_distributions(self) -> None:
-        points, truth, known = digits()
-        known[400:] = -1
-        estimator = LabelSpreading()
-        *_, last = estimator.iter_fit(points[:400], known[:400], points[400:])
+        estimator, held = LabelSpreading(), POINTS[400:]
+        *_, last = estimator.iter_fit(POINTS[:400], KNOWN[:400], held)
         np.testing.assert_allclose(last.validation.sum(axis=1), 1)
-        assert (last.validation.argmax(axis=1) == truth[400:]).mean() > 0.85
-        *_, last = estimator.iter_fit(points, known, points[:0])
+        assert (last.validation.argmax(axis=1) == TRUTH[400:]).mean() > 0.85
+        *_, last = estimator.iter_fit(POINTS, KNOWN, held[:0])
         assert last.validation.shape == (0, 10)
 
 
@@ -172,25 +152,23 @@ class TestOnAGraph:
 
     def test_class_balance_starts_every_class_with_the_same_mass(self) -> None:
         """As if the one label of a class counted as much as all of another class together."""
-        points, truth, _ = moons()
-        known = np.where(np.arange(120) < 60, truth, -1)
-        known[np.flatnonzero(truth == 1)[2:]] = -1
-        counts = [(known == number).sum() for number in (0, 1)]
-        assert counts[0] > 10 * counts[1]
-        graph = LabelSpreading().graph(points)
-        seeds = np.eye(2)[np.maximum(known, 0)] * (known != -1)[:, None]
+        known = KNOWN.copy()
+        known[np.flatnonzero(known == 1)[1:]] = -1
+        seeds = np.eye(10)[np.maximum(known, 0)] * (known != -1)[:, None]
+        counts = seeds.sum(axis=0)
+        assert counts.max() > 5 * counts[1] == 5
+        graph = LabelSpreading().graph(POINTS)
         *_, (_, balanced) = LabelSpreading().walk(graph, seeds)
         *_, (_, plain) = LabelSpreading(class_balance=False).walk(graph, seeds / counts)
         np.testing.assert_allclose(balanced, plain, atol=1e-12)
 
     @pytest.mark.parametrize("estimator", [LabelPropagation(), LabelSpreading()])
     def test_adopted_labels_weigh_what_they_are_certain(self, estimator: Any) -> None:
-        points, truth, known = digits()
-        labelled = known != -1
+        labelled, known = KNOWN != -1, KNOWN.copy()
         wrong = np.flatnonzero(labelled)[:9]  # spreading contradicts some, the head must not
-        known[wrong] = 9 - truth[wrong]
+        known[wrong] = 9 - TRUTH[wrong]
         estimator = clone(estimator).set_params(C=3.0, standardize=False)
-        *_, last = estimator.iter_fit(points, known)
+        *_, last = estimator.iter_fit(POINTS, known)
         transduced = estimator.label_distributions_.argmax(axis=1)
         assert isinstance(estimator, LabelPropagation) or (transduced != known)[wrong].any()
         certain = certainty(estimator.label_distributions_)
@@ -199,7 +177,7 @@ class TestOnAGraph:
         assert (last.weights == weights).all()
         labels = np.where(labelled, known, transduced)
         assert (last.labels == labels).all()
-        head = fit_head(points, labels, classes=10, C=3.0, weights=weights)
+        head = fit_head(POINTS, labels, classes=10, C=3.0, weights=weights)
         assert estimator.head_.coefficients.tobytes() == head.coefficients.tobytes()
 
 
@@ -216,8 +194,7 @@ class TestOnAGraph:
 def test_what_is_cut_off_has_not_converged(
     estimator: SemiSupervisedClassifier, converged: bool, recwarn: pytest.WarningsRecorder
 ) -> None:
-    points, _, known = digits()
-    estimator.fit(points, known)
+    estimator.fit(POINTS, KNOWN)
     assert (estimator.converged_, estimator.n_iter_) == (converged, estimator.max_iter)
     said = [(warning.category, str(warning.message)) for warning in recwarn]
     sentence = "max_iter=2 was reached without convergence"
@@ -226,15 +203,14 @@ def test_what_is_cut_off_has_not_converged(
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_classes_that_are_words_or_of_a_type_without_minus_one(estimator: Any) -> None:
-    points, truth, known = digits()
     words = np.array([f"digit {i}" for i in range(10)], dtype=object)
-    fitted = clone(estimator).fit(points, np.where(known == -1, -1, words[known]))
+    fitted = clone(estimator).fit(POINTS, np.where(KNOWN == -1, -1, words[KNOWN]))
     assert fitted.classes_.tolist() == words.tolist()
-    assert (fitted.predict(points) == words[truth]).mean() > 0.8
+    assert (fitted.predict(POINTS) == words[TRUTH]).mean() > 0.8
     assert set(fitted.transduction_) <= {-1, *words}
     for kind in (np.uint8, np.bool_):
-        classes = (truth % 2).astype(kind)
-        fitted = clone(estimator).fit(points, classes)
+        classes = (TRUTH % 2).astype(kind)
+        fitted = clone(estimator).fit(POINTS, classes)
         assert fitted.transduction_.dtype == classes.dtype
         assert (fitted.transduction_ == classes).mean() > 0.9
 
@@ -242,23 +218,21 @@ def test_classes_that_are_words_or_of_a_type_without_minus_one(estimator: Any) -
 class TestBadInput:
     @pytest.mark.parametrize("estimator", ESTIMATORS)
     def test_labels(self, estimator: SemiSupervisedClassifier) -> None:
-        points, _, known = digits()
         with pytest.raises(ValueError, match="y holds no label"):
-            clone(estimator).fit(points, np.full(600, -1))
+            clone(estimator).fit(POINTS, np.full(600, -1))
         with pytest.raises(ValueError, match="y holds one class only, 0"):
-            clone(estimator).fit(points, np.minimum(known, 0))
+            clone(estimator).fit(POINTS, np.minimum(KNOWN, 0))
         with pytest.raises(ValueError, match="not among `classes`"):
-            clone(estimator).iter_fit(points, known, classes=[0, 1])
+            clone(estimator).iter_fit(POINTS, KNOWN, classes=[0, 1])
         with pytest.raises(ValueError, match="the string '-1'"):
             clone(estimator).fit([[0, 1], [1, 0], [1, 1]], ["a", "b", -1])
 
     def test_points(self) -> None:
         """No more than neighbours, and validation of other features."""
-        points, _, known = moons()
-        with pytest.raises(ValueError, match="only 120 samples; at most 119 is allowed"):
-            LabelPropagation(n_neighbors=120).fit(points, known)
-        with pytest.raises(ValueError, match="3 features, but LabelSpreading is expecting 2"):
-            LabelSpreading().iter_fit(points, known, np.ones((4, 3)))
+        with pytest.raises(ValueError, match="only 600 samples; at most 599 is allowed"):
+            LabelPropagation(n_neighbors=600).fit(POINTS, KNOWN)
+        with pytest.raises(ValueError, match="3 features, but LabelSpreading is expecting 64"):
+            LabelSpreading().iter_fit(POINTS, KNOWN, np.ones((4, 3)))
 
     @pytest.mark.parametrize(
         "estimator",
@@ -276,6 +250,5 @@ class TestBadInput:
         ids=str,
     )
     def test_parameters(self, estimator: SemiSupervisedClassifier) -> None:
-        points, _, known = moons()
         with pytest.raises(ValueError, match=r"The '\w+' parameter of \w+ must be"):
-            estimator.fit(points, known)
+            estimator.fit(POINTS, KNOWN)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -20,6 +19,7 @@ from grocery.classifier.fit_head import calibrate, fit_head, most_right
 from grocery.classifier.head import Head
 from grocery.classifier.labels import choose_labeled
 from grocery.core.errors import DataError
+from grocery.core.linear import unit_length
 from grocery.features.fit_encoder import fit_sample
 from grocery.semi_supervised.algorithms import check_training_set, make_estimator
 from grocery.semi_supervised.base import SemiSupervisedClassifier
@@ -75,15 +75,11 @@ class TestLabels:
         assert 36 <= len(sample & {IDS[i] for i in np.flatnonzero(chosen)}) <= 64
 
 
-def blobs(n: int = 300) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Three classes of three modes each, on the unit sphere."""
-    rng = np.random.default_rng(0)
-    modes = rng.normal(size=(9, 16))
-    which = rng.integers(9, size=n)
-    points = modes[which] + 0.35 * rng.normal(size=(n, 16))
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return points.astype(np.float32), which % 3
-
+# Three classes of three modes each, on the unit sphere.
+RNG = np.random.default_rng(0)
+MODES, MODE = RNG.normal(size=(9, 16)), RNG.integers(9, size=300)
+POINTS = unit_length((MODES[MODE] + 0.35 * RNG.normal(size=(300, 16))).astype(np.float32))
+TRUTH = MODE % 3
 
 KINDS: dict[str, type[SemiSupervisedClassifier]] = {
     "supervised": SelfTraining,
@@ -108,18 +104,17 @@ class TestAlgorithms:
         self, algorithm: str, labelled: int
     ) -> None:
         """And the others as they would be without it."""
-        points, truth = blobs()
-        names = np.array([0, 2, 3])[truth]  # of the classes 0 to 4
-        known = np.where((np.arange(300) < 90) & (truth < labelled), names, UNLABELED)
+        names = np.array([0, 2, 3])[TRUTH]  # of the classes 0 to 4
+        known = np.where((np.arange(300) < 90) & (labelled > TRUTH), names, UNLABELED)
         estimator, without = made(300, algorithm=algorithm), made(300, algorithm=algorithm)
-        *_, last = estimator.iter_fit(points, known, points[250:], classes=np.arange(5))
+        *_, last = estimator.iter_fit(POINTS, known, POINTS[250:], classes=np.arange(5))
         taught = [0, 2, 3][:labelled]
         assert set(last.labels.tolist()) <= {*taught, UNLABELED}
         assert last.validation.shape == (50, 5)
-        head = calibrate(estimator.head_, points[250:], names[250:], level=0.95)
-        assert set(head.predict_proba(points).argmax(axis=1).tolist()) == set(taught)
+        head = calibrate(estimator.head_, POINTS[250:], names[250:], level=0.95)
+        assert set(head.predict_proba(POINTS).argmax(axis=1).tolist()) == set(taught)
 
-        *_, other = without.iter_fit(points, known, points[250:])
+        *_, other = without.iter_fit(POINTS, known, POINTS[250:])
         assert (estimator.transduction_ == without.transduction_).all()
         of_all, of_taught = last.validation.argmax(axis=1), other.validation.argmax(axis=1)
         assert (estimator.classes_[of_all] == without.classes_[of_taught]).all()
@@ -145,15 +140,14 @@ class TestAlgorithms:
             assert {name: params[name] for name in found.get_params()} == kind().get_params()
 
     def test_a_graph_of_few_images_has_fewer_neighbours(self) -> None:
-        points, truth = blobs(8)
-        known = np.where(np.arange(8) < 5, truth, UNLABELED)
+        known = np.where(np.arange(8) < 5, TRUTH[:8], UNLABELED)
         for wanted in (8, 10):
             said: list[str] = []
             estimator = made(8, n_neighbors=wanted, warn=said.append)
             assert said == [
                 f"train.n_neighbors is {wanted}, but there are only 8 training images; 7 is used"
             ]
-            *_, last = estimator.iter_fit(points, known, points[:1])
+            *_, last = estimator.iter_fit(POINTS[:8], known, POINTS[:1])
             assert (last.labels != UNLABELED).all()
         assert made(8, n_neighbors=10, algorithm="supervised")  # which has no graph
 
@@ -164,9 +158,8 @@ def test_what_cannot_be_learned_from() -> None:
     with pytest.raises(DataError, match="the labelled training images have one class only"):
         check_training_set(np.array([0, 0, UNLABELED]))
     check_training_set(np.array([UNLABELED, 1, 0]))  # two classes are enough
-    points, truth = blobs()
     with pytest.raises(DataError, match="fewer than two classes"):
-        fit_head(points, truth, classes=3, C=1.0, weights=(truth == 1).astype(float))
+        fit_head(POINTS, TRUTH, classes=3, C=1.0, weights=(TRUTH == 1).astype(float))
 
 
 EYE = np.eye(3, dtype=np.float32)
@@ -183,24 +176,22 @@ class TestHead:
     def test_what_weighs_nothing_does_not_exist_and_what_weighs_two_is_two(
         self, scaled: bool
     ) -> None:
-        points, truth = blobs()
         how: dict[str, Any] = {"classes": 3, "C": 10.0, "standardize": scaled}
         third = np.arange(300) // 100
-        found = fit_head(points, truth, weights=np.where(third == 0, 0.0, 2.0), **how)
-        twice = [np.concatenate([a[100:]] * 2) for a in (points, truth)]
+        found = fit_head(POINTS, TRUTH, weights=np.where(third == 0, 0.0, 2.0), **how)
+        twice = [np.concatenate([a[100:]] * 2) for a in (POINTS, TRUTH)]
         np.testing.assert_allclose(
-            found.predict_proba(points), fit_head(*twice, **how).predict_proba(points), atol=1e-2
+            found.predict_proba(POINTS), fit_head(*twice, **how).predict_proba(POINTS), atol=1e-2
         )
-        once = fit_head(points[100:], truth[100:], **how)
-        assert np.abs(found.predict_proba(points) - once.predict_proba(points)).max() > 0.02
+        once = fit_head(POINTS[100:], TRUTH[100:], **how)
+        assert np.abs(found.predict_proba(POINTS) - once.predict_proba(POINTS)).max() > 0.02
 
     def test_a_constant_feature_is_left_alone(self) -> None:
         """0.1 in double precision has a deviation that is all rounding."""
-        points, truth = blobs()
         right = []
-        for given in (points, np.hstack([points.astype(float), np.full((300, 1), 0.1)])):
-            head = fit_head(given, truth, classes=3, C=10.0, standardize=True)
-            right.append((head.predict_proba(given).argmax(axis=1) == truth).mean())
+        for given in (POINTS, np.hstack([POINTS.astype(float), np.full((300, 1), 0.1)])):
+            head = fit_head(given, TRUTH, classes=3, C=10.0, standardize=True)
+            right.append((head.predict_proba(given).argmax(axis=1) == TRUTH).mean())
         assert right[1] >= right[0] - 0.01
 
     def test_most_right(self) -> None:
@@ -210,13 +201,12 @@ class TestHead:
         assert most_right([wrong, PLAIN], EYE[:0], labels[:0]) == 0
 
     def test_standardised_is_regularised_as_standard_scores(self) -> None:
-        points, truth = blobs()
-        points = points * np.geomspace(1, 100, points.shape[1], dtype=np.float32)
-        head = fit_head(points, truth, classes=truth.max() + 1, C=10.0, standardize=True)
+        points = POINTS * np.geomspace(1, 100, 16, dtype=np.float32)
+        head = fit_head(points, TRUTH, classes=3, C=10.0, standardize=True)
         peer = make_pipeline(
             StandardScaler(with_mean=False),
-            LogisticRegression(C=10.0 / points.shape[1], max_iter=2000, tol=1e-6),
-        ).fit(points, truth)
+            LogisticRegression(C=10.0 / 16, max_iter=2000, tol=1e-6),
+        ).fit(points, TRUTH)
         np.testing.assert_allclose(
             head.predict_proba(points), peer.predict_proba(points), atol=1e-2
         )
