@@ -180,7 +180,7 @@ def test_the_first_results_come_before_the_last_image_is_read(
     ids=["a reader that has had enough", "a disk that is full"],
 )
 def test_an_output_that_takes_no_more(into: str, code: int, said: str) -> None:
-    command = ("bash", "-c", into, "bash", *COMMAND, *["0.png"] * 30)
+    command = ("bash", "-c", into, "bash", *COMMAND, *["0.png"] * 100)
     done = Project(Path.cwd()).run(*command, check=False)
     assert done.returncode == code
     assert done.stderr.startswith(said)
