@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from grocery.registry.candidate import EVALUATION, PREDICTIONS_FILE, SHARDS
 from grocery.registry.records import RELEASE
 from grocery.release.model import KIND
 from grocery.shards import read_table, shard_paths, write_table
-from registry_project import ARTIFACT, World, create_world, git, output_at
+from registry_project import ARTIFACT, World, create_world, git, object_of, output_at
 
 JUDGED = "metrics/register.json"
 VERSION = "v9.0.0"  # what hostile versions are called
@@ -46,20 +45,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @dataclass(frozen=True)
-class Forge:
-    """Makes objects in the DVC remote, commits and tags that fit them.
-
-    Attributes
-    ----------
-    world
-        Whose remote and git it is.
-    """
-
-    world: World
+class Forge(World):
+    """A world with a forger: objects in its DVC remote, commits and tags that fit them."""
 
     @property
-    def folder(self) -> Path:
-        return self.world.project.path
+    def head(self) -> str:
+        return git(self.project, "rev-parse", "HEAD")
 
     def store(self, data: bytes, md5: str | None = None, *, cache: bool = False) -> str:
         """Put an object into the remote or the cache, under its own hash or another one."""
@@ -73,8 +64,7 @@ class Forge:
 
     def place(self, md5: str, *, cache: bool = False) -> Path:
         """Where an object lies."""
-        top = self.folder / ".dvc/cache" if cache else self.world.storage
-        return top / "files/md5" / md5[:2] / md5[2:]
+        return object_of(self.project.path / ".dvc/cache" if cache else self.storage, md5)
 
     def store_list(self, data: bytes, *, cache: bool = False) -> str:
         """Put the list of a folder there; the folder's hash."""
@@ -87,7 +77,7 @@ class Forge:
 
     def release(self) -> dict[str, bytes]:
         """The files of the genuine release."""
-        return files_of(self.folder / RELEASE)
+        return files_of(self.project.path / RELEASE)
 
     def with_arrays(self, arrays: bytes, **settings: Any) -> dict[str, bytes]:
         """The genuine release with other arrays or settings; model.json carries their digest."""
@@ -100,9 +90,9 @@ class Forge:
 
     def lock_with(self, release: str, **others: str) -> bytes:
         """The committed dvc.lock with other hashes of the release and of further paths."""
-        lock = (self.folder / "dvc.lock").read_bytes()
+        lock = (self.project.path / "dvc.lock").read_bytes()
         for path, md5 in {RELEASE: release, **others}.items():
-            lock = lock.replace(output_at(self.world.project, "HEAD", path).encode(), md5.encode())
+            lock = lock.replace(output_at(self.project, "HEAD", path).encode(), md5.encode())
         return lock
 
     def rejected(self) -> dict[str, bytes]:
@@ -111,7 +101,7 @@ class Forge:
         verdict = json.loads(genuine["verdict.json"])
         verdict["checks"][0] |= {"limit": 0.99, "passed": False}
         release = genuine | {"verdict.json": json.dumps(verdict | {"accepted": False}).encode()}
-        judged = json.loads((self.folder / JUDGED).read_bytes()) | {"accepted": False}
+        judged = json.loads((self.project.path / JUDGED).read_bytes()) | {"accepted": False}
         said = json.dumps(judged).encode()
         hashes = {JUDGED: md5_of(said)}
         return {JUDGED: said, "dvc.lock": self.lock_with(self.store_folder(release), **hashes)}
@@ -127,7 +117,7 @@ class Forge:
         """
         release = {**(release or self.release()), "README.md": b"# More data"}
         shards = {}
-        for path in shard_paths(self.folder / SHARDS):
+        for path in shard_paths(self.project.path / SHARDS):
             rows = read_table(path)
             if without:
                 rows = rows.filter(pc.not_equal(rows["label"], without))
@@ -138,8 +128,8 @@ class Forge:
             path.unlink()  # which may be a link into the cache
             write_table(path, rows)
             shards[path.name] = path.read_bytes()
-        evaluation = files_of(self.folder / EVALUATION)
-        table = pq.read_table(pa.BufferReader(evaluation[PREDICTIONS_FILE]))
+        evaluation = files_of(self.project.path / EVALUATION)
+        table = pq.read_table(self.project.path / EVALUATION / PREDICTIONS_FILE)
         sink = pa.BufferOutputStream()
         pq.write_table(table.slice(1), sink)
         evaluation[PREDICTIONS_FILE] = sink.getvalue().to_pybytes()
@@ -148,7 +138,7 @@ class Forge:
 
     def commit(self, files: Mapping[str, bytes] | None = None, message: str = "Forged") -> str:
         """A commit on top of HEAD with other files; neither HEAD nor the checkout changes."""
-        index = {"GIT_INDEX_FILE": str(self.world.folder / "forged.index")}
+        index = {"GIT_INDEX_FILE": str(self.folder / "forged.index")}
         self._git("read-tree", "HEAD", env=index)
         for path, data in (files or {}).items():
             blob = self._git("hash-object", "-w", "--stdin", stdin=data)
@@ -186,7 +176,7 @@ class Forge:
     def _git(self, *arguments: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> str:
         done = subprocess.run(
             ["git", *arguments],
-            cwd=self.folder,
+            cwd=self.project.path,
             env=environment(**(env or {})),
             input=stdin,
             capture_output=True,
@@ -200,48 +190,28 @@ def message_of(evidence: Mapping[str, Any]) -> bytes:
     return b"Forged\n\n" + json.dumps(evidence).encode()
 
 
-def head_of(world: World) -> str:
-    return git(world.project, "rev-parse", "HEAD")
-
-
-def limited(script: str, *arguments: str | Path) -> str:
-    """What Python says that may take no more than 4 GB of addresses, most of them libraries'."""
-    command = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", sys.executable, "-c", script]
-    done = subprocess.run(
-        [*command, *map(str, arguments)],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 # Worlds that are built once for all test processes. Copy them; do not change them.
 
 WEAK, STRONG, GROWN, REJECTED = (f"v1.{minor}.0" for minor in range(4))
 
 
-def candidates(built: Project, factory: pytest.TempPathFactory) -> World:
+def candidates(built: Project, factory: pytest.TempPathFactory) -> Forge:
     """HEAD, and two DVC experiments: `weak`, which is really trained, and `rejected`."""
 
     def make(folder: Path) -> None:
-        world = create_world(built, folder)
-        run = ("dvc", "exp", "run", "--name", "weak")
-        few = ("train.algorithm=supervised", "train.labeled_ratio=0.05")
-        world.project.run(*run, *(word for change in few for word in ("-S", change)))
-        world.project.run("git", "reset", "--quiet", "--hard")
-        world.project.run("dvc", "checkout", "--quiet", "--force")
-        forge = Forge(world)
+        forge = Forge(create_world(built, folder).folder)
+        forge.project.dvc(
+            "exp run --name weak -S train.algorithm=supervised -S train.labeled_ratio=0.05"
+        )
+        git(forge.project, "reset", "--quiet", "--hard")
+        forge.project.dvc("checkout --quiet --force")
         commit = forge.commit(forge.rejected())
-        git(world.project, "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/rejected", commit)
+        git(forge.project, "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/rejected", commit)
 
-    return World(once(factory, "registry-candidates", make))
+    return Forge(once(factory, "registry-candidates", make))
 
 
-def one_version(built: Project, factory: pytest.TempPathFactory) -> World:
+def one_version(built: Project, factory: pytest.TempPathFactory) -> Forge:
     """One version, in production."""
 
     def make(folder: Path) -> None:
@@ -249,24 +219,23 @@ def one_version(built: Project, factory: pytest.TempPathFactory) -> World:
         world.done("register", "--push")
         world.done("promote", "v1.0.0", "--stage", "production")
 
-    return World(once(factory, "registry-one", make))
+    return Forge(once(factory, "registry-one", make))
 
 
-def four_versions(built: Project, factory: pytest.TempPathFactory) -> World:
+def four_versions(built: Project, factory: pytest.TempPathFactory) -> Forge:
     """WEAK, STRONG, GROWN with other test data, and REJECTED, whose tag was made by hand.
 
     HEAD is REJECTED, HEAD~1 is GROWN and HEAD~2 is STRONG. No stage has a version.
     """
 
     def make(folder: Path) -> None:
-        world = candidates(built, factory).copy(folder)
-        forge = Forge(world)
-        world.done("register", "weak", "--push", GIT_COMMITTER_DATE="1700000000 +0000")
-        world.done("register", "--push", GIT_COMMITTER_DATE="1700000010 +0000")
-        git(world.project, "reset", "--quiet", "--hard", forge.commit(forge.grown()))
-        world.done("register", "--push", GIT_COMMITTER_DATE="1700000020 +0000")
-        git(world.project, "reset", "--quiet", "--hard", forge.commit(forge.rejected()))
+        forge = candidates(built, factory).copy(folder)
+        forge.done("register", "weak", "--push", GIT_COMMITTER_DATE="1700000000 +0000")
+        forge.done("register", "--push", GIT_COMMITTER_DATE="1700000010 +0000")
+        git(forge.project, "reset", "--quiet", "--hard", forge.commit(forge.grown()))
+        forge.done("register", "--push", GIT_COMMITTER_DATE="1700000020 +0000")
+        git(forge.project, "reset", "--quiet", "--hard", forge.commit(forge.rejected()))
         by_hand = ("git", "tag", "--annotate", f"{ARTIFACT}@{REJECTED}", "--message", "By hand")
-        world.project.run(*by_hand, env={"GIT_COMMITTER_DATE": "1700000030 +0000"})
+        forge.project.run(*by_hand, env={"GIT_COMMITTER_DATE": "1700000030 +0000"})
 
-    return World(once(factory, "registry-four", make))
+    return Forge(once(factory, "registry-four", make))

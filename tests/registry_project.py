@@ -8,9 +8,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -70,10 +70,10 @@ class World:
         """The DVC remote."""
         return self.folder / "storage"
 
-    def copy(self, target: Path) -> World:
+    def copy(self, target: Path) -> Self:
         """The same world, free to change."""
         shutil.copytree(self.folder, target, symlinks=True)
-        return World(target)
+        return replace(self, folder=target)
 
     def registry(self, *arguments: str, at: Project | None = None, **changes: str) -> Said:
         """Run a `grocery registry` command that may fail, with changes of the environment."""

@@ -75,7 +75,7 @@ def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
     Their objects are in the cache only. The clone shares its tags through `origin`.
     """
     world = create_world(built, tmp_path_factory.mktemp("kill") / "world")
-    forge, project = Forge(world), world.project
+    forge, project = Forge(world.folder), world.project
     for number in (2, 3):
         card = f"# The card of candidate {number}".encode()
         release = forge.store_folder(forge.release() | {"README.md": card}, cache=True)
@@ -211,7 +211,7 @@ class TestKill:
         """
         found = disturb("register")
         commit = git(found.project, "rev-parse", "HEAD~2")
-        half = Forge(found).place(output_at(found.project, commit, "models/release"))
+        half = Forge(found.folder).place(output_at(found.project, commit, "models/release"))
         half.parent.mkdir(parents=True)
         half.touch()
         assert "not in the DVC remote" in found.refused("register", commit)
@@ -307,13 +307,6 @@ class TestMeeting:
         with put_back(met.project, met.second, met.origin):
             yield met
 
-    @pytest.fixture
-    def unregistered(self, met: Meeting) -> Meeting:
-        """Nothing is registered, and the DVC remote holds everything."""
-        for clone in (met.project, met.second, met.origin):
-            git(clone, "tag", "--delete", *tags(clone))
-        return met
-
     @pytest.mark.parametrize(
         "command", [PROMOTE, ["promote", "v1.0.0", *PROMOTE[2:]], COMMANDS["rollback"]]
     )
@@ -370,53 +363,32 @@ class TestMeeting:
         repeated(met, *PROMOTE)
         met.check_moved_once("Test")
 
-    def test_two_register_different_commits(self, unregistered: Meeting) -> None:
-        met = unregistered
-        met.bob_registers("v1.0.0")
-        assert met.ada_meets_bob("register", "HEAD~1").code == 0
-        versions = check_consistent(met.origin).versions
-        found = {name: (made.tag.who, made.commit) for name, made in versions.items()}
-        head, older = (git(met.project, "rev-parse", name) for name in ("HEAD", "HEAD~1"))
-        assert found == {"v1.0.0": ("Bob", head), "v1.1.0": ("Ada", older)}
-        assert versions["v1.1.0"].evidence["version"] == "v1.1.0"
-
-    def test_two_register_one_commit_or_one_name(self, unregistered: Meeting) -> None:
-        met = unregistered
+    def test_two_register(self, met: Meeting) -> None:
+        for clone in (met.project, met.second, met.origin):
+            git(clone, "tag", "--delete", *tags(clone))
         met.bob_registers("v1.0.0")
         said = met.ada_meets_bob("register")
         assert (said.code, "registered already as v1.0.0" in said.out) == (0, True)
+        met.bob_registers("v1.1.0")
+        assert met.ada_meets_bob("register", "HEAD~1").code == 0
         met.bob_registers("v5.0.0")
-        said = met.ada_meets_bob("register", "HEAD~1", "--version", "v5.0.0")
+        said = met.ada_meets_bob("register", "HEAD~2", "--version", "v5.0.0")
         met.check_refused(said, "v5.0.0 was registered by somebody else at the same time")
         versions = check_consistent(met.origin).versions
-        assert {made.tag.who for made in versions.values()} == {"Bob"}
+        who = {name: made.tag.who for name, made in versions.items()}
+        assert who == {"v1.0.0": "Bob", "v1.1.0": "Bob", "v1.2.0": "Ada", "v5.0.0": "Bob"}
+        assert versions["v1.2.0"].commit == git(met.project, "rev-parse", "HEAD~1")
+        assert versions["v1.2.0"].evidence["version"] == "v1.2.0"
         assert tags(met.project) == tags(met.origin)
 
 
-HALF = """
-import os, signal, sys
-from pathlib import Path
-from grocery.registry.serving import keep
-
-def write(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "model.json").write_text('{"ki')
-    os.kill(os.getpid(), signal.SIGKILL)
-
-keep(sys.argv[1], write)
-"""
-
-
-def test_two_fetch_at_once_after_one_that_was_killed(built: Project, tmp_path: Path) -> None:
-    """What the killed one had so far is neither used nor kept; of two whole copies one is kept."""
-    release, clone = built.path / "models/release", Project(tmp_path / "clone")
+def test_two_fetch_at_once(built: Project, tmp_path: Path) -> None:
+    """One copy is kept; what a killed one had so far is neither used nor kept."""
+    release, clone = built.path / "models/release", tmp_path / "clone"
     md5 = read_content(release).md5
-    clone.path.mkdir()
-    place = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    killed = clone.run(sys.executable, "-c", HALF, md5, check=False, env=place)
-    assert killed.returncode == -signal.SIGKILL
     folder = tmp_path / "cache/grocery/releases"
-    assert [path.name for path in folder.glob(".fetch-*/release/*")] == ["model.json"]
+    for place in (clone, folder / ".fetch-killed/release"):
+        place.mkdir(parents=True)
     both = threading.Barrier(2, timeout=60)
 
     def write(folder: Path) -> None:
@@ -424,8 +396,8 @@ def test_two_fetch_at_once_after_one_that_was_killed(built: Project, tmp_path: P
         shutil.copytree(release, folder)
         both.wait()
 
-    with inside(clone.path), ThreadPoolExecutor(2) as pool:
+    with inside(clone), ThreadPoolExecutor(2) as pool:
         kept = list(pool.map(lambda _: keep(md5, write), range(2)))
-    assert kept[0] == kept[1]
-    assert [path.name for path in folder.iterdir()] == [md5.removesuffix(".dir")]
+    assert kept == [folder / md5.removesuffix(".dir")] * 2
+    assert list(folder.iterdir()) == kept[:1]
     assert read_content(kept[0]).md5 == md5

@@ -52,12 +52,11 @@ pathlib.Path("count.json").write_text(json.dumps({"count": {"number": number}, "
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with one version, made by two stages. Copy it; do not change it."""
     project = Project(tmp_path_factory.mktemp("reproduce") / "project")
-    project.path.mkdir()
-    write(project, {"dvc.yaml": PIPELINE, "count.py": CODE, "number.txt": "7"})
-    (project.path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (project.path / ".dvc").mkdir(parents=True)
     project.run("git", "init", "--quiet")
-    (project.path / ".dvc").mkdir()
-    write(project, {".dvc/.gitignore": "/tmp\n/cache\n", ".dvc/config": REMOTE})
+    files = {".dvc/.gitignore": "/tmp\n/cache\n", ".dvc/config": REMOTE, "dvc.yaml": PIPELINE}
+    write(project, files | {"count.py": CODE, "number.txt": "7"})
+    (project.path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     project.run("dvc", "repro")
     commit(project, "v1.0.0", {})
     return project
@@ -86,10 +85,7 @@ def reproduced(project: Project, version: str) -> Reproduction:
 
 
 def test_a_past_version_is_identical(project: Project) -> None:
-    """Its own code and inputs are used; those of today cannot even run.
-
-    All that its pipeline reads is in git, so no DVC remote is needed.
-    """
+    """Its own code is used; it needs no DVC remote, since all that it reads is in git."""
     commit(project, "v2.0.0", {"count.py": "raise SystemExit('never run this')"})
     write(project, {".dvc/config": ""})
     before = git(project, "status", "--porcelain")
@@ -108,16 +104,9 @@ def test_what_differs_is_named(project: Project) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "said"),
-    [
-        ("count.py", "raise SystemExit('no')", "dvc repro failed in the clone: ERROR: failed to r"),
-        ("params.yaml", "data: [cut off", r"^params\.yaml of commit .* is damaged"),
-    ],
-)
-def test_what_does_not_run(project: Project, name: str, text: str, said: str) -> None:
-    commit(project, "v2.0.0", {name: text})
-    with pytest.raises(RegistryError, match=said):
+def test_what_does_not_run(project: Project) -> None:
+    commit(project, "v2.0.0", {"count.py": "raise SystemExit('no')"})
+    with pytest.raises(RegistryError, match="dvc repro failed in the clone: ERROR: failed to r"):
         reproduced(project, "v2.0.0")
 
 

@@ -24,37 +24,31 @@ import pytest
 import grocery as library
 from conftest import Project
 from grocery.contents import read_content
-from grocery.core.errors import RegistryError
+from grocery.core.errors import ModelError, RegistryError
 from grocery.registry.records import RELEASE
 from grocery.registry.store import open_store
-from registry_forged import VERSION, Forge, limited, listing, md5_of, one_version
+from registry_forged import VERSION, Forge, listing, md5_of, one_version
 from registry_project import World, git, grocery, inside, output_at, put_back
 from samples import picture, put
 
 
 @pytest.fixture(scope="module")
-def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """A world with one version, in production. Copy it; do not change it."""
     return one_version(built, tmp_path_factory)
 
 
 @pytest.fixture
-def world(registered: World, tmp_path: Path) -> World:
+def apart(registered: Forge, tmp_path: Path) -> Forge:
     return registered.copy(tmp_path / "world")
 
 
 @pytest.fixture(scope="module")
-def attacked(registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A copy that many attacks share: they only add to it."""
-    world = registered.copy(tmp_path_factory.mktemp("attacked") / "world")
-    picture().save(world.project.path / "photo.png")
-    return world
-
-
-@pytest.fixture
-def forge(attacked: World) -> Forge:
-    """Attacks on the shared copy, whose outside must stay as it is."""
-    return Forge(attacked)
+def forge(registered: Forge, tmp_path_factory: pytest.TempPathFactory) -> Forge:
+    """A copy that many attacks share: they only add to it, and its outside must stay as it is."""
+    forge = registered.copy(tmp_path_factory.mktemp("forge") / "world")
+    picture().save(forge.project.path / "photo.png")
+    return forge
 
 
 def kept(world: World) -> list[str]:
@@ -66,10 +60,9 @@ def kept(world: World) -> list[str]:
 def refusal(world: World) -> str:
     """The sentence with which `fetch` refuses `VERSION`; it leaves nothing behind."""
     before = kept(world)
-    said = world.registry("fetch", VERSION)
-    assert said.code == 1
+    sentence = world.refused("fetch", VERSION)
     assert kept(world) == before
-    return said.sentence
+    return sentence
 
 
 @dataclass
@@ -84,14 +77,14 @@ class Trap:
 
 class TestCode:
     def test_a_pickle_is_never_loaded(self, forge: Forge, tmp_path: Path) -> None:
-        world, marker = forge.world, tmp_path / "marker"
+        marker = tmp_path / "marker"
         trap = pickle.dumps(Trap(marker))
         forge.version(forge.store_folder(forge.with_arrays(trap)))
-        assert "the release cannot be used" in refusal(world)
-        predicted = grocery(world.project, "predict", "photo.png", "--model", VERSION)
+        assert "the release cannot be used" in refusal(forge)
+        predicted = grocery(forge.project, "predict", "photo.png", "--model", VERSION)
         assert (predicted.code, predicted.out) == (1, "")
         assert "model.safetensors is damaged" in predicted.sentence
-        with inside(world.project.path), pytest.raises(RegistryError, match="is damaged"):
+        with inside(forge.project.path), pytest.raises(RegistryError, match="is damaged"):
             library.load_model(VERSION)
         assert not marker.exists()
         pickle.loads(trap)  # the trap is a real one
@@ -100,94 +93,56 @@ class TestCode:
     @pytest.mark.parametrize("name", ["sub/__init__.py", "model.json.PY", "noext", "model.pkl"])
     def test_a_file_that_no_release_has(self, forge: Forge, name: str) -> None:
         forge.version(forge.store_folder(forge.release() | {name: b"import os"}))
-        sentence = refusal(forge.world)
+        sentence = refusal(forge)
         assert f"the release holds the file {name!r}" in sentence
         assert "none of which is code; refused" in sentence
 
     def test_a_file_instead_of_a_folder(self, forge: Forge) -> None:
         forge.version(forge.store(b"#!/bin/sh"))
-        assert "none of which is code; refused" in refusal(forge.world)
+        assert "none of which is code; refused" in refusal(forge)
 
     def test_another_model_than_the_tag_says(self, forge: Forge) -> None:
-        """The genuine release, under a tag that promises another one."""
-        genuine = output_at(forge.world.project, "HEAD", RELEASE)
-        forge.version(genuine, {"model": {"digest": "0" * 64, "release": genuine}})
-        assert f"but its version's tag says {'0' * 64}; refused" in refusal(forge.world)
-        forge.version(genuine, {"model": {"release": "0" * 32 + ".dir"}})
-        assert "the tag was moved or made by hand" in refusal(forge.world)
-
-    def test_the_tags_model_but_for_its_description(self, forge: Forge) -> None:
-        """The genuine arrays, and a digest that is right: but not the one that the tag says."""
+        """Be it one with the genuine arrays, and a digest of its own that is right."""
         genuine = forge.release()
         said = json.loads(genuine["model.json"])
         others = forge.with_arrays(genuine["model.safetensors"], classes=said["classes"][::-1])
         made = forge.store_folder(others)
         forge.version(made, {"model": {"digest": said["sha256"], "release": made}})
-        assert f"but its version's tag says {said['sha256']}; refused" in refusal(forge.world)
+        assert f"but its version's tag says {said['sha256']}; refused" in refusal(forge)
+        forge.version(made, {"model": {"release": "0" * 32 + ".dir"}})
+        assert "the tag was moved or made by hand" in refusal(forge)
         forge.version(made, {"model": {"release": made}})
-        assert forge.world.registry("fetch", VERSION).code == 0  # whole, as far as it says itself
+        assert forge.registry("fetch", VERSION).code == 0  # whole, as far as it says itself
 
 
-def arrays(header: dict[str, Any] | bytes, body: bytes = bytes(16)) -> bytes:
+def arrays(header: bytes) -> bytes:
     """A safetensors file with any header."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
+    return struct.pack("<Q", len(header)) + header + bytes(16)
 
 
-def array(dtype: str = "F32", shape: Any = (4,), offsets: Any = (0, 16)) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+def array(shape: list[int], end: int = 16, dtype: str = "F32") -> bytes:
+    """One with an array that is not what it says."""
+    header = {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}}
+    return arrays(json.dumps(header).encode())
 
 
-HEADERS = {
-    "empty": b"",
-    "a length of 2**63": struct.pack("<Q", 2**63) + b"{}",
-    "a header of 100 MB": struct.pack("<Q", 10**8 + 1) + b"{",
-    "a list": arrays(b"[]"),
-    "deep": arrays(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
-    "overlapping": arrays({"a": array(), "b": array()}),
-    "a hole": arrays({"a": array(shape=[2], offsets=[8, 16])}),
-    "8 GB of 16 bytes": arrays({"a": array(shape=[2**31], offsets=[0, 2**33])}),
-    "more than 64 bits": arrays({"a": array(shape=[2**32, 2**32])}),
-    "too many dimensions": arrays({"a": array(shape=[1] * 70, offsets=[0, 4])}, bytes(4)),
-    "objects": arrays({"a": array("O")}),
-    "one name twice": arrays(
-        b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
-        b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
-    ),
-}
-
-
-# Encoders that would blow up the smallest image.
-GRIDS = [{"scales": [600.0]}, {"cell": 20_000}, {"scales": [1.0] * 10**5}, {"cell": "x"}]
-LOAD_MODELS = """
-import sys
-from grocery.core.errors import GroceryError
-from grocery.release.model import Model
-for folder in sys.argv[1:]:
-    try:
-        print("loaded", Model.load(folder))
-    except GroceryError as error:
-        print(error)
-"""
-
-
-def test_crafted_models_take_no_memory(forge: Forge, tmp_path: Path) -> None:
-    """Arrays with crafted headers, and genuine arrays with crafted settings."""
-    genuine = forge.release()
-    encoder = json.loads(genuine["model.json"])["encoder"]
-    crafted = [forge.with_arrays(header) for header in HEADERS.values()]
-    for grid in GRIDS:
-        other = encoder | {"grid": encoder["grid"] | grid}
-        crafted.append(forge.with_arrays(genuine["model.safetensors"], encoder=other))
-    folders = [tmp_path / str(number) for number in range(len(crafted))]
-    for folder, files in zip(folders, crafted, strict=True):
-        for name, data in files.items():
-            put(folder, name, data)
-    said = limited(LOAD_MODELS, *folders).splitlines()
-    wanted = ["model.safetensors is damaged"] * len(HEADERS)
-    wanted += ["is not a whole grocery-model"] * len(GRIDS)
-    assert len(said) == len(wanted)
-    assert [line for line, part in zip(said, wanted, strict=True) if part not in line] == []
+@pytest.mark.parametrize(
+    "crafted",
+    [
+        struct.pack("<Q", 10**8 + 1) + b"{",
+        arrays(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+        array([2**31], 2**33),
+        array([2**32, 2**32]),
+        array([1] * 70 + [4]),
+        array([4], dtype="O"),
+    ],
+    ids=["long header", "deep header", "8 GB", "more than 64 bits", "70 dimensions", "objects"],
+)
+def test_crafted_arrays_are_refused(forge: Forge, tmp_path: Path, crafted: bytes) -> None:
+    for name, data in forge.with_arrays(crafted).items():
+        put(tmp_path, name, data)
+    with pytest.raises(ModelError, match="safetensors is damaged"):
+        library.load_model(tmp_path)
 
 
 NAMES: list[Any] = [
@@ -218,10 +173,10 @@ class TestLists:
     @pytest.mark.parametrize(("name", "cache"), [*zip(NAMES[:3], (True, True, False), strict=True)])
     def test_nothing_is_written_outside(self, forge: Forge, name: str, cache: bool) -> None:
         forge.version(self.stored(forge, name, cache=cache))
-        assert "which leads out of it; refused" in refusal(forge.world)
+        assert "which leads out of it; refused" in refusal(forge)
         for folder in (Path("/"), Path(tempfile.gettempdir())):
             assert not list(folder.glob("*evil*"))
-        assert not list(forge.world.folder.rglob("*evil*"))
+        assert not list(forge.folder.rglob("*evil*"))
 
     @pytest.mark.parametrize(
         ("name", "refused"),
@@ -233,7 +188,7 @@ class TestLists:
         ids=lambda name: ascii(name)[:20],
     )
     def test_a_name_that_is_refused(self, forge: Forge, name: Any, refused: str) -> None:
-        with open_store(forge.folder) as store, pytest.raises(RegistryError, match=refused):
+        with open_store(forge.project.path) as store, pytest.raises(RegistryError, match=refused):
             store.folder(self.stored(forge, name))
 
     @pytest.mark.parametrize(
@@ -249,7 +204,7 @@ class TestLists:
         self, forge: Forge, tmp_path: Path, data: bytes | str, expected: str
     ) -> None:
         md5 = forge.store_list(data if isinstance(data, bytes) else data.encode())
-        with open_store(forge.folder) as store, pytest.raises(RegistryError) as caught:
+        with open_store(forge.project.path) as store, pytest.raises(RegistryError) as caught:
             store.get(md5, tmp_path / "release")
         assert expected in str(caught.value)
         assert len(str(caught.value)) < 500
@@ -259,47 +214,43 @@ class TestObjects:
     """Bytes that do not have the hash in their name."""
 
     @pytest.mark.parametrize("which", ["list", "file"])
-    def test_in_the_cache_and_in_the_remote(self, world: World, which: str) -> None:
+    def test_in_the_cache_and_in_the_remote(self, apart: Forge, which: str) -> None:
         """Either is passed over in favour of the other; both are a sentence."""
-        forge, whole = Forge(world), output_at(world.project, "HEAD", RELEASE)
-        md5 = md5_of(forge.release()["model.safetensors"]) if which == "file" else whole
-        genuine = forge.place(md5).read_bytes()
+        whole = output_at(apart.project, "HEAD", RELEASE)
+        md5 = md5_of(apart.release()["model.safetensors"]) if which == "file" else whole
+        genuine = apart.place(md5).read_bytes()
         for cache, other in ((True, False), (False, True)):
-            forge.store(b"[]", md5, cache=cache)
-            forge.store(genuine, md5, cache=other)
-            found = world.done("fetch", "production")
+            apart.store(b"[]", md5, cache=cache)
+            apart.store(genuine, md5, cache=other)
+            found = apart.done("fetch", "production")
             assert read_content(Path(found["folder"])).md5 == whole
-            shutil.rmtree(world.folder / "cache")
-        forge.store(b"[]", md5, cache=True)
-        sentence = world.refused("fetch", "production")
+            shutil.rmtree(apart.folder / "cache")
+        apart.store(b"[]", md5, cache=True)
+        sentence = apart.refused("fetch", "production")
         assert f"object {md5}" in sentence
         assert "is damaged: its content has another hash" in sentence
-        assert kept(world) == []
-        forge.place(md5).unlink()
-        forge.place(md5).symlink_to("/etc/passwd")
-        assert "is damaged" in world.refused("fetch", "production")
+        apart.place(md5).unlink()
+        apart.place(md5).symlink_to("/etc/passwd")
+        assert "is damaged" in apart.refused("fetch", "production")
+        assert kept(apart) == []
 
 
 class TestKept:
     """What lies in the user's cache folder is trusted no more than what comes from the remote."""
 
-    @pytest.fixture(scope="class")
-    def place(self, registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-        """Where a release is damaged, and fetched again."""
-        return registered.copy(tmp_path_factory.mktemp("kept") / "world")
-
     @pytest.fixture
-    def folder(self, place: World) -> Path:
-        return Path(place.done("fetch", "production")["folder"])
+    def folder(self, forge: Forge) -> Path:
+        return Path(forge.done("fetch", "production")["folder"])
 
     @pytest.mark.parametrize(
         "damage",
         ["another content", "one file more", "a pipe", "a file", "canary", "nowhere", "twin"],
     )
     def test_what_is_not_what_its_name_says(
-        self, place: World, folder: Path, tmp_path: Path, damage: str
+        self, forge: Forge, folder: Path, tmp_path: Path, damage: str
     ) -> None:
         """Or a link: to something else, to nothing, or to what is now the same and may change."""
+        before = kept(forge)
         put(tmp_path, "canary/photo.json", b"mine")
         shutil.copytree(folder, tmp_path / "twin")
         if damage == "another content":
@@ -315,20 +266,12 @@ class TestKept:
                 folder.write_text("no folder")
             else:
                 folder.symlink_to(tmp_path / damage)
-        assert place.done("fetch", "production")["folder"] == str(folder)
+        assert forge.done("fetch", "production")["folder"] == str(folder)
         assert not folder.is_symlink()
-        assert read_content(folder).md5 == output_at(place.project, "HEAD", RELEASE)
-        assert kept(place) == [folder.name]
+        assert read_content(folder).md5 == output_at(forge.project, "HEAD", RELEASE)
+        assert kept(forge) == before
         assert (tmp_path / "canary/photo.json").read_text() == "mine"
         assert (tmp_path / "twin/model.json").exists()
-
-    def test_without_a_remote_it_is_not_used(self, world: World) -> None:
-        folder = Path(world.done("fetch", "production")["folder"])
-        (folder / "model.json").write_text("{}")
-        shutil.rmtree(world.project.path / ".dvc/cache")
-        shutil.rmtree(world.storage)
-        assert "neither in the cache nor in the remote" in world.refused("fetch", "production")
-        assert kept(world) == []
 
 
 class TestArguments:
@@ -338,15 +281,12 @@ class TestArguments:
         "arguments",
         [
             ["register", "--", "--upload-pack=touch MARKER"],
-            ["register", "HEAD --output=MARKER"],
-            ["register", "--version=v1.0.0/../../MARKER"],
             ["register-all", "--", "--output=MARKER"],
             ["compare", "v1.0.0", "$(touch MARKER)"],
             ["promote", "--stage=--output=MARKER", "v1.0.0"],
             ["rollback", "--stage=--output=MARKER"],
             ["fetch", "--", "../../MARKER"],
             ["fetch", "v1.0.0", "--from=--upload-pack=touch MARKER"],
-            ["fetch", "v1.0.0", "--from=--config=core.sshCommand=touch MARKER"],
             ["fetch", "v1.0.0", "--from=ext::sh -c touch% MARKER"],
             ["fetch", "v1.0.0", "--from=ssh://-oProxyCommand=touch${IFS}MARKER/x"],
             ["fetch", "v1.0.0", "--from=-oProxyCommand=touch MARKER:x"],
@@ -355,22 +295,12 @@ class TestArguments:
         ],
         ids=lambda arguments: " ".join(map(ascii, arguments)),
     )
-    def test_nothing_is_run(self, attacked: World, arguments: list[str]) -> None:
-        marker = attacked.folder / "marker"
-        before = set(attacked.project.path.iterdir())
-        attacked.refused(*(text.replace("MARKER", str(marker)) for text in arguments))
+    def test_nothing_is_run(self, forge: Forge, arguments: list[str]) -> None:
+        marker = forge.folder / "marker"
+        before = set(forge.project.path.iterdir())
+        forge.refused(*(text.replace("MARKER", str(marker)) for text in arguments))
         assert not marker.exists()
-        assert set(attacked.project.path.iterdir()) == before
-
-    def test_a_reason_that_is_no_text(self, attacked: World) -> None:
-        """Terminals and shells give any bytes."""
-        reason = "\udcff \x1b[31m \ud83c"
-        with put_back(attacked.project):
-            promote = ("promote", "v1.0.0", "--stage", "staging")
-            assert attacked.done(*promote, "--reason", reason)["new"]
-            shown = attacked.registry("show", "staging")
-        assert shown.code == 0
-        assert "\x1b" not in shown.out
+        assert set(forge.project.path.iterdir()) == before
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -417,7 +347,7 @@ class TestSecrets:
         ],
     )
     def test_of_the_dvc_remote(
-        self, world: World, closed: str, host: str | None, kind: str
+        self, apart: Forge, closed: str, host: str | None, kind: str
     ) -> None:
         address = f"http://user:{self.SECRET}@{host or closed}"
         settings = {"url": f"{address}/storage"}
@@ -426,26 +356,24 @@ class TestSecrets:
             keys = {"access_key_id": "user", "secret_access_key": self.SECRET}
             settings = {"url": "s3://bucket/storage", "endpointurl": address, **keys}
         lines = ["['remote \"storage\"']", *(f"{key} = {value}" for key, value in settings.items())]
-        (world.project.path / ".dvc/config.local").write_text("\n".join(lines))
-        self.check_silent(world, ("promote", "v1.0.0", "--stage", "staging"))
+        (apart.project.path / ".dvc/config.local").write_text("\n".join(lines))
+        self.check_silent(apart, ("promote", "v1.0.0", "--stage", "staging"))
         if kind == "http":  # the other one takes its time
-            self.check_silent(world, ("status",))
-        shutil.rmtree(world.project.path / ".dvc/cache")
-        self.check_silent(world, ("fetch", "v1.0.0"))
+            self.check_silent(apart, ("status",))
+        shutil.rmtree(apart.project.path / ".dvc/cache")
+        self.check_silent(apart, ("fetch", "v1.0.0"))
 
     @pytest.mark.parametrize(
         ("who", "host"), [("SECRET", None), ("user:SECRET", NOBODY), ("user:p@SECRET", None)]
     )
-    def test_of_the_git_remote(
-        self, attacked: World, closed: str, host: str | None, who: str
-    ) -> None:
+    def test_of_the_git_remote(self, forge: Forge, closed: str, host: str | None, who: str) -> None:
         """Nor does anything wait for somebody to type one."""
         address = f"http://{who.replace('SECRET', self.SECRET)}@{host or closed}/project.git"
-        with put_back(attacked.project):
-            git(attacked.project, "remote", "add", "origin", address)
+        with put_back(forge.project):
+            git(forge.project, "remote", "add", "origin", address)
             self.check_silent(
-                attacked, ("rollback", "--stage=production"), ("fetch", "v1.0.0", "--from", address)
+                forge, ("rollback", "--stage=production"), ("fetch", "v1.0.0", "--from", address)
             )
             if who == "SECRET":
                 promote = ("promote", "v1.0.0", "--stage", "staging")
-                self.check_silent(attacked, ("status",), ("register",), promote)
+                self.check_silent(forge, ("status",), ("register",), promote)
