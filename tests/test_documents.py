@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import pytest
 import yaml
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
+from dvc.utils.flatten import flatten
 
-from conftest import ROOT
+from conftest import ROOT, Project
 from grocery.cli import build_parser
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -30,14 +30,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.mark.parametrize(("schema", "files"), [("workflows", WORKFLOWS), ("actions", ACTIONS)])
 def test_workflows_are_what_github_takes(schema: str, files: list[Path]) -> None:
     assert files
-    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
-    done = subprocess.run(
-        [*check, f"vendor.github-{schema}", *map(str, files)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    check = ("-m", "check_jsonschema", "--builtin-schema", f"vendor.github-{schema}")
+    Project(ROOT).run(sys.executable, *check, *map(str, files))
 
 
 def run_lines(node: object) -> Iterator[str]:
@@ -72,12 +66,9 @@ def commands(lines: Iterator[str]) -> Iterator[list[str]]:
                 yield words
 
 
-TOLD = {
-    **{
-        path.name: list(commands(run_lines(yaml.safe_load(path.read_text())))) for path in WORKFLOWS
-    },
-    **{path.name: list(commands(typed(path))) for path in PAGES},
-}
+TOLD = {page.name: list(commands(typed(page))) for page in PAGES}
+for path in WORKFLOWS:
+    TOLD[path.name] = list(commands(run_lines(yaml.safe_load(path.read_text()))))
 
 
 @pytest.mark.parametrize("name", TOLD)
@@ -102,14 +93,9 @@ def test_enough_commands_were_found() -> None:
     assert len(found) > 20
 
 
-def names(node: object, above: str = "") -> Iterator[str]:
-    """All that params.yaml holds, sections and parameters, such as `featurize.fisher.whitening`."""
-    for key, value in node.items() if isinstance(node, dict) else ():
-        yield above + key
-        yield from names(value, f"{above}{key}.")
-
-
-PARAMETERS = set(names(yaml.safe_load((ROOT / "params.yaml").read_text())))
+VALUES = flatten(yaml.safe_load((ROOT / "params.yaml").read_text()))
+# Sections and parameters, such as `featurize.fisher` and `featurize.fisher.whitening`.
+PARAMETERS = {".".join(name.split(".")[:n]) for name in VALUES for n in range(1, 4)}
 SECTIONS = "|".join(name for name in PARAMETERS if "." not in name)
 PARAMETER = re.compile(rf"(?<![\w/.-])(?:{SECTIONS})(?:\.(?!md|json|py|sh)\w+)+")
 
@@ -146,18 +132,14 @@ def test_hashes_of_the_page_about_wandb_are_those_of_the_committed_build() -> No
 @pytest.mark.long
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_a_benchmark_starts(file: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, file, "--help"], cwd=ROOT, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    Project(ROOT).run(sys.executable, str(file), "--help")
 
 
 def test_the_house_is_told_as_it_is() -> None:
     """README's rooms are those of the library, each on its side of the border."""
-    house = (
-        (ROOT / "README.md").read_text().partition("    grocery/\n")[2].partition("    tests/")[0]
-    )
-    told = re.findall(r"^      (.+?) +(inside|outside): ", house, re.MULTILINE)
+    house = re.search("^    grocery/\n(.*?)^    tests/", PAGES[0].read_text(), re.M | re.S)
+    assert house
+    told = re.findall(r"^      (.+?) +(inside|outside): ", house[1], re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     border = project["tool"]["importlinter"]["contracts"][0]
     rooms = {path.stem for path in (ROOT / "grocery").glob("[a-z]*") if path.suffix in ("", ".py")}

@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from distributed import Client
@@ -23,31 +24,28 @@ from distributed import Client
 from conftest import ROOT, Project, environment
 from grocery import runner
 from grocery.cluster import dask, opened
-from grocery.cluster.sameness import CODE, differences, digest_of_code, traits
+from grocery.cluster.sameness import CODE, digest_of_code, traits
 from grocery.cluster.task import this_place
 from grocery.core.errors import GroceryError
 from grocery.core.pin import KERNELS
 from grocery.parallel import parallel_map
 from grocery.settings import ComputeParams, load
-from registry_project import grocery
+from registry_project import Said, grocery
 from running import wait_for
-
-STAGES = ("prepare", "version", "featurize")
 
 
 @contextmanager
 def running(*arguments: str, folder: Path, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program that ends, with all that it has started, when the block does."""
-    with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=folder,
-            env=environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        env=environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         yield process
     finally:
@@ -95,6 +93,13 @@ def refused(address: str) -> str:
     return str(caught.value)
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the work is done."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def test_the_bytes_are_those_of_this_machine(
     project: Project, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,18 +109,11 @@ def test_the_bytes_are_those_of_this_machine(
     monkeypatch.setenv("GROCERY_REUSE", "no")
     with Client(cluster, set_as_default=False) as client:
         before = client.run(os.times)
-        for stage in STAGES:
+        for stage in ("prepare", "version", "featurize"):
             runner.run(stage, load())
         after = client.run(os.times)
     assert any(after[worker].user > before[worker].user + 0.5 for worker in before), "done here"
     assert project.found() == project.hashes()
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, in which the work is done."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def nap(number: int) -> int:
@@ -149,27 +147,16 @@ def test_results_come_in_order_and_items_are_taken_as_they_are_needed(
         assert list(parallel_map(repr, odd, title="odd")) == [*map(repr, odd)]
 
 
-def span(_: int) -> tuple[float, float]:
-    start = time.time()
-    time.sleep(0.1)
-    return start, time.time()
-
-
-def test_most_that_are_at_work(here: Path, cluster: str) -> None:
-    with dask.dask_cluster(cluster) as workers:
-        spans = list(workers.map(span, range(4), workers=1, title="spans"))
-    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
-
-
 class Heavy:
-    """A function that notes where it arrives."""
+    """A function that notes where it arrives, and gives who does an item, and when."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def __call__(self, _: int) -> int:
-        time.sleep(0.05)
-        return os.getpid()
+    def __call__(self, _: int) -> tuple[int, float, float]:
+        start = time.time()
+        time.sleep(0.1)
+        return os.getpid(), start, time.time()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -177,35 +164,34 @@ class Heavy:
             print(os.getpid(), file=file)
 
 
-def test_a_function_is_sent_to_each_worker_once(here: Path, cluster: str) -> None:
-    with on(cluster):
-        at_work = set(parallel_map(Heavy(here / "arrivals"), range(8), title="x"))
-    assert sorted(map(int, (here / "arrivals").read_text().split())) == sorted(at_work)
-    assert len(at_work) == 2
+def test_a_function_is_sent_to_each_worker_once_and_as_few_work_as_are_asked_for(
+    here: Path, cluster: str
+) -> None:
+    heavy = Heavy(here / "arrivals")
+    with dask.dask_cluster(cluster) as workers:
+        at_work = {pid for pid, *_ in workers.map(heavy, range(8), workers=0, title="x")}
+        assert sorted(map(int, heavy.file.read_text().split())) == sorted(at_work)
+        assert len(at_work) == 2
+        spans = [span for _, *span in workers.map(heavy, range(4), workers=1, title="x")]
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 
 def fail(error: Exception) -> None:
     raise error
 
 
-@pytest.mark.parametrize(
-    "error", [GroceryError("a sentence"), TimeoutError("no number"), ZeroDivisionError("a defect")]
-)
-def test_errors_of_the_work_are_its_own(error: Exception, here: Path, cluster: str) -> None:
-    with on(cluster), pytest.raises(type(error), match=str(error)):
-        list(parallel_map(fail, [error] * 2, title="x"))
+def test_errors_of_the_work_are_its_own(here: Path, cluster: str) -> None:
+    for error in (GroceryError("a sentence"), TimeoutError("no number"), ZeroDivisionError("no")):
+        with on(cluster), pytest.raises(type(error), match=str(error)):
+            list(parallel_map(fail, [error] * 2, title="x"))
 
 
-def test_work_that_kills_its_workers(
+def test_work_that_kills_worker_after_worker(
     here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dask, "LOSSES", 1)
-    deaths = [signal.SIGKILL, signal.SIGKILL]
-    with (
-        on(cluster),
-        pytest.raises(GroceryError, match="worker after worker was killed while it did 'deaths'"),
-    ):
-        list(parallel_map(signal.raise_signal, deaths, title="deaths"))
+    with on(cluster), pytest.raises(GroceryError, match="was killed while it did 'deaths'"):
+        list(parallel_map(signal.raise_signal, [signal.SIGKILL] * 2, title="deaths"))
 
 
 def test_a_worker_with_other_kernels_is_refused(here: Path, cluster: str) -> None:
@@ -216,20 +202,29 @@ def test_a_worker_with_other_kernels_is_refused(here: Path, cluster: str) -> Non
     with running(*command, *late, folder=here, OPENBLAS_CORETYPE="Nehalem", **kernels):
         with Client(cluster, set_as_default=False) as client:
             wait_for(lambda: "'late'" in str(client.scheduler_info(n_workers=-1)["workers"]))
-        sentence = refused(cluster)
-    assert sentence.startswith(f"the worker on {socket.gethostname()} would compute other bytes: ")
-    assert "numpy's kernels is X86_V2 there and X86_V2 X86_V3 here; the BLAS is " in sentence
-    assert "Nehalem" in sentence
-    assert sentence.endswith("start it in the same environment by `grocery worker`")
+        said = refused(cluster)
+    assert said.startswith(f"the worker on {socket.gethostname()} would compute other bytes: ")
+    assert "numpy's kernels is X86_V2 there and X86_V2 X86_V3 here; the BLAS is Nehalem" in said
+    assert said.endswith("start it in the same environment by `grocery worker`")
 
 
-def test_other_places_and_other_code_are_refused(here: Path) -> None:
+def test_other_places_other_code_and_other_libraries_are_refused(here: Path) -> None:
     with this_place() as place:
         assert not place.problem()
         assert "has no folder /nowhere" in replace(place, folder="/nowhere").problem()
         assert "shared, not copied" in replace(place, folder="/").problem()
         older = tuple({**traits(), CODE: "older"}.items())
         assert replace(place, traits=older).problem().endswith("older here; restart it")
+        # A library that is not used here may be there.
+        other = replace(place, traits=(("numpy", "1"), ("faiss-cpu", ""), ("abacus", "2")))
+        numpy = f"numpy is {version('numpy')} there and 1 here"
+        assert f": {numpy}; abacus is missing there and 2 here; start it" in other.problem()
+
+    for room in ("grocery/images", "stages"):  # a task may come from both
+        before = digest_of_code(here)
+        (here / room).mkdir(parents=True)
+        (here / room / "module.py").write_text("")
+        assert digest_of_code(here) != before
 
 
 @pytest.mark.parametrize(
@@ -246,28 +241,27 @@ def test_no_worker_is_there_and_then_all_is_lost_in_the_middle(
         assert said.endswith(f": grocery worker {address}")
 
         monkeypatch.setattr(dask, "PATIENCE", 2.0)
-        with workers(address, here, 1) as crew:
-            lose_all(address, crew if lost == "workers" else chief, lost.startswith("frozen"))
+        with (
+            workers(address, here, 1) as crew,
+            Client(address, set_as_default=False) as client,
+        ):
+            client.wait_for_workers(1, timeout=60)
+
+            def strike() -> None:
+                wait_for(lambda: any(client.processing().values()))
+                victim = crew if lost == "workers" else chief
+                deed = signal.SIGSTOP if lost.startswith("frozen") else signal.SIGKILL
+                os.killpg(victim.pid, deed)
+
+            killer = threading.Thread(target=strike)
+            with on(address):
+                killer.start()
+                with pytest.raises(GroceryError, match="was lost"):
+                    list(parallel_map(time.sleep, [600, 600], title="sleep"))
+            killer.join()
 
 
-def lose_all(address: str, victim: subprocess.Popen[bytes], frozen: bool) -> None:
-    """Require that work ends in one sentence when a process is killed, or frozen, in its middle."""
-    with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(1, timeout=60)
-
-        def strike() -> None:
-            wait_for(lambda: any(client.processing().values()))
-            os.killpg(victim.pid, signal.SIGSTOP if frozen else signal.SIGKILL)
-
-        killer = threading.Thread(target=strike)
-        with on(address):
-            killer.start()
-            with pytest.raises(GroceryError, match="was lost"):
-                list(parallel_map(time.sleep, [600, 600], title="sleep"))
-        killer.join()
-
-
-def test_nobody_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_there_or_dask_is_not(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask, "CONNECT", 1.0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
@@ -275,53 +269,20 @@ def test_nobody_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         said = refused(address)
     assert said.startswith(f"no Dask scheduler answers at compute.address {address} within ")
 
-
-def test_dask_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "grocery.cluster.dask")
     assert "dask, which is not installed" in refused("tcp://x:1")
 
 
-@pytest.mark.parametrize(
-    ("backend", "address", "should"),
-    [
-        ("local", "tcp://10.0.0.1:8786", "empty"),
-        ("dask", "", "like tcp://10.0.0.1:8786"),
-        ("dask", "10.0.0.1:8786", "like tcp://10.0.0.1:8786"),
-        ("dask", "tcp://me:secret@10.0.0.1:8786", "like tcp://10.0.0.1:8786"),
-        ("dask", "tcp://fe80::1:8786", "like tcp://10.0.0.1:8786"),
-    ],
-)
-def test_a_wrong_address_is_refused(
-    backend: Literal["local", "dask"], address: str, should: str
-) -> None:
-    with pytest.raises(ValueError, match=f"with backend {backend} the address should be {should}"):
-        ComputeParams(workers=0, backend=backend, address=address)
-
-
-@pytest.mark.parametrize("address", ["tcp://scheduler.lan:8786", "tls://[fe80::1]:8786"])
-def test_an_address_is_taken(address: str) -> None:
-    assert ComputeParams(workers=0, backend="dask", address=address).address == address
-
-
-def test_a_worker_wants_the_schedulers_address() -> None:
-    said = grocery(Project(ROOT), "worker", "tcp://me:secret@10.0.0.1:8786")
-    should = "error: worker: the scheduler's address should be like tcp://10.0.0.1:8786\n"
-    assert (said.code, said.out, said.err) == (1, "", should)
-
-
-@pytest.mark.parametrize("room", ["grocery/images", "stages"])
-def test_all_code_that_a_task_may_come_from_counts(room: str, tmp_path: Path) -> None:
-    before = digest_of_code(tmp_path)
-    (tmp_path / room).mkdir(parents=True)
-    (tmp_path / room / "module.py").write_text("")
-    assert digest_of_code(tmp_path) != before
-
-
-def test_differences_are_said_in_words() -> None:
-    here = dict(traits())
-    assert differences(here, here) == []
-    assert differences({"numpy": "1", "onnxruntime": ""}, {"numpy": "2", "onnxruntime": "3"}) == [
-        "numpy is 2 there and 1 here"
-    ]
-    assert differences({"numpy": "1"}, {}) == ["numpy is missing there and 1 here"]
+def test_an_address_is_taken_or_refused() -> None:
+    for address in ("tcp://scheduler.lan:8786", "tls://[fe80::1]:8786"):
+        assert ComputeParams(workers=0, backend="dask", address=address).address == address
+    with pytest.raises(ValueError, match="with backend local the address should be empty"):
+        ComputeParams(workers=0, backend="local", address="tcp://10.0.0.1:8786")
+    should = "address should be like tcp://10.0.0.1:8786"
+    secret = "tcp://me:secret@10.0.0.1:8786"
+    for address in ("", "10.0.0.1:8786", secret, "tcp://fe80::1:8786"):
+        with pytest.raises(ValueError, match=f"with backend dask the {should}"):
+            ComputeParams(workers=0, backend="dask", address=address)
+    said = grocery(Project(ROOT), "worker", secret)
+    assert said == Said(1, "", f"error: worker: the scheduler's {should}\n")
