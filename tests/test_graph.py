@@ -52,12 +52,6 @@ class TestAffinity:
                 expected[row, columns] = np.exp(-0.2 * distance) if kind == "rbf" else 1
             np.testing.assert_allclose(weights, expected, rtol=1e-10)
 
-    def test_edges_to_other_points(self) -> None:
-        weights = SimilarityGraph(n_neighbors=6, affinity="uniform").edges(POINTS[:9], POINTS[9:])
-        assert weights.shape == (9, 591)
-        nearest = naive(POINTS[:9], POINTS[9:], 6, own=False)
-        assert (weights.indices.reshape(9, 6) == np.sort(nearest, axis=1)).all()
-
 
 class TestGraph:
     @pytest.mark.parametrize("kind", ["cosine", "rbf", "uniform"])
