@@ -18,6 +18,7 @@ from wandb_pipeline import (
     asking,
     begin,
     candidates,
+    jpeg,
     offline,
     pipeline,
     silent,
@@ -64,6 +65,8 @@ def test_a_run_is_there_with_all_that_the_stage_said_but_the_key(world: World) -
     assert train["summary"]["accuracy"] == 0.9, "not the last point of its curve"
     assert [alert["title"] for alert in train["alerts"]] == ["Drift in batch noon"]
     assert sum(name.endswith(".jpg") for name in train["files"]) == 1  # mistakes
+    (mistakes,) = world.folder.glob("wandb/run-*/files/media/images/*.jpg")
+    assert mistakes.read_bytes() == jpeg("green"), "it was encoded again"
     (table,) = state["artifacts"][RUN + "train/predictions"]["versions"].values()
     assert sum(name.endswith(".jpg") for name in table["entries"]) == 1
 

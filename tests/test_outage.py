@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from grocery.contents import read_content
-from wandb_log import logged
 from wandb_pipeline import STAGES, World, pipeline, silent, synchronize
 from wandb_server import WandbServer
 
@@ -83,12 +81,7 @@ def test_the_stages_do_not_notice_and_nothing_is_lost(
             assert warnings == [f"warning: W&B: no answer within 2 s{OFFLINE}"]
         kept = sorted((folder / "wandb").glob("offline-run-*"))
         assert len(kept) == sum(line.endswith(OFFLINE) for line in warnings) >= 1
-        if first == "train":  # all that it was told lies on the disk
-            assert len(logged(kept[0], "history")) == 4
-            aliases = {made.name: set(made.aliases) for made in logged(kept[0], "artifact")}
-            md5 = read_content(folder / "classifier").md5
-            assert aliases["classifier"] == {"latest", f"md5-{md5}"}
-            assert [end.exit_code for end in logged(kept[0], "exit")] == [0]
+        online = sorted((folder / "wandb").glob("run-*"))
 
         server.heal()
         assert server.state() != expected, "the outage did no harm"
@@ -96,6 +89,8 @@ def test_the_stages_do_not_notice_and_nothing_is_lost(
         assert (sync.returncode, sync.stderr) == (0, "")
         assert " sent\n" in sync.stdout
         assert server.state() == expected
+        again = sorted((folder / "wandb").glob("run-*"))
+        assert again == online, "what was kept was not whole, and a run was made again"
 
 
 @pytest.mark.parametrize(

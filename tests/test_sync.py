@@ -151,6 +151,8 @@ def test_everything_arrives_once(kept: Path, server: WandbServer, online: dict[s
     assert server.state() == online
     copies = [path for path in (kept / "wandb").rglob("*") if "staging" in path.parts]
     assert copies == [], "copies of what W&B has now are left"
+    again = [*kept.glob("wandb/run-*")]
+    assert again == [], "what was kept was not whole, and a run was made again"
     assert (requests_of(server, "UseArtifact"), requests_of(server, "LinkArtifact")) == (2, 1)
 
     seen = len(server.requests)

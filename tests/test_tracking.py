@@ -19,11 +19,15 @@ from grocery.tracking.mode import choose_mode
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import stage_run
 from grocery.tracking.sdk import supported
-from wandb_log import logged
-from wandb_pipeline import inside, jpeg, on_a_terminal, run_stages, settings, show, write
-from wandb_server import KEY
+from wandb_pipeline import RUN, inside, on_a_terminal, settings, write
+from wandb_server import KEY, WandbServer
 
-REFUSED = "http://127.0.0.1:9"  # nothing listens on the discard port
+# Nothing listens on the discard port; and W&B's process is somebody else's.
+REFUSED = {
+    "WANDB_BASE_URL": "http://127.0.0.1:9",
+    "WANDB_API_KEY": KEY,
+    "WANDB_SERVICE": "3-1-unix-/nowhere",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -33,65 +37,18 @@ def project(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "project"
 
 
-def only_run(project: Path) -> Path:
-    (folder,) = (project / "wandb").glob("*run-*-*")
-    return folder
-
-
-def test_an_offline_run_holds_all_that_the_stage_said(
+def test_an_offline_run_keeps_what_only_the_server_can_be_told(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    data, features = write("data", shard="pixels"), write("features", numbers="1 2 3")
-    shards, model = write("shards", pixels="red"), write("classifier", card="{}")
-    config = {"train": {"alpha": 0.95, "scales": [1.0, 0.5]}}
-    inputs = {"raw": data, artifacts.FEATURES: features}
-    with stage_run(
-        "train", settings=settings(), config=config, inputs=inputs, tags=["synthetic"]
-    ) as run:
-        show(run)
-        run.uses(artifacts.DATASET, shards)
-        run.artifact(artifacts.CLASSIFIER, model, {"classes": 2})
+    features = write("features", numbers="1 2 3")
+    inputs = {artifacts.FEATURES: features}
+    with stage_run("train", settings=settings(), config={}, inputs=inputs) as run:
+        run.uses(artifacts.DATASET, write("shards", pixels="red"))
+        run.artifact(artifacts.CLASSIFIER, write("classifier", card="{}"), {})
         run.link(artifacts.CLASSIFIER, alias="candidate")
     assert capfd.readouterr() == ("", "")
-
-    done = only_run(project)
-    (start,) = logged(done, "run")
-    assert (start.project, start.job_type, start.display_name) == ("grocery", "train", "train")
-    assert list(start.tags) == ["synthetic"]
-    written = {item.key: json.loads(item.value_json) for item in start.config.update}
-    assert written["train"] == config["train"]
-    assert written["inputs"] == {
-        "raw": read_content(data).md5,
-        "features": read_content(features).md5,
-    }
-
-    rows = [
-        {item.nested_key[0] if item.nested_key else item.key: item.value_json for item in row.item}
-        for row in logged(done, "history")
-    ]
-    assert [json.loads(row["residual"]) for row in rows] == [1.0, 0.5, 1 / 3, 0.25]
-    assert [json.loads(row["_step"]) for row in rows] == [0, 1, 2, 3]
-    assert {"predictions", "worst mistakes", "card"} <= rows[-1].keys()
-    summary = {
-        item.key or item.nested_key[0]: item.value_json
-        for update in logged(done, "summary")
-        for item in update.update
-    }
-    assert json.loads(summary["accuracy"]) == 0.9
-    assert [alert.title for alert in logged(done, "alert")] == ["Drift in batch noon"]
-    assert [end.exit_code for end in logged(done, "exit")] == [0]
-    pictures = (done / "files/media/images").rglob("*.jpg")
-    assert {picture.read_bytes() for picture in pictures} == {jpeg("green")}
-
-    (classifier,) = (one for one in logged(done, "artifact") if one.name == "classifier")
-    md5 = read_content(model).md5
-    assert set(classifier.aliases) == {"latest", f"md5-{md5}"}
-    assert json.loads(classifier.metadata) == {"classes": 2, "files": 1, "bytes": 2, "md5": md5}
-
-    # What cannot be said offline.
     (outbox,) = all_outboxes(project / "wandb")
-    assert outbox.run_folder == done
-    assert done.name.endswith(outbox.run()["id"])
+    assert [outbox.run_folder] == [*project.glob(f"wandb/offline-run-*-{outbox.run()['id']}")]
     assert [(entry["do"], entry["output"]) for entry in outbox.pending().values()] == [
         ("uses", artifacts.FEATURES),
         ("uses", artifacts.DATASET),
@@ -125,11 +82,12 @@ def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
     with stage_run("train", settings=settings(), config={}):
         pass
     assert {path.name for path in temporary.path.iterdir()} == {".git", "params"}
-    (start,) = logged(only_run(project), "run")
-    assert (start.run_group, start.project, start.entity) == ("icky-pugs", "shelf-1", "team")
-    assert list(start.tags) == ["long" * 16, "mine"]
-    config = {item.key: json.loads(item.value_json) for item in start.config.update}
-    assert config["git"] == {"commit": commit, "dirty": True}
+    (outbox,) = all_outboxes(project / "wandb")
+    assert outbox.run_folder.parent == project / "wandb"
+    about = outbox.run()
+    assert (about["group"], about["project"], about["entity"]) == ("icky-pugs", "shelf-1", "team")
+    assert about["tags"] == ["long" * 16, "mine"]
+    assert about["git"] == {"commit": commit, "dirty": True}
     (said,) = capfd.readouterr().err.splitlines()
     assert "the project 'shelf/1' is 'shelf-1' in W&B" in said
 
@@ -145,19 +103,20 @@ def test_what_is_broken_costs_one_line_and_an_error_of_the_stage_passes_through(
             run.summary({"accuracy": 0.9})
             raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        fail()
+    with WandbServer() as server, inside(project, server):
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        told = server.state()["runs"][RUN + "train"]
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("warning: W&B: it is not told of one summary (a set is ")
     assert err.count("\n") == 1
-    assert logged(only_run(project), "summary")
-    assert [end.exit_code for end in logged(only_run(project), "exit")] == [1]
+    assert (told["state"], told["exit_code"], told["summary"]["accuracy"]) == ("failed", 1, 0.9)
 
 
 NETRC = f"machine api.wandb.ai\n  login user\n  password {KEY}\n"
 NETRC_OTHER = NETRC.replace("api.wandb.ai", "127.0.0.1:9")
-OTHER = {"WANDB_BASE_URL": REFUSED}
+OTHER = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
 
 
 @pytest.mark.parametrize(
@@ -227,9 +186,10 @@ KEPT = "; the run is kept offline, for `grocery sync`"
             f"dryrun{NOT_TRACKED}",
         ),
         ("", {"WANDB_DIR": "/dev/null/below"}, f".*Not a directory.*{NOT_TRACKED}"),
+        ("", REFUSED, rf"http://127.0.0.1:9 cannot be reached \(Connection refused\){KEPT}"),
         (FULL_DISK, {}, f".*No space left.*{NOT_TRACKED}"),
     ],
-    ids=["disabled", "no key", "a wrong mode", "no folder", "a full disk"],
+    ids=["disabled", "no key", "a wrong mode", "no folder", "refused", "a full disk"],
 )
 def test_what_stands_against_tracking_costs_one_line_and_nothing_is_asked(
     before: str, environment: dict[str, str], warning: str, project: Path
@@ -240,28 +200,13 @@ def test_what_stands_against_tracking_costs_one_line_and_nothing_is_asked(
     assert imported == "False", "W&B is in a process of its own"
     assert len(warnings) == bool(warning)
     assert all(re.fullmatch(f"warning: W&B: {warning}", said) for said in warnings)
-    assert (project / "classifier/weights").read_text() == "red"
-    left = [path for path in (project / "wandb").rglob("*") if path.is_file()]
-    assert bool(left) == warning.endswith(KEPT)
-
-
-def test_a_refused_connection_turns_into_an_offline_run(
-    project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_BASE_URL", REFUSED)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/nowhere")  # somebody else's process
-    run_stages(settings(), "red", ["train"])
-    assert capfd.readouterr() == (  # known at once, without W&B's own tries
-        "",
-        f"warning: W&B: {REFUSED} cannot be reached (Connection refused){KEPT}\n",
+    classifier = project / "classifier"
+    assert (classifier / "weights").read_text() == "red"
+    left = [path for path in project.rglob("*") if path.is_file() and path.parent != classifier]
+    assert [path for path in left if KEY.encode() in path.read_bytes()] == []
+    assert sorted({path.relative_to(project).parts[0] for path in left}) == (
+        ["page.html", "wandb"] if warning.endswith(KEPT) else ["page.html"]
     )
-    assert len(logged(only_run(project), "history")) == 4
-    assert "classifier" in [made.name for made in logged(only_run(project), "artifact")]
-    assert [outbox.kept for outbox in all_outboxes(project / "wandb")] == [True]
-    assert sorted(path.name for path in project.iterdir()) == ["classifier", "page.html", "wandb"]
-    files = [path for path in project.rglob("*") if path.is_file()]
-    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
 def test_a_sweeps_run_that_waits_is_not_mixed_with_a_second(
