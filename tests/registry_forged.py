@@ -83,10 +83,7 @@ class Forge(World):
         """The genuine release with other arrays or settings; model.json carries their digest."""
         files = self.release()
         description = sealed(KIND, arrays, json.loads(files["model.json"]) | settings)
-        return files | {
-            "model.safetensors": arrays,
-            "model.json": json.dumps(description).encode(),
-        }
+        return files | {"model.safetensors": arrays, "model.json": json.dumps(description).encode()}
 
     def lock_with(self, release: str, **others: str) -> bytes:
         """The committed dvc.lock with other hashes of the release and of further paths."""

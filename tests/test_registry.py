@@ -20,32 +20,20 @@ from grocery.core.errors import RegistryError
 from grocery.data.sources import open_source
 from grocery.registry.candidate import SECTIONS
 from registry_forged import GROWN, REJECTED, STRONG, WEAK, Forge, candidates, four_versions
-from registry_project import (
-    ARTIFACT,
-    World,
-    git,
-    inside,
-    json_at,
-    object_of,
-    output_at,
-    put_back,
-    tags,
-)
+from registry_project import ARTIFACT, git, inside, json_at, output_at, put_back, tags
 from registry_project import grocery as command
 
 FIRST, SECOND = f"{ARTIFACT}@v1.0.0", f"{ARTIFACT}@v1.1.0"
 
 
 @pytest.fixture(scope="module")
-def fresh(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+def fresh(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """HEAD and two experiments, `weak` and `rejected`; without versions. Do not change it."""
-    folder = tmp_path_factory.mktemp("fresh") / "world"
-    world = candidates(built, tmp_path_factory).copy(folder)
-    return world
+    return candidates(built, tmp_path_factory).copy(tmp_path_factory.mktemp("fresh") / "world")
 
 
 @pytest.fixture
-def world(fresh: World) -> Iterator[World]:
+def world(fresh: Forge) -> Iterator[Forge]:
     """The same, whose tags, commits and remote may be changed: they are put back."""
     before = {*fresh.storage.rglob("*")}
     with put_back(fresh.project):
@@ -56,7 +44,7 @@ def world(fresh: World) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """Four versions, of which v1.1.0 is in production. Do not change it."""
     folder = tmp_path_factory.mktemp("registered") / "world"
     world = four_versions(built, tmp_path_factory).copy(folder)
@@ -72,7 +60,7 @@ def refused_anywhere(*arguments: str, at: Project) -> str:
 
 
 class TestRegister:
-    def test_head_with_its_evidence(self, world: World) -> None:
+    def test_head_with_its_evidence(self, world: Forge) -> None:
         head = git(world.project, "rev-parse", "HEAD")
         sentence = world.refused("register")
         assert f"data/card (and 12 more) of HEAD ({head[:7]})" in sentence
@@ -112,7 +100,7 @@ class TestRegister:
             "params": {name: params[name] for name in SECTIONS},
         }
 
-    def test_what_is_registered_can_be_pulled_and_a_hole_is_mended(self, world: World) -> None:
+    def test_what_is_registered_can_be_pulled_and_a_hole_is_mended(self, world: Forge) -> None:
         world.done("register", "--push")
         clone = Project(world.folder / "clone")
         git(world.project, "clone", "--quiet", "--branch", FIRST, ".", str(clone.path))
@@ -122,15 +110,14 @@ class TestRegister:
 
         # The list of a folder is there, but one of its files is not: for DVC it is complete.
         git(world.project, "tag", "--delete", FIRST)
-        lost = object_of(world.storage, release.files["model.safetensors"])
+        lost = world.place(release.files["model.safetensors"])
         lost.unlink()
         assert "models/release of HEAD" in world.refused("register")
         world.done("register", "--push")
         assert lost.is_file()
 
-    def test_again_is_the_same_version(self, world: World) -> None:
+    def test_again_is_the_same_version(self, world: Forge) -> None:
         """In another commit, too; one that was withdrawn must come back first."""
-        forge = Forge(world.folder)
         world.done("register", "--push")
         before = tags(world.project)
         said = world.registry("register")
@@ -138,12 +125,12 @@ class TestRegister:
         assert said.out.startswith("registered already as v1.0.0 (commit ")
         sentence = world.refused("register", "--version", "v3.0.0")
         assert "is v1.0.0 already, and cannot be v3.0.0 too" in sentence
-        assert world.done("register", forge.commit())["version"] == "v1.0.0"
+        assert world.done("register", world.commit())["version"] == "v1.0.0"
         assert tags(world.project) == before
 
         # As that of a trial that was stopped: its parameters are new, its release the base's.
         params = (world.project.path / "params.yaml").read_bytes()
-        stale = forge.commit({"params.yaml": params.replace(b"neighbors: 5", b"neighbors: 6")})
+        stale = world.commit({"params.yaml": params.replace(b"neighbors: 5", b"neighbors: 6")})
         assert "train changed after train had run" in world.refused("register", stale)
 
         # GTO reads no repository in which a commit has two versions, withdrawn or not.
@@ -155,7 +142,7 @@ class TestRegister:
         git(world.project, "tag", "--delete", f"{FIRST}!")
         assert world.done("register")["version"] == "v1.0.0"
 
-    def test_an_experiment_by_its_name(self, world: World) -> None:
+    def test_an_experiment_by_its_name(self, world: Forge) -> None:
         """A name of a version is given once, and the next one may skip some."""
         assert world.done("register", "--push", "--version", "v2.0.0-rc.1")["tag"] == (
             f"{ARTIFACT}@v2.0.0-rc.1"
@@ -177,7 +164,7 @@ class TestRegister:
         folder = Path(world.done("fetch", "v3.0.0", at=clone)["folder"])
         assert grocery.load_model(folder).digest == found["evidence"]["model"]["digest"]
 
-    def test_what_is_no_candidate(self, world: World) -> None:
+    def test_what_is_no_candidate(self, world: Forge) -> None:
         sentence = world.refused("register", "--version", "v1.0")
         assert "'v1.0' is no version; a version is like v1.2.0" in sentence
         sentence = world.refused("register", "nonsense")
@@ -200,17 +187,17 @@ class TestRegister:
         ids=["params", "code", "data", "command", "metrics"],
     )
     def test_what_the_commit_holds_did_not_make_the_model(
-        self, world: World, path: str, was: str, now: str, what: str
+        self, world: Forge, path: str, was: str, now: str, what: str
     ) -> None:
         before = (world.project.path / path).read_text()
         after = before.replace(was, now, 1)
         assert after != before
-        commit = Forge(world.folder).commit({path: after.encode()})
+        commit = world.commit({path: after.encode()})
         sentence = world.refused("register", commit, "--push")
         assert f"dvc.lock of commit {commit[:7]} is not what the commit holds" in sentence
         assert re.search(what, sentence), sentence
 
-    def test_without_a_dvc_remote_nobody_could_pull_it(self, world: World) -> None:
+    def test_without_a_dvc_remote_nobody_could_pull_it(self, world: Forge) -> None:
         """The cache of the clone is not taken for one."""
         (world.project.path / ".dvc/config").write_text("[core]\nanalytics = false\n")
         world.project.commit("No remote")
@@ -219,7 +206,7 @@ class TestRegister:
 
 
 class TestRegisterAll:
-    def test_experiments(self, world: World) -> None:
+    def test_experiments(self, world: Forge) -> None:
         weak, rejected = world.done("register-all", "--push")
         assert (weak["revision"], weak["version"], weak["new"]) == ("weak", "v1.0.0", True)
         assert rejected["revision"] == "rejected"
@@ -234,7 +221,7 @@ class TestRegisterAll:
         assert ": not registered: the candidate of rejected (" in second
         assert tags(world.project) == before
 
-    def test_a_range_with_commits_that_hold_no_model(self, world: World) -> None:
+    def test_a_range_with_commits_that_hold_no_model(self, world: Forge) -> None:
         """One without dvc.lock, and one whose objects are gone, stop nothing."""
         project, start = world.project, git(world.project, "rev-parse", "HEAD~1")
         lock = project.path / "dvc.lock"
@@ -255,7 +242,7 @@ class TestRegisterAll:
 
 
 class TestListAndShow:
-    def test_list(self, registered: World) -> None:
+    def test_list(self, registered: Forge) -> None:
         rows = registered.done("list")
         assert [(row["version"], row["stages"]) for row in rows] == [
             (REJECTED, []),
@@ -271,13 +258,13 @@ class TestListAndShow:
         assert cells <= {*line.split()}
         assert weakest.split()[:2] == [WEAK, "-"]
 
-    def test_none(self, fresh: World) -> None:
+    def test_none(self, fresh: Forge) -> None:
         assert fresh.done("list") == []
         assert "no version is registered yet" in fresh.registry("list").out
         assert "'v1.0.0' is no version or stage; versions: none" in fresh.refused("show", "v1.0.0")
         assert "no version is in production" in fresh.refused("show", "production")
 
-    def test_show(self, registered: World) -> None:
+    def test_show(self, registered: Forge) -> None:
         found = registered.done("show", "production")
         assert found == registered.done("show", "v1.1.0") == registered.done("show", "1.1.0")
         assert found["version"] == STRONG
@@ -294,7 +281,7 @@ class TestListAndShow:
         ):
             assert part in text
 
-    def test_tags_by_hand(self, world: World) -> None:
+    def test_tags_by_hand(self, world: Forge) -> None:
         """Without evidence, at a stage that we do not know."""
         for name, at in ((FIRST, "HEAD"), (SECOND, "HEAD~1"), (f"{ARTIFACT}#canary#1", "HEAD~1")):
             git(world.project, "tag", "-a", name, "-m", "Mine", git(world.project, "rev-parse", at))
@@ -307,7 +294,7 @@ class TestListAndShow:
 
 
 class TestFetch:
-    def test_from_anywhere(self, registered: World, tmp_path: Path) -> None:
+    def test_from_anywhere(self, registered: Forge, tmp_path: Path) -> None:
         """The same bytes from the clone, its path, its address, and a bare one elsewhere."""
         path = str(registered.project.path)
         md5 = output_at(registered.project, "HEAD~2", "models/release")
@@ -338,7 +325,7 @@ class TestFetch:
             sentence = refused_anywhere("registry", "fetch", name, "--from", place, at=elsewhere)
             assert said in sentence
 
-    def test_out(self, registered: World, tmp_path: Path) -> None:
+    def test_out(self, registered: Forge, tmp_path: Path) -> None:
         out = tmp_path / "serving/model"
         found = registered.done("fetch", "production", "--out", str(out))
         assert found["folder"] == str(out)
@@ -348,7 +335,7 @@ class TestFetch:
         assert f"{out} is there already, and is not this release" in sentence
         assert read_content(out).md5 == found["md5"]
 
-    def test_the_library_and_predict(self, registered: World, tmp_path: Path) -> None:
+    def test_the_library_and_predict(self, registered: Forge, tmp_path: Path) -> None:
         photo = tmp_path / "photo.jpg"
         raw = open_source(registered.project.path / "data/raw/synthetic")
         photo.write_bytes(next(iter(raw.images())).read())

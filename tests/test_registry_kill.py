@@ -26,18 +26,8 @@ from grocery.contents import read_content
 from grocery.registry.git import Git
 from grocery.registry.serving import keep
 from grocery.registry.state import State, read_state
-from registry_forged import Forge, md5_of
-from registry_project import (
-    ARTIFACT,
-    Said,
-    World,
-    create_world,
-    git,
-    inside,
-    output_at,
-    put_back,
-    tags,
-)
+from registry_forged import Forge, candidates, md5_of
+from registry_project import ARTIFACT, Said, World, git, inside, output_at, put_back, tags
 
 GIT = shutil.which("git")
 NOW = "1800000000 +0000"  # tags made at one time by one person are the same, byte for byte
@@ -69,25 +59,24 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """Three candidates, a commit each, whose releases differ in their cards; nothing registered.
 
     Their objects are in the cache only. The clone shares its tags through `origin`.
     """
-    world = create_world(built, tmp_path_factory.mktemp("kill") / "world")
-    forge, project = Forge(world.folder), world.project
+    world = candidates(built, tmp_path_factory).copy(tmp_path_factory.mktemp("kill") / "world")
     for number in (2, 3):
         card = f"# The card of candidate {number}".encode()
-        release = forge.store_folder(forge.release() | {"README.md": card}, cache=True)
-        (project.path / "models/release/README.md").write_bytes(card)
-        (project.path / "dvc.lock").write_bytes(forge.lock_with(release))
-        project.commit(f"Candidate {number}")
+        release = world.store_folder(world.release() | {"README.md": card}, cache=True)
+        (world.project.path / "models/release/README.md").write_bytes(card)
+        (world.project.path / "dvc.lock").write_bytes(world.lock_with(release))
+        world.project.commit(f"Candidate {number}")
     world.share()
     return world
 
 
 @pytest.fixture(scope="module")
-def registered(three: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+def registered(three: Forge, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """The same as v1.0.0, v1.1.0, which came after it into production, and v1.2.0."""
     world = three.copy(tmp_path_factory.mktemp("kill") / "registered")
     repeated(world, "register-all", "HEAD", "--push")
@@ -140,7 +129,7 @@ KILLS = [
 
 
 @dataclass(frozen=True)
-class Disturbed(World):
+class Disturbed(Forge):
     """A world in which a command is disturbed, and the tags that it should have at last."""
 
     command: list[str]
@@ -180,7 +169,7 @@ Disturb = Callable[[str], Disturbed]
 
 
 @pytest.fixture
-def disturb(three: World, registered: World, tmp_path: Path) -> Disturb:
+def disturb(three: Forge, registered: Forge, tmp_path: Path) -> Disturb:
     """The world that a command begins in, by its name; what it gives is tried beforehand."""
 
     def begun(name: str) -> Disturbed:
@@ -211,7 +200,7 @@ class TestKill:
         """
         found = disturb("register")
         commit = git(found.project, "rev-parse", "HEAD~2")
-        half = Forge(found.folder).place(output_at(found.project, commit, "models/release"))
+        half = found.place(output_at(found.project, commit, "models/release"))
         half.parent.mkdir(parents=True)
         half.touch()
         assert "not in the DVC remote" in found.refused("register", commit)

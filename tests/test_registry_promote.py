@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import gto.api
-import pyarrow as pa
 import pytest
 
 from conftest import Project
-from grocery.comparison.difference import Difference, compare, read_predictions
+from grocery.comparison.difference import Difference, compare
 from grocery.contents import read_content
+from grocery.registry.candidate import predictions_of
 from grocery.registry.judge import Decision, decide
 from grocery.registry.notes import Notes
 from grocery.registry.registry import Registry
@@ -24,37 +24,27 @@ from grocery.registry.store import open_store
 from grocery.settings import RegistryParams
 from grocery.shards import read_columns, shard_paths
 from registry_forged import GROWN, REJECTED, STRONG, VERSION, WEAK, Forge, four_versions
-from registry_project import (
-    ARTIFACT,
-    Said,
-    World,
-    git,
-    inside,
-    object_of,
-    output_at,
-    put_back,
-    tags,
-)
+from registry_project import ARTIFACT, Said, git, inside, output_at, put_back, tags
 from wandb_mirror import REGISTRY
 from wandb_pipeline import asking
 from wandb_server import WandbServer
 
 
 @pytest.fixture(scope="module")
-def versions(built: Project, tmp_path_factory: pytest.TempPathFactory) -> World:
+def versions(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """Four versions, no stage. Do not change it."""
     return four_versions(built, tmp_path_factory).copy(tmp_path_factory.mktemp("promote") / "world")
 
 
 @pytest.fixture
-def world(versions: World) -> Iterator[World]:
+def world(versions: Forge) -> Iterator[Forge]:
     """The same, whose tags and files may be changed: they are put back."""
     with put_back(versions.project):
         yield versions
 
 
 @pytest.fixture
-def apart(versions: World, tmp_path: Path) -> World:
+def apart(versions: Forge, tmp_path: Path) -> Forge:
     """A copy, whose objects may be changed, too."""
     return versions.copy(tmp_path / "world")
 
@@ -62,7 +52,7 @@ def apart(versions: World, tmp_path: Path) -> World:
 EARLIER = {"GIT_COMMITTER_DATE": "1700000100 +0000"}  # than anything that GTO does later
 
 
-def production(world: World, *names: str) -> None:
+def production(world: Forge, *names: str) -> None:
     """Promote one after another, whatever they are."""
     for name in names:
         promote = ("promote", name, "--stage", "production", "--force", "--reason", "a test")
@@ -77,20 +67,23 @@ def stages(project: Project) -> dict[str, str | None]:
     return found
 
 
-def predictions(world: World, version: str) -> pa.Table:
-    """The stored predictions of a version, found by hand."""
-    storage, commit = world.storage, f"{ARTIFACT}@{version}"
-    folder = output_at(world.project, commit, "metrics/evaluation")
-    rows = json.loads(object_of(storage, folder).read_text())
-    (md5,) = (row["md5"] for row in rows if row["relpath"] == "predictions.parquet")
-    return read_predictions(object_of(storage, md5), version)
+def between(world: Forge, old: str, new: str) -> Difference:
+    """How two versions differ, by what they stored."""
+    with inside(world.project.path), open_store(world.project.path) as store:
+        known = read_state(store.git).versions
+        return compare(*(predictions_of(store, known[name].commit, name) for name in (old, new)))
+
+
+def as_json(difference: Difference) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(asdict(difference)))
+    return document
 
 
 class TestCompare:
-    def test_on_the_same_test_data(self, versions: World) -> None:
+    def test_on_the_same_test_data(self, versions: Forge) -> None:
         found = versions.done("compare", WEAK, STRONG)
         assert (found["comparable"], found["note"]) == (True, "")
-        difference = compare(predictions(versions, WEAK), predictions(versions, STRONG))
+        difference = between(versions, WEAK, STRONG)
         pair = {"version": STRONG, "against": WEAK}
         assert found["differences"] == [pair | as_json(difference)]
         assert found["classes"] == [pair | {"gained": [], "lost": []}]
@@ -109,7 +102,7 @@ class TestCompare:
         assert f"accuracy {difference.difference:+.4f} [{low:+.4f}, {high:+.4f}]" in text
         assert difference.sentence(WEAK, STRONG) in text
 
-    def test_on_different_test_data(self, versions: World) -> None:
+    def test_on_different_test_data(self, versions: Forge) -> None:
         """No difference, unless they are evaluated anew: on images that are new to all."""
         said = versions.registry("compare", STRONG, GROWN, "--json")
         assert said.code == 1
@@ -119,13 +112,14 @@ class TestCompare:
         text = versions.registry("compare", STRONG, GROWN).out
         assert "macro f1" in text
         assert "Against" not in text
+        assert f"{WEAK} is named twice" in versions.refused("compare", STRONG, WEAK, "1.0.0")
 
         found = versions.done("compare", WEAK, STRONG, GROWN, "--anew")
         _, anew = found["differences"]
         assert (anew["version"], anew["against"]) == (GROWN, WEAK)
         # of each shard one test image was learned from, and one that was not is none any more
         left_out = len(shard_paths(versions.project.path / "data/prepared/shards"))
-        new = len(predictions(versions, STRONG)) - left_out
+        new = between(versions, WEAK, STRONG).images - left_out
         assert (anew["images"], found["note"]) == (
             new,
             f"evaluated anew on the {new} test images of {GROWN} that are new to all "
@@ -133,22 +127,12 @@ class TestCompare:
         )
         assert anew["old"] < anew["new"]
 
-    def test_what_cannot_be_compared(self, versions: World) -> None:
-        assert versions.registry("compare", WEAK).code == 2
-        for same in ((WEAK, WEAK), (STRONG, WEAK, "1.0.0")):
-            assert f"{WEAK} is named twice" in versions.refused("compare", *same)
-
-
-def as_json(difference: Difference) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(asdict(difference)))
-    return document
-
 
 class TestDecide:
     """What production asks of a version, whoever asks."""
 
     @pytest.fixture
-    def decided(self, versions: World) -> Callable[..., Decision]:
+    def decided(self, versions: Forge) -> Callable[..., Decision]:
         def ask(name: str, present: str | None, rule: str, tolerance: float = 0) -> Decision:
             wanted = RegistryParams(rule=rule, tolerance=tolerance, remote="")
             with inside(versions.project.path), open_store(versions.project.path) as store:
@@ -193,16 +177,15 @@ class TestDecide:
 
 
 def test_a_version_that_forgets_a_class_is_refused_without_force(
-    apart: World, built: Project
+    apart: Forge, built: Project
 ) -> None:
     """Its data have no milk: the images of milk that the others have are its mistakes."""
     git(apart.project, "reset", "--quiet", "--hard", "HEAD~2")
-    forge = Forge(apart.folder)
-    genuine = forge.release()
+    genuine = apart.release()
     classes = json.loads(genuine["model.json"])["classes"]
     renamed = ["Oat-Drink" if name == "Milk" else name for name in classes]
-    release = forge.with_arrays(genuine["model.safetensors"], classes=renamed)
-    forge.tag(f"@{VERSION}", forge.commit(forge.grown(without="Milk", release=release)))
+    release = apart.with_arrays(genuine["model.safetensors"], classes=renamed)
+    apart.tag(f"@{VERSION}", apart.commit(apart.grown(without="Milk", release=release)))
     rows = read_columns(built.path / "data/prepared/shards", ["label", "split"]).to_pylist()
     milk = rows.count({"label": "Milk", "split": "test"})
     assert milk > 0
@@ -224,7 +207,7 @@ def test_a_version_that_forgets_a_class_is_refused_without_force(
 
 class TestPromote:
     def test_staging_takes_any_version_and_an_empty_production_no_rejected_one(
-        self, world: World
+        self, world: Forge
     ) -> None:
         to_production = ("promote", "staging", "--stage", "production")
         found = world.done("promote", REJECTED, "--stage", "staging")
@@ -241,7 +224,7 @@ class TestPromote:
         assert again.out == f"production has already {WEAK} (tag {ARTIFACT}#production#1)\n"
         assert stages(world.project) == {"staging": WEAK, "production": WEAK}
 
-    def test_by_the_rule_of_params_or_by_force_and_back(self, world: World) -> None:
+    def test_by_the_rule_of_params_or_by_force_and_back(self, world: Forge) -> None:
         promote, back = (
             ("promote", WEAK, "--stage", "production"),
             ("rollback", "--stage", "production"),
@@ -279,22 +262,22 @@ class TestPromote:
         world.project.edit_params({"registry": {"rule": "not worse", "tolerance": 1.0}})
         ruled = world.done(*promote)["evidence"]
         assert (ruled["forced"], ruled["previous"]) == (False, STRONG)
-        difference = as_json(compare(predictions(world, STRONG), predictions(world, WEAK)))
+        difference = as_json(between(world, STRONG, WEAK))
         for judgement, passed in ((forced["judgement"], False), (ruled["judgement"], True)):
             assert (judgement["passed"], judgement["against"]) == (passed, STRONG)
             assert judgement["difference"] == difference
 
-    def test_by_force_when_the_present_version_is_lost(self, apart: World) -> None:
+    def test_by_force_when_the_present_version_is_lost(self, apart: Forge) -> None:
         production(apart, WEAK)
         md5 = output_at(apart.project, f"{ARTIFACT}@{WEAK}", "metrics/evaluation")
-        for place in (apart.project.path / ".dvc/cache", apart.storage):
-            object_of(place, md5).unlink()
+        for cache in (True, False):
+            apart.place(md5, cache=cache).unlink()
         promote = ("promote", STRONG, "--stage", "production")
         assert f"object {md5} is neither in the cache nor in the remote" in apart.refused(*promote)
         found = apart.done(*promote, "--force", "--reason", "the bucket is gone")
         assert "could not be judged" in found["evidence"]["judgement"]["sentence"]
 
-    def test_back_from_what_gto_moved_or_withdrew(self, world: World) -> None:
+    def test_back_from_what_gto_moved_or_withdrew(self, world: Forge) -> None:
         """And DVC gets what was rolled back to."""
 
         def by_gto(change: Callable[..., object], **what: str) -> None:
@@ -323,7 +306,7 @@ class TestPromote:
         assert f"(tag {ARTIFACT}#staging#1), which is no version any more" in sentence
 
 
-def test_what_was_moved_on_the_page_of_wandb_is_promoted_by_the_same_rule(apart: World) -> None:
+def test_what_was_moved_on_the_page_of_wandb_is_promoted_by_the_same_rule(apart: Forge) -> None:
     git(apart.project, "tag", "--delete", f"{ARTIFACT}@{GROWN}")
     for name, stage in ((WEAK, "production"), (WEAK, "staging"), (STRONG, "staging")):
         apart.done("promote", name, "--stage", stage)
@@ -363,7 +346,7 @@ def test_what_was_moved_on_the_page_of_wandb_is_promoted_by_the_same_rule(apart:
 
 class TestShared:
     @pytest.fixture(scope="class")
-    def shared(self, versions: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    def shared(self, versions: Forge, tmp_path_factory: pytest.TempPathFactory) -> Forge:
         """GROWN, at HEAD~1, can be registered again; shared through `origin`."""
         world = versions.copy(tmp_path_factory.mktemp("shared") / "world")
         git(world.project, "tag", "--delete", f"{ARTIFACT}@{GROWN}", f"{ARTIFACT}@{REJECTED}")
@@ -371,12 +354,12 @@ class TestShared:
         return world
 
     @pytest.fixture
-    def world(self, shared: World) -> Iterator[World]:
+    def world(self, shared: Forge) -> Iterator[Forge]:
         with put_back(shared.project, shared.second, shared.origin):
             yield shared
         shutil.rmtree(shared.project.path / "wandb", ignore_errors=True)
 
-    def test_each_sees_what_the_other_did(self, world: World) -> None:
+    def test_each_sees_what_the_other_did(self, world: Forge) -> None:
         found = world.done("register", "HEAD~1")
         assert (found["version"], found["shared"]) == (GROWN, True)
         world.done("promote", WEAK, "--stage", "staging")
@@ -392,7 +375,7 @@ class TestShared:
         assert tags(world.origin) == tags(world.second)
         assert stages(world.second)["staging"] == STRONG
 
-    def test_local_tags_are_named_and_sent_with_what_comes_after(self, world: World) -> None:
+    def test_local_tags_are_named_and_sent_with_what_comes_after(self, world: Forge) -> None:
         """A tag goes to the remote of all without being asked to; not with --local."""
         before = tags(world.origin)
         local = (("register", "HEAD~1"), ("promote", GROWN, "--stage", "staging"))
@@ -420,7 +403,7 @@ class TestShared:
         assert tags(world.origin) == tags(world.project)
         assert not world.done(*local[1], at=world.second)["new"]
 
-    def test_a_version_of_this_clone_is_sent_when_it_is_used(self, world: World) -> None:
+    def test_a_version_of_this_clone_is_sent_when_it_is_used(self, world: Forge) -> None:
         """When it is registered again, or put into a stage."""
         name = f"{ARTIFACT}@{GROWN}"
         for again in (("register", "HEAD~1"), ("promote", GROWN, "--stage", "staging")):
@@ -433,7 +416,7 @@ class TestShared:
     @pytest.mark.parametrize(
         "where", ["origin.git/hooks/pre-receive", "project/.git/hooks/pre-push"]
     )
-    def test_a_hook_refuses_the_tag(self, world: World, where: str) -> None:
+    def test_a_hook_refuses_the_tag(self, world: Forge, where: str) -> None:
         hook = world.folder / where
         hook.parent.mkdir(exist_ok=True)
         hook.write_text("#!/bin/sh\necho 'ask Ada first' >&2\nexit 1\n")
@@ -449,7 +432,7 @@ class TestShared:
         assert tags(world.project) == before
         assert Notes(world.project.path).waiting() == []
 
-    def test_a_library_caller_tells_of_its_own_project(self, world: World, tmp_path: Path) -> None:
+    def test_a_library_caller_tells_of_its_own_project(self, world: Forge, tmp_path: Path) -> None:
         """As the command line would, wherever the program runs."""
         with inside(tmp_path, WANDB_MODE="offline"):
             outcome = Registry(world.project.path).promote(WEAK, "staging")
@@ -457,7 +440,7 @@ class TestShared:
         assert Notes(world.project.path).waiting() == [f"Promote {ARTIFACT} staging to {WEAK}"]
         assert not (tmp_path / "wandb").exists()
 
-    def test_out_of_reach(self, world: World) -> None:
+    def test_out_of_reach(self, world: Forge) -> None:
         world.done("promote", WEAK, "--stage", "staging")
         git(world.project, "remote", "set-url", "origin", "../nowhere.git")
         commands = (
@@ -473,7 +456,7 @@ class TestShared:
         made = [world.done(*command, "--local")["version"] for command in commands]
         assert made == [GROWN, STRONG, WEAK]
 
-    def test_a_tag_that_differs(self, world: World) -> None:
+    def test_a_tag_that_differs(self, world: Forge) -> None:
         """Both moved a stage without the other; the one at the remote counts."""
         ours, theirs = (("promote", name, "--stage", "staging") for name in (STRONG, WEAK))
         world.done(*ours, "--local")
@@ -489,13 +472,13 @@ class TestShared:
         found = world.done(*ours)
         assert (found["tag"], found["evidence"]["previous"]) == (f"{ARTIFACT}#staging#2", WEAK)
 
-    def test_a_plain_tag_is_named_once(self, world: World) -> None:
+    def test_a_plain_tag_is_named_once(self, world: Forge) -> None:
         git(world.project, "tag", f"{ARTIFACT}@v9.0.0")
         git(world.project, "push", "--quiet", "origin", f"{ARTIFACT}@v9.0.0")
         (said,) = world.registry("status", "--json").document["tags"]
         assert f"{ARTIFACT}@v9.0.0 is a plain one" in said
 
-    def test_a_remote_of_another_name(self, world: World) -> None:
+    def test_a_remote_of_another_name(self, world: Forge) -> None:
         before = tags(world.origin)
         world.project.edit_params({"registry": {"remote": "upstream"}})
         assert not world.done("promote", WEAK, "--stage", "staging")["shared"]

@@ -324,32 +324,22 @@ def closed() -> Iterator[str]:
         server.shutdown()
 
 
-NOBODY = "127.0.0.1:9"  # the port of a service that no machine runs any more
-
-
 class TestSecrets:
+    """Neither a sentence nor a file of JSON repeats what lets somebody in."""
+
     SECRET = "s3cr3t"
 
     def check_silent(self, world: World, *commands: tuple[str, ...]) -> None:
         """Each command fails, and says so without the secret."""
-        for command in commands:
-            said = world.registry(*command, AWS_MAX_ATTEMPTS="1")
+        for command in (*commands, ("status",), ("promote", "v1.0.0", "--stage", "staging")):
+            said = world.registry(*command)
             assert said.code == (3 if command[0] == "status" else 1), command
             assert self.SECRET not in said.out + said.err
             assert command[0] == "status" or said.sentence
 
-    @pytest.mark.parametrize(
-        ("kind", "host"),
-        [
-            ("http", None),
-            pytest.param("http", NOBODY, marks=pytest.mark.long),
-            pytest.param("s3", NOBODY, marks=pytest.mark.long),
-        ],
-    )
-    def test_of_the_dvc_remote(
-        self, apart: Forge, closed: str, host: str | None, kind: str
-    ) -> None:
-        address = f"http://user:{self.SECRET}@{host or closed}"
+    @pytest.mark.parametrize("kind", ["http", "s3"])
+    def test_of_the_dvc_remote(self, apart: Forge, closed: str, kind: str) -> None:
+        address = f"http://user:{self.SECRET}@{closed}"
         settings = {"url": f"{address}/storage"}
         if kind == "s3":
             pytest.importorskip("dvc_s3")
@@ -357,23 +347,14 @@ class TestSecrets:
             settings = {"url": "s3://bucket/storage", "endpointurl": address, **keys}
         lines = ["['remote \"storage\"']", *(f"{key} = {value}" for key, value in settings.items())]
         (apart.project.path / ".dvc/config.local").write_text("\n".join(lines))
-        self.check_silent(apart, ("promote", "v1.0.0", "--stage", "staging"))
-        if kind == "http":  # the other one takes its time
-            self.check_silent(apart, ("status",))
         shutil.rmtree(apart.project.path / ".dvc/cache")
         self.check_silent(apart, ("fetch", "v1.0.0"))
 
-    @pytest.mark.parametrize(
-        ("who", "host"), [("SECRET", None), ("user:SECRET", NOBODY), ("user:p@SECRET", None)]
-    )
-    def test_of_the_git_remote(self, forge: Forge, closed: str, host: str | None, who: str) -> None:
+    @pytest.mark.parametrize("who", ["SECRET", "user:SECRET", "user:p@SECRET"])
+    def test_of_the_git_remote(self, forge: Forge, closed: str, who: str) -> None:
         """Nor does anything wait for somebody to type one."""
-        address = f"http://{who.replace('SECRET', self.SECRET)}@{host or closed}/project.git"
+        address = f"http://{who.replace('SECRET', self.SECRET)}@{closed}/project.git"
         with put_back(forge.project):
             git(forge.project, "remote", "add", "origin", address)
-            self.check_silent(
-                forge, ("rollback", "--stage=production"), ("fetch", "v1.0.0", "--from", address)
-            )
-            if who == "SECRET":
-                promote = ("promote", "v1.0.0", "--stage", "staging")
-                self.check_silent(forge, ("status",), ("register",), promote)
+            fetch = ("fetch", "v1.0.0", "--from", address)
+            self.check_silent(forge, fetch, ("register",), ("rollback", "--stage=production"))

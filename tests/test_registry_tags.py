@@ -63,6 +63,18 @@ class Model:
         name = f"{ARTIFACT}#{stage}#{self.state.next_number(stage)}"
         self.tag(name, self.commits[version], text)
 
+    def roll_back(self, stage: str) -> bool:
+        """The tag of our rollback, if there is something to go back to; whether there was."""
+        state = self.state
+        now, before = state.assignment(stage), state.previous(stage)
+        if not (now and before and (back := state.at(before.commit))):
+            return False
+        self.promote(back.name, stage, undoes=now.name)
+        after = self.state.assignment(stage)
+        assert after is not None
+        assert after.commit == before.commit != now.commit
+        return True
+
     def by_gto(self, change: Callable[..., object], **what: Any) -> None:
         """A change of GTO's own; its tag, whose time is now, is made again with a time of ours."""
         before = set(self.tags)
@@ -177,16 +189,8 @@ def test_any_history_reads_as_gto_reads_it(model: Model, seed: int) -> None:
 def _step(model: Model, action: str, stage: str, version: str) -> bool:
     """One change, if it makes sense now; whether it did."""
     state = model.state
-    now = state.assignment(stage)
     if action == "rollback":
-        before = state.previous(stage)
-        if not (now and before and (back := state.at(before.commit))):
-            return False
-        model.promote(back.name, stage, undoes=now.name)
-        after = model.state.assignment(stage)
-        assert after is not None
-        assert after.commit == before.commit != now.commit
-        return True
+        return model.roll_back(stage)
     if version not in state.versions:
         return False
     here = stage in state.stages_of(state.versions[version])
@@ -221,27 +225,19 @@ def _agree(model: Model) -> None:
         assert before is None or (now and before.commit != now.commit)
 
 
+def test_rollbacks_walk_back_and_end(model: Model) -> None:
+    for version in ("v1.0.0", "v1.1.0", "v1.0.0", "v2.0.0"):
+        model.promote(version, "production")
+    seen = []
+    while model.roll_back("production"):
+        seen.append(model.gto_stage("production"))
+    assert seen == ["v1.0.0", "v1.1.0", "v1.0.0"]
+
+
 def test_what_was_taken_out_is_not_rolled_back_to(model: Model) -> None:
     for version in ("v1.0.0", "v1.1.0", "v2.0.0"):
         model.promote(version, "production")
     model.by_gto(gto.api.unassign, version="v1.1.0", stage="production")
     assert model.gto_stage("production") == "v2.0.0"
-    before = model.state.previous("production")
-    assert before is not None
-    assert before.commit == model.commits["v1.0.0"]
-
-
-def test_rollbacks_walk_back_and_end(model: Model) -> None:
-    for version in ("v1.0.0", "v1.1.0", "v1.0.0", "v2.0.0"):
-        model.promote(version, "production")
-    seen = []
-    for _ in range(3):
-        before, now = model.state.previous("production"), model.state.assignment("production")
-        assert now
-        assert before
-        back = model.state.at(before.commit)
-        assert back
-        model.promote(back.name, "production", undoes=now.name)
-        seen.append(model.gto_stage("production"))
-    assert seen == ["v1.0.0", "v1.1.0", "v1.0.0"]
-    assert model.state.previous("production") is None
+    assert model.roll_back("production")
+    assert model.gto_stage("production") == "v1.0.0"
