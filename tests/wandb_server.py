@@ -12,30 +12,18 @@ from copy import deepcopy
 from http import HTTPStatus
 from typing import Any, Self
 
-from wandb_server_graphql import Executor, operation_name
+from wandb_server_graphql import execute, operation_name
 from wandb_server_http import KEY, Fault, Listener, Request, refusal
-from wandb_server_state import picture
+from wandb_server_state import Painter
 from wandb_server_store import Store
-from wandb_server_sweeps import StopRule
 from wandb_server_types import WandbError
 
 
 class WandbServer:
-    """The server. It listens from the beginning of the block to `close` or its end.
+    """The server. It listens from the beginning of the block to its end.
 
-    Parameters
-    ----------
-    store
-        What it holds at first; nothing by default. The owner of the key belongs to the team "team",
-        and logs to it by default; other entities exist as soon as they are named.
-
-    Attributes
-    ----------
-    requests
-        What arrived, in order.
-    errors
-        What was answered as an error: a GraphQL field or operation that the schema does not know,
-        or a request that cannot be carried out.
+    `requests` is what arrived, in order; `errors` what was answered as an error: a GraphQL field or
+    operation that the schema does not know, or a request that cannot be carried out.
     """
 
     def __init__(self, store: Store | None = None) -> None:
@@ -44,7 +32,6 @@ class WandbServer:
         self.errors: list[str] = []
         self.forgotten: set[str] = set()
         self._port = 0
-        self._executor = Executor(self.store)
         self._lock = threading.RLock()
         self._fault: Fault | None = None
         self._listener: Listener | None = None
@@ -54,17 +41,14 @@ class WandbServer:
         with self._lock:
             return WandbServer(deepcopy(self.store))
 
-    def close(self) -> None:
-        """Stop at once; whoever still waits for an answer loses the connection."""
-        self._end_fault()
-        self.stop_listening()
-
     def __enter__(self) -> Self:
         self._listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Stop at once; whoever still waits for an answer loses the connection."""
+        self._end_fault()
+        self.stop_listening()
 
     @property
     def url(self) -> str:
@@ -77,22 +61,7 @@ class WandbServer:
     def state(self) -> dict[str, Any]:
         """All that was stored, without what a clock, a host or a random id decides."""
         with self._lock:
-            return picture(self.store)
-
-    def stop_runs(self, *, after: int, times: int = 1) -> None:
-        """Stop runs of sweeps early, as W&B does by hyperband.
-
-        The agent is told at its next heartbeat, and the run in the answer to what it logs next.
-
-        Parameters
-        ----------
-        after
-            The number of steps that a run has logged when it is stopped.
-        times
-            The number of runs that are stopped.
-        """
-        with self._lock:
-            self.store.stop_rule = StopRule(after, times)
+            return Painter(self.store).picture()
 
     def fail(
         self,
@@ -102,25 +71,15 @@ class WandbServer:
         after: int = 0,
         times: int | None = None,
     ) -> None:
-        """Fail from now on, until `heal`.
+        """Fail from now on, until `heal`: `times` requests, or all, `after` others have succeeded.
 
-        Parameters
-        ----------
-        mode
-            An HTTP status such as ``"500"``; ``"hang"``: accept and answer nothing; ``"drop"``: cut
-            the connection, in the middle of the body of an upload, and of the answer to all other
-            requests, which have had their effect; ``"refuse"``: listen no longer.
-        only
-            Only requests of these kinds (graphql, file_stream, upload, download) or GraphQL
-            operations, or to addresses that begin so, such as ``/storage/artifact``. Where the mode
-            is ``"refuse"``, the request at which it begins.
-        after
-            The number of such requests that still succeed.
-        times
-            The number of such requests that fail; all by default.
+        The mode is an HTTP status such as "500"; "hang": accept and answer nothing; "drop": cut the
+        connection, in the middle of the body of an upload, and of the answer to all other requests,
+        which have had their effect; "refuse": listen no longer, from such a request on.
+
+        `only` names kinds of requests (graphql, file_stream, upload, download), GraphQL operations,
+        or how addresses begin, such as /storage/artifact.
         """
-        if mode not in ("hang", "drop", "refuse") and not mode.isdecimal():
-            raise ValueError(f"there is no fault {mode!r}")
         self.heal()
         fault = Fault(mode, (only,) if isinstance(only, str) else only, after, times)
         with self._lock:
@@ -176,7 +135,7 @@ class WandbServer:
             before = len(self.store.changes)
             try:
                 status, answer = action()
-            except WandbError as error:
+            except (WandbError, LookupError) as error:  # there is no such run, artifact …
                 self.errors.append(str(error))
                 status, answer = HTTPStatus.BAD_REQUEST, refusal(str(error))
             request.status = int(status)
@@ -189,6 +148,6 @@ class WandbServer:
             and body.get("variables", {}).get("name") in self.forgotten
         ):
             return HTTPStatus.CONFLICT, refusal("the run was deleted; choose another id")
-        status, answer = self._executor.execute(body)
+        status, answer = execute(self.store, body)
         self.errors.extend(error["message"] for error in answer.get("errors") or ())
         return status, json.dumps(answer).encode()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from wandb_server_types import File, connection, matches, now, ordered, server_id
+from wandb_server_types import File, Node, WandbError, connection
 
 if TYPE_CHECKING:
     from wandb_server_runs import Project, Run
@@ -17,12 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class ArtifactType:
-    """A type of artifacts, as far as a project has collections of it."""
+    """A type of artifacts in a project."""
 
     project: Project
     name: str
-
-    description = None
 
     def artifact_collection(self, name: str) -> ArtifactCollection | None:
         collection = self.project.collections.get(name)
@@ -30,7 +28,7 @@ class ArtifactType:
 
 
 @dataclass(eq=False)
-class ArtifactCollection:
+class ArtifactCollection(Node):
     """Versions of artifacts, numbered in the order they came; an alias belongs to one of them."""
 
     project: Project
@@ -39,18 +37,10 @@ class ArtifactCollection:
     memberships: list[ArtifactCollectionMembership] = field(default_factory=list)
     alias_owners: dict[str, ArtifactCollectionMembership] = field(default_factory=dict)
     next_version: int = 0
-    created_at: str = field(default_factory=now)
-
-    description = updated_at = None
-    state = "READY"
-
-    @property
-    def id(self) -> str:
-        return server_id("ArtifactCollection", self.path)
 
     @property
     def path(self) -> str:
-        return f"{self.project.entity.name}/{self.project.name}/{self.name}"
+        return f"{self.project.path}/{self.name}"
 
     @property
     def default_artifact_type(self) -> ArtifactType:
@@ -69,16 +59,13 @@ class ArtifactCollection:
     def membership_of(self, artifact: Artifact) -> ArtifactCollectionMembership | None:
         return next((item for item in self.memberships if item.artifact is artifact), None)
 
-    def artifacts(
-        self, order: str | None = None, filters: str | None = None, **page: Any
-    ) -> dict[str, Any]:
-        wanted = json.loads(filters or "{}")
-        found = [item for item in self.memberships if matches(wanted, item.artifact.fields())]
-        answer = connection(ordered(found, order or "-created_at"), **page)
-        for edge in answer["edges"]:
-            edge["version"] = f"v{edge['node'].version_index}"
-            edge["node"] = edge["node"].artifact
-        return answer
+    def artifacts(self, filters: str, **_: Any) -> dict[str, Any]:
+        """The versions, newest first; a collection holds none that is not committed."""
+        if json.loads(filters) != {"state": "COMMITTED"}:
+            raise WandbError(f"the filter {filters} is not known here")
+        found = self.memberships[::-1]
+        edges = [{"version": f"v{each.version_index}", "node": each.artifact} for each in found]
+        return {**connection(found), "edges": edges}
 
 
 @dataclass(eq=False)
@@ -86,9 +73,7 @@ class ArtifactSequence(ArtifactCollection):
     """The collection that runs log an artifact to; it owns the files."""
 
     by_digest: dict[str, Artifact] = field(default_factory=dict)
-    blobs: dict[str, tuple[bytes, Artifact]] = field(default_factory=dict)
-
-    digest_algorithm = "MANIFEST_MD5"
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def latest_artifact(self) -> Artifact | None:
@@ -101,29 +86,20 @@ class ArtifactPortfolio(ArtifactCollection):
 
 
 @dataclass(eq=False)
-class ArtifactAlias:
+class ArtifactAlias(Node):
     """A name for one version of a collection."""
 
     artifact_collection: ArtifactCollection
     alias: str
 
-    @property
-    def id(self) -> str:
-        return server_id("ArtifactAlias", f"{self.artifact_collection.id}:{self.alias}")
-
 
 @dataclass(eq=False)
-class ArtifactCollectionMembership:
+class ArtifactCollectionMembership(Node):
     """An artifact as a version of a collection."""
 
     artifact_collection: ArtifactCollection
     artifact: Artifact
     version_index: int
-    created_at: str = field(default_factory=now)
-
-    @property
-    def id(self) -> str:
-        return server_id("Membership", f"{self.artifact_collection.id}:{self.version_index}")
 
     @property
     def aliases(self) -> list[ArtifactAlias]:
@@ -134,42 +110,29 @@ class ArtifactCollectionMembership:
             if owner is self
         ]
 
-    def files(self, **arguments: Any) -> dict[str, Any]:
-        return self.artifact.files(**arguments)
+    def files(self, **_: Any) -> dict[str, Any]:
+        found = self.artifact.entries.items()
+        return connection(self.artifact.file(name, entry) for name, entry in sorted(found))
 
 
 @dataclass(eq=False)
-class Artifact:
+class Artifact(Node):
     """A version of an artifact; PENDING until it is committed."""
 
     artifact_sequence: ArtifactSequence
-    number: int
     digest: str
     created_by: Run | None = None
-    description: str | None = None
     metadata: str | None = None
-    history_step: int | None = None
     pending_aliases: list[str] = field(default_factory=list)
-    tag_names: list[str] = field(default_factory=list)
     state: str = "PENDING"
     version_index: int | None = None
     manifest_text: bytes = b""
     users: list[Run] = field(default_factory=list)
     memberships: list[ArtifactCollectionMembership] = field(default_factory=list)
-    created_at: str = field(default_factory=now)
 
-    digest_algorithm = "MANIFEST_MD5"
-    commit_hash = updated_at = None
+    tags = ()
     ttl_duration_seconds = -1  # inherited
     ttl_is_inherited = True
-
-    @property
-    def id(self) -> str:
-        return server_id("Artifact", self.number)
-
-    @property
-    def server_url(self) -> str:
-        return self.artifact_sequence.project.store.url
 
     @property
     def label(self) -> str:
@@ -192,10 +155,6 @@ class Artifact:
         return len(self.entries)
 
     @property
-    def tags(self) -> list[dict[str, str]]:
-        return [{"id": server_id("Tag", name), "name": name} for name in self.tag_names]
-
-    @property
     def aliases(self) -> list[ArtifactAlias]:
         return [alias for membership in self.memberships for alias in membership.aliases]
 
@@ -204,41 +163,19 @@ class Artifact:
         return connection(self.memberships)
 
     @property
-    def current_manifest(self) -> dict[str, Any] | None:
-        return self.manifest() if self.manifest_text else None
-
-    def manifest(self) -> dict[str, Any]:
-        url = f"{self.server_url}/storage/manifest/{self.number}"
-        file = File("wandb_manifest.json", url, len(self.manifest_text), upload_url=url)
-        return {"id": server_id("ArtifactManifest", self.number), "file": file}
-
-    @property
     def used_by(self) -> dict[str, Any]:
         return connection(self.users)
 
-    def files(self, names: Sequence[str] | None = None, **page: Any) -> dict[str, Any]:
-        found = [
-            self.file(name, entry["digest"], entry.get("size") or 0, entry.get("ref"))
-            for name, entry in sorted(self.entries.items())
-            if not names or name in names
-        ]
-        return connection(found, **page)
+    @property
+    def current_manifest(self) -> dict[str, Any]:
+        url = f"{self.artifact_sequence.project.store.url}/storage/manifest/{self.id}"
+        return {"id": self.id, "file": File("wandb_manifest.json", url, upload_url=url)}
 
-    def file(self, name: str, digest: str, size: int, reference: str | None = None) -> File:
-        if reference is not None:
-            return File(name, reference, size, digest, storage_path=reference, artifact=self)
-        hexadecimal = base64.b64decode(digest).hex()
-        path = f"{self.artifact_sequence.path}/{hexadecimal}/{name}"
-        url = f"{self.server_url}/storage/artifact/{quote(path)}"
-        return File(name, url, size, digest, storage_path=path, artifact=self)
-
-    def fields(self) -> dict[str, Any]:
-        """What a filter can ask for."""
-        return {
-            "state": self.state,
-            "digest": self.digest,
-            "version_index": self.version_index,
-            "metadata": json.loads(self.metadata or "{}"),
-            "tag": self.tag_names,
-            "alias": [alias.alias for alias in self.aliases],
-        }
+    def file(self, name: str, entry: Mapping[str, Any]) -> File:
+        """A file as an entry of a manifest has it; one that is only referred to lies elsewhere."""
+        url = entry.get("ref")
+        if url is None:
+            hexadecimal = base64.b64decode(entry["digest"]).hex()
+            store = f"{self.artifact_sequence.project.store.url}/storage"
+            url = f"{store}/artifact/{self.id}/{hexadecimal}/{quote(name, safe='')}"
+        return File(name, url, entry.get("size") or 0, entry["digest"], artifact=self)

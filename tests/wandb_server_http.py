@@ -1,8 +1,7 @@
-"""HTTP for the W&B server: what an address means, the key, and faults."""
+"""HTTP for the W&B server: what an address means, and faults. Any key will do."""
 
 from __future__ import annotations
 
-import base64
 import json
 import socket
 import sys
@@ -13,23 +12,22 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from wandb_server_graphql import operation_name
+from wandb_server_types import WandbError
 
 if TYPE_CHECKING:
     from wandb_server import WandbServer
-    from wandb_server_store import Store
 
 KEY = "0123456789abcdef0123456789abcdef01234567"  # the form of a key, not a key
-AUTHORIZATION = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
 
 
 @dataclass
 class Request:
     """A request that arrived, and what came of it."""
 
-    kind: str  # graphql, file_stream, upload, download or unknown
+    kind: str  # graphql, file_stream, upload or download
     operation: str  # name of the GraphQL operation, else the path
     size: int = 0  # bytes of the body
     status: int | str = 0  # HTTP status, or the fault that withheld the answer
@@ -111,10 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._handle("upload")
 
     def do_POST(self) -> None:
-        if self.path == "/graphql":
-            self._handle("graphql")
-        else:
-            self._handle("file_stream" if self.path.endswith("/file_stream") else "unknown")
+        self._handle("graphql" if self.path == "/graphql" else "file_stream")
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -169,48 +164,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _act(self, kind: str, body: bytes) -> tuple[int, bytes]:
         """Status and body of the answer to a request."""
         owner = self.server.owner
-        if kind in ("graphql", "file_stream") and self.headers["Authorization"] != AUTHORIZATION:
-            return HTTPStatus.UNAUTHORIZED, refusal("the API key is not known")
-        parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
-        content: bytes | None = None
-        match kind:
-            case "graphql":
+        answer = b""
+        match kind, [unquote(part) for part in self.path.split("/")[1:]]:
+            case "graphql", _:
                 return owner.graphql(json.loads(body))
-            case "file_stream":
-                _, entity, project, run, _ = parts
-                answer = owner.store.file_stream(entity, project, run, json.loads(body))
-                content = json.dumps(answer).encode()
-            case "upload":
-                content = b"" if _put(owner.store, parts, body) else None
-            case "download":
-                content = _get(owner.store, parts)
-        if content is None:
-            return HTTPStatus.NOT_FOUND, refusal("there is nothing at this address")
-        return HTTPStatus.OK, content
-
-
-def _put(store: Store, parts: list[str], body: bytes) -> bool:
-    """Store an uploaded file; whether there is a place for it."""
-    match parts:
-        case ["storage", "run", entity, project, run, *name]:
-            store.put_run_file(entity, project, run, "/".join(name), body)
-        case ["storage", "artifact", number, hexadecimal, name]:
-            store.put_artifact_file(number, hexadecimal, name, body)
-        case ["storage", "manifest", number]:
-            store.put_manifest(number, body)
-        case _:
-            return False
-    return True
-
-
-def _get(store: Store, parts: list[str]) -> bytes | None:
-    match parts:
-        case ["storage", "run", entity, project, run, *name]:
-            return store.get_run_file(entity, project, run, "/".join(name))
-        case ["storage", "artifact", entity, project, collection, hexadecimal, *_]:
-            return store.get_artifact_file(entity, project, collection, hexadecimal)
-        case ["artifactsV2", _, entity, project, collection, _, _, hexadecimal, _]:
-            return store.get_artifact_file(entity, project, collection, hexadecimal)
-        case ["storage", "manifest", number]:
-            return store.get_manifest(number)
-    return None
+            case "file_stream", [_, entity, project, run, _]:
+                said = owner.store.file_stream(entity, project, run, json.loads(body))
+                answer = json.dumps(said).encode()
+            case "upload", ["storage", "run", entity, project, run, *name]:
+                owner.store.put_run_file(entity, project, run, "/".join(name), body)
+            case "upload", ["storage", "artifact", id, hexadecimal, name]:
+                owner.store.put_artifact_file(id, hexadecimal, name, body)
+            case "upload", ["storage", "manifest", id]:
+                owner.store.all_artifacts[id].manifest_text = body
+            case "download", ["storage", "manifest", id]:
+                answer = owner.store.all_artifacts[id].manifest_text
+            case "download", ["storage" | "artifactsV2", *_, id, hexadecimal, _]:
+                answer = owner.store.get_artifact_file(id, hexadecimal)
+            case _:
+                raise WandbError(f"there is nothing at {self.path}")
+        return HTTPStatus.OK, answer

@@ -1,12 +1,14 @@
-"""Projects and runs, as the W&B server keeps them."""
+"""Projects, runs and sweeps over grids, as the W&B server keeps them."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+import yaml
 
 from wandb_server_artifacts import (
     Artifact,
@@ -14,50 +16,30 @@ from wandb_server_artifacts import (
     ArtifactCollectionMembership,
     ArtifactType,
 )
-from wandb_server_types import (
-    REGISTRY,
-    USER,
-    Entity,
-    File,
-    connection,
-    matches,
-    md5,
-    now,
-    ordered,
-    server_id,
-)
+from wandb_server_types import USER, Entity, File, Node, connection, md5
 
 if TYPE_CHECKING:
     from wandb_server_store import Store
-    from wandb_server_sweeps import Sweep
 
 
 @dataclass(eq=False)
-class Project:
+class Project(Node):
     """A project: runs and collections of artifacts. A registry is a project too."""
 
     store: Store
     entity: Entity
     name: str
-    number: int
     runs_by_name: dict[str, Run] = field(default_factory=dict)
     sweeps: dict[str, Sweep] = field(default_factory=dict)
     collections: dict[str, ArtifactCollection] = field(default_factory=dict)
-    created_at: str = field(default_factory=now)
-
-    read_only = False
-
-    @property
-    def id(self) -> str:
-        return server_id("Project", f"{self.entity.name}:{self.name}")
 
     @property
     def internal_id(self) -> str:
         return str(self.number)
 
     @property
-    def is_registry(self) -> bool:
-        return self.name.startswith(REGISTRY)
+    def path(self) -> str:
+        return f"{self.entity.name}/{self.name}"
 
     def run(self, name: str) -> Run | None:
         return self.runs_by_name.get(name)
@@ -65,21 +47,8 @@ class Project:
     def sweep(self, sweep_name: str) -> Sweep | None:
         return self.sweeps.get(sweep_name)
 
-    def _runs(self, filters: str | None) -> list[Run]:
-        wanted = json.loads(filters or "{}")
-        return [run for run in self.runs_by_name.values() if matches(wanted, run.fields())]
-
-    def run_count(self, filters: str | None = None) -> int:
-        return len(self._runs(filters))
-
-    def runs(
-        self, filters: str | None = None, order: str | None = None, **page: Any
-    ) -> dict[str, Any]:
-        return connection(ordered(self._runs(filters), order), **page)
-
-    def artifact_type(self, name: str) -> ArtifactType | None:
-        known = {collection.type_name for collection in self.collections.values()}
-        return ArtifactType(self, name) if name in known else None
+    def artifact_type(self, name: str) -> ArtifactType:
+        return ArtifactType(self, name)
 
     def artifact_collection(self, name: str) -> ArtifactCollection | None:
         return self.collections.get(name)
@@ -87,7 +56,7 @@ class Project:
     def artifact_collection_membership(self, name: str) -> ArtifactCollectionMembership | None:
         collection_name, _, alias = name.partition(":")
         collection = self.collections.get(collection_name)
-        return collection.artifact_membership(alias or "latest") if collection else None
+        return collection.artifact_membership(alias) if collection else None
 
     def artifact(self, name: str) -> Artifact | None:
         membership = self.artifact_collection_membership(name)
@@ -95,20 +64,16 @@ class Project:
 
 
 @dataclass(eq=False)
-class Run:
+class Run(Node):
     """A run. Its history, events and output are the lines that the file stream brought."""
 
     project: Project
     name: str
-    created_at: str = field(default_factory=now)
     display_name: str | None = None
     group: str | None = None
     job_type: str | None = None
     tags: list[str] = field(default_factory=list)
-    description: str | None = None
-    notes: str | None = None
     commit: str | None = None
-    host: str | None = None
     state: str = "running"
     exit_code: int | None = None
     config_values: dict[str, Any] = field(default_factory=dict)
@@ -121,16 +86,9 @@ class Run:
     sweep: Sweep | None = None
     stopped: bool = False
 
-    read_only = False
-    system_metrics = "{}"
-
-    @property
-    def id(self) -> str:
-        return server_id("Run", f"v1:{self.path}")
-
     @property
     def path(self) -> str:
-        return f"{self.project.entity.name}/{self.project.name}/{self.name}"
+        return f"{self.project.path}/{self.name}"
 
     @property
     def project_id(self) -> int:
@@ -138,31 +96,11 @@ class Run:
 
     @property
     def user(self) -> dict[str, Any]:
-        return {"id": server_id("User", USER), "name": USER, "username": USER}
-
-    @property
-    def heartbeat_at(self) -> str:
-        return self.created_at
+        return {"name": USER, "username": USER}
 
     @property
     def sweep_name(self) -> str | None:
         return self.sweep.name if self.sweep else None
-
-    @property
-    def should_stop(self) -> bool:
-        return self.stopped
-
-    @property
-    def exitcode(self) -> int | None:
-        return self.exit_code
-
-    @property
-    def failed(self) -> bool:
-        return self.state in ("failed", "crashed")
-
-    @property
-    def running(self) -> bool:
-        return self.state == "running"
 
     @property
     def config(self) -> str:
@@ -176,60 +114,58 @@ class Run:
         return [json.loads(line) for line in self.lines.get("wandb-history.jsonl", [])]
 
     @property
-    def history_line_count(self) -> int:
-        return len(self.lines.get("wandb-history.jsonl", []))
-
-    @property
     def history_keys(self) -> dict[str, Any]:
         rows = self.rows()
-        keys = {key: {"typeCounts": []} for row in rows for key in row}
-        return {"lastStep": rows[-1]["_step"] if rows else -1, "sets": [], "keys": keys}
-
-    def sampled_history(self, specs: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """Rows that have all keys of a specification; `maxStep` is inclusive here."""
-        answer = []
-        for spec in map(json.loads, specs):
-            low, high = spec.get("minStep", 0), spec.get("maxStep", float("inf"))
-            rows = [row for row in self.rows() if low <= row["_step"] <= high]
-            answer.append(
-                [
-                    {key: row[key] for key in spec.get("keys", ())}
-                    for row in rows
-                    if all(key in row for key in spec.get("keys", ()))
-                ][: spec.get("samples")]
-            )
-        return answer
+        return {"lastStep": rows[-1]["_step"] if rows else -1}
 
     def file(self, name: str) -> File:
         data = self.contents.get(name, b"")
         url = f"{self.project.store.url}/storage/run/{quote(self.path)}/{quote(name)}"
         return File(name, url, len(data), md5(data), upload_url=url)
 
+    def files(self, **_: Any) -> dict[str, Any]:
+        return connection(self.file(name) for name in sorted(self.contents))
+
+    def input_artifacts(self, **_: Any) -> dict[str, Any]:
+        return connection(self.inputs)
+
+    def output_artifacts(self, **_: Any) -> dict[str, Any]:
+        return connection(self.outputs)
+
+
+@dataclass(eq=False)
+class Sweep(Node):
+    """A sweep: its configuration in YAML, and what is left of its grid for agents."""
+
+    project: Project
+    name: str
+    config: str
+    state: str = "RUNNING"
+
+    def __post_init__(self) -> None:
+        parameters = yaml.safe_load(self.config)["parameters"]
+        values = [spec.get("values") or [spec["value"]] for spec in parameters.values()]
+        self.grid = [
+            dict(zip(parameters, point, strict=True)) for point in itertools.product(*values)
+        ]
+
     @property
-    def file_count(self) -> int:
-        return len(self.contents)
+    def path(self) -> str:
+        return f"{self.project.path}/{self.name}"
 
-    def files(self, names: Any = None, pattern: Any = None, **page: Any) -> dict[str, Any]:
-        return connection((self.file(name) for name in sorted(self.contents)), **page)
+    @property
+    def all_runs(self) -> list[Run]:
+        return [run for run in self.project.runs_by_name.values() if run.sweep is self]
 
-    def input_artifacts(self, **page: Any) -> dict[str, Any]:
-        return connection(self.inputs, **page)
+    @property
+    def runs(self) -> dict[str, Any]:
+        """None: of who asks for a sweep, nobody wants its runs."""
+        return connection([])
 
-    def output_artifacts(self, **page: Any) -> dict[str, Any]:
-        return connection(self.outputs, **page)
 
-    def fields(self) -> dict[str, Any]:
-        """What a filter can ask for."""
-        config = {key: item.get("value") for key, item in self.config_values.items()}
-        return {
-            "name": self.name,
-            "display_name": self.display_name,
-            "state": self.state,
-            "group": self.group,
-            "job_type": self.job_type,
-            "tags": self.tags,
-            "commit": self.commit,
-            "sweep": self.sweep_name,
-            "config": config,
-            "summary_metrics": self.summary,
-        }
+@dataclass(eq=False)
+class Agent(Node):
+    """A process that runs what the sweep hands out."""
+
+    sweep: Sweep
+    runs: list[Run] = field(default_factory=list)

@@ -45,11 +45,9 @@ OWN_INTERNALS = {"visualize", "m"}
 CLIENT_REFERENCE = re.compile(r"wandb-client-artifact://(?P<id>\w+)(?P<alias>:\w+)?/")
 
 
-def picture(store: Store) -> dict[str, Any]:
-    return _Painter(store).picture()
+class Painter:
+    """What draws it."""
 
-
-class _Painter:
     def __init__(self, store: Store) -> None:
         self._store = store
         projects = store.all_projects.values()
@@ -59,15 +57,15 @@ class _Painter:
 
     def picture(self) -> dict[str, Any]:
         return {
-            "runs": {self._keys[run.id]: self._run(run) for run in self._sorted_runs()},
+            "runs": {self._keys[run.id]: self._run(run) for run in self._runs},
             "artifacts": {
                 self._path(item): self._sequence(item)
-                for item in sorted(self._collections, key=self._path)
+                for item in self._collections
                 if isinstance(item, ArtifactSequence)
             },
             "links": {
-                self._path(item): self._portfolio(item)
-                for item in sorted(self._collections, key=self._path)
+                item.path: self._portfolio(item)
+                for item in self._collections
                 if isinstance(item, ArtifactPortfolio)
             },
         }
@@ -82,8 +80,7 @@ class _Painter:
         """
         shared: dict[str, list[Run]] = {}
         for run in self._runs:
-            entity, project = run.project.entity.name, run.project.name
-            key = f"{entity}/{project}/{run.group or '-'}/{run.display_name}"
+            key = f"{run.project.path}/{run.group or '-'}/{run.display_name}"
             shared.setdefault(key, []).append(run)
         return {
             run.id: key if number == 1 else f"{key}#{number}"
@@ -91,22 +88,12 @@ class _Painter:
             for number, run in enumerate(sorted(runs, key=_content), start=1)
         }
 
-    def _sorted_runs(self) -> list[Run]:
-        return sorted(self._runs, key=lambda run: self._keys[run.id])
-
     def _path(self, collection: ArtifactCollection) -> str:
-        """Path of a collection; that of a table is named by the run's key and the table's.
-
-        The SDK calls it run-ID-KEY. Where it has to leave out characters of the key, such as
-        spaces, it adds six characters that depend on the run's random id.
-        """
+        """Path of a collection; that of a table, which the SDK calls run-ID-KEY, by its run's."""
         for run in self._runs:
             start = f"run-{run.name}-"
             if collection.type_name == "run_table" and collection.name.startswith(start):
-                name = collection.name.removeprefix(start)
-                keys = {key for row in run.rows() for key in row}
-                known = [key for key in sorted(keys) if name in (key, f"{_kept(key)}-{name[-6:]}")]
-                return f"{self._keys[run.id]}/{known[0] if known else name}"
+                return f"{self._keys[run.id]}/{collection.name.removeprefix(start)}"
         return collection.path
 
     def _label(self, artifact: Artifact) -> str:
@@ -120,18 +107,17 @@ class _Painter:
             "job_type": run.job_type,
             "sweep": run.sweep is not None,  # its id is random
             "tags": sorted(run.tags),
-            "notes": run.notes,
             "commit": run.commit,
             "state": run.state,
             "exit_code": run.exit_code,
             "config": _config(run),
-            "internals": {key: internals[key] for key in sorted(OWN_INTERNALS & internals.keys())},
+            "internals": {key: internals[key] for key in OWN_INTERNALS & internals.keys()},
             "history": [self._values(row) for row in run.rows()],
             "summary": self._values(run.summary),
             "alerts": sorted(run.alerts, key=json.dumps),
             "files": {
                 name: hashlib.sha256(content).hexdigest()
-                for name, content in sorted(run.contents.items())
+                for name, content in run.contents.items()
                 if name not in GENERATED
             },
             "uses": sorted(self._label(artifact) for artifact in run.inputs),
@@ -140,23 +126,29 @@ class _Painter:
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         known = {key: value for key, value in row.items() if key not in CLOCK}
-        text = CLIENT_REFERENCE.sub(self._resolved, json.dumps(known, sort_keys=True))
-        return json.loads(text)
+        return json.loads(CLIENT_REFERENCE.sub(self._resolved, json.dumps(known)))
 
     def _resolved(self, match: re.Match[str]) -> str:
-        target = self._store.by_client_id.get(match["id"])
+        target = self._store.by_client_id[match["id"]]
         if isinstance(target, Artifact):
             return f"wandb-artifact://{self._label(target)}/"
-        if isinstance(target, ArtifactSequence):
-            return f"wandb-artifact://{self._path(target)}{match['alias']}/"
-        return "wandb-artifact://unknown/"
+        return f"wandb-artifact://{self._path(target)}{match['alias']}/"
 
     def _sequence(self, sequence: ArtifactSequence) -> dict[str, Any]:
         unfinished = [item for item in sequence.by_digest.values() if item.state == "PENDING"]
         return {
             "type": sequence.type_name,
             "versions": {
-                f"v{item.version_index}": _artifact(item.artifact, _aliases(item))
+                f"v{item.version_index}": {
+                    "digest": item.artifact.digest,
+                    "metadata": json.loads(item.artifact.metadata or "{}"),
+                    "aliases": _aliases(item),
+                    # Not the path of the file on the sender's disk.
+                    "entries": {
+                        name: {key: entry[key] for key in ("digest", "size", "ref") if key in entry}
+                        for name, entry in item.artifact.entries.items()
+                    },
+                }
                 for item in sequence.memberships
             },
             "unfinished": sorted(artifact.digest for artifact in unfinished),
@@ -172,14 +164,9 @@ class _Painter:
         }
 
 
-def _kept(key: str) -> str:
-    return re.sub(r"[^a-zA-Z0-9_\-.]+", "", key)
-
-
 def _config(run: Run) -> dict[str, Any]:
     """The run's config: its own values, each of which W&B wraps."""
-    values = run.config_values.items()
-    return {key: item["value"] for key, item in sorted(values) if key != "_wandb"}
+    return {key: item["value"] for key, item in run.config_values.items() if key != "_wandb"}
 
 
 def _content(run: Run) -> str:
@@ -189,18 +176,3 @@ def _content(run: Run) -> str:
 
 def _aliases(membership: ArtifactCollectionMembership) -> list[str]:
     return sorted(alias.alias for alias in membership.aliases)
-
-
-def _artifact(artifact: Artifact, aliases: list[str]) -> dict[str, Any]:
-    """A version. Of its entries, the path of the file on the sender's disk is left out."""
-    return {
-        "digest": artifact.digest,
-        "description": artifact.description,
-        "metadata": json.loads(artifact.metadata or "{}"),
-        "aliases": aliases,
-        "tags": sorted(artifact.tag_names),
-        "entries": {
-            name: {key: entry.get(key) for key in ("digest", "size", "ref") if key in entry}
-            for name, entry in sorted(artifact.entries.items())
-        },
-    }

@@ -1,26 +1,17 @@
-"""What the W&B server does with accounts, projects and runs, without GraphQL and HTTP."""
+"""What the W&B server does with accounts, projects, runs and sweeps, without GraphQL and HTTP."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from secrets import token_hex
+from typing import Any
 
 from wandb_server_artifacts import Artifact, ArtifactSequence
-from wandb_server_runs import Project, Run
-from wandb_server_types import (
-    ORG_ENTITY,
-    REGISTRY,
-    USER,
-    Entity,
-    Organization,
-    WandbError,
-    connection,
-    server_id,
-)
+from wandb_server_runs import Agent, Project, Run, Sweep
+from wandb_server_types import USER, Entity, WandbError, connection
 
-if TYPE_CHECKING:
-    from wandb_server_sweeps import Sweep
+ORG_ENTITY = "example-groceries"  # the one organisation's, which owns the registries
 
 # What the SDK may do with this server; W&B's own newest servers switch on the same.
 FEATURES = (
@@ -32,24 +23,16 @@ FEATURES = (
     "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
     "PROJECT_ARTIFACT_COLLECTION_MEMBERSHIP",
     "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE",
-    "TOTAL_COUNT_IN_FILE_CONNECTION",
-    "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
     "ARTIFACT_V2_DOWNLOAD_HANDLER_SUPPORTS_ARTIFACT_ID",
 )
 
-# Registries that every organisation has from the beginning.
-REGISTRIES = ("model", "dataset")
-
-# The arguments of `upsertBucket` that only the start of a run and the public API send.
+# The arguments of `upsertBucket` that only the start of a run sends.
 ATTRIBUTES = {
     "display_name": "display_name",
     "group_name": "group",
     "job_type": "job_type",
     "tags": "tags",
-    "description": "description",
-    "notes": "notes",
     "commit": "commit",
-    "host": "host",
 }
 
 
@@ -62,85 +45,53 @@ class RunStore:
         self.changes: list[str] = []
         self.all_projects: dict[tuple[str, str], Project] = {}
         self.all_artifacts: dict[str, Artifact] = {}
+        self.all_agents: dict[str, Agent] = {}
         self.by_client_id: dict[str, Artifact | ArtifactSequence] = {}
-        for name in REGISTRIES:
-            self._project(ORG_ENTITY, f"{REGISTRY}{name}")
+        self._project(ORG_ENTITY, "wandb-registry-model")  # every organisation has it
         self.changes.clear()
 
     # Queries
 
     def viewer(self) -> dict[str, Any]:
-        return {
-            "id": server_id("User", USER),
-            "name": USER,
-            "username": USER,
-            "email": f"{USER}@example.com",
-            "flags": "{}",
-            "entity": self.default_entity,
-            "teams": connection([Entity(self.default_entity)]),
-            "organizations": [Organization()],
-        }
+        teams = connection([Entity(self.default_entity)])
+        entity = self.default_entity
+        return {"id": USER, "username": USER, "flags": "{}", "entity": entity, "teams": teams}
 
     def server_info(self) -> dict[str, Any]:
         return {"features": [{"name": name, "is_enabled": True} for name in FEATURES]}
 
-    def entity(self, name: str | None = None) -> Entity:
-        return Entity(name or self.default_entity)
+    def entity(self, name: str) -> dict[str, Any]:
+        """Of a team, the one organisation that every team belongs to."""
+        return {"organization": {"name": "Example Groceries", "org_entity": Entity(ORG_ENTITY)}}
 
-    def project(self, name: str | None = None, entity_name: str | None = None) -> Project | None:
-        return self.all_projects.get((entity_name or self.default_entity, name or "uncategorized"))
+    def project(self, name: str, entity_name: str) -> Project | None:
+        return self.all_projects.get((entity_name, name))
 
     # Runs
 
     def upsert_bucket(self, input: Mapping[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in input.items() if value is not None}
-        run, inserted = self._find_or_create(given)
+        project = self._project(given.get("entity_name"), given["model_name"])
+        run, inserted = project.run(given["name"]), False
         updates = {own: given[key] for key, own in ATTRIBUTES.items() if key in given}
-        if not inserted and "id" not in given and updates.keys() - {"description", "notes"}:
-            self._start_over(run)
+        if run is None:
+            run, inserted = Run(project, given["name"]), True
+            project.runs_by_name[run.name] = run
+            self.changes.append(f"run {run.path}: created")
+        elif updates:  # one that starts under the id of another, without `resume`, replaces it
+            updates |= {"lines": {}, "state": "running", "exit_code": None}
         if "config" in given:
             updates["config_values"] = json.loads(given["config"])
-        if "summary_metrics" in given:
-            updates["summary"] = json.loads(given["summary_metrics"])
-        if "state" in given:
-            updates["state"] = given["state"]
         if "sweep" in given:
-            updates["sweep"] = self._sweep(run.project, given["sweep"])
+            updates["sweep"] = self._sweep(project, given["sweep"])
         for name, value in updates.items():
             self._set(run, name, value)
         return {"bucket": run, "inserted": inserted}
 
-    def _set(self, run: Run | Sweep, name: str, value: Any) -> None:
-        if getattr(run, name) != value:
-            setattr(run, name, value)
-            self.changes.append(f"{type(run).__name__.lower()} {run.path}: {name}")
-
-    def _find_or_create(self, given: Mapping[str, Any]) -> tuple[Run, bool]:
-        if "id" in given:
-            for project in self.all_projects.values():
-                for run in project.runs_by_name.values():
-                    if run.id == given["id"]:
-                        return run, False
-            raise WandbError(f"there is no run with the id {given['id']}")
-        project = self._project(given.get("entity_name"), given.get("model_name"))
-        if project.is_registry:
-            raise WandbError(f"{project.name} is a registry; a run needs a project")
-        if run := project.run(given["name"]):
-            return run, False
-        number = len(project.runs_by_name) + 1
-        run = Run(project, given["name"], display_name=f"run-{number}")
-        project.runs_by_name[run.name] = run
-        self.changes.append(f"run {run.path}: created")
-        return run, True
-
-    def _start_over(self, run: Run) -> None:
-        """A run that starts under the id of another, and does not resume it, takes its place.
-
-        See the argument `resume` of `wandb.init`. A resumed run is upserted by its `id`.
-        """
-        self._set(run, "lines", {})
-        self._set(run, "state", "running")
-        self._set(run, "exit_code", None)
+    def _set(self, item: Run | Sweep, name: str, value: Any) -> None:
+        if getattr(item, name) != value:
+            setattr(item, name, value)
+            self.changes.append(f"{type(item).__name__.lower()} {item.path}: {name}")
 
     def file_stream(
         self, entity: str, project: str, name: str, chunk: Mapping[str, Any]
@@ -163,7 +114,7 @@ class RunStore:
             state = failed if exit_code else "finished"
         self._set(run, "state", state)
         self._set(run, "exit_code", exit_code)
-        return {"limits": {}}
+        return {"limits": {}, "stopped": run.stopped}
 
     def create_run_files(self, input: Mapping[str, Any]) -> dict[str, Any]:
         run = self._run(input["entity_name"], input["project_name"], input["run_name"])
@@ -178,8 +129,6 @@ class RunStore:
             self.changes.append(f"run {run.path}: alert {input['title']}")
         return {"success": True}
 
-    # Files
-
     def put_run_file(
         self, entity: str, project: str, run_name: str, name: str, body: bytes
     ) -> None:
@@ -188,29 +137,58 @@ class RunStore:
             run.contents[name] = body
             self.changes.append(f"run {run.path}: file {name}")
 
-    def get_run_file(self, entity: str, project: str, run_name: str, name: str) -> bytes | None:
-        return self._run(entity, project, run_name).contents.get(name)
+    # Sweeps
+
+    def upsert_sweep(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        project = self._project(input.get("entity_name"), input["project_name"])
+        if input.get("id"):
+            sweep = self._sweep(project, input["id"])
+            self._set(sweep, "state", input["state"])
+        else:
+            name = token_hex(4)
+            sweep = project.sweeps[name] = Sweep(project, name, input["config"])
+            self.changes.append(f"sweep {sweep.path}: created")
+        return {"sweep": sweep, "config_validation_warnings": []}
+
+    def create_agent(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        project = self.all_projects[input["entity_name"], input["project_name"]]
+        agent = Agent(self._sweep(project, input["sweep"]))
+        self.all_agents[agent.id] = agent
+        return {"agent": agent}
+
+    def agent_heartbeat(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        """What an agent is to do; it names the runs whose processes live."""
+        agent = self.all_agents[input["id"]]
+        alive = json.loads(input["run_state"])
+        return {"agent": agent, "commands": json.dumps(self._commands(agent, alive))}
+
+    def _commands(self, agent: Agent, alive: Mapping[str, bool]) -> list[dict[str, Any]]:
+        sweep = agent.sweep
+        if alive and sweep.state != "CANCELED":
+            stopped = [run.name for run in agent.runs if run.stopped and run.name in alive]
+            return [{"type": "stop", "run_id": name} for name in stopped]
+        if sweep.state != "RUNNING" or not sweep.grid:
+            return [{"type": "exit"}]
+        arguments = {name: {"value": value} for name, value in sweep.grid.pop(0).items()}
+        run = Run(sweep.project, token_hex(4), state="pending", config_values=arguments)
+        sweep.project.runs_by_name[run.name] = run
+        self._set(run, "sweep", sweep)
+        agent.runs.append(run)
+        return [{"type": "run", "run_id": run.name, "program": None, "args": arguments}]
 
     # Look-ups
 
-    def _project(self, entity: str | None, name: str | None) -> Project:
-        key = entity or self.default_entity, name or "uncategorized"
+    def _project(self, entity: str | None, name: str) -> Project:
+        key = entity or self.default_entity, name
         if key not in self.all_projects:
-            self.all_projects[key] = Project(
-                self, Entity(key[0]), key[1], len(self.all_projects) + 1
-            )
-            self.changes.append(f"project {key[0]}/{key[1]}: created")
+            self.all_projects[key] = Project(self, Entity(key[0]), name)
+            self.changes.append(f"project {key[0]}/{name}: created")
         return self.all_projects[key]
 
     def _run(self, entity: str, project: str, name: str) -> Run:
-        found = self.project(project, entity)
-        if run := found.run(name) if found else None:
-            return run
-        raise WandbError(f"there is no run {entity}/{project}/{name}")
+        return self.all_projects[entity or self.default_entity, project].runs_by_name[name]
 
     @staticmethod
     def _sweep(project: Project, name_or_id: str) -> Sweep:
-        for sweep in project.sweeps.values():
-            if name_or_id in (sweep.name, sweep.id):
-                return sweep
-        raise WandbError(f"there is no sweep {name_or_id} in {project.name}")
+        known = {key: sweep for sweep in project.sweeps.values() for key in (sweep.name, sweep.id)}
+        return known[name_or_id]
