@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,14 @@ from grocery.settings import load
 from registry_project import object_of
 from wandb_mirror import REGISTRY, do, in_this_process, make_repository, start
 from wandb_pipeline import (
+    World,
     asking,
+    begin,
     inside,
     killed_when_silent,
     offline,
-    pipeline,
-    silent,
     synchronize,
-    variables,
+    versions,
 )
 from wandb_server import WandbServer
 
@@ -53,9 +51,6 @@ STORY: list[tuple[str, list[set[str]]]] = [
     ("assign:production:v1.0.0", [{"v1.0.0", "production"}, {"v1.1.0", "latest"}]),
 ]
 STEPS = [step for step, _ in STORY]
-
-# Beside those of the fast tests: what fails, and with which requests.
-SLOW_FAULTS = [("hang", ()), ("500", ()), ("hang", "LinkArtifact")]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +103,10 @@ def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
             assert links(server) == aliases, step
             assert Notes(folder).waiting() == []
         assert server.errors == []
-        return server.state()
+        state = server.state()
+    linked = [link["artifact"] for link in state["links"][COLLECTION].values()]
+    assert linked == ["team/grocery/release:v0", "team/grocery/release:v1"]
+    return state
 
 
 def links(server: WandbServer) -> list[set[str]]:
@@ -118,14 +116,6 @@ def links(server: WandbServer) -> list[set[str]]:
 
 
 # What is told
-
-
-def test_online_every_step_is_told_at_once(online: dict[str, Any]) -> None:
-    first, second = online["links"][COLLECTION].values()
-    assert (first["artifact"], second["artifact"]) == (
-        "team/grocery/release:v0",
-        "team/grocery/release:v1",
-    )
 
 
 def test_offline_and_synchronised_is_the_same_as_online(
@@ -144,18 +134,7 @@ def test_offline_and_synchronised_is_the_same_as_online(
     assert len(server_apart.requests) == seen
 
 
-def test_a_release_that_a_stage_has_recorded_is_linked_and_its_candidate_left_alone(
-    folder: Path, server: WandbServer
-) -> None:
-    silent(pipeline(folder, server, "register", word="red"))
-    before = server.state()["artifacts"]["team/grocery/release"]
-    said = do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0", "status")
-    assert said == ["W&B: 1 change", "W&B: 1 change"]
-    assert links(server) == [{"v1.0.0", "production", "candidate", "latest"}]
-    assert server.state()["artifacts"]["team/grocery/release"] == before
-
-
-def test_a_release_whose_run_is_kept_offline_is_left_to_that_run(
+def test_a_release_of_a_tracked_stage_is_left_to_its_run_then_linked_and_left_as_it_is(
     folder: Path, server: WandbServer
 ) -> None:
     offline(folder, "register", word="red")
@@ -166,8 +145,9 @@ def test_a_release_whose_run_is_kept_offline_is_left_to_that_run(
     )
     done = synchronize(folder, server)
     assert (done.stdout, done.stderr) == ("3 of 3 sent\n", "")
-    assert links(server) == [{"candidate", "latest", "v1.0.0"}]
-    (release,) = server.state()["artifacts"]["team/grocery/release"]["versions"].values()
+    assert do(folder, server, "assign:production:v1.0.0", "status") == ["W&B: 1 change"]
+    assert links(server) == [{"candidate", "latest", "v1.0.0", "production"}]
+    (release,) = versions(server, "release").values()
     assert release["metadata"]["accepted"] is True, "the figures that its stage adds"
 
 
@@ -207,9 +187,6 @@ def test_the_tags_of_the_remote_count_not_those_that_this_clone_happens_to_have(
     project.run("git", "remote", "add", "origin", str(tmp_path / "origin"))
     Project(tmp_path).run("git", "clone", "--quiet", "origin", "other")
     other = tmp_path / "other"
-    for branch in ("red", "blue", "green"):
-        Project(other).run("git", "branch", "--quiet", branch, f"origin/{branch}")
-
     first = ["register:v1.0.0:red", "register:v1.1.0:blue", "assign:production:v1.0.0"]
     do(folder, None, *first, WANDB_MODE="offline")
     Project(other).run("git", "fetch", "--quiet", "--tags", "origin")
@@ -236,7 +213,10 @@ def test_changes_by_hand_are_found_and_mended(folder: Path, server: WandbServer)
         two.aliases = ["v1.0.0"]
         two.save()
         three.unlink()
-    found = [
+        two = api.artifact("team/grocery/release:v1")
+        two.aliases.append(f"md5-{read_content(folder / 'made/green').md5}")  # which is not its own
+        two.save()
+    wrong = [
         "W&B has v1.0.0 at another release (its number v1)",
         "v1.1.0 is not linked",
         "W&B has production at v1.3.0, git at v1.1.0",
@@ -252,50 +232,16 @@ def test_changes_by_hand_are_found_and_mended(folder: Path, server: WandbServer)
         "staging is v1.2.0",
         "v1.3.0 is taken away",
     ]
-    assert do(folder, server, "status", "repair", "status") == found + mended
-    assert links(server) == [
-        {"v1.0.0", "champion"},
-        {"v1.1.0", "production"},
-        {"v1.2.0", "latest", "staging"},
-    ]
-
-
-def test_an_alias_that_was_moved_to_another_artifact_does_not_deceive(
-    folder: Path, server: WandbServer
-) -> None:
-    do(folder, server, "register:v1.0.0:red", "register:v1.1.0:blue")
-    md5 = read_content(folder / "made/red").md5
-    with asking(server, folder) as api:
-        blue = api.artifact("team/grocery/release:v1")
-        blue.aliases.append(f"md5-{md5}")
-        blue.save()
-        api.artifact(f"{REGISTRY}:v1.0.0").unlink()
-    assert do(folder, server, "now", "status") == ["W&B: 1 change"]
-    found = server.state()["links"][COLLECTION]
-    assert {link["artifact"]: link["aliases"] for link in found.values()} == {
-        "team/grocery/release:v1": ["v1.1.0"],
-        "team/grocery/release:v0": ["latest", "v1.0.0"],
+    assert do(folder, server, "status", "repair", "status") == wrong + mended
+    found = server.state()["links"][COLLECTION].values()
+    assert {link["artifact"]: set(link["aliases"]) for link in found} == {
+        "team/grocery/release:v0": {"v1.0.0", "champion"},
+        "team/grocery/release:v1": {"v1.1.0", "production"},
+        "team/grocery/release:v2": {"v1.2.0", "latest", "staging"},
     }
 
 
-def wanted(version: str, md5: str, *stages: str) -> Wanted:
-    return Wanted(version, md5, frozenset({version, *stages}))
-
-
-def test_versions_of_the_same_release_share_a_link() -> None:
-    versions = [wanted("v1.0.0", "a"), wanted("v1.0.1", "a", "production")]
-    found = corrections([], versions)
-    assert [one.alias for one in found] == ["v1.0.0", "v1.0.1", "production"]
-    assert {one.link for one in found} == {None}
-    link = Link("v0", "a", frozenset({"v1.0.0", "v1.0.1", "production", "candidate"}))
-    assert corrections([link], versions) == []
-    twin = Link("v1", "a", frozenset({"latest"}))  # the same release from another project
-    assert corrections([twin, link], versions) == []
-
-
-def test_a_release_that_was_registered_twice_has_one_link(
-    folder: Path, server: WandbServer
-) -> None:
+def test_versions_of_the_same_release_share_a_link(folder: Path, server: WandbServer) -> None:
     project = Project(folder)
     project.run("git", "checkout", "--quiet", "-b", "again", "red")
     project.commit("The same release")
@@ -305,15 +251,10 @@ def test_a_release_that_was_registered_twice_has_one_link(
     assert links(server) == [{"v1.0.0", "v1.0.1", "latest", "production"}]
 
 
-def test_a_version_without_a_release_is_a_sentence(folder: Path, server: WandbServer) -> None:
-    project = Project(folder)
-    project.run("git", "checkout", "--quiet", "-b", "empty")
-    (folder / "dvc.lock").unlink()
-    project.commit("No model")
-    *said, problem = do(folder, server, "register:v1.0.0:red", "register:v1.1.0:empty", "status")
-    assert said == ["W&B: 1 change", "W&B: 0 changes"]
-    assert problem.startswith("v1.1.0 stands at ")
-    assert problem.endswith(", which has no models/release")
+def test_of_two_links_to_the_same_release_the_one_with_its_aliases_is_meant() -> None:
+    link = Link("v0", "a", frozenset({"v1.0.0", "candidate"}))
+    twin = Link("v1", "a", frozenset({"latest"}))  # the same release from another project
+    assert corrections([twin, link], [Wanted("v1.0.0", "a", frozenset({"v1.0.0"}))]) == []
 
 
 # What goes wrong
@@ -344,29 +285,22 @@ def test_killed_at_any_point_it_can_be_repeated(
     assert Notes(offline_story).waiting() == []
 
 
-def test_killed_between_the_note_and_git_nothing_is_told_that_is_not_so(
-    folder: Path, server: WandbServer
-) -> None:
-    do(folder, server, "register:v1.0.0:red")
-    Notes(folder).add("promote v1.0.0 to production")  # and the command was killed
-    Notes(folder).done()
-    assert synchronize(folder, server).stdout == "1 of 1 sent\n"
-    assert links(server) == [{"v1.0.0", "latest"}]
-
-
 @pytest.mark.parametrize(
     ("mode", "only"),
     [
         ("refuse", ()),
         ("hang", "upload"),
-        *(pytest.param(*fault, marks=pytest.mark.long) for fault in SLOW_FAULTS),
+        pytest.param("hang", (), marks=pytest.mark.long),
+        pytest.param("500", (), marks=pytest.mark.long),
+        pytest.param("hang", "LinkArtifact", marks=pytest.mark.long),
     ],
 )
 def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
     mode: str, only: str | tuple[()], offline_story: Path, server_apart: WandbServer
 ) -> None:
     server_apart.fail(mode, only=only)
-    (said,) = do(offline_story, server_apart, "now", timeout=3)
+    Project(offline_story).edit_params({"tracking": {"timeout": 3}})
+    (said,) = do(offline_story, server_apart, "now")
     assert said.startswith("warning: W&B: ")
     assert said.endswith(f"; {LATER}")
     if only == "upload":
@@ -381,32 +315,44 @@ def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
 def test_a_release_that_cannot_be_had_is_named_and_the_others_are_linked(
     folder: Path, server: WandbServer
 ) -> None:
+    project = Project(folder)
+    project.run("git", "checkout", "--quiet", "-b", "empty")
+    (folder / "dvc.lock").unlink()
+    project.commit("No model")
     object_of(folder / ".dvc/cache", read_content(folder / "made/red").md5).unlink()
-    do(folder, None, "register:v1.0.0:red", "register:v1.1.0:blue", WANDB_MODE="offline")
+    steps = ["register:v1.0.0:red", "register:v1.1.0:blue", "register:v1.2.0:empty"]
+    do(folder, None, *steps, WANDB_MODE="offline")
     done = synchronize(folder, server)
     assert done.returncode == 1
     assert done.stderr.startswith("error: sync: v1.0.0 is not linked, and W&B cannot be told: ")
     assert links(server) == [{"latest", "v1.1.0"}]
-    assert synchronize(folder, server, "--dry-run").stdout.count("\n") == 2
+    assert synchronize(folder, server, "--dry-run").stdout.count("\n") == 3
+    empty, lost = do(folder, server, "status")
+    assert empty.startswith("v1.2.0 stands at ")
+    assert empty.endswith(", which has no models/release")
+    assert lost == "v1.0.0 is not linked"
 
 
 def test_without_a_registry_or_tracking_nothing_is_noted_or_done(
     folder: Path, server: WandbServer
 ) -> None:
-    assert do(folder, server, "register:v1.0.0:red", "status", registry="") == []
     assert do(folder, server, "register:v1.1.0:blue", "status", WANDB_MODE="disabled") == []
-    assert not (folder / "wandb").exists()
-    assert server.requests == []
-    assert do(folder, server, "repair", registry="") == [
+    Project(folder).edit_params({"tracking": {"registry": ""}})
+    assert do(folder, server, "register:v1.0.0:red", "status", "repair") == [
         "error: there is no W&B registry: tracking.registry is empty"
     ]
+    assert not (folder / "wandb").exists()
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("mode", ["", "offline"])
-def test_offline_w_and_b_is_not_even_imported(mode: str, folder: Path) -> None:
-    process = start(folder, None, "register:v1.0.0:red", "modules", "status", WANDB_MODE=mode)
-    said = f"{LATER}\nFalse\nerror: W&B is offline, and is not asked\n"
-    assert process.communicate() == (said, "")
+def test_offline_w_and_b_is_not_even_imported(
+    mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with in_this_process():
+        said = do(folder, None, "register:v1.0.0:red", "status", WANDB_MODE=mode)
+    assert said == [LATER, "error: W&B is offline, and is not asked"]
 
 
 def test_online_without_a_key_is_a_warning(folder: Path) -> None:
@@ -417,173 +363,128 @@ def test_online_without_a_key_is_a_warning(folder: Path) -> None:
 
 def test_two_in_one_clone_wait_for_each_other(offline_story: Path, server: WandbServer) -> None:
     with held(Notes(offline_story).lock):
-        (said,) = do(offline_story, server, "now", timeout=1)
+        Project(offline_story).edit_params({"tracking": {"timeout": 1}})
+        (said,) = do(offline_story, server, "now")
     assert "another command is telling W&B" in said
+    Project(offline_story).edit_params({"tracking": {"timeout": 30}})
     both = [start(offline_story, server, "now") for _ in range(2)]
     said = sorted(process.communicate(timeout=120)[0] for process in both)
     assert said == ["W&B: 0 changes\n", "W&B: 3 changes\n"]
     assert links(server) == STORY[-1][1]
 
 
-# The notes
-
-
-def test_what_is_noted_while_others_are_told_stays(tmp_path: Path) -> None:
-    notes = Notes(tmp_path)
-    notes.add("one")
-    assert notes.settled() == 0, "git may not be changed yet"
-    notes.done()
-    count = notes.settled()
-    notes.add("two")
-    notes.told(count)
-    assert notes.waiting() == ["two"]
-    notes.done()
-    notes.told(notes.settled())
-    assert notes.waiting() == []
-    notes.add("three")
-    notes.done()
-    assert notes.waiting() == ["three"]
-
-
-def test_a_note_of_a_command_that_was_killed_may_be_taken_for_told(tmp_path: Path) -> None:
+def test_only_what_git_is_certain_to_know_of_may_be_told(tmp_path: Path) -> None:
     code = (
         "import os, signal; from pathlib import Path; from grocery.registry.notes import Notes\n"
         "Notes(Path.cwd()).add('one'); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    env = variables(tmp_path, None)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=False)
-    assert (Notes(tmp_path).waiting(), Notes(tmp_path).settled()) == (["one"], 1)
-
-
-def test_a_note_that_was_cut_off_is_no_note(tmp_path: Path) -> None:
+    begin(tmp_path, None, "-c", code).communicate()
     notes = Notes(tmp_path)
-    notes.add("one")
-    with (tmp_path / "wandb/outbox/registry.jsonl").open("a") as stream:
-        stream.write('{"what": "tw')
-    assert notes.waiting() == ["one"]
-    notes.add("three")
+    assert (notes.waiting(), notes.settled()) == (["one"], 1), "the dead change git no more"
+    notes.add("two")
+    assert notes.settled() == 0, "git may not be changed yet"
     notes.done()
-    assert notes.waiting() == ["one", "three"]
+    count = notes.settled()
+    notes.add("three")  # while others are told
+    notes.told(count)
+    assert notes.waiting() == ["three"]
+    notes.done()
     notes.told(notes.settled())
     assert notes.waiting() == []
+    notes.add("four")
+    notes.done()
+    assert notes.waiting() == ["four"]
 
 
 # The way from W&B
 
 
-Change = Callable[[dict[str, Any]], object]  # of an artifact's list of files
-
-
-@dataclass
-class Stock:
-    """A repository whose red release is in production, also at its server."""
-
-    folder: Path
-    server: WandbServer
-
-    @property
-    def artifact(self) -> Any:
-        """The only artifact of the server."""
-        (artifact,) = self.server.store.all_artifacts.values()
-        return artifact
-
-    def tamper(self, change: Change) -> None:
-        """Change the artifact's list of files."""
-        manifest = json.loads(self.artifact.manifest_text)
-        change(manifest["contents"])
-        self.artifact.manifest_text = json.dumps(manifest).encode()
-
-    def fetch_apart(self, name: str = "production", timeout: float = 30) -> str:
-        """Download a release to ``got/it``; what was said."""
-        with inside(self.folder, self.server):
-            try:
-                return download_release(load().tracking, name, Path("got/it"), timeout)
-            except GroceryError as error:
-                return f"error: {error}"
-
-    def fetch(self, name: str = "production") -> str:
-        """As `fetch_apart`, without a process of W&B's own."""
-        with in_this_process():
-            return self.fetch_apart(name)
-
-
 @contextmanager
-def stocked(folder: Path, **options: str) -> Iterator[Stock]:
-    with WandbServer() as server:
-        with in_this_process():
-            do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0", **options)
-        yield Stock(folder, server)
+def stocked(folder: Path) -> Iterator[World]:
+    """A repository whose red release is in production, also at its server."""
+    with in_this_process(), WandbServer() as server:
+        do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0")
+        yield World(folder, server)
 
 
 @pytest.fixture(scope="module")
-def stock_once(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stock]:
+def stock_once(once: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("stock") / "repository"
-    shutil.copytree(once, folder, symlinks=True)
-    with stocked(folder) as stock:
-        yield stock
+    with stocked(Path(shutil.copytree(once, folder, symlinks=True))) as world:
+        return world
 
 
 @pytest.fixture
-def stock(stock_once: Stock) -> Iterator[Stock]:
-    artifact = stock_once.artifact
-    before = artifact.manifest_text, artifact.metadata
-    yield stock_once
-    stock_once.server.heal()
-    artifact.manifest_text, artifact.metadata = before
-    shutil.rmtree(stock_once.folder / "got", ignore_errors=True)
+def stock(stock_once: World, tmp_path: Path) -> Iterator[World]:
+    with stock_once.copy(tmp_path / "repository") as world:
+        yield world
 
 
-def test_a_release_comes_back_byte_for_byte(stock: Stock) -> None:
+def fetch(stock: World, name: str = "production", timeout: float = 30) -> str:
+    """Download a release to ``got/it``; what was said."""
+    with inside(stock.folder, stock.server):
+        try:
+            return download_release(load().tracking, name, Path("got/it"), timeout)
+        except GroceryError as error:
+            return f"error: {error}"
+
+
+def test_a_release_comes_back_byte_for_byte(stock: World) -> None:
     red = read_content(stock.folder / "made/red")
-    assert stock.fetch("v1.0.0") == stock.fetch("production") == red.md5
-    assert read_content(stock.folder / "got/it") == red
-    assert [path.name for path in (stock.folder / "got").iterdir()] == ["it"]
-    said = stock.fetch("staging")
+    with in_this_process():
+        assert fetch(stock, "v1.0.0") == fetch(stock, "production") == red.md5
+        assert read_content(stock.folder / "got/it") == red
+        assert [path.name for path in (stock.folder / "got").iterdir()] == ["it"]
+        said = fetch(stock, "staging")
     assert said.startswith(f"error: W&B does not give {REGISTRY}:staging: ")
     assert read_content(stock.folder / "got/it") == red
     assert stock.server.errors == []
 
 
 def renamed(name: str) -> Change:
-    return lambda files: files.update({name: files.pop("weights")})
+    return lambda artifact, files: files.update({name: files.pop("weights")})
 
 
-# What somebody has done to the list of files, what is said, and how much is downloaded before.
+# What somebody has done to the artifact, what is said, and how much is downloaded before.
+Change = Callable[[Any, dict[str, Any]], object]
 NO_RELEASE: dict[str, tuple[Change, str, int]] = {
     **{
-        name: (renamed(name), f"error: {REGISTRY}:production holds the file name ", 1)
+        name: (renamed(name), "holds the file name ", 1)
         for name in ("../stolen", "/tmp/stolen", "..\\stolen")
     },
     "a file from elsewhere": (
-        lambda files: files["weights"].update(ref=Path(__file__).as_uri()),
-        f"error: {REGISTRY}:production takes weights from 'file://",
+        lambda artifact, files: files["weights"].update(ref=Path(__file__).as_uri()),
+        "takes weights from 'file://",
         1,
     ),
     "another content": (
-        lambda files: files.update(weights=files["card"]),
-        f"error: {REGISTRY}:production is not what it says: ",
+        lambda artifact, files: files.update(weights=files["card"]),
+        "is not what it says: ",
         3,
+    ),
+    "no hash": (
+        lambda artifact, files: setattr(artifact, "metadata", '{"md5": "../../etc"}'),
+        "does not say which release it is",
+        1,
     ),
 }
 
 
 @pytest.mark.parametrize("case", NO_RELEASE)
-def test_what_is_no_release_is_refused_before_anything_is_written(case: str, stock: Stock) -> None:
+def test_what_is_no_release_is_refused_before_anything_is_written(case: str, stock: World) -> None:
     change, sentence, downloads = NO_RELEASE[case]
-    stock.tamper(change)
+    (artifact,) = stock.server.store.all_artifacts.values()
+    manifest = json.loads(artifact.manifest_text)
+    change(artifact, manifest["contents"])
+    artifact.manifest_text = json.dumps(manifest).encode()
     around = stock.folder.parent
     before = sorted(around.rglob("*"))
-    seen = len(stock.server.requests)
-    said = stock.fetch()
-    assert said.startswith(sentence)
+    with in_this_process():
+        said = fetch(stock)
+    assert said.startswith(f"error: {REGISTRY}:production {sentence}")
     assert said.endswith("; refused")
     assert sorted(around.rglob("*")) == before
-    assert [r.kind for r in stock.server.requests[seen:]].count("download") == downloads
-
-
-def test_a_release_that_does_not_say_what_it_is_is_refused(stock: Stock) -> None:
-    stock.artifact.metadata = json.dumps({"md5": "../../etc"})
-    assert "does not say which release it is" in stock.fetch()
+    assert [request.kind for request in stock.server.requests].count("download") == downloads
 
 
 @pytest.mark.parametrize(
@@ -595,10 +496,10 @@ def test_a_release_that_does_not_say_what_it_is_is_refused(stock: Stock) -> None
     ],
 )
 def test_a_download_that_fails_is_a_sentence(
-    mode: str, only: str | tuple[()], stock: Stock
+    mode: str, only: str | tuple[()], stock: World
 ) -> None:
     stock.server.fail(mode, only=only)
-    said = stock.fetch_apart(timeout=2)
+    said = fetch(stock, timeout=2)
     assert said.startswith("error: ")
     assert not (stock.folder / "got").exists()
 
@@ -606,7 +507,9 @@ def test_a_download_that_fails_is_a_sentence(
 def test_references_to_this_projects_remote_are_followed(folder: Path, tmp_path: Path) -> None:
     project = Project(folder)
     project.dvc(f"remote add --default storage {tmp_path / 'storage'}", "push --quiet")
-    with stocked(folder, upload="reference") as stock:
-        assert all("ref" in entry for entry in stock.artifact.entries.values())
-        assert stock.fetch() == read_content(folder / "made/red").md5
-        assert read_content(folder / "got/it") == read_content(folder / "made/red")
+    project.edit_params({"tracking": {"upload": "reference"}})
+    with stocked(folder) as stock:
+        (artifact,) = stock.server.store.all_artifacts.values()
+        assert all("ref" in entry for entry in artifact.entries.values())
+        assert fetch(stock) == read_content(folder / "made/red").md5
+    assert read_content(folder / "got/it") == read_content(folder / "made/red")

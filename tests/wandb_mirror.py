@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,27 +26,25 @@ from grocery.settings import load
 from grocery.tracking import sync
 from grocery.tracking.provenance import project_root
 from grocery.tracking.worker import call
-from wandb_pipeline import begin, inside
+from wandb_pipeline import begin, listening
 from wandb_server import WandbServer
 
 WORDS = ("red", "blue", "green")
 REGISTRY = "wandb-registry-model/grocery-classifier"
 
 
-def act(timeout: str, registry: str, upload: str, *steps: str) -> None:
+def act(*steps: str) -> None:
     """Do steps in the working directory, and print what is said.
 
     Steps are such as "register:v1.0.0:red", "assign:production:v1.0.0" or "repair".
     """
-    params = load(Path("params.yaml"))
-    tracking = {"timeout": float(timeout), "registry": registry, "upload": upload}
-    params = params.model_copy(update={"tracking": params.tracking.model_copy(update=tracking)})
     git = Git(Path.cwd())
-    mirror = Mirror.of(project_root(), git, params)
+    mirror = Mirror.of(project_root(), git, load())
 
     def tag(name: str, commit: str) -> None:
-        latest = max((tag.time for tag in read_state(git).events), default=0)
-        latest = max([latest, *(v.tag.time for v in read_state(git).versions.values())])
+        state = read_state(git)
+        tags = [*state.events, *(version.tag for version in state.versions.values())]
+        latest = max((tag.time for tag in tags), default=0)
         made = git.create_tag(name, commit, message(name, {}), not_before=latest + 1)
         git.publish_tag(name, made, remote=mirror.remote)
 
@@ -72,8 +68,6 @@ def act(timeout: str, registry: str, upload: str, *steps: str) -> None:
                     print("\n".join(mirror.repair()))
                 case ["status"]:
                     print("\n".join(found.says for found in mirror.disagreements()))
-                case ["modules"]:
-                    print("wandb" in sys.modules)
         except GroceryError as error:
             print("error:", error)
 
@@ -129,27 +123,15 @@ def _here(
             wandb.teardown()
 
 
-def do(
-    folder: Path,
-    server: WandbServer | None,
-    *steps: str,
-    timeout: float = 30,
-    registry: str = REGISTRY,
-    upload: str = "metadata",
-    **changes: str,
-) -> Sequence[str]:
+def do(folder: Path, server: WandbServer | None, *steps: str, **changes: str) -> Sequence[str]:
     """Do steps to the registry of a repository; what they said, a line each."""
-    out, err = io.StringIO(), io.StringIO()
-    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
-        act(str(timeout), registry, upload, *steps)
-    assert err.getvalue() == ""
-    return [line for line in out.getvalue().splitlines() if line]
+    with listening(folder, server, **changes) as said:
+        act(*steps)
+    assert said.stderr == ""
+    return [line for line in said.stdout.splitlines() if line]
 
 
-def start(
-    folder: Path, server: WandbServer | None, *steps: str, timeout: float = 30, **changes: str
-) -> subprocess.Popen[str]:
+def start(folder: Path, server: WandbServer, *steps: str) -> subprocess.Popen[str]:
     """Begin to do steps in a process of its own."""
     code = "import sys; from wandb_mirror import act; act(*sys.argv[1:])"
-    options = (str(timeout), REGISTRY, "metadata")
-    return begin(folder, server, "-c", code, *options, *steps, env=changes)
+    return begin(folder, server, "-c", code, *steps)
