@@ -23,6 +23,7 @@ from grocery.registry.records import RELEASE
 from grocery.release.model import KIND
 from grocery.shards import read_table, shard_paths, write_table
 from registry_project import ARTIFACT, World, create_world, git, object_of, output_at
+from samples import picture
 
 JUDGED = "metrics/register.json"
 VERSION = "v9.0.0"  # what hostile versions are called
@@ -209,10 +210,11 @@ def candidates(built: Project, factory: pytest.TempPathFactory) -> Forge:
 
 
 def one_version(built: Project, factory: pytest.TempPathFactory) -> Forge:
-    """One version, in production."""
+    """One version, in production, and a photo beside it."""
 
     def make(folder: Path) -> None:
         world = create_world(built, folder)
+        picture().save(world.project.path / "photo.png")
         world.done("register", "--push")
         world.done("promote", "v1.0.0", "--stage", "production")
 

@@ -110,11 +110,17 @@ class TestRegister:
 
         # The list of a folder is there, but one of its files is not: for DVC it is complete.
         git(world.project, "tag", "--delete", FIRST)
-        lost = world.place(release.files["model.safetensors"])
+        lost, half = map(world.place, (release.files["model.safetensors"], release.md5))
         lost.unlink()
         assert "models/release of HEAD" in world.refused("register")
+        half.unlink()
+        half.touch()  # as a kill leaves it: so DVC tries whether the disk can clone a file
+        assert "models/release of HEAD" in world.refused("register")
+        half.parent.mkdir(exist_ok=True)
+        half.touch()
         world.done("register", "--push")
         assert lost.is_file()
+        assert half.stat().st_size > 0
 
     def test_again_is_the_same_version(self, world: Forge) -> None:
         """In another commit, too; one that was withdrawn must come back first."""

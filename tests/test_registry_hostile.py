@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,16 +17,12 @@ from grocery.registry.git import Git
 from grocery.registry.records import RELEASE, json_at, params_at
 from registry_forged import JUDGED, VERSION, Forge, md5_of, message_of, one_version
 from registry_project import ARTIFACT, Said, World, git, grocery, output_at, put_back
-from samples import picture
 
 
 @pytest.fixture(scope="module")
 def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
-    """A world with one version, in production."""
     made = one_version(built, tmp_path_factory)
-    forge = made.copy(tmp_path_factory.mktemp("hostile") / "world")
-    picture().save(forge.project.path / "photo.png")
-    return forge
+    return made.copy(tmp_path_factory.mktemp("hostile") / "world")
 
 
 @pytest.fixture
@@ -38,11 +33,9 @@ def forge(registered: Forge) -> Iterator[Forge]:
 
 
 @pytest.fixture
-def apart(registered: Forge, tmp_path: Path) -> Forge:
+def apart(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """A copy, free to change."""
-    apart = registered.copy(tmp_path / "world")
-    shutil.rmtree(apart.folder / "cache", ignore_errors=True)
-    return apart
+    return one_version(built, tmp_path_factory).copy(tmp_path_factory.mktemp("apart") / "world")
 
 
 def ask(world: World, *arguments: str) -> Said:
@@ -89,7 +82,6 @@ EVIDENCE: dict[str, dict[str, Any]] = {
 EVENTS: dict[str, dict[str, Any]] = {
     "texts": {"rollback": "x", "forced": "yes", "reason": "\x1b[31mred\u202e"},
     "wrong inside": {"rollback": {"from": {"a": []}, "undoes": 5}, "reason": {"a": "\x1b"}},
-    "nulls": {"rollback": None, "forced": None, "reason": None},
 }
 MESSAGES = [
     b"",
@@ -150,9 +142,8 @@ class TestTagsThatSayAnything:
             forge.tag(f"#production#{number}", target, message_of(EVENTS[kind]), when=when)
         assert "v1.0.0" in ask(forge, "registry", "show", "production").out
         assert VERSION in ask(forge, "registry", "list").out
-        reason = "\udcff \x1b[31m \ud83c"  # terminals and shells give any bytes
-        back = ("registry", "rollback", "--stage", "production", "--reason", reason)
-        rolled = ask(forge, *back)
+        back = ("rollback", "--stage", "production", "--reason")
+        rolled = ask(forge, "registry", *back, "\udcff \x1b[31m \ud83c")  # shells give any bytes
         # an object says that it was a rollback, and nothing else does
         assert (rolled.code == 0) == (kind != "wrong inside")
         assert ask(forge, "registry", "show", "production").code == 0
@@ -174,9 +165,6 @@ class TestTagsThatSayAnything:
         forge.tag(f"@{VERSION}", commit, when=b"253402300799 +0000")
         sentence = forge.refused("promote", VERSION, "--stage", "staging")
         assert f"tag {ARTIFACT}@{VERSION} is dated 9999-12-31 23:59" in sentence
-        said = forge.registry(*promote, GIT_COMMITTER_DATE="253402300799 +0000")
-        assert said.code == 1
-        assert said.sentence
 
     def test_the_highest_number_that_there_is(self, forge: Forge) -> None:
         commit = forge.commit()
@@ -347,17 +335,6 @@ class TestRecords:
             files["dvc.lock"] = forge.lock_with(release, **{JUDGED: md5_of(files[JUDGED])})
             sentence = forge.refused("register", forge.commit(files))
             assert "was rejected: its verdict.json is damaged" in sentence
-
-    def test_an_output_elsewhere(self, forge: Forge) -> None:
-        """Reading a pipeline of somebody else's neither runs it nor writes its outputs."""
-        text = b"stages:\n  a:\n    cmd: touch marker\n    outs: [../../evil]\n"
-        locked = forge.lock_with(forge.another_release())
-        commit = forge.commit({"dvc.yaml": text, "dvc.lock": locked})
-        assert forge.refused("register", commit)
-        forge.tag(f"@{VERSION}", commit)
-        assert f"{VERSION}: " in problems(forge)
-        assert not list(forge.folder.rglob("marker"))
-        assert not list(forge.folder.parent.rglob("evil"))
 
 
 class TestLost:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from grocery.registry.git import Git
 from grocery.registry.serving import keep
 from grocery.registry.state import State, read_state
 from registry_forged import Forge, candidates, md5_of
-from registry_project import ARTIFACT, Said, World, git, inside, output_at, put_back, tags
+from registry_project import ARTIFACT, Said, World, git, inside, put_back, tags
 
 GIT = shutil.which("git")
 NOW = "1800000000 +0000"  # tags made at one time by one person are the same, byte for byte
@@ -116,15 +117,12 @@ COMMANDS = {
 PROMOTE = COMMANDS["promote"]
 
 # The tag is an object without a name; it has its name at the remote; it has it here, too.
-POINTS = [
-    (name, point)
-    for point in ("before push", "after push", "after update-ref")
-    for name in ("register", "promote", "rollback")
-]
+POINTS = ("before push", "after push", "after update-ref")
 IN_THE_GATE = [("register", "before push"), ("promote", "after push")]
+CASES = [("register-all", "after push"), *product(("register", "promote", "rollback"), POINTS)]
 KILLS = [
     pytest.param(*case, marks=[] if case in IN_THE_GATE else pytest.mark.long, id=" ".join(case))
-    for case in [*POINTS, ("register-all", "after push")]
+    for case in CASES
 ]
 
 
@@ -191,21 +189,6 @@ class TestKill:
         if point.startswith("after"):
             assert tags(found.origin).items() <= found.expected.items()
             assert (tags(found.origin) == found.expected) == (name != "register-all")
-        found.check()
-
-    def test_an_object_that_was_sent_by_halves(self, disturb: Disturb) -> None:
-        """DVC makes an empty file where it tries whether the disk can clone one.
-
-        A kill leaves it there, under the name of the whole.
-        """
-        found = disturb("register")
-        commit = git(found.project, "rev-parse", "HEAD~2")
-        half = found.place(output_at(found.project, commit, "models/release"))
-        half.parent.mkdir(parents=True)
-        half.touch()
-        assert "not in the DVC remote" in found.refused("register", commit)
-        half.parent.mkdir(exist_ok=True)
-        half.touch()
         found.check()
 
     def test_git_itself_in_the_middle_of_a_change(self, disturb: Disturb) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Project
+from conftest import Project
 from grocery.core.errors import RegistryError
 from grocery.registry.reproduce import Reproduction, other_packages, reproduce
 from grocery.registry.state import read_state
@@ -31,12 +31,6 @@ stages:
     deps: [count.json]
     outs: [last.json]
 """
-REMOTE = """
-[core]
-    remote = storage
-['remote "storage"']
-    url = ../../storage
-"""
 CODE = """
 import json, pathlib
 number = int(pathlib.Path("number.txt").read_text())
@@ -52,12 +46,10 @@ pathlib.Path("count.json").write_text(json.dumps({"count": {"number": number}, "
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with one version, made by two stages. Copy it; do not change it."""
     project = Project(tmp_path_factory.mktemp("reproduce") / "project")
-    (project.path / ".dvc").mkdir(parents=True)
+    project.path.mkdir()
     project.run("git", "init", "--quiet")
-    files = {".dvc/.gitignore": "/tmp\n/cache\n", ".dvc/config": REMOTE, "dvc.yaml": PIPELINE}
-    write(project, files | {"count.py": CODE, "number.txt": "7"})
-    (project.path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    project.run("dvc", "repro")
+    write(project, {"dvc.yaml": PIPELINE, "count.py": CODE, "number.txt": "7"})
+    project.dvc("init --quiet", "remote add --quiet --default storage ../storage", "repro")
     commit(project, "v1.0.0", {})
     return project
 
