@@ -35,19 +35,13 @@ def world(seed: int, n: int, *, noise: float = 1.0, shares: tuple[float, ...] = 
     return (*(x.astype(np.float32) for x in (logits, features, statistics)), truth)
 
 
-def reference(seed: int = 0, n: int = 600) -> Reference:
-    """Tried out under two kinds of noise, which cost about the same."""
-    logits, features, statistics, truth = world(seed, n)
+def tried_out() -> Reference:
+    """A reference that was tried out under two kinds of noise, which cost about the same."""
+    logits, features, statistics, truth = world(0, 600)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    made = Reference.from_predictions(
-        probabilities,
-        [CLASSES[number] for number in truth],
-        CLASSES,
-        "x",
-        features=features,
-        logits=logits,
-        image_statistics=statistics,
-    )
+    names = [CLASSES[number] for number in truth]
+    seen = {"features": features, "logits": logits, "image_statistics": statistics}
+    made = Reference.from_predictions(probabilities, names, CLASSES, "x", **seen)
     rows = []
     for number, noise in enumerate((1.2, 1.5, 2.0, 3.0, 1.3, 1.7, 2.5, 4.0)):
         now, features, statistics, truth = world(9000 + number, 2_000, noise=noise)
@@ -59,7 +53,7 @@ def reference(seed: int = 0, n: int = 600) -> Reference:
     return replace(made, trials=np.array(rows, np.float32))
 
 
-YARDSTICK = reference()
+YARDSTICK = tried_out()
 
 
 def estimate(seed: int, n: int = 100, **how: object) -> tuple[Estimate, float]:
@@ -133,15 +127,16 @@ def test_one_class_alone_is_no_fall() -> None:
 
 def test_nothing_is_estimated_where_nothing_was_tried() -> None:
     logits, features, statistics, _ = world(1, 100)
-    far = estimate_accuracy(YARDSTICK, logits, features + 2, statistics, PARAMS)
-    dark = estimate_accuracy(YARDSTICK, logits, features, statistics - 9, PARAMS)
-    unsure = estimate_accuracy(YARDSTICK, logits * 0, features, statistics, PARAMS)
-    plain = estimate_accuracy(YARDSTICK, logits, features, statistics * 0, PARAMS)
     same = YARDSTICK.typical["features"].means[logits.argmax(axis=1)].astype(np.float32)
-    alike = estimate_accuracy(YARDSTICK, logits, same, statistics, PARAMS)
-    for found in (far, dark, unsure, plain, alike):
-        assert found.outside
-        assert (found.accuracy, found.interval) == (None, None)
+    for seen in (
+        (logits, features + 2, statistics),
+        (logits, features, statistics - 9),
+        (logits * 0, features, statistics),
+        (logits, features, statistics * 0),  # all alike
+        (logits, same, statistics),
+    ):
+        found = estimate_accuracy(YARDSTICK, *seen, PARAMS)
+        assert (found.outside, found.accuracy, found.interval) == (True, None, None)
         assert "farther from those before" in (found.refusal or "")
     untried = replace(YARDSTICK, trials=YARDSTICK.trials[:0])
     found = estimate_accuracy(untried, logits, features, statistics, PARAMS)

@@ -21,8 +21,6 @@ from grocery.release.model import Model
 from grocery.settings import load
 from grocery.synthetic.source import SyntheticSource
 
-PARAMS = load(ROOT / "params.yaml").monitor
-
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -70,19 +68,21 @@ def test_no_image_is_in_batch_and_reference(stage: Any) -> None:
     stage.groups[:] = groups
 
 
-def test_what_batches_hold(stage: Any) -> None:
+def test_what_batches_hold(stage: Any, drill: Any) -> None:
     strange = stage.draw("unknown", 0.4, 30, 0)
     assert strange.loss == 0
     assert strange.accuracy < 0.65
-    lied = stage.draw("wrong labels", 0.5, 30, 0)
-    truth = stage.draw("labels", 0.0, 30, 0)
+    lied, truth = stage.draw("wrong labels", 0.5, 30, 0), stage.draw("labels", 0.0, 30, 0)
     assert None not in lied.labels + truth.labels
-    assert "alert" in stage_verdicts(lied)
+    found = drill.judged(lied, load(ROOT / "params.yaml").monitor).signals
+    assert "alert" in {one.verdict for one in found if one.name in ("accuracy", "labels")}
     shelf = stage.draw("copies", 0.0, 20, 0)
     assert 20 <= len(shelf.logits) < 100  # of 100 pictures near duplicates are left out
-    dark = stage.draw("gamma", 2.0, 30, 0)
-    assert (dark.seen.statistics[:, 0] < truth.seen.statistics[:, 0].mean()).mean() > 0.5
     assert stage.draw("clean", 0.0, 500, 0) is None
+    dark, again, other = (stage.draw("gamma", 2.0, 30, number) for number in (0, 0, 1))
+    assert (dark.seen.statistics[:, 0] < truth.seen.statistics[:, 0].mean()).mean() > 0.5
+    assert (dark.logits == again.logits).all()  # a function of its number
+    assert (dark.logits != other.logits).any()
 
 
 def test_several_pictures_of_one_thing_are_one(drill: Any) -> None:
@@ -95,17 +95,6 @@ def test_several_pictures_of_one_thing_are_one(drill: Any) -> None:
         for place in range(5)
     ]
     assert drill.of_their_own(shelf) == list(range(0, 50, 5))
-
-
-def stage_verdicts(drawn: Any) -> set[str]:
-    found = sys.modules["drill"].judged(drawn, PARAMS)
-    return {one.verdict for one in found.signals if one.name in ("accuracy", "labels")}
-
-
-def test_a_batch_is_a_function_of_its_number(stage: Any) -> None:
-    one, again, other = (stage.draw("gamma", 2.0, 30, number) for number in (3, 3, 4))
-    assert (one.logits == again.logits).all()
-    assert (one.logits != other.logits).any()
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20)])

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,25 +100,17 @@ class TestVerdicts:
         said = monitor(built, DIM, CLEAN, code=3)
         table, findings = (part.splitlines() for part in said.out.split("\n\n"))
         assert len({line.rindex("  ") for line in table}) == 1  # columns are aligned
-        header, *rows = (re.split("  +", line) for line in table)
-        title = "verdict/images/unreadable/estimated accuracy/accuracy/batch"
-        assert (header, said.err) == (title.split("/"), "")
+        titles, *rows = (re.split("  +", line) for line in table)
+        assert "/".join(titles) == "verdict/images/unreadable/estimated accuracy/accuracy/batch"
         odd = []
         for row, one in zip(rows, found, strict=True):
-            estimate = "-"
-            if one["estimated_accuracy"] is not None:
-                low, high = one["estimate_interval"]
-                estimate = f"{one['estimated_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-            counts = [str(one["images"]), str(one["unreadable"])]
-            assert row == [
-                one["verdict"],
-                *counts,
-                estimate,
-                f"{one['accuracy']:.3f}",
-                one["batch"],
-            ]
-            signals = [signal for signal in one["signals"] if signal["verdict"] != "ok"]
-            odd += [f"{one['batch']}: {signal['sentence']}" for signal in signals]
+            name, accuracy = one["batch"], f"{one['accuracy']:.3f}"
+            assert row[:3] == [one["verdict"], str(one["images"]), str(one["unreadable"])]
+            assert row[4:] == [accuracy, name]
+            assert (row[3] == "-") == (one["estimated_accuracy"] is None)
+            odd += [f"{name}: {s['sentence']}" for s in one["signals"] if s["verdict"] != "ok"]
+        low, high = found[1]["estimate_interval"]
+        assert rows[1][3] == f"{found[1]['estimated_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
         assert [line for line in findings if "cannot be estimated" not in line] == odd != []
 
     def test_thresholds_come_from_the_params(self, built: Project, tmp_path: Path) -> None:
@@ -245,6 +236,7 @@ class TestBadInput:
             (f"{INCOMING} --params thresholds.yaml", "did you mean min_batch?"),
             (f"{INCOMING} --history params.yaml", "is no history of grocery monitor"),
             ("flat --each", "is in no batch; with --each every folder"),
+            (f"{INCOMING} --time 2026-11-24 --history x", "of one batch, and there are 2"),
             # argparse's own code, which is not that of an alert
             ("", "the following arguments are required: INCOMING"),
             (f"{INCOMING} --quiet", "--quiet goes with --history"),
@@ -265,25 +257,20 @@ class TestBadInput:
     def test_keeps_no_other_batch_from_being_judged(
         self, built: Project, raw: Path, tmp_path: Path
     ) -> None:
+        """And a page that cannot be written costs no verdict."""
         put(tmp_path, "cut.parquet", (built.path / CLEAN).read_bytes()[:-100])
         (tmp_path / ".part.parquet").touch()
-        said = monitor(built, tmp_path, raw / "flat/usual", code=1)
+        said = monitor(built, tmp_path, raw / "flat/usual", "--report", tmp_path, code=1)
         assert said.out.splitlines()[1].startswith("ok ")
-        assert f"{tmp_path}/cut.parquet cannot be read" in said.err
-        assert f"left out: {tmp_path}/.part.parquet: it is in no batch\n" in said.err
-
-    def test_a_page_that_cannot_be_written(
-        self, built: Project, flat: Path, tmp_path: Path
-    ) -> None:
-        """It costs neither the verdicts nor what the exit code says of them, nor the history."""
+        left_out, broken, page = said.err.splitlines()
+        assert left_out == f"left out: {tmp_path}/.part.parquet: it is in no batch"
+        assert f"{tmp_path}/cut.parquet cannot be read" in broken
+        assert page.startswith(f"error: monitor: {tmp_path} is a folder")
         history = ("--history", tmp_path / "history.jsonl")
-        for place, memory in ((str(tmp_path), history), ("params.yaml/drift.html", ())):
-            said = monitor(built, DIM, "--report", place, *memory, code=3)
-            assert said.out.splitlines()[1].startswith("alert")
-            (sentence,) = said.err.splitlines()
-            assert sentence.startswith("error: monitor: ")
-            assert place.removesuffix("/drift.html") in sentence
-        assert monitor(built, flat, "--report", tmp_path, code=1).out
+        said = monitor(built, DIM, "--report", "params.yaml/drift.html", *history, code=3)
+        assert said.out.splitlines()[1].startswith("alert")
+        assert said.sentence.startswith("error: monitor: ")
+        assert "params.yaml" in said.sentence
 
 
 @dataclass(frozen=True)
@@ -332,10 +319,13 @@ class TestHistory:
         hurried = inbox.watch("--settled", "3600")
         assert hurried == Said(0, "", f"not settled: {inbox.folder}/monday {later}")
         assert inbox.watch("--settled", "3600", "--quiet") == Said(0, "", "")
+        for model, why in (("production", "no version is in production"), ("no", "no is not here")):
+            missing = inbox.watch("--settled", "3600", "--quiet", "--model", model)
+            assert (missing.code, missing.out) == (1, "")
+            assert missing.err.startswith(f"error: monitor: {why}")
         assert inbox.lines == []
-        broken = inbox.folder / "a-broken.parquet"
+        broken, foreign = inbox.folder / "a-broken.parquet", inbox.folder / NO_UTF8
         broken.write_bytes(b"no Parquet")  # it keeps no other from being judged
-        foreign = inbox.folder / NO_UTF8
         foreign.mkdir()
         said = inbox.watch()
         assert (said.code, said.out.splitlines()[1].split()[0]) == (1, "ok")
@@ -377,18 +367,6 @@ class TestHistory:
         assert said.err == f"error: monitor: {inbox.folder}/wednesday holds no images\n"
         assert ("dim" in said.out, "tuesday" in said.out) == (True, False)
 
-    @pytest.mark.parametrize("options", [(), ("--quiet", "--settled", "3600")])
-    def test_a_model_that_is_not_there_is_said_before_a_batch(
-        self, inbox: Inbox, options: Sequence[str]
-    ) -> None:
-        for model, sentence in (
-            ("production", "no version is in production"),
-            ("no-model", "no-model is not here"),
-        ):
-            said = inbox.watch("--model", model, *options)
-            assert (said.code, said.out) == (1, "")
-            assert said.err.startswith(f"error: monitor: {sentence}")
-
     def test_what_a_line_says_and_labels_that_come_later(
         self, built: Project, raw: Path, inbox: Inbox
     ) -> None:
@@ -419,21 +397,27 @@ class TestHistory:
         assert labels["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-6)
 
     def test_a_machine_that_has_become_slow(self, inbox: Inbox) -> None:
-        """A history of the same batch, which a much faster machine of that name has judged."""
-        inbox.watch()
+        """A history of the same batch, which a much faster machine of that name has judged.
+
+        Its last line was cut off.
+        """
+        inbox.watch("--time", "2026-11-23T18:00:00+02:00")
         (judged,) = inbox.lines
+        assert judged["time"] == "2026-11-23T16:00:00Z"
         assert judged["images_per_second"] > 0
         fast = judged | {"files": None, "latency_ms": judged["latency_ms"] / 1000}
-        with inbox.history.open("w") as stream:
-            for number in range(5):
-                line = fast | {"digest": f"{number:064x}"}
-                print(json.dumps(line, separators=(",", ":")), file=stream)
+        several = [fast | {"digest": f"{number:064x}"} for number in range(5)]
+        lines = [json.dumps(one, separators=(",", ":")) for one in [*several, judged]]
+        inbox.history.write_text("\n".join(lines)[:-20])
         said = inbox.watch()
         assert said.code == 0  # it says nothing of the images
+        assert said.err.startswith(f"warning: monitor: line 6 of {inbox.history} is damaged and")
         assert said.out.splitlines()[1].startswith("watch")
         assert "monday: Predicting an image takes " in said.out
-        (speed,) = (one for one in inbox.lines[-1]["signals"] if one["signal"] == "speed")
+        judged = json.loads(inbox.history.read_text().splitlines()[-1])
+        (speed,) = (one for one in judged["signals"] if one["signal"] == "speed")
         assert (speed["verdict"], speed["effect"] > 0.9) == ("watch", True)
+        assert inbox.watch("--quiet") == Said(0, "", "")
 
     def test_a_sequence_of_small_batches_is_judged_together(self, inbox: Inbox) -> None:
         """Twelve dim images a day are too few to be judged."""
@@ -470,20 +454,6 @@ class TestHistory:
         page.unlink()
         inbox.watch("--report", page)
         assert "<h1>1 of the latest 2 batches in alert</h1>" in page.read_text()
-
-    def test_the_time_of_a_batch_and_a_line_that_was_cut_off(self, inbox: Inbox) -> None:
-        inbox.watch("--time", "2026-11-23T18:00:00+02:00")
-        assert inbox.lines[0]["time"] == "2026-11-23T16:00:00Z"
-        inbox.history.write_bytes(inbox.history.read_bytes()[:-20])  # it is judged again
-        said = inbox.watch()
-        assert (said.code, said.out.splitlines()[1].split()[-1]) == (0, "monday")
-        (line,) = said.err.splitlines()
-        assert line.startswith(f"warning: monitor: line 1 of {inbox.history} is damaged and left")
-        assert inbox.watch("--quiet") == Said(0, "", "")
-        (inbox.folder / "other").mkdir()
-        said = inbox.watch("--time", "2026-11-24")
-        assert (said.code, said.out) == (1, "")
-        assert "--time is the time of one batch, and there are 2" in said.err
 
 
 def test_a_run_of_its_own_offline(project: Project, tmp_path: Path) -> None:

@@ -52,11 +52,8 @@ class TestExact:
             assert (found == naive(points, points, count, own=True)).all()
             similarity = np.einsum("nd,nkd->nk", points, points[found])
             np.testing.assert_allclose(1 - distances / 2, similarity, atol=1e-6)
-
-    def test_ties_go_by_index(self) -> None:
-        points = np.array([[0], [1], [-1], [1], [-1], [2]], np.float32)
-        found, _ = nearest(points[:1], points, n_neighbors=5)
-        assert found.tolist() == [[0, 1, 2, 3, 4]]
+        ties = np.array([[0], [1], [-1], [1], [-1], [2]], np.float32)  # which go by index
+        assert nearest(ties[:1], ties, n_neighbors=5)[0].tolist() == [[0, 1, 2, 3, 4]]
 
     def test_copies_of_one_point(self) -> None:
         """Whichever copies are found, a point is never its own neighbour."""
@@ -68,14 +65,13 @@ class TestExact:
 
     def test_points_far_from_the_origin_in_double_precision(self) -> None:
         points = np.random.default_rng(0).normal(size=(400, 8)) + 100
-        found, distances = nearest(points[:50], points, n_neighbors=5)
-        assert (found == naive(points[:50], points, 5, own=False)).all()
-        assert distances.dtype == np.float64
-        expected = ((points[:50, None] - points[found]) ** 2).sum(axis=-1)
-        np.testing.assert_allclose(distances, expected, rtol=1e-5)
-
-        found, distances = nearest(points[:0], points, n_neighbors=4)
-        assert found.shape == distances.shape == (0, 4)
+        for some in (points[:50], points[:0]):
+            found, distances = nearest(some, points, n_neighbors=5)
+            assert found.shape == (len(some), 5)
+            assert (found == naive(some, points, 5, own=False)).all()
+            assert distances.dtype == np.float64
+            expected = ((some[:, None] - points[found]) ** 2).sum(axis=-1)
+            np.testing.assert_allclose(distances, expected, rtol=1e-5)
 
 
 class TestApproximate:
@@ -110,14 +106,11 @@ class TestApproximate:
 
     def test_auto_is_exact_up_to_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EXACT_POINTS", 2000)
-        points = clustered(2001)
-        exact, approximate = (
-            nearest(points, n_neighbors=10, search=search)[0] for search in ("exact", "approximate")
-        )
-        assert (exact != approximate).any()
-        assert (nearest(points, n_neighbors=10)[0] == approximate).all()
-        exact, _ = nearest(points[:2000], n_neighbors=10, search="exact")
-        assert (nearest(points[:2000], n_neighbors=10)[0] == exact).all()
+        for count, same, other in ((2001, "approximate", "exact"), (2000, "exact", "approximate")):
+            points = clustered(2001)[:count]
+            auto, _ = nearest(points, n_neighbors=10)
+            assert (auto == nearest(points, n_neighbors=10, search=same)[0]).all()
+            assert (auto != nearest(points, n_neighbors=10, search=other)[0]).any()
 
 
 def digest() -> str:

@@ -28,18 +28,11 @@ CLASSES = ["apple", "leek", "pear"]
 
 
 def make(n: int = 40, seed: int = 0) -> Reference:
-    probabilities = np.random.default_rng(seed).dirichlet(np.ones(3), n).astype(np.float32)
     rng = np.random.default_rng(seed)
-    seen = [rng.normal(size=(n, k)).astype(np.float32)[:1000] for k in (80, 3, len(NAMES))]
-    return Reference.from_predictions(
-        probabilities,
-        ["leek"] * n,
-        CLASSES,
-        "d" * 64,
-        features=seen[0],
-        logits=seen[1],
-        image_statistics=seen[2],
-    )
+    probabilities = rng.dirichlet(np.ones(3), n).astype(np.float32)
+    sides = {"features": 80, "logits": 3, "image_statistics": len(NAMES)}
+    seen = {name: rng.normal(size=(n, k))[:1000].astype(np.float32) for name, k in sides.items()}
+    return Reference.from_predictions(probabilities, ["leek"] * n, CLASSES, "d" * 64, **seen)
 
 
 @pytest.fixture
@@ -71,13 +64,10 @@ def test_it_says_what_the_predictions_were() -> None:
 def test_the_rank_of_a_label() -> None:
     probabilities = np.array([[0.2, 0.5, 0.3]] * 5 + [[0.4, 0.4, 0.2]] * 2, np.float32)
     labels = ["leek", "pear", "apple", None, "durian", "apple", "leek"]
-    assert CLASSES == ["apple", "leek", "pear"]
     ranks = label_ranks(probabilities, labels, CLASSES)
     assert ranks.tolist() == [0, 1, 2, -1, 3, 0, 1]
+    assert share_right(ranks) == 2 / 6
     assert label_ranks(probabilities, None, CLASSES).tolist() == [-1] * 7
-    predicted = [CLASSES[index] for index in probabilities.argmax(axis=1)]
-    right = sum(name == label for name, label in zip(predicted, labels, strict=True))
-    assert share_right(ranks) == right / (ranks >= 0).sum()
     assert share_right(label_ranks(probabilities[:1], [None], CLASSES)) is None
 
 
@@ -102,8 +92,8 @@ def test_many_images_are_kept_as_quantiles(tmp_path: Path) -> None:
     shares = np.searchsorted(np.sort(full), reference.confidences, side="right") / len(full)
     even = (np.arange(MAX_CONFIDENCES) + 0.5) / MAX_CONFIDENCES
     assert np.abs(shares - even).max() < 1 / MAX_CONFIDENCES
-    reference.save(tmp_path / "large")
-    assert Reference.load(tmp_path / "large").images == reference.images
+    reference.save(tmp_path)
+    assert Reference.load(tmp_path).images == reference.images
 
 
 def test_predictions_that_make_no_reference() -> None:
@@ -127,33 +117,35 @@ def test_a_file_that_is_cut_off_another_ones_or_missing(
     assert f"{name} is missing" in refused(folder)
 
 
+def save_otherwise(folder: Path, header: dict[str, Any], **changed: NDArray[Any] | None) -> None:
+    """Save it again, so that its digest is right; what is None is left out."""
+    arrays, description = load_arrays(folder, KIND, "reference")
+    kept, described = (
+        {name: value for name, value in both.items() if value is not None}
+        for both in (arrays | changed, description | header)
+    )
+    save_arrays(folder, KIND, kept, described, "reference")
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"classes": ["apple"]},
+        {"classes": None},
         {"images": 41},
         {"images": "40"},
-        {"classes": None},
         {"accuracy": 1.5},
-        {"accuracy": "high"},
-        {"model_digest": ...},
+        {"model_digest": None},
     ],
 )
 def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, Any]) -> None:
-    change_header(folder, change)
+    save_otherwise(folder, change)
     assert "holds a damaged reference" in refused(folder)
 
 
-def change_header(folder: Path, change: dict[str, Any]) -> None:
-    """Save the reference again with another description, so that its digest is right."""
-    arrays, description = load_arrays(folder, KIND, "reference")
-    kept = {key: value for key, value in (description | change).items() if value is not ...}
-    save_arrays(folder, KIND, arrays, kept, "reference")
-
-
-@pytest.mark.parametrize("version", [None, 1, 3, 5, "4"])
+@pytest.mark.parametrize("version", [None, 3, 5, "4"])
 def test_a_reference_of_another_time(folder: Path, version: object) -> None:
-    change_header(folder, {"version": version or ...})
+    save_otherwise(folder, {"version": version})
     assert "evaluate and register the model again" in refused(folder)
 
 
@@ -164,20 +156,17 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
         ("ranks", np.zeros(40, np.int8)),
         ("class_accuracies", np.zeros(2, np.float32)),
         ("trials", np.zeros((3, 5), np.float32)),
+        ("trials", None),
         ("features", np.zeros((39, 5), np.float32)),
         ("features", np.zeros((40, SAMPLE_DIMENSIONS + 1), np.float32)),
         ("features", np.zeros((0, 10**12), np.float32)),
         ("logits", np.zeros((40, 4), np.float32)),
-        ("image_statistics", np.zeros((40, 1), np.float32)),
         ("image_statistics", np.zeros(40, np.float32)),
         ("confidences", np.linspace(1, 0, 40, dtype=np.float32)),
-        ("trials", None),
     ],
 )
 def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any] | None) -> None:
-    arrays, description = load_arrays(folder, KIND, "reference")
-    changed = {k: v for k, v in (arrays | {name: array}).items() if v is not None}
-    save_arrays(folder, KIND, changed, description, "reference")
+    save_otherwise(folder, {}, **{name: array})
     assert "damaged" in refused(folder)
 
 
@@ -194,12 +183,15 @@ def test_the_sample_is_chosen_by_content() -> None:
     assert sample_rows(["c", "a"]).tolist() == [0, 1]
 
 
-def test_a_reference_of_another_model_is_refused() -> None:
-    reference = make()
-    reference.check_fits(CLASSES, "d" * 64)
-    with pytest.raises(ModelError, match="only one of them knows 'durian'"):
-        reference.check_fits([*CLASSES[:2], "durian"], "d" * 64)
-    with pytest.raises(ModelError, match="order differs"):
-        reference.check_fits(CLASSES[::-1], "d" * 64)
-    with pytest.raises(ModelError, match="this is model eeeeeeeeeeee"):
-        reference.check_fits(CLASSES, "e" * 64)
+@pytest.mark.parametrize(
+    ("classes", "model", "sentence"),
+    [
+        ([*CLASSES[:2], "durian"], "d", "only one of them knows 'durian'"),
+        (CLASSES[::-1], "d", "order differs"),
+        (CLASSES, "e", "this is model eeeeeeeeeeee"),
+    ],
+)
+def test_a_reference_of_another_model(classes: list[str], model: str, sentence: str) -> None:
+    make().check_fits(CLASSES, "d" * 64)
+    with pytest.raises(ModelError, match=sentence):
+        make().check_fits(classes, model * 64)

@@ -23,16 +23,13 @@ COLOURS = {"apple": (200, 40, 40), "lemon": (220, 220, 40), "plum": (90, 40, 140
 
 def images(count: int, seed: int) -> list[dict[str, Any]]:
     """Plain pictures in the colour of their class; every tenth has another one's label."""
-    rng = np.random.default_rng(seed)
-    names = list(COLOURS)
-    rows: list[dict[str, Any]] = []
+    rng, names, rows = np.random.default_rng(seed), list(COLOURS), []
     for number in range(count):
-        name = names[number % 3]
-        noise = rng.normal(0, 8, (32, 32, 3)) + COLOURS[name]
+        noise = rng.normal(0, 8, (32, 32, 3)) + COLOURS[names[number % 3]]
         picture = Image.fromarray(noise.clip(0, 255).astype(np.uint8))
-        shown = names[(number + 1) % 3] if number % 10 == 0 else name
+        label = names[(number + (number % 10 == 0)) % 3]
         jpeg = canonical(picture, size=32, quality=90)
-        rows.append(image_row(jpeg, f"{seed}-{number}.jpg", shown))
+        rows.append(image_row(jpeg, f"{seed}-{number}.jpg", label))
     return rows
 
 
@@ -55,10 +52,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_part_is_looked_at_by_itself_however_many_shards_there_are(tmp_path: Path) -> None:
     rows = images(200, 0)
     found = search(shard_files(tmp_path / "one", rows, 1), 200)
-    wrong = {row["path"] for row in rows if int(str(row["path"])[2:-4]) % 10 == 0}
-    right = [suspect for suspect in found if suspect.path in wrong]
-    assert len(right) >= 0.8 * len(wrong)
-    assert len(right) >= 0.8 * len(found)
+    right = [suspect for suspect in found if suspect.path.endswith("0.jpg")]  # every tenth
+    assert len(right) >= 0.8 * max(20, len(found))
     for suspect in found:
         assert {shard_of(w, 4) for w in suspect.witnesses} == {shard_of(suspect.image_id, 4)}
     for shards, workers in ((2, 1), (4, 2), (16, 1)):
@@ -71,7 +66,6 @@ def test_only_parts_that_have_changed_are_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, (new, *_) = images(200, 0), images(1, 1)
-    paths = shard_files(tmp_path / "shards", rows, 16)
     described: list[np.ndarray] = []
     describe = module.colour_descriptor
 
@@ -80,16 +74,15 @@ def test_only_parts_that_have_changed_are_looked_at_again(
         return describe(picture)
 
     monkeypatch.setattr(module, "colour_descriptor", noting)
+    paths = shard_files(tmp_path / "shards", rows, 16)
     first = search(paths, 200, tmp_path / "memory")
-    assert len(described) == 200
-    described.clear()
     assert search(paths, 200, tmp_path / "memory") == first
-    assert described == []
+    assert len(described) == 200
 
     changed = [*rows[1:], new]
     paths = shard_files(tmp_path / "shards", changed, 16)
     again = search(paths, 200, tmp_path / "memory")
-    touched = {shard_of(str(row["image_id"]), 4) for row in (rows[0], new)}
-    near = [row for row in changed if shard_of(str(row["image_id"]), 4) in touched]
-    assert len(described) == len(near) < 200
+    touched = {shard_of(row["image_id"], 4) for row in (rows[0], new)}
+    near = [row for row in changed if shard_of(row["image_id"], 4) in touched]
+    assert 200 + len(near) == len(described) < 400
     assert again == search(paths, 200)
