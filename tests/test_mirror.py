@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,23 +77,16 @@ def server_apart() -> Iterator[WandbServer]:
         yield one
 
 
-@pytest.fixture(scope="module")
-def told_once(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def offline_story(folder: Path) -> Path:
     """A repository to which the story has happened offline."""
-    folder = tmp_path_factory.mktemp("told") / "repository"
-    shutil.copytree(once, folder, symlinks=True)
     assert do(folder, None, *STEPS, WANDB_MODE="offline") == [LATER] * len(STEPS)
     return folder
 
 
-@pytest.fixture
-def offline_story(told_once: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(told_once, tmp_path / "repository", symlinks=True))
-
-
 @pytest.fixture(scope="module")
-def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The state of a server that was told each step of the story at once."""
+def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A repository and a server that was told each step of the story at once."""
     folder = tmp_path_factory.mktemp("online") / "repository"
     shutil.copytree(once, folder, symlinks=True)
     with in_this_process(), WandbServer() as server:
@@ -103,10 +95,9 @@ def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
             assert links(server) == aliases, step
             assert Notes(folder).waiting() == []
         assert server.errors == []
-        state = server.state()
-    linked = [link["artifact"] for link in state["links"][COLLECTION].values()]
+    linked = [link["artifact"] for link in server.state()["links"][COLLECTION].values()]
     assert linked == ["team/grocery/release:v0", "team/grocery/release:v1"]
-    return state
+    return World(folder, server)
 
 
 def links(server: WandbServer) -> list[set[str]]:
@@ -119,14 +110,14 @@ def links(server: WandbServer) -> list[set[str]]:
 
 
 def test_offline_and_synchronised_is_the_same_as_online(
-    offline_story: Path, server_apart: WandbServer, online: dict[str, Any]
+    offline_story: Path, server_apart: WandbServer, online: World
 ) -> None:
     planned = synchronize(offline_story, None, "--dry-run").stdout.splitlines()
     assert planned[:2] == ["registry: register v1.0.0", "registry: assign production v1.0.0"]
     assert len(planned) == len(STEPS)
     done = synchronize(offline_story, server_apart)
     assert (done.returncode, done.stdout, done.stderr) == (0, "7 of 7 sent\n", "")
-    assert server_apart.state() == online
+    assert server_apart.state() == online.server.state()
     assert server_apart.errors == []
 
     seen = len(server_apart.requests)
@@ -267,7 +258,7 @@ def test_of_two_links_to_the_same_release_the_one_with_its_aliases_is_meant() ->
     [(12, 7), pytest.param((1, 8, 12, 6, 7, 8, 9, 6, 8, 11, 6, 7), marks=pytest.mark.long)],
 )
 def test_killed_at_any_point_it_can_be_repeated(
-    points: Sequence[int], offline_story: Path, server_apart: WandbServer, online: dict[str, Any]
+    points: Sequence[int], offline_story: Path, server_apart: WandbServer, online: World
 ) -> None:
     kills = 0
     for requests in points:
@@ -279,9 +270,9 @@ def test_killed_at_any_point_it_can_be_repeated(
     assert kills >= min(len(points), 5)
     with in_this_process():
         assert synchronize(offline_story, server_apart).returncode == 0
-    state = server_apart.state()
-    assert state["links"] == online["links"]
-    assert state["artifacts"] == online["artifacts"]
+    state, expected = server_apart.state(), online.server.state()
+    assert state["links"] == expected["links"]
+    assert state["artifacts"] == expected["artifacts"]
     assert Notes(offline_story).waiting() == []
 
 
@@ -399,24 +390,10 @@ def test_only_what_git_is_certain_to_know_of_may_be_told(tmp_path: Path) -> None
 # The way from W&B
 
 
-@contextmanager
-def stocked(folder: Path) -> Iterator[World]:
-    """A repository whose red release is in production, also at its server."""
-    with in_this_process(), WandbServer() as server:
-        do(folder, server, "register:v1.0.0:red", "assign:production:v1.0.0")
-        yield World(folder, server)
-
-
-@pytest.fixture(scope="module")
-def stock_once(once: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    folder = tmp_path_factory.mktemp("stock") / "repository"
-    with stocked(Path(shutil.copytree(once, folder, symlinks=True))) as world:
-        return world
-
-
 @pytest.fixture
-def stock(stock_once: World, tmp_path: Path) -> Iterator[World]:
-    with stock_once.copy(tmp_path / "repository") as world:
+def stock(online: World, tmp_path: Path) -> Iterator[World]:
+    """A repository, and a server that has its red release in production."""
+    with online.copy(tmp_path / "repository") as world:
         yield world
 
 
@@ -473,7 +450,7 @@ NO_RELEASE: dict[str, tuple[Change, str, int]] = {
 @pytest.mark.parametrize("case", NO_RELEASE)
 def test_what_is_no_release_is_refused_before_anything_is_written(case: str, stock: World) -> None:
     change, sentence, downloads = NO_RELEASE[case]
-    (artifact,) = stock.server.store.all_artifacts.values()
+    artifact, _ = stock.server.store.all_artifacts.values()
     manifest = json.loads(artifact.manifest_text)
     change(artifact, manifest["contents"])
     artifact.manifest_text = json.dumps(manifest).encode()
@@ -504,12 +481,14 @@ def test_a_download_that_fails_is_a_sentence(
     assert not (stock.folder / "got").exists()
 
 
-def test_references_to_this_projects_remote_are_followed(folder: Path, tmp_path: Path) -> None:
+def test_references_to_this_projects_remote_are_followed(
+    folder: Path, server: WandbServer, tmp_path: Path
+) -> None:
     project = Project(folder)
     project.dvc(f"remote add --default storage {tmp_path / 'storage'}", "push --quiet")
     project.edit_params({"tracking": {"upload": "reference"}})
-    with stocked(folder) as stock:
-        (artifact,) = stock.server.store.all_artifacts.values()
-        assert all("ref" in entry for entry in artifact.entries.values())
-        assert fetch(stock) == read_content(folder / "made/red").md5
+    do(folder, server, "register:v1.0.0:red")
+    (artifact,) = server.store.all_artifacts.values()
+    assert all("ref" in entry for entry in artifact.entries.values())
+    assert fetch(World(folder, server), "v1.0.0") == read_content(folder / "made/red").md5
     assert read_content(folder / "got/it") == read_content(folder / "made/red")
