@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from samples import encoded, picture
+
+TURNED = Image.Exif()  # of a camera that was held upright
+TURNED[0x0112] = 6
 
 
 def _fixed(*numbers: float) -> bytes:

@@ -53,14 +53,6 @@ def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(tmp_pa
         assert not left.exists()
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
-    output = tmp_path / "output"
-    output.mkdir()
-    with pytest.raises(ZeroDivisionError), replacing(output):
-        raise ZeroDivisionError
-    assert list(tmp_path.iterdir()) == [output]
-
-
 def test_several_take_their_place_together(tmp_path: Path) -> None:
     folder, file, new = tmp_path / "folder", tmp_path / "file.json", tmp_path / "new"
     folder.mkdir()

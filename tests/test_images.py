@@ -9,25 +9,17 @@ import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from conftest import ROOT
-from grocery.core.errors import DataError, UnreadableImage, one_sentence
-from grocery.data.build import Shard, decode_shard, preprocessing_of
-from grocery.data.duplicates import Copies
-from grocery.data.incoming import write_batch
-from grocery.images import preprocessing
+from grocery.core.errors import DataError, UnreadableImage
 from grocery.images.decoding import canonical, decode, pixels, upright_rgb
 from grocery.images.opening import FORMATS
-from grocery.images.raw import RawImage
-from grocery.inbox.incoming import fingerprint
-from grocery.settings import load
 from odd_files import SWAPPED
-from samples import encoded, put
+from samples import encoded
 
 RED, GREEN, WHITE = (220, 30, 30), (30, 160, 40), (255, 255, 255)
 MAX_PIXELS = 1_000_000
@@ -128,12 +120,10 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
 
     def files(size: tuple[int, int]) -> list[bytes]:
         image = Image.fromarray(noise).resize(size)
-        deep = Image.fromarray(np.full(size[::-1], 7, np.uint16))
         return [
             encoded(image, "JPEG", progressive=True),
             encoded(image, "WEBP", method=0),
             encoded(image.convert("RGBA"), "PNG", compress_level=1),
-            encoded(deep, "PNG"),
         ]
 
     done = subprocess.run(
@@ -145,40 +135,6 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
     )
     for codes in done.stdout.split():
         assert re.fullmatch(rb"1[01]*0", codes), done.stderr  # 2 is for another error
-
-
-def test_a_lack_of_memory_fails_the_run_and_names_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    put(tmp_path, "monday/1.png", encoded(halves(), "PNG"))
-    image = RawImage("monday/1.png", file=tmp_path / "monday/1.png")
-    shard = Shard("shard", (Copies(image.identify()[0], image),))
-    params = load(ROOT / "params.yaml").prepare
-
-    def refuse(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(preprocessing, "decode", refuse)
-    for work in (
-        lambda: write_batch(("monday", [image]), params=params, folder=tmp_path),
-        lambda: decode_shard((shard, preprocessing_of(params), tmp_path / "shard")),
-    ):
-        with pytest.raises(SystemExit), one_sentence("prepare"):
-            work()
-        little = "not enough memory for monday/1.png; fewer compute.workers need less"
-        assert capsys.readouterr().err == f"error: prepare: {little}\n"
-
-
-def test_too_many_open_files_are_no_fact_about_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    (tmp_path / "1.png").touch()
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(OSError, match="Too many open files"):
-        fingerprint(tmp_path, labelled=False)
 
 
 def test_an_error_of_the_disk_is_no_fact_about_a_file() -> None:

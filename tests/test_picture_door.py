@@ -5,12 +5,13 @@ The one door is shown for each case: shards, incoming batches, the model and the
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import io
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from PIL import Image, ImageCms
 
 from conftest import ROOT
 from grocery.core.bounds import FILE_BYTES
-from grocery.core.errors import DataError, NotInstalled, UnreadableImage
+from grocery.core.errors import DataError, UnreadableImage, one_sentence
 from grocery.data.build import Shard, decode_shard
 from grocery.data.duplicates import Copies
 from grocery.data.incoming import write_batch
 from grocery.images import colours
 from grocery.images.decoding import decode
+from grocery.images.finding import walk
 from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.images.raw import RawImage
 from grocery.inbox import incoming
@@ -37,6 +39,7 @@ from odd_files import (
     LINEAR_GREY,
     PRESS,
     SWAPPED,
+    TURNED,
     chunk,
     damaged,
     pages,
@@ -72,10 +75,10 @@ def lab() -> bytes:
     return encoded(ImageCms.applyTransform(plain(RED), transform), "TIFF")
 
 
-def heic() -> bytes:
+def heic(image: Image.Image, **options: Any) -> bytes:
     pillow_heif = pytest.importorskip("pillow_heif")
     stream = io.BytesIO()
-    pillow_heif.from_pillow(plain(RED).resize((64, 64))).save(stream)
+    pillow_heif.from_pillow(image).save(stream, **options)
     return stream.getvalue()
 
 
@@ -123,7 +126,7 @@ READ = {
     "signed16.tif": (tiff(np.full((1, 2), 2**15 - 1, np.int16)), WHITE),
     "white-is-zero16.tif": (WHITE_IS_ZERO, WHITE),
     "phone.avif": (encoded(plain(RED), "AVIF", quality=90), RED),
-    "phone.heic": (heic, RED),
+    "phone.heic": (lambda: heic(plain(RED).resize((64, 64))), RED),
     "grey2-key.png": (png(2, 0, [b"\xaa"], 4, chunk(b"tRNS", b"\0\x02")), WHITE),
     "grey4-key.png": (png(4, 0, [b"\x3f"], 2, chunk(b"tRNS", b"\0\x03")), WHITE),
     "grey16-key.png": (png(16, 0, [b"\x10\0\xff\xff"], 2, chunk(b"tRNS", b"\x10\0")), WHITE),
@@ -285,39 +288,76 @@ def test_the_picture_of_a_tiff_is_no_thumbnail(kinds: tuple[int, int]) -> None:
     assert found.size == ((16, 12) if kinds == (0, 1) else (64, 48))
 
 
-class TestHeic:
-    @pytest.mark.parametrize("version", [None, "1.6.9"])
-    def test_without_what_decodes_it(
-        self, version: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        """A sentence that says what to do; a fact about the machine is remembered by no shard."""
-        data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
-        if version is None:
-            monkeypatch.setitem(sys.modules, "pillow_heif", None)
-        else:
-            monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", version)
-        put(tmp_path / "files", "phone.heic", data)
-        file = tmp_path / "files/phone.heic"
-        model = replace(small_model(), preprocessing=HOW)
-        image = RawImage("phone.heic", file=file)
-        shard = Shard("shard", (Copies(hashlib.sha256(data).hexdigest(), image),))
-        for work in (
-            lambda: model.prepare(file),
-            lambda: incoming.read(file.parent, model, labelled=False, flat=False),
-            lambda: decode_shard((shard, HOW, tmp_path / "shard")),
-            lambda: write_batch(("b", [image]), params=PARAMS, folder=tmp_path),
-        ):
-            with pytest.raises(NotInstalled, match=r"phone\.heic is HEIC, which needs pillow-heif"):
-                work()
+def ways(file: Path) -> tuple[Callable[[], Any], ...]:
+    """How a file is read: by the model, by the monitor, and for shards and batches."""
+    model, image = replace(small_model(), preprocessing=HOW), RawImage(file.name, file=file)
+    folder = file.parents[1]
 
-    def test_orientation_is_applied_once(self) -> None:
-        pillow_heif = pytest.importorskip("pillow_heif")
-        exif, image = Image.Exif(), Image.new("RGB", (64, 32), RED)
-        exif[0x0112] = 6
-        stream = io.BytesIO()
-        pillow_heif.from_pillow(image).save(stream, exif=exif.tobytes())
-        for data in (stream.getvalue(), encoded(image, "AVIF", exif=exif)):
-            assert decode(data, max_pixels=MAX).size == (32, 64)
+    def shard() -> Any:
+        one = Shard("shard", (Copies(image.identify()[0], image),))
+        return decode_shard((one, HOW, folder / "shard"))
+
+    return (
+        lambda: model.prepare(file),
+        lambda: incoming.read(file.parent, model, labelled=False, flat=False),
+        shard,
+        lambda: write_batch(("b", [image]), params=PARAMS, folder=folder),
+    )
+
+
+@pytest.mark.parametrize("lacking", ["pillow-heif", "a new pillow-heif", "memory", "open files"])
+def test_what_a_run_lacks_fails_it_and_is_no_fact_about_a_file(
+    lacking: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """That a decoder which lacks memory says so is another test's."""
+
+    def refuse(*_: object, **__: object) -> None:
+        many = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        raise MemoryError if lacking == "memory" else many
+
+    put(tmp_path, "files/phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    sentence = r"phone\.heic is HEIC, which needs pillow-heif"
+    if lacking == "pillow-heif":
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    elif lacking == "a new pillow-heif":
+        monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", "1.6.9")
+    elif lacking == "memory":
+        monkeypatch.setattr("grocery.images.preprocessing.decode", refuse)
+        sentence = r"not enough memory for \S*phone\.heic; fewer compute\.workers need less"
+    else:
+        monkeypatch.setattr(os, "open", refuse)
+        sentence = "Too many open files"
+    for way in ways(tmp_path / "files/phone.heic"):
+        with pytest.raises(SystemExit), one_sentence("it"):
+            way()
+        assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_what_may_not_be_read_is_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # as root never gets it
+
+    put(tmp_path, "files/a.jpg", JPEG)
+    monkeypatch.setattr(os, "open", refuse)
+    model, monitor, shard, batch = ways(tmp_path / "files/a.jpg")
+    with pytest.raises(DataError, match="Permission denied"):
+        model()
+    assert "a.jpg cannot be read as an image: Permission denied" in monitor()[1][0]
+    assert [*shard()["reasons"].values()] == ["Permission denied"]
+    assert batch()["quarantined"] == [{"path": "a.jpg", "reason": "Permission denied"}]
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert list(walk(tmp_path)) == [(".", "cannot be read: Permission denied")]
+
+
+def test_the_orientation_of_heic_and_avif_is_applied_once() -> None:
+    image = Image.new("RGB", (64, 32), RED)
+    for data in (heic(image, exif=TURNED.tobytes()), encoded(image, "AVIF", exif=TURNED)):
+        assert decode(data, max_pixels=MAX).size == (32, 64)
 
 
 class TestBounds:
@@ -380,66 +420,28 @@ class TestBounds:
             assert incoming.fingerprint(tmp_path, labelled=False) == seen
 
 
-# Says of a folder and of a file that their owner may not read why they are not read: the file in
-# shards, batches and the monitor.
-DENIED = """
-import sys
-from pathlib import Path
-from grocery.inbox import incoming
-from grocery.data.incoming import write_batch
-from grocery.images.finding import walk
-from grocery.images.raw import RawImage
-from grocery.settings import load
-from test_model import small_model
-
-folder = Path(sys.argv[1])
-print(*walk(folder / "shelf"))
-image = RawImage("a.jpg", file=folder / "files/a.jpg")
-print(image.identify(10**6)[1])
-said = write_batch(("batch", [image]), params=load().prepare, folder=folder)
-print(said["quarantined"][0]["reason"])
-print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False)[1], sep=chr(10))
-"""
-
-
-def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
-    file, odd = tmp_path / "files/a.jpg", tmp_path / "files/b.tif"
-    put(file.parent, file.name, encoded(picture(), "JPEG"))
-    file.chmod(0)
-    odd.write_bytes(retagged(tiff(ramp(1)), 277, 40_000))  # of which Pillow's log would speak
-    (tmp_path / "shelf/shut").mkdir(mode=0, parents=True)
-    powers = "-dac_override,-dac_read_search"  # by which root reads all
-    without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
-    command = [*without, sys.executable, "-c", DENIED, tmp_path]
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
-    unreadable = "cannot be read as an image:"
-    assert done.stdout.splitlines() == [
-        "('shut', 'cannot be read: Permission denied')",
-        *["Permission denied"] * 2,
-        f"unreadable: {file} {unreadable} Permission denied",
-        f"unreadable: {odd} {unreadable} damaged: Invalid value for samples per pixel",
-    ]
-    assert done.stderr == ""
-
-
 def test_the_table_of_a_folder(tmp_path: Path) -> None:
     for name in ("plain.jpeg", "plain.png", "no-end.jpg", "a.pdf"):
         (tmp_path / name).write_bytes(contents(name))
+    # Of which Pillow's log would speak.
+    (tmp_path / "odd.tif").write_bytes(retagged(tiff(ramp(1)), 277, 40_000))
     os.mkfifo(tmp_path / "pipe.jpg")
     command = [sys.executable, "benchmarks/corpus.py", tmp_path, "--list"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "a.pdf: PDF, which is no supported image",
         "no-end.jpg: read, with a note: the end marker is missing",
+        "odd.tif: damaged: Invalid value for samples per pixel",
         "pipe.jpg: is neither a file nor a folder",
     ]
-    table = [line.split(maxsplit=4) for line in lines[4:]]
+    table = [line.split(maxsplit=4) for line in lines[5:]]
     assert [(files, float(most) > 10, said) for files, *_, most, said in table] == [
         ("2", True, "read"),
         ("1", True, "PDF, which is no supported image"),
         ("1", True, "read, with a note"),
+        ("1", True, "damaged"),
         ("1", False, "is neither a file nor a folder"),
     ]
 
@@ -460,39 +462,31 @@ print(int(most) // 1024)
 """
 
 
-def peak(data: bytes) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK], input=data, capture_output=True, check=True, cwd=ROOT
-    )
-    return int(done.stdout.splitlines()[-1])
+LARGE = ("cmyk", "rgba", "webp", "avif", "heic", "strip", "float")
 
 
-def test_memory_at_the_default_limits() -> None:
-    assert peak(encoded(Image.new("I;16", (7000, 7000)), "PNG")) < 600
+@pytest.mark.parametrize(
+    "kind", ["grey", *(pytest.param(kind, marks=pytest.mark.long) for kind in LARGE)]
+)
+def test_memory_at_the_default_limits(kind: str) -> None:
+    def levels() -> Image.Image:
+        return Image.fromarray(np.add.outer(*[np.arange(7000, dtype=np.uint8)] * 2))
 
+    def four(mode: str = "RGBA", size: tuple[int, int] = (7000, 7000)) -> Image.Image:
+        return Image.merge(mode, [levels()] * 4).resize(size)
 
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["cmyk", "rgba", "webp", "avif", "heic", "strip", "float"])
-def test_memory_of_large_files_of_all_kinds(kind: str) -> None:
-    grey = Image.fromarray(np.add.outer(*[np.arange(7000, dtype=np.uint8)] * 2))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    rgba = Image.merge("RGBA", [grey] * 4)
-    half = rgba.resize((5000, 4990)) if kind in ("webp", "avif", "heic") else rgba
-    if kind == "heic":
-        stream = io.BytesIO()
-        pytest.importorskip("pillow_heif").from_pillow(half).save(stream, chroma=444)
-        assert peak(stream.getvalue()) < 600
-        return
-    cmyk = {"progressive": True, "subsampling": 0, "exif": exif}
-    packed = {"compression": "tiff_adobe_deflate"}
-    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
-        "cmyk": (Image.merge("CMYK", [grey] * 4), "JPEG", cmyk),
-        "rgba": (rgba, "PNG", {"compress_level": 1, "exif": exif}),
-        "webp": (half, "WEBP", {"lossless": True, "method": 0, "quality": 0}),
-        "avif": (half, "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
-        "strip": (rgba, "TIFF", packed | {"strip_size": 2**31 - 1}),
-        "float": (Image.fromarray(np.asarray(grey, np.float32)), "TIFF", packed),
+    half, packed = (5000, 4990), {"compression": "tiff_adobe_deflate"}
+    whole, turned = {"subsampling": 0, "progressive": True}, {"exif": TURNED}
+    files = {
+        "grey": lambda: encoded(Image.new("I;16", (7000, 7000)), "PNG"),
+        "cmyk": lambda: encoded(four("CMYK"), "JPEG", **whole, **turned),
+        "rgba": lambda: encoded(four(), "PNG", compress_level=1, **turned),
+        "webp": lambda: encoded(four(size=half), "WEBP", lossless=True, method=0, quality=0),
+        "avif": lambda: encoded(four(size=half), "AVIF", speed=10, subsampling="4:4:4"),
+        "heic": lambda: heic(four(size=half), chroma=444),
+        "strip": lambda: encoded(four(), "TIFF", **packed, strip_size=2**31 - 1),
+        "float": lambda: encoded(levels().convert("F"), "TIFF", **packed),
     }
-    image, name, options = files[kind]
-    assert peak(encoded(image, name, **options)) < 600
+    command, data = [sys.executable, "-c", PEAK], files[kind]()
+    done = subprocess.run(command, input=data, capture_output=True, check=True, cwd=ROOT)
+    assert int(done.stdout.splitlines()[-1]) < 600

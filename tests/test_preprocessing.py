@@ -20,6 +20,7 @@ from grocery.images.decoding import pixels
 from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.settings import load
 from grocery.shards import BATCH_SCHEMA, how_prepared, read_preprocessing, read_table, write_table
+from odd_files import TURNED
 from samples import encoded, picture
 
 HOW = Preprocessing(48, 90, max_pixels=10_000, max_file_bytes=100_000, colours=SRGB)
@@ -28,8 +29,6 @@ PARAMS = load(ROOT / "params.yaml").prepare.model_copy(
 )
 
 
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
 PHOTO = encoded(picture(0, (90, 60)), "JPEG", exif=TURNED)
 
 

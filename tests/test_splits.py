@@ -39,8 +39,10 @@ def split(
 
 class TestByHash:
     def test_shares_are_those_asked_for_in_each_shard(self) -> None:
+        """Of labelled images; the others train."""
         image_ids = ids(4000)
         splits = split(image_ids, ["a", "b"] * 2000)
+        assert set(split(image_ids, ["a", None] * 2000)[1::2]) == {"train"}
         assert splits.count("test") / 4000 == pytest.approx(0.25, abs=0.02)
         assert splits.count("val") / 4000 == pytest.approx(0.15, abs=0.02)
         for shard in range(4):
@@ -60,25 +62,20 @@ class TestByHash:
             assert split([*image_ids, new], [*labels, "a"])[:-1] == before
 
     @pytest.mark.parametrize(
-        ("count", "ratios", "expected"),
+        ("count", "val", "test", "expected"),
         [
-            (2, (0.15, 0.25), {"train", "test"}),
-            (3, (0.15, 0.25), set(SPLITS)),
-            (6, (0.02, 0.02), set(SPLITS)),
-            (6, (0.3, 0.5), set(SPLITS)),
+            (2, 0.15, 0.25, {"train", "test"}),
+            (3, 0.15, 0.25, set(SPLITS)),
+            (6, 0.02, 0.02, set(SPLITS)),
+            (6, 0.3, 0.5, set(SPLITS)),
         ],
     )
     def test_the_smallest_classes_have_all_splits_they_can(
-        self, count: int, ratios: tuple[float, float], expected: set[str]
+        self, count: int, val: float, test: float, expected: set[str]
     ) -> None:
-        val, test = ratios
         for salt in map(str, range(40)):
             splits = split(ids(count, salt), ["a"] * count, val_ratio=val, test_ratio=test)
             assert set(splits) == expected
-
-    def test_unlabelled_images_train(self) -> None:
-        splits = split(ids(100), [None if i % 2 else "a" for i in range(100)])
-        assert set(splits[1::2]) == {"train"}
 
 
 class TestNearDuplicates:
@@ -120,17 +117,14 @@ class TestNearDuplicates:
 
 
 class TestGiven:
-    def test_hold(self) -> None:
+    def test_hold_and_a_lacking_one_is_taken_from_training(self) -> None:
         given = ["train", "val", "test"] * 10
         assert split(ids(30), ["a"] * 30, given=given) == given
-
-    @pytest.mark.parametrize("lacking", ["val", "test"])
-    def test_a_lacking_split_is_taken_from_training(self, lacking: str) -> None:
-        other = "test" if lacking == "val" else "val"
-        given = ["train"] * 60 + [other] * 20
-        splits = split(ids(80), ["a", "b"] * 40, given=given)
-        assert splits[60:] == [other] * 20
-        assert set(splits[:60]) == {"train", lacking}
+        for lacking, other in (("val", "test"), ("test", "val")):
+            given = ["train"] * 60 + [other] * 20
+            splits = split(ids(80), ["a", "b"] * 40, given=given)
+            assert splits[60:] == [other] * 20
+            assert set(splits[:60]) == {"train", lacking}
 
 
 class TestChecks:
@@ -144,6 +138,10 @@ class TestChecks:
             (["a", "b", "a", "b"], ["train", "train", "val", "val"], None),
             (["a", "b", "a"], ["train", "train", "test"], None),
             (["a", "b", "a", "c"], ["train", "train", "test", "test"], "class 'c' has no readable"),
+            *(
+                (["Tea", "Milk", other] * 2, None, "'Milk'.* differ in case, spaces or width only")
+                for other in ("milk", "Milk ", "Ｍilk", "MI\u200bLK")
+            ),
         ],
     )
     def test_labels(
