@@ -355,35 +355,28 @@ def test_another_distribution_with_the_same_median_is_said_so() -> None:
     assert f"same median, {middle:.2f}" in found(judgement, "confidence").sentence
 
 
-def test_labels_that_show_a_loss() -> None:
-    probabilities, labels = predictions(np.random.default_rng(3), 100)
-    judgement = judge(reference(), probabilities, [CLASSES[0]] * 40 + labels[40:], 0, PARAMS)
-    lost, before = found(judgement, "accuracy"), reference().accuracy or 0
-    right = round(100 * (judgement.accuracy or 0))
-    assert lost.verdict == found(judgement, "labels").verdict == "alert"
-    assert lost.effect == pytest.approx(before - right / 100)
-    assert lost.sentence == (
-        f"{right} of 100 labelled images are predicted right, expected {100 * before:.0f}."
-    )
-
-
-def test_wrong_labels_are_told_from_near_misses() -> None:
+def test_wrong_labels_are_a_loss_and_are_told_from_near_misses() -> None:
     """As many mistakes: true classes that come next are none of the labels' fault."""
     probabilities, labels = predictions(np.random.default_rng(3), 200)
     order = probabilities.argsort(axis=1)
     changed = [row for row, x in enumerate(labels) if CLASSES[order[row, -1]] == x][:20]
 
-    def labels_with(place: int) -> Signal:
+    def labelled_by(place: int) -> Judgement:
         given: list[str | None] = [*labels]
         for row in changed:
             given[row] = CLASSES[order[row, place]]
-        return found(judge(reference(), probabilities, given, 0, PARAMS), "labels")
+        return judge(reference(), probabilities, given, 0, PARAMS)
 
-    random = labels_with(0)
-    assert random.verdict == "alert"
+    judgement = labelled_by(0)
+    random, lost = found(judgement, "labels"), found(judgement, "accuracy")
+    assert random.verdict == lost.verdict == "alert"
     assert random.effect == pytest.approx(0.2, abs=0.1)  # twice as far down as random ones
     assert f"as if {random.effect * 100:.0f} % of them were random" in random.sentence
-    near = labels_with(-2)
+    right, before = round(200 * (judgement.accuracy or 0)), 200 * (reference().accuracy or 0)
+    assert lost.effect == pytest.approx((before - right) / 200)
+    said = f"{right} of 200 labelled images are predicted right, expected {before:.0f}."
+    assert lost.sentence == said
+    near = found(labelled_by(-2), "labels")
     assert near.verdict != "alert"
     assert near.effect < PARAMS.min_label_shift < random.effect
 

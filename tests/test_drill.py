@@ -117,27 +117,14 @@ def test_the_table_says_what_was_found(drill: Any) -> None:
 
 @pytest.mark.parametrize("all_shifts", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_command(
-    *,
-    drill: Any,
-    release: Path,
-    shards: Path,
-    all_shifts: bool,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    drill: Any, release: Path, shards: Path, all_shifts: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not all_shifts:
-        few = [("clean", 0.0, 50), ("gamma", 2.0, 20), ("coarse", 40, 20)]
-        monkeypatch.setattr(drill, "conditions", lambda sizes, size: few)
-    arguments = Namespace(
-        release=release,
-        shards=shards,
-        params=ROOT / "params.yaml",
-        batches=1,
-        images=30,
-        size=20,
-        json=None,
-    )
-    drill.run(arguments)
+    how = {"params": ROOT / "params.yaml", "batches": 1, "images": 30, "size": 20, "json": None}
+    with pytest.MonkeyPatch.context() as patch:
+        if not all_shifts:
+            few = [("clean", 0.0, 50), ("gamma", 2.0, 20), ("coarse", 40, 20)]
+            patch.setattr(drill, "conditions", lambda sizes, size: few)
+        drill.run(Namespace(release=release, shards=shards, **how))
     out = capsys.readouterr().out
     assert "| clean 50 | 4 | 0.0 |" in out
     assert "shifts that cost" in out

@@ -175,12 +175,10 @@ class TestSequences:
             add(history, day, n=40, strength=1.9)
             add(history, day, n=40, labels="1" * 64)  # a line that is no part of it
         entries = [one for one in history.read().entries if one.kind == "batch"]
-        sequences = [one for one in entries if one.sequence is not None]
-        first = sequences[0]
+        first = next(one for one in entries if one.sequence is not None)
         assert first.sequence is not None
-        assert first.verdict != "alert"
-        assert first.sequence.verdict == "watch"  # confidence and classes: the world has changed
-        assert not first.alert
+        # Confidence and classes: the world has changed, and nobody is to be told.
+        assert (first.sequence.verdict, first.alert) == ("watch", False)
         worse = first.sequence.model_copy(update={"verdict": "alert"})
         assert first.model_copy(update={"sequence": worse}).alert
         last = entries.index(first)

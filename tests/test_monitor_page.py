@@ -17,6 +17,7 @@ from grocery.inbox.timeline import SHOWN, over_time, realised
 from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render
 from grocery.monitoring.signals import Signal
 from samples import jpeg, picture
+from test_history import entry as judged
 from test_report import BATCHES, HOSTILE, PARAMS, REFERENCE, Page
 
 LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis-" * 4
@@ -31,32 +32,21 @@ SIGNALS = [
 ]
 
 
+BASE = judged("inbox", n=40)
+
+
 def entry(number: int, **changes: object) -> Entry:
-    made = Entry(
-        kind="batch",
-        batch=f"batch-{number}",
-        incoming="inbox",
-        digest=f"{number:064x}",
-        labels=None,
-        time=f"2026-11-{1 + number % 30:02d}T08:00:00Z",
-        judged="2026-12-01T08:00:00Z",
-        version="v1.2.0",
-        model="a" * 64,
-        reference="b" * 64,
-        verdict=("ok", "watch", "too few", "alert")[number % 4],
-        images=40,
-        unreadable=0,
-        labelled=0,
-        estimated_accuracy=0.8,
-        estimate_interval=(0.74, 0.86),
-        accuracy=None,
-        wasserstein=0.1,
-        signals=SIGNALS,
-        confidence_counts=[0] * 99 + [40],
-        class_counts=[40, 0, 0],
-        sequence=None,
-    )
-    return made.model_copy(update=changes)
+    assert BASE is not None
+    said = {
+        "batch": f"batch-{number}",
+        "digest": f"{number:064x}",
+        "time": f"2026-11-{1 + number % 30:02d}T08:00:00Z",
+        "verdict": ("ok", "watch", "too few", "alert")[number % 4],
+        "estimated_accuracy": 0.8,
+        "estimate_interval": (0.74, 0.86),
+        "signals": SIGNALS,
+    }
+    return BASE.model_copy(update=said | changes)
 
 
 SEQUENCE = SequenceFinding(
