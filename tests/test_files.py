@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -53,34 +54,23 @@ def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(tmp_pa
         assert not left.exists()
 
 
-def test_several_take_their_place_together(tmp_path: Path) -> None:
-    folder, file, new = tmp_path / "folder", tmp_path / "file.json", tmp_path / "new"
-    folder.mkdir()
-    file.write_text("old")
-    with replacing(folder, file, new, files=[file]) as (one, other, third):
-        (one / "a").write_text("new")
-        other.write_text("new")
-        (third / "b").write_text("new")
-        assert (list(folder.iterdir()), file.read_text(), new.exists()) == ([], "old", False)
-    assert sorted(tmp_path.iterdir()) == [file, folder, new]
-    assert [p.read_text() for p in (folder / "a", file, new / "b")] == ["new"] * 3
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_when_one_cannot_take_its_place_all_stay_as_they_were(tmp_path: Path, missing: int) -> None:
-    paths = [tmp_path / "a.json", tmp_path / "new.json", tmp_path / "c.json"]
-    paths[0].write_text("old")
-    paths[2].write_text("old")
-
-    def write_all_but_one() -> None:
-        with replacing(*paths, files=paths) as partials:
-            for partial in partials[:missing] + partials[missing + 1 :]:
+@pytest.mark.parametrize("missing", [None, 0, 1, 2])
+def test_all_take_their_place_together_or_none_does(tmp_path: Path, missing: int | None) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "new.json"]
+    for path in paths[:2]:
+        path.write_text("old")
+    whole = missing is None
+    with (
+        nullcontext() if whole else pytest.raises(FileNotFoundError),
+        replacing(*paths, files=paths) as partials,
+    ):
+        for number, partial in enumerate(partials):
+            if number != missing:
                 partial.write_text("new")
-
-    with pytest.raises(FileNotFoundError):
-        write_all_but_one()
-    assert sorted(tmp_path.iterdir()) == [paths[0], paths[2]]
-    assert [paths[0].read_text(), paths[2].read_text()] == ["old", "old"]
+        assert [path.exists() and path.read_text() for path in paths] == ["old", "old", False]
+    there = paths if whole else paths[:2]
+    assert sorted(tmp_path.iterdir()) == there
+    assert {path.read_text() for path in there} == {"new" if whole else "old"}
 
 
 def test_of_many_writers_of_one_file_each_writes_all_of_it(tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 from pathlib import Path
 from unicodedata import normalize
 
@@ -14,7 +12,7 @@ import yaml
 from conftest import ROOT, call_stage
 from grocery.core.errors import DataError
 from grocery.core.params import DataParams
-from grocery.data.folders import FolderSource, files_of
+from grocery.data.folders import FolderSource
 from grocery.data.grocery_store import LISTS, GroceryStoreSource
 from grocery.data.sources import open_source
 from grocery.images.raw import RawImage
@@ -154,16 +152,6 @@ class TestFolders:
         if link == "incoming":
             with pytest.raises(DataError, match="incoming is a symbolic link"):
                 FolderSource(folder).incoming()
-
-    def test_no_depth_is_too_deep(self, tmp_path: Path) -> None:
-        path = "a/" + "d/" * 90 + "1.jpg"
-        touch(tmp_path, path)
-        before = sys.getrecursionlimit()
-        sys.setrecursionlimit(len(inspect.stack()) + 60)
-        try:
-            assert files_of(tmp_path) == [path]
-        finally:
-            sys.setrecursionlimit(before)
 
 
 @pytest.mark.parametrize("name", ["", "recipe.yaml", "classes.csv", "train.txt"])
