@@ -86,18 +86,6 @@ def test_what_was_done_is_not_done_again(cache: Cache) -> None:
     assert (MADE, (cache.folder / "three").exists()) == ([], False)
 
 
-def test_who_must_be_done_is_said_before(cache: Cache) -> None:
-    cache.do("one", "a")
-    fresh: list[str] = []
-
-    def before(items: Sequence[tuple[str, Path]]) -> None:
-        assert MADE == []
-        fresh.extend(text for text, _ in items)
-
-    cache.values(cache.actions("two", "b", "a", "c"), before=before)
-    assert fresh == sorted(MADE) == ["b", "c"]
-
-
 def test_without_a_place_or_inputs_and_of_a_failure_nothing_is_remembered(cache: Cache) -> None:
     def fail(task: tuple[str, Path]) -> None:
         work(task)

@@ -1,4 +1,4 @@
-"""Decoding odd and hostile files, and the canonical image."""
+"""Decoding odd and hostile files, the canonical image, and the one preprocessing."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from pydantic import ValidationError
 
 from conftest import ROOT
 from grocery.core.errors import DataError, UnreadableImage
+from grocery.core.params import PrepareParams
 from grocery.images.decoding import canonical, decode, pixels, upright_rgb
 from grocery.images.opening import FORMATS
+from grocery.images.preprocessing import SRGB, Preprocessing
+from grocery.settings import load
 from odd_files import SWAPPED
 from samples import encoded
 
@@ -193,3 +198,48 @@ class TestCanonical:
         for damaged in (b"", b"no", jpeg[:-100]):
             with pytest.raises(DataError, match="prepared image cannot be read"):
                 pixels(damaged)
+
+
+HOW = Preprocessing(48, 90, max_pixels=10_000, max_file_bytes=100_000, colours=SRGB)
+
+
+class TestPreprocessing:
+    def test_the_settings_decide(self) -> None:
+        data = turned(halves().resize((90, 60)))
+        prepared = HOW.prepare(data)
+        assert pixels(prepared).shape == (48, 32, 3)  # turned, and reduced
+        assert HOW.prepare(Image.open(io.BytesIO(data))) == prepared
+        assert len(Preprocessing(48, 100, 10_000).prepare(data)) > len(prepared)
+        with pytest.raises(UnreadableImage, match=r"10,100; prepare\.max_pixels allows 10,000"):
+            HOW.prepare(encoded(Image.new("RGB", (101, 100)), "PNG"))
+
+    @pytest.mark.parametrize(
+        ("name", "least", "most"),
+        [
+            ("image_size", 32, 1024),
+            ("jpeg_quality", 50, 100),
+            ("max_pixels", 10_000, 10**9),
+            ("max_file_bytes", 10_000, 10**10),
+        ],
+    )
+    def test_it_is_bounded_as_the_parameters_are(self, name: str, least: int, most: int) -> None:
+        params = load(ROOT / "params.yaml").prepare.model_dump()
+        for value in (least, most):
+            PrepareParams(**params | {name: value})
+            replace(HOW, **{name: value})
+        for value in (least - 1, most + 1):
+            with pytest.raises(ValidationError):
+                PrepareParams(**params | {name: value})
+            with pytest.raises(ValueError, match=f"{name} is {value}, but it should be a whole"):
+                replace(HOW, **{name: value})
+
+    def test_it_is_found_among_other_settings(self) -> None:
+        assert Preprocessing.of(asdict(HOW) | {"digest": "0"}, "v1") == HOW
+        for settings, why in [
+            (None, "object is not"),
+            ({"image_size": 48, "jpeg_quality": 90}, "'max_pixels' is missing"),
+            (asdict(HOW) | {"image_size": "48"}, "image_size is '48', but"),
+            (asdict(HOW) | {"colours": "cmyk"}, "colours is 'cmyk', but"),
+        ]:
+            with pytest.raises(DataError, match=f"^v1 does not say how its images were .*{why}"):
+                Preprocessing.of(settings, "v1")

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image, ImageEnhance
 
@@ -27,9 +28,12 @@ from grocery.images.raw import RawImage
 from grocery.shards import (
     BATCH_SCHEMA,
     IMAGE_SCHEMA,
+    how_prepared,
     read_columns,
+    read_preprocessing,
     read_table,
     shard_of,
+    write_table,
 )
 from samples import dataset, jpeg, picture, put
 from test_synthetic import TINY
@@ -46,6 +50,9 @@ PARAMS = PrepareParams(
     max_pixels=1_000_000,
     max_file_bytes=1_000_000,
 )
+
+
+HOW = {"image_size": 64, "jpeg_quality": 90, "max_pixels": 10**6}
 
 
 def prepare(source: Path, output: Path, **changes: Any) -> dict[str, int]:
@@ -123,8 +130,50 @@ class TestShards:
             Shard("0", (Copies("ab", RawImage("a.jpg", label, None, "train")),))
             for label in ("Lemon", "Milk")
         )
-        how = Preprocessing.of({"image_size": 64, "jpeg_quality": 90, "max_pixels": 10**6}, "here")
+        how = Preprocessing(**HOW)
         assert one.facts(how) != other.facts(how)
+
+
+class TestWhatShardsSay:
+    """Of how their images were prepared."""
+
+    def write(self, folder: Path, *said: dict[str, Any] | None) -> list[Path]:
+        paths = [folder / f"{number}.parquet" for number in range(len(said))]
+        for path, settings in zip(paths, said, strict=True):
+            write_table(
+                path, pa.table([["0"], ["p"], ["x"], [b"1"]], schema=BATCH_SCHEMA), settings
+            )
+        return paths
+
+    def test_carry_it_and_equal_content_gives_equal_bytes(self, tmp_path: Path) -> None:
+        paths = self.write(tmp_path, HOW, dict(reversed(HOW.items())), None, {"image_size": 1})
+        assert read_preprocessing(paths[:2]) == HOW
+        assert how_prepared(paths[2]) is None
+        assert read_table(paths[0]).schema == BATCH_SCHEMA
+        assert read_table(paths[0], ["path"]).to_pylist() == [{"path": "p"}]
+        sums = [digest(path) for path in paths]
+        assert sums[0] == sums[1]
+        assert len(set(sums)) == 3
+
+    def test_that_do_not_agree_or_do_not_say_it_are_refused(self, tmp_path: Path) -> None:
+        for others, sentence in (
+            ((HOW, HOW | {"max_pixels": 20_000}), r"2\.parquet was .* than .*0\.parquet"),
+            ((None, HOW), r"1\.parquet does not say how"),
+        ):
+            paths = self.write(tmp_path, HOW, *others)
+            with pytest.raises(DataError, match=sentence):
+                read_preprocessing(paths)
+
+    def test_damaged_ones_are_named(self, tmp_path: Path) -> None:
+        (path,) = self.write(tmp_path, None)
+        table = read_table(path).replace_schema_metadata({"preprocessing": b"{"})
+        write_table(path, table)
+        with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
+            how_prepared(path)
+        path.write_bytes(b"PAR1")
+        for read in (how_prepared, read_table):
+            with pytest.raises(DataError, match=r"0\.parquet cannot be read as a shard"):
+                read(path)
 
 
 class TestBadFiles:

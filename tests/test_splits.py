@@ -10,7 +10,7 @@ import pytest
 
 from grocery.core.draws import draw, generator_of
 from grocery.core.errors import DataError
-from grocery.data.splits import assign, check_labels, check_shares, check_splits
+from grocery.data.splits import assign, check_labels, check_shares
 from grocery.shards import SPLITS, shard_of
 
 
@@ -87,12 +87,6 @@ class TestNearDuplicates:
             assert all(len({splits[i] for i in group}) == 1 for group in groups)
             assert set(splits) == {"train", "val", "test"}
 
-    def test_a_class_of_one_group_cannot_be_split(self) -> None:
-        splits = split(ids(12), ["a"] * 4 + ["b"] * 8, [[0, 1, 2, 3]])
-        assert len(set(splits[:4])) == 1
-        with pytest.raises(DataError, match="class 'a' has no readable image left for test"):
-            check_splits(["a", "b"], ["a"] * 4 + ["b"] * 8, splits, [None] * 12)
-
     @pytest.mark.parametrize(
         ("left", "refused"),
         [
@@ -149,8 +143,3 @@ class TestChecks:
     ) -> None:
         with pytest.raises(DataError, match=sentence) if sentence else nullcontext():
             check_labels(labels, given or [None] * len(labels))
-
-    def test_names_ten_classes_at_most(self) -> None:
-        classes = [f"c{i:02}" for i in range(13)]
-        with pytest.raises(DataError, match="'c09' and 3 more have no readable"):
-            check_splits(classes, ["x"], ["train"], ["train"])
