@@ -70,8 +70,9 @@ def raw(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for image in images:
                 put(folder / f"by-class/{name}/{image.label}", Path(image.path).name, image.read())
         grocery(built, "data", "samples", str(folder / "by-class/usual"))
-        for file in folder.rglob("*.jpg"):
-            name, _, path = file.relative_to(folder / "by-class").parts
+        by_class = folder / "by-class"
+        for file in by_class.rglob("*.jpg"):
+            name, _, path = file.relative_to(by_class).parts
             put(folder / "flat" / name, path, file.read_bytes())
 
     return once(tmp_path_factory, "raw batches", make)
