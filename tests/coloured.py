@@ -22,21 +22,18 @@ from samples import image_row, shard_files
 CLASSES = ["blue", "green", "red"]
 
 
-def draw(rng: np.random.Generator, truth: int, light: float = 1.0) -> bytes:
-    """A noisy picture in which one channel is somewhat brighter than the others."""
-    colour = rng.normal(110, 25, 3)
-    colour[2 - truth] += 40
-    noisy = rng.normal(colour * light, 20 * light, (32, 32, 3))
-    image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-    return canonical(image, size=32, quality=90)
-
-
 def pictures(
     seed: int, n: int, light: float = 1.0, shares: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
 ) -> tuple[list[bytes], list[int]]:
+    """Noisy pictures in which one channel is somewhat brighter than the others; and which one."""
     rng = np.random.default_rng(seed)
-    truth = rng.choice(3, size=n, p=shares).tolist()
-    return [draw(rng, one, light) for one in truth], truth
+    jpegs, truth = [], rng.choice(3, size=n, p=shares).tolist()
+    for one in truth:
+        colour = rng.normal(110, 25, 3)
+        colour[2 - one] += 40
+        noisy = rng.normal(colour * light, 20 * light, (32, 32, 3)).clip(0, 255)
+        jpegs.append(canonical(Image.fromarray(noisy.astype(np.uint8)), size=32, quality=90))
+    return jpegs, truth
 
 
 def write_release(folder: Path) -> Model:

@@ -1,46 +1,33 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from grocery.core.files import replacing, write_bytes
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from grocery.core.files import replacing
-with replacing(Path(sys.argv[1])) as (folder,):
+KILLED: list[AbstractContextManager[tuple[Path, ...]]] = []
+
+
+def left_behind(path: Path) -> Path:
+    """What a killed run leaves: a folder that it wrote to, and never put in place."""
+    KILLED.append(replacing(path))  # kept here, or Python would put it away
+    (folder,) = KILLED[-1].__enter__()
     (folder / "half").write_text("half")
-    print(folder, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def killed(path: Path) -> Path:
-    """The folder that a killed process has left behind."""
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
-    return Path(done.stdout.strip())
+    return folder
 
 
 def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(tmp_path: Path) -> None:
     name = "odd [name]"
-    output, other = tmp_path / name, killed(tmp_path / "other")
+    output, other = tmp_path / name, left_behind(tmp_path / "other")
     output.mkdir()
     (output / "old").write_text("old")
     neighbour = tmp_path / f".{name}.json.partial"  # of a file that is written beside it
     neighbour.write_text("half")
-    left = killed(output)
-    assert (left / "half").exists()
+    left = left_behind(output)
     with replacing(output) as (folder,):
         assert not left.exists()
         assert folder != left

@@ -136,17 +136,14 @@ LEMON = TINY["classes"]["Lemon"]
     ("path", "value", "said"),
     [
         ("sise", 64, "sise is not a known key"),
-        ("size", 8, "greater than or equal to 32"),
         ("camera.zoom", [2.0, 1.0], "the least and the most, in this order"),
         ("classes.Lemon.shape", "cube", "classes.Lemon.shape is 'cube'"),
         ("classes.Milk.print", None, "cartons and cups have a print"),
         ("classes.Lemon.print", "fruit", "and other shapes have none"),
         ("classes", {"../up": LEMON}, "should match pattern"),
-        ("classes", {}, "classes: "),
         ("classes.unlabelled", LEMON, "called unlabelled"),
         ("planted.wrong_labels", 500, "but there are 120"),
         ("incoming.dim.shares", {"Pear": 1}, "'Pear', which is no class"),
-        ("scenes.backgrounds.tray", ["blue"], "should match pattern"),
     ],
 )
 def test_errors_of_a_recipe_are_one_sentence(
