@@ -240,6 +240,7 @@ class TestBadInput:
             (f"{INCOMING} --time 2026-11-24 --history x", "of one batch, and there are 2"),
             # argparse's own code, which is not that of an alert
             ("", "the following arguments are required: INCOMING"),
+            (f"{INCOMING} --jsno", "unrecognized arguments: --jsno"),
             (f"{INCOMING} --quiet", "--quiet goes with --history"),
             (f"{INCOMING} --time noon --history x", "noon should be a time such as"),
             (f"{INCOMING} --settled -1", "-1 should be a number of seconds"),
