@@ -1,11 +1,17 @@
-"""Tracking online: what the stages' verbs leave on a W&B server."""
+"""Tracking online: what the stages' verbs leave on a W&B server, and what remains if it fails.
+
+It fails in every way and at every point: the stages do not notice, and nothing is lost. After
+`grocery sync` the server holds exactly what it would have held without the outage.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +20,7 @@ from grocery.contents import read_content
 from grocery.tracking.remote import remote_objects
 from wandb_pipeline import (
     RUN,
+    STAGES,
     World,
     asking,
     begin,
@@ -30,15 +37,25 @@ from wandb_server import KEY, WandbServer
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("online")
-    code = "from wandb_pipeline import *; run_stages(settings(), 'red', STAGES)"
-    with WandbServer() as server:
-        process = begin(folder, server, "-c", code)
-        assert process.communicate() == ("", ""), "also W&B's own process has nothing to say"
-        assert process.returncode == 0
-        yield World(folder, server)
-        assert server.errors == []
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
+    """The folder and the server of stages that nothing disturbed: at first, and after each."""
+    found = {"": World(tmp_path_factory.mktemp("worlds"), WandbServer())}
+    for before, stage in pairwise(["", *STAGES]):
+        with found[before].copy(tmp_path_factory.mktemp(stage) / "after") as world:
+            code = f"from wandb_pipeline import *; run_stages(settings(), 'red', ['{stage}'])"
+            process = begin(world.folder, world.server, "-c", code)
+            assert process.communicate() == ("", ""), "also W&B's process has nothing to say"
+            assert process.returncode == 0
+        assert world.server.errors == []
+        found[stage] = world
+    return found
+
+
+@pytest.fixture
+def world(worlds: dict[str, World], tmp_path: Path) -> Iterator[World]:
+    """The folder and the server after all stages."""
+    with worlds["register"].copy(tmp_path / "world") as one:
+        yield one
 
 
 @pytest.fixture
@@ -93,7 +110,6 @@ def test_the_lineage_is_whole_and_is_asked_for_by_hash_or_alias_without_a_downlo
     assert candidates(world.server) == [["candidate", "latest"]]
 
     md5 = read_content(world.folder / "shards").md5
-    seen = len(world.server.requests)
     with asking(world.server, world.folder) as api:
         dataset = api.artifact(f"team/grocery/dataset:md5-{md5}")
         assert dataset.metadata == {"images": 3, "files": 2, "bytes": 12_000, "md5": md5}
@@ -101,21 +117,21 @@ def test_the_lineage_is_whole_and_is_asked_for_by_hash_or_alias_without_a_downlo
         assert [run.name for run in readers] == ["register"]
         candidate = api.artifact("wandb-registry-model/grocery-classifier:candidate")
         assert candidate.source_name == "release:v0"
-    assert {request.kind for request in world.server.requests[seen:]} == {"graphql"}
+    assert {request.kind for request in world.server.requests} == {"graphql"}
 
 
-def test_a_new_version_is_made_of_changed_content_alone(world: World, tmp_path: Path) -> None:
-    with world.copy(tmp_path / "again") as again:
-        before = again.server.state()["artifacts"]
-        silent(pipeline(again.folder, again.server))
-        after = again.server.state()["artifacts"]
-        for name in ("dataset", "classifier", "release"):
-            assert after[f"team/grocery/{name}"] == before[f"team/grocery/{name}"]
-        assert uses(again.server, "train#2") == ["team/grocery/dataset:v0"]
-        silent(pipeline(again.folder, again.server, "prepare", "register", word="blue"))
-        for name in ("dataset", "release"):
-            assert list(versions(again.server, name)) == ["v0", "v1"]
-        assert candidates(again.server) == [[], ["candidate", "latest"]]
+def test_a_new_version_is_made_of_changed_content_alone(world: World) -> None:
+    folder, server = world.folder, world.server
+    before = server.state()["artifacts"]
+    silent(pipeline(folder, server))
+    after = server.state()["artifacts"]
+    for name in ("dataset", "classifier", "release"):
+        assert after[f"team/grocery/{name}"] == before[f"team/grocery/{name}"]
+    assert uses(server, "train#2") == ["team/grocery/dataset:v0"]
+    silent(pipeline(folder, server, "prepare", "register", word="blue"))
+    for name in ("dataset", "release"):
+        assert list(versions(server, name)) == ["v0", "v1"]
+    assert candidates(server) == [[], ["candidate", "latest"]]
 
 
 def test_a_stage_that_was_skipped_or_not_tracked_is_in_the_lineage_all_the_same(
@@ -143,13 +159,13 @@ def uploads(server: WandbServer, name: str) -> list[int]:
 
 
 def test_metadata_sends_the_list_of_a_dataset_and_the_files_of_a_model(
-    world: World, tmp_path: Path
+    world: World, worlds: dict[str, World], tmp_path: Path
 ) -> None:
     (dataset,) = versions(world.server, "dataset").values()
     assert list(dataset["entries"]) == ["manifest.json"]
     (release,) = versions(world.server, "release").values()
     assert list(release["entries"]) == ["card", "weights"]
-    assert uploads(world.server, "one") == []
+    assert uploads(worlds["prepare"].server, "one") == []
     with asking(world.server, tmp_path) as api:
         api.artifact("team/grocery/dataset:v0").download(root="got")
     listing = (tmp_path / "got/manifest.json").read_bytes()
@@ -212,3 +228,86 @@ def test_what_an_offline_run_will_bring_is_not_brought_by_another(
     assert "team/grocery/dataset:v0" in server.state()["runs"][RUN + "prepare"]["logs"]
     assert uses(server, "train") == ["team/grocery/dataset:v0"]
     assert versions(server, "dataset")["v0"]["metadata"]["images"] == 3
+
+
+# When W&B fails
+
+
+OFFLINE = "; the run is kept offline, for `grocery sync`"
+LATER = "(the run that made it is kept offline); `grocery sync` will do it"
+
+# What goes wrong, with which requests, after how many that go well, and from which stage on.
+FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "hangs later": ("hang", {"only": "graphql", "after": 8}, "train"),
+    "history is refused": ("404", {"only": "file_stream"}, "train"),
+    "media are refused": ("403", {"only": "/storage/run"}, "train"),
+    "cut in an upload": ("drop", {"only": "upload", "after": 2}, "train"),
+    "history hangs": ("hang", {"only": "file_stream"}, "train"),
+    "artifacts refused": ("500", {"only": "CreateArtifact", "after": 1}, "train"),
+    "storage refuses": ("403", {"only": "/storage/artifact"}, "train"),
+    "refused": ("refuse", {}, "prepare"),
+    "hangs": ("hang", {}, "prepare"),
+    "500": ("500", {}, "prepare"),
+    "401": ("401", {}, "prepare"),
+    "500 later": ("500", {"only": "graphql", "after": 10}, "train"),
+    "refused in an upload": ("refuse", {"only": "upload", "after": 1}, "train"),
+    "uploads hang": ("hang", {"only": "upload", "after": 4}, "train"),
+    "cut after the effect": ("drop", {"only": "CommitArtifact", "after": 1}, "train"),
+    "inputs refused": ("500", {"only": "UseArtifact"}, "train"),
+    "questions hang": ("hang", {"only": "GetDefaultEntity"}, "train"),
+    "links hang": ("hang", {"only": "LinkArtifact"}, "register"),
+}
+FAST = list(FAULTS)[:3]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else [pytest.mark.long]) for name in FAULTS],
+)
+def test_the_stages_do_not_notice_and_nothing_is_lost(
+    name: str, tmp_path: Path, worlds: dict[str, World]
+) -> None:
+    mode, how, first = FAULTS[name]
+    before = ["", *STAGES][STAGES.index(first)]
+    stages = STAGES if first == "prepare" else [first]
+    expected = worlds[stages[-1]].server.state()
+    with worlds[before].copy(tmp_path / "folder") as world:
+        folder, server = world.folder, world.server
+        server.fail(mode, **how)
+        done = pipeline(folder, server, *stages, timeout=2)
+        assert done.stdout == ""
+        assert (folder / "classifier/weights").read_text() == "red"
+
+        warnings = done.stderr.splitlines()
+        assert 1 <= len(warnings) <= len(stages), "one warning a stage at most"
+        assert all(line.startswith("warning: W&B: ") for line in warnings)
+        assert all(line.endswith((OFFLINE, LATER)) for line in warnings)
+        if name == "hangs later":
+            assert warnings == [f"warning: W&B: no answer within 2 s{OFFLINE}"]
+        kept = sorted((folder / "wandb").glob("offline-run-*"))
+        assert len(kept) == sum(line.endswith(OFFLINE) for line in warnings) >= 1
+        online = sorted((folder / "wandb").glob("run-*"))
+
+        server.heal()
+        assert server.state() != expected, "the outage did no harm"
+        sync = synchronize(folder, server)
+        assert (sync.returncode, sync.stderr) == (0, "")
+        assert " sent\n" in sync.stdout
+        assert server.state() == expected
+        again = sorted((folder / "wandb").glob("run-*"))
+        assert again == online, "what was kept was not whole, and a run was made again"
+
+
+@pytest.mark.parametrize(
+    ("mode", "only"),
+    [("500", "CreateArtifact"), pytest.param("drop", "upload", marks=pytest.mark.long)],
+)
+def test_a_hiccup_that_wandb_gets_over_is_not_said_and_keeps_nothing_offline(
+    mode: str, only: str, tmp_path: Path, worlds: dict[str, World]
+) -> None:
+    with worlds["prepare"].copy(tmp_path / "folder") as world:
+        world.server.fail(mode, only=only, times=1)
+        silent(pipeline(world.folder, world.server, "train"))
+        assert [str(request.status) for request in world.server.requests].count(mode) == 1
+        assert synchronize(world.folder, world.server).stdout == "nothing waits to be sent\n"
+        assert world.server.state() == worlds["train"].server.state()
