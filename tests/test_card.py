@@ -204,17 +204,17 @@ class TestContactSheet:
 
 
 class TestPage:
-    def page(self, shards: list[Path], **changes: Any) -> bytes:
+    def page(self, shards: list[Path], **changes: Any) -> Page:
         chosen = choose(read_rows(shards), 2)
         pictures = thumbnails(shards, [*chain(*chosen.values())])
-        return render(card_of(shards) | changes, chosen, pictures)
+        return Page(render(card_of(shards) | changes, chosen, pictures))
 
     def test_it_says_all_and_needs_nothing_else(self, shards: list[Path], rows: Rows) -> None:
         one = {row["split"]: row for row in rows}
         doubts = [Suspect(one[s]["image_id"], "p", "a", "b", 0.9) for s in SPLITS]
         doubtful = card_of(shards, tuple(doubts))["suspected_labels"]
         assert [suspect["split"] for suspect in doubtful] == list(SPLITS)
-        page = Page(self.page(shards, suspected_labels=doubtful))
+        page = self.page(shards, suspected_labels=doubtful)
         assert not {"script", "link", "iframe"} & set(page.tags)
         assert page.tags.count("img") == 6
         assert not [value for _, value in page.attributes if re.match(r"(https?:)?//", value)]
@@ -229,16 +229,14 @@ class TestPage:
         evil = {**rows[0], "label": HOSTILE, "coarse": HOSTILE, "path": HOSTILE}
         shards = shard_files(tmp_path / "s", [*rows[1:], evil], 4)
         suspect = Suspect(evil["image_id"], HOSTILE, HOSTILE, HOSTILE, 0.9, (evil["image_id"],))
-        card = card_of(shards, (suspect,))
-        page = Page(
-            self.page(
-                shards,
-                suspected_labels=card["suspected_labels"],
-                quarantined=[{"path": HOSTILE, "reason": HOSTILE}],
-                leaked=[{"path": HOSTILE, "reason": HOSTILE}],
-                duplicates=[{"kept": HOSTILE, "dropped": [HOSTILE], "labels": [HOSTILE, "b"]}],
-                near_duplicates=card["near_duplicates"] | {"across": [[HOSTILE, "b"]]},
-            )
+        card, reason = card_of(shards, (suspect,)), {"path": HOSTILE, "reason": HOSTILE}
+        page = self.page(
+            shards,
+            suspected_labels=card["suspected_labels"],
+            quarantined=[reason],
+            leaked=[reason],
+            duplicates=[{"kept": HOSTILE, "dropped": [HOSTILE], "labels": [HOSTILE, "b"]}],
+            near_duplicates=card["near_duplicates"] | {"across": [[HOSTILE, "b"]]},
         )
         assert "script" not in page.tags
         assert page.text.count(HOSTILE) >= 12

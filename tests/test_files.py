@@ -43,8 +43,8 @@ def test_what_a_killed_run_left_is_removed_and_its_late_writes_go_nowhere(tmp_pa
 
 @pytest.mark.parametrize("missing", [None, 0, 1, 2])
 def test_all_take_their_place_together_or_none_does(tmp_path: Path, missing: int | None) -> None:
-    paths = [tmp_path / "a.json", tmp_path / "b.json", tmp_path / "new.json"]
-    for path in paths[:2]:
+    paths = [tmp_path / "a.json", tmp_path / "b-new.json", tmp_path / "c.json"]
+    for path in paths[::2]:
         path.write_text("old")
     whole = missing is None
     with (
@@ -54,8 +54,8 @@ def test_all_take_their_place_together_or_none_does(tmp_path: Path, missing: int
         for number, partial in enumerate(partials):
             if number != missing:
                 partial.write_text("new")
-        assert [path.exists() and path.read_text() for path in paths] == ["old", "old", False]
-    there = paths if whole else paths[:2]
+        assert [path.exists() and path.read_text() for path in paths] == ["old", False, "old"]
+    there = paths if whole else paths[::2]
     assert sorted(tmp_path.iterdir()) == there
     assert {path.read_text() for path in there} == {"new" if whole else "old"}
 

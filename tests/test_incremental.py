@@ -19,7 +19,6 @@ import pytest
 
 from conftest import ROOT, Project, call_stage
 from grocery.contents import read_content
-from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.data import build
 from grocery.images.preprocessing import Preprocessing
@@ -29,7 +28,7 @@ from grocery.settings import load
 from grocery.shards import read_table, shard_name, shard_of
 from running import SCRATCH, in_one_process
 from samples import dataset, jpeg, picture, put
-from stages import featurize, prepare
+from stages import featurize
 from test_prepare import PARAMS
 
 SHARDS = 8
@@ -179,25 +178,6 @@ def test_what_is_or_was_there_costs_nothing(world: World, work: Counter[str]) ->
     work.clear()
     assert world.rebuilt() == first
     assert set(work) <= {"hashed"}
-
-
-def test_a_file_that_changes_in_between_fails_the_stage_and_is_not_remembered(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was hashed as one image, and would be decoded as another."""
-    file = world.raw / "a/03.jpg"
-    before, exact_copies = file.read_bytes(), prepare.exact_copies
-
-    def and_then(*arguments: Any) -> Any:
-        file.write_bytes(jpeg(picture(10**7)))
-        return exact_copies(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(prepare, "exact_copies", and_then)
-        with pytest.raises(DataError, match=r"a/03\.jpg was changed while it was read; run again"):
-            world.rebuilt()
-    file.write_bytes(before)
-    assert world.rebuilt() == world.from_scratch()
 
 
 def test_other_parameters_give_what_they_give_from_scratch(

@@ -18,7 +18,7 @@ from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import PrepareParams
 from grocery.data import incoming
-from grocery.data.build import Shard
+from grocery.data.build import Shard, decode_shard
 from grocery.data.duplicates import Copies
 from grocery.data.incoming import choose_drills
 from grocery.data.near_duplicates import NearDuplicates
@@ -130,8 +130,13 @@ class TestShards:
             Shard("0", (Copies("ab", RawImage("a.jpg", label, None, "train")),))
             for label in ("Lemon", "Milk")
         )
-        how = Preprocessing(**HOW)
-        assert one.facts(how) != other.facts(how)
+        assert one.facts(Preprocessing(**HOW)) != other.facts(Preprocessing(**HOW))
+
+    def test_an_image_that_has_changed_since_it_was_hashed_is_refused(self, tmp_path: Path) -> None:
+        put(tmp_path, "a.jpg", jpeg(picture(1)))
+        shard = Shard("0", (Copies("0" * 64, RawImage("a.jpg", file=tmp_path / "a.jpg")),))
+        with pytest.raises(DataError, match=r"a\.jpg was changed while it was read; run again"):
+            decode_shard((shard, Preprocessing(**HOW), tmp_path / "shard"))
 
 
 class TestWhatShardsSay:
@@ -139,10 +144,9 @@ class TestWhatShardsSay:
 
     def write(self, folder: Path, *said: dict[str, Any] | None) -> list[Path]:
         paths = [folder / f"{number}.parquet" for number in range(len(said))]
+        table = pa.table([["0"], ["p"], ["x"], [b"1"]], schema=BATCH_SCHEMA)
         for path, settings in zip(paths, said, strict=True):
-            write_table(
-                path, pa.table([["0"], ["p"], ["x"], [b"1"]], schema=BATCH_SCHEMA), settings
-            )
+            write_table(path, table, settings)
         return paths
 
     def test_carry_it_and_equal_content_gives_equal_bytes(self, tmp_path: Path) -> None:
@@ -322,7 +326,7 @@ class TestIncoming:
         monkeypatch.setattr(incoming, "LEAST_IMAGES", 2)
         prepare(dataset(tmp_path / "raw", "abc", 40), tmp_path)
         prepared = {row["image_id"]: row for row in rows(tmp_path).values()}
-        seen: set[str] = set()
+        seen: list[str] = []
         for name in ("clean", "dim", "shares"):
             batch = read_table(tmp_path / f"incoming/{name}.parquet")
             assert batch.schema == BATCH_SCHEMA
@@ -336,8 +340,8 @@ class TestIncoming:
                     assert ratio == pytest.approx(0.35, abs=0.02)
                 else:
                     assert row["image"] == original["image"]
-                assert row["image_id"] not in seen
-                seen.add(row["image_id"])
+                seen.append(row["image_id"])
+        assert len(seen) == len(set(seen))
 
     def test_what_drills_hold(self) -> None:
         image_ids = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(9000)]
