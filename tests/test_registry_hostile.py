@@ -273,16 +273,16 @@ for name in sys.argv[1:]:
 
 
 class TestRecords:
-    def test_damaged_locks(self, forge: Forge, tmp_path: Path) -> None:
+    def test_damaged_locks(self, tmp_path: Path) -> None:
         """They neither end the process nor take all memory; nothing in them is run."""
         places = [tmp_path / str(number) for number in range(len(LOCKS))]
         for place, data in zip(places, LOCKS.values(), strict=True):
             place.write_bytes(data)
-        done = forge.project.run(sys.executable, "-c", READ_LOCKS, *map(str, places))
+        done = Project(tmp_path).run(sys.executable, "-c", READ_LOCKS, *map(str, places))
         said = done.stdout.splitlines()
         assert [sentence for sentence in said if not sentence.endswith("damaged")] == []
         assert len(said) == len(places)
-        assert not (forge.project.path / "marker").exists()
+        assert not (tmp_path / "marker").exists()
 
     @pytest.mark.parametrize("damage", ["a hash that is a path", "laughing hashes"])
     def test_a_version_with_a_damaged_lock(self, forge: Forge, damage: str) -> None:
