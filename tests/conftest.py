@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,7 @@ TINY_PARAMS: dict[str, dict[str, Any]] = {
         "onnx": {"dimensions": 32},
         "fisher": {
             "dimensions": 32,
-            "cell": 4,
             "scales": [1.0, 0.5],
-            "chroma": 3.0,
-            "align": True,
             "descriptor_dimensions": 16,
             "components": 8,
         },
@@ -65,17 +62,14 @@ def environment(**changes: str) -> dict[str, str]:
 
     What the tests themselves are pinned to is not in it: a person's shell has none of that.
     """
-    bin_folder = Path(sys.executable).parent
     ours = ("WANDB_", "DVC_", "GIT_", *KERNELS)
     return {
         **{k: v for k, v in os.environ.items() if not k.startswith(ours)},
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": HOME,
         "WANDB_MODE": "disabled",
-        "GIT_AUTHOR_NAME": "Test",
-        "GIT_AUTHOR_EMAIL": "test@example.invalid",
-        "GIT_COMMITTER_NAME": "Test",
-        "GIT_COMMITTER_EMAIL": "test@example.invalid",
+        **{f"GIT_{who}_NAME": "Test" for who in ("AUTHOR", "COMMITTER")},
+        **{f"GIT_{who}_EMAIL": "test@example.invalid" for who in ("AUTHOR", "COMMITTER")},
         **changes,
     }
 
@@ -99,15 +93,14 @@ class Project:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                text=True,
                 check=False,
             )
             for stream in (out, err):
                 stream.seek(0)
-            done.stdout, done.stderr = out.read(), err.read()
-        if check and done.returncode:
-            pytest.fail(f"{' '.join(command)} exited {done.returncode}\n{done.stdout}{done.stderr}")
-        return done
+            said = subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+        if check and said.returncode:
+            pytest.fail(f"{' '.join(command)} exited {said.returncode}\n{said.stdout}{said.stderr}")
+        return said
 
     def dvc(self, *commands: str, env: dict[str, str] | None = None) -> list[str]:
         """What each of these commands of DVC's prints; all must succeed.
@@ -140,8 +133,7 @@ class Project:
 
     def lock(self) -> dict[str, Any]:
         """What dvc.lock holds."""
-        document: dict[str, Any] = yaml.safe_load((self.path / "dvc.lock").read_text())
-        return dict(document["stages"])
+        return dict(yaml.safe_load((self.path / "dvc.lock").read_text())["stages"])
 
     def hashes(self) -> dict[str, str]:
         """Hash of every output, as dvc.lock has it."""
@@ -163,14 +155,10 @@ class Project:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of fewest tests: they run whole pipelines, and none should come last.
-
-    One process alone takes files as they are named.
-    """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (tests[item.path], item.path))
+    """Begin with the files of fewest tests: they run whole pipelines, and none should come last."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (tests[item.path], item.path))
 
 
 @pytest.fixture(autouse=True)
@@ -186,12 +174,10 @@ class Heard:
     def __init__(self) -> None:
         self.steps: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.warn = self.warnings.append
 
     def step(self, values: Mapping[str, Any]) -> None:
         self.steps.append(dict(values))
-
-    def warn(self, sentence: str) -> None:
-        self.warnings.append(sentence)
 
 
 def call_stage(
@@ -212,23 +198,13 @@ def call_stage(
         return runner.call(module, params, here, heard or Heard())
 
 
-def tracked_files() -> Sequence[str]:
-    """The project's files: what git tracks and what is new and not ignored."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
 def checkout(target: Path) -> Project:
     """The project as it stands, uncommitted changes and all, as a new repository at `target`."""
-    for name in tracked_files():
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target / name)
+    listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    for name in filter(None, Project(ROOT).run(*listed).stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
     project = Project(target)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     project.commit("The project")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from dvc.cli import main as dvc_main
 
-from conftest import ROOT, Project
-from grocery.cli import main
+from conftest import Project
 from grocery.core.errors import DataError
 from grocery.dataset_diff import COLUMNS, SHARDS, diff_rows, rows_at
 from grocery.shards import IMAGE_SCHEMA
 from grocery.tracking.shown import changes_since
-from registry_project import inside
+from registry_project import grocery
 from samples import image_row, shard_files
 
 
@@ -43,41 +40,29 @@ NEW = [
 ]
 
 
-class TestRows:
-    def test_nothing_changed_or_from_and_to_nothing(self) -> None:
-        diff = diff_rows(table(*OLD), table(*OLD[::-1]))
-        assert not any(diff.counts().values())
-        assert (diff.old_images, diff.new_images) == (6, 6)
-        assert diff_rows(table(), table(*OLD)).counts()["added"] == 6
-        assert diff_rows(table(*OLD), table()).counts()["removed"] == 6
+def test_every_kind_of_change() -> None:
+    diff = diff_rows(table(*OLD), table(*NEW))
+    told = {
+        kind: [(change.path, change.old, change.new) for change in changes]
+        for kind, changes in diff.changes.items()
+    }
+    assert told == {
+        "added": [("Lemon/new.jpg", None, "Lemon")],
+        "removed": [("Lemon/f.jpg", "Lemon", None)],
+        "relabelled": [("Lemon/d.jpg", "Lemon", None), ("Milk/b.jpg", "Lemon", "Milk")],
+        "regrouped": [("Milk/b.jpg", "Fruit", "Dairy")],
+        "moved": [("Lemon/c.jpg", "train", "test")],
+        "renamed": [
+            ("Lemon/renamed.jpg", "Lemon/e.jpg", "Lemon/renamed.jpg"),
+            ("Milk/b.jpg", "Lemon/b.jpg", "Milk/b.jpg"),
+        ],
+    }
+    assert diff.changes["added"][0].image_id == image("new")["image_id"]
+    assert (diff.old_images, diff.new_images) == (6, 6)
 
-    def test_every_kind_of_change(self) -> None:
-        diff = diff_rows(table(*OLD), table(*NEW))
-        told = {
-            kind: [(change.path, change.old, change.new) for change in changes]
-            for kind, changes in diff.changes.items()
-        }
-        assert told == {
-            "added": [("Lemon/new.jpg", None, "Lemon")],
-            "removed": [("Lemon/f.jpg", "Lemon", None)],
-            "relabelled": [("Lemon/d.jpg", "Lemon", None), ("Milk/b.jpg", "Lemon", "Milk")],
-            "regrouped": [("Milk/b.jpg", "Fruit", "Dairy")],
-            "moved": [("Lemon/c.jpg", "train", "test")],
-            "renamed": [
-                ("Lemon/renamed.jpg", "Lemon/e.jpg", "Lemon/renamed.jpg"),
-                ("Milk/b.jpg", "Lemon/b.jpg", "Milk/b.jpg"),
-            ],
-        }
-        assert diff.changes["added"][0].image_id == image("new")["image_id"]
-
-
-def commit(folder: Path, tag: str, *commands: str) -> None:
-    """Run commands of DVC's, commit and tag."""
-    for command in commands:
-        with inside(folder, DVC_NO_ANALYTICS="1"):
-            assert dvc_main([*command.split(), "--quiet"]) == 0
-    Project(folder).commit(tag)
-    Project(folder).run("git", "tag", tag)
+    assert not any(diff_rows(table(*OLD), table(*OLD[::-1])).counts().values())
+    assert diff_rows(table(), table(*OLD)).counts()["added"] == 6
+    assert diff_rows(table(*OLD), table()).counts()["removed"] == 6
 
 
 def write(folder: Path, rows: list[dict[str, Any]], shards: int = 2) -> None:
@@ -87,15 +72,19 @@ def write(folder: Path, rows: list[dict[str, Any]], shards: int = 2) -> None:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the tags `empty`, `v1` and `v2`, all data pushed to a remote."""
-    folder = tmp_path_factory.mktemp("repository") / "checkout"
-    folder.mkdir()
-    Project(folder).run("git", "init", "--quiet", "--initial-branch=main")
+    project = Project(tmp_path_factory.mktemp("repository") / "checkout")
+    project.path.mkdir()
+    project.run("git", "init", "--quiet", "--initial-branch=main")
     # Beside the checkout wherever that is, as in this project: a copy of it finds nothing there.
-    commit(folder, "empty", "init", "remote add --default storage ../storage")
+    project.dvc("init --quiet", "remote add --default storage ../storage")
+    project.commit("empty")
+    project.run("git", "tag", "empty")
     for tag, rows in (("v1", OLD), ("v2", NEW)):
-        write(folder, rows)
-        commit(folder, tag, f"add {SHARDS.as_posix()}", "push")
-    return folder
+        write(project.path, rows)
+        project.dvc(f"add {SHARDS.as_posix()}", "push")
+        project.commit(tag)
+        project.run("git", "tag", tag)
+    return project.path
 
 
 @pytest.fixture
@@ -106,84 +95,56 @@ def repository(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return tmp_path / "copy/checkout"
 
 
-@pytest.mark.usefixtures("repository")
-class TestRevisions:
-    def test_of_tags_commits_and_the_workspace(self, repository: Path) -> None:
-        assert rows_at("v1").num_rows == 6
-        old, new = rows_at("v1"), rows_at("HEAD")
-        assert diff_rows(old, new).document() == diff_rows(table(*OLD), table(*NEW)).document()
-        assert not any(diff_rows(new, rows_at(None)).counts().values())
-        write(repository, [*NEW, image("again")], shards=4)
-        added = diff_rows(new, rows_at(None)).changes["added"]
-        assert [change.path for change in added] == ["Lemon/again.jpg"]
-
-    def test_without_a_cache_the_remote_is_read_and_it_is_said_if_there_is_none(
-        self, repository: Path
-    ) -> None:
-        for place in ("cache", "tmp"):
-            shutil.rmtree(repository / ".dvc" / place)
-        assert rows_at("v1").num_rows == 6
-        for place in (".dvc/cache", ".dvc/tmp", "../storage"):
-            shutil.rmtree(repository / place, ignore_errors=True)
-        with pytest.raises(DataError, match="'v1' is in neither the cache nor the remote"):
-            rows_at("v1")
-
-    def test_what_is_not_there(self, repository: Path) -> None:
-        with pytest.raises(DataError, match="'empty' has no prepared shards"):
-            rows_at("empty")
-        shutil.rmtree(repository / SHARDS)
-        with pytest.raises(DataError, match="holds no shards"):
-            rows_at(None)
-
-
-def test_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_here_is_read_from_the_remote_and_said_if_it_is_nowhere(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("cache", "tmp"):
+        shutil.rmtree(repository / ".dvc" / place)
+    assert rows_at("v1").num_rows == 6
+    for place in (".dvc/cache", ".dvc/tmp", "../storage"):
+        shutil.rmtree(repository / place, ignore_errors=True)
+    with pytest.raises(DataError, match="'v1' is in neither the cache nor the remote"):
+        rows_at("v1")
+    with pytest.raises(DataError, match="'empty' has no prepared shards"):
+        rows_at("empty")
+    shutil.rmtree(repository / SHARDS)
+    with pytest.raises(DataError, match="holds no shards"):
+        rows_at(None)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="not a git repository"):
         rows_at("HEAD")
 
 
-@pytest.mark.usefixtures("repository")
-class TestCommand:
-    def said(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-        main(["data", "diff", *arguments])
-        return capsys.readouterr().out
+def test_the_command_for_people_and_machines(repository: Path) -> None:
+    diff = partial(grocery, Project(repository), "data", "diff")
+    text = diff("v1", "v2").out
+    assert text.startswith("v1 -> v2: 6 -> 6 images\n")
+    for line in (
+        "relabelled         2",
+        "Milk/b.jpg  (Lemon -> Milk)",
+        "Lemon/d.jpg  (Lemon -> no label)",
+        "Lemon/new.jpg  (Lemon)",
+        "Lemon/e.jpg -> Lemon/renamed.jpg",
+    ):
+        assert f"  {line}\n" in text
+    document = diff("v1", "v2", "--json").document
+    assert document == diff_rows(table(*OLD), table(*NEW)).document()
+    refused = diff("v9")
+    assert (refused.code, refused.out) == (1, "")
+    assert refused.sentence.startswith("error: data diff: git knows no revision 'v9' here")
 
-    def test_for_people_and_machines(self, capsys: pytest.CaptureFixture[str]) -> None:
-        text = self.said(capsys, "v1", "v2")
-        assert text.startswith("v1 -> v2: 6 -> 6 images\n")
-        assert "  relabelled         2\n" in text
-        assert "  Milk/b.jpg  (Lemon -> Milk)\n" in text
-        assert "  Lemon/d.jpg  (Lemon -> no label)\n" in text
-        assert "  Lemon/new.jpg  (Lemon)\n" in text
-        assert "  Lemon/e.jpg -> Lemon/renamed.jpg\n" in text
-        document = json.loads(self.said(capsys, "v1", "v2", "--json"))
-        assert document == diff_rows(table(*OLD), table(*NEW)).document()
-
-    def test_the_defaults_are_head_and_the_workspace(
-        self, repository: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        assert self.said(capsys) == "HEAD -> workspace: 6 -> 6 images, no changes\n"
-        write(repository, OLD)
-        assert "added" in self.said(capsys)
-        assert self.said(capsys, "v1") == "v1 -> workspace: 6 -> 6 images, no changes\n"
-
-    def test_long_lists_are_cut_and_names_cannot_steer_the_terminal(
-        self, repository: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        write(repository, [*NEW, *(image(f"x{i}", path=f"\x1b[2J{i:02}.jpg") for i in range(25))])
-        text = self.said(capsys)
-        assert "\x1b" not in text
-        assert "  ?[2J00.jpg  (Lemon)\n" in text
-        assert "... and 5 more" in text
-
-    def test_errors_are_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit) as caught:
-            main(["data", "diff", "v9"])
-        assert caught.value.code == 1
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.startswith("error: data diff: git knows no revision 'v9' here")
-        assert said.err.count("\n") == 1
+    # The workspace is compared with HEAD unless another revision is named.
+    assert diff().out == "HEAD -> workspace: 6 -> 6 images, no changes\n"
+    write(repository, OLD)
+    assert diff("v1").out == "v1 -> workspace: 6 -> 6 images, no changes\n"
+    # Long lists are cut, and names cannot steer the terminal.
+    more = [image(f"x{i}", path=f"\x1b[2J{i:02}.jpg") for i in range(25)]
+    write(repository, [*NEW, *more], shards=4)
+    text = diff().out
+    assert "\x1b" not in text
+    assert "  added             25\n" in text
+    assert "  ?[2J00.jpg  (Lemon)\n" in text
+    assert "... and 5 more" in text
 
 
 def test_what_the_version_stage_tells_of_changes(repository: Path) -> None:
@@ -192,11 +153,3 @@ def test_what_the_version_stage_tells_of_changes(repository: Path) -> None:
     write(repository, OLD)
     assert changes_since("HEAD", SHARDS) == diff_rows(table(*NEW), table(*OLD)).counts()
     assert changes_since("v9", SHARDS) == {}
-
-
-def test_the_command_line_answers_before_anything_heavy_is_loaded() -> None:
-    code = (
-        "import sys; from grocery.cli import build_parser; build_parser().format_help()\n"
-        "print(sorted({'numpy', 'pyarrow', 'dvc', 'PIL', 'sklearn', 'wandb'} & set(sys.modules)))"
-    )
-    assert Project(ROOT).run(sys.executable, "-c", code).stdout == "[]\n"

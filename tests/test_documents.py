@@ -54,9 +54,8 @@ def typed(page: Path) -> Iterator[str]:
 def commands(lines: Iterator[str]) -> Iterator[list[str]]:
     """Simple commands of `dvc`, `grocery` and `make`, without what a shell does around them."""
     for line in lines:
-        lexer = shlex.shlex(
-            re.sub(r"\$\(cat [^)]*\)", "", line), posix=True, punctuation_chars=True
-        )
+        plain = re.sub(r"\$\(cat [^)]*\)", "", line)
+        lexer = shlex.shlex(plain, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         for ends, group in groupby(lexer, lambda word: set(word) <= set("();<>|&")):
             words = [] if ends else list(group)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
-from conftest import ROOT, Project, tracked_files
-from grocery import runner
+from conftest import ROOT, Project
 from grocery.core import libraries
 from grocery.core.errors import GroceryError
 from grocery.core.libraries import NUMERIC, check_installed, installed
@@ -44,71 +40,50 @@ def test_a_lock_names_hashes_and_no_index(lock: str) -> None:
     assert len(re.findall(r"==\S+.*\\\n    --hash=sha256:", text)) == len(pins(lock))
 
 
-class TestCheckInstalled:
-    def test_what_the_lock_says_is_installed(self) -> None:
-        assert tuple(VERSIONS) == NUMERIC
-        check_installed(ROOT / "libraries.yaml")
+def test_what_the_lock_says_is_installed() -> None:
+    assert tuple(VERSIONS) == NUMERIC
+    check_installed(ROOT / "libraries.yaml")
 
-    @pytest.mark.parametrize("name", installed())
-    def test_another_version_is_refused(self, name: str, tmp_path: Path) -> None:
-        file = tmp_path / "libraries.yaml"
-        file.write_text(yaml.safe_dump(VERSIONS | {name: "1.0.0"}))
-        with pytest.raises(GroceryError) as caught:
-            check_installed(file)
-        assert str(caught.value) == (
-            f"{name} {version(name)} is installed, but {file} says 1.0.0, and another version "
-            "may give other bytes; `make repro` installs the lock's versions, "
-            f"`make lock UPGRADE={name}` moves the lock to the newest one"
-        )
 
-    def test_what_is_not_installed_is_left_alone(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        file = tmp_path / "libraries.yaml"
-        file.write_text(yaml.safe_dump(VERSIONS | {"no-such-library": "1.0"}))
-        monkeypatch.setattr(libraries, "NUMERIC", (*NUMERIC, "no-such-library"))
+@pytest.mark.parametrize("name", installed())
+def test_another_version_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "libraries.yaml"
+    file.write_text(yaml.safe_dump(VERSIONS | {name: "1.0.0"}))
+    with pytest.raises(GroceryError) as caught:
         check_installed(file)
+    assert str(caught.value) == (
+        f"{name} {version(name)} is installed, but {file} says 1.0.0, and another version "
+        "may give other bytes; `make repro` installs the lock's versions, "
+        f"`make lock UPGRADE={name}` moves the lock to the newest one"
+    )
 
-    @pytest.mark.parametrize("text", ["", "numpy: 2.4", "[]", "scipy: '1'"])
-    def test_a_file_without_the_version(self, text: str, tmp_path: Path) -> None:
-        file = tmp_path / "libraries.yaml"
+
+def test_what_has_no_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the file, which is refused; or here, where it is not installed."""
+    file = tmp_path / "libraries.yaml"
+    for text in ("", "numpy: 2.4", "[]", "scipy: '1'"):
         file.write_text(text)
         with pytest.raises(GroceryError, match=r"has no version of .*; `make lock` writes"):
             check_installed(file)
-
-    def test_a_stage_does_not_run_with_another_version(
-        self, project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        file = project.path / "libraries.yaml"
-        file.write_text(file.read_text().replace(VERSIONS["scipy"], "1.0.0"))
-        stages = yaml.safe_load((project.path / "dvc.yaml").read_text())["stages"]
-        computing = {name for name, stage in stages.items() if "scipy" in str(stage["params"])}
-        assert project.stale() == computing >= {"prepare", "train", "monitor"}
-        monkeypatch.chdir(project.path)
-        monkeypatch.setattr(sys, "argv", ["runner", "prepare"])
-        with pytest.raises(SystemExit) as end:
-            runner.main()
-        assert end.value.code
-        said = f"error: prepare: scipy {VERSIONS['scipy']} is installed, but"
-        assert capsys.readouterr().err.startswith(said)
+    file.write_text(yaml.safe_dump(VERSIONS | {"no-such-library": "1.0"}))
+    monkeypatch.setattr(libraries, "NUMERIC", (*NUMERIC, "no-such-library"))
+    check_installed(file)
 
 
-def test_no_text_replaces_the_editable_install_by_a_copy() -> None:
-    """Extras come from the lock: `make extras`."""
-    frozen = re.compile(r"pip install\b[^\n]*['\" ]\.\[")
-    assert frozen.search("pip install -q '.[s3]'")  # what this test itself must not count
-    wrong = [
-        name
-        for name in tracked_files()
-        if name != f"tests/{Path(__file__).name}"
-        and frozen.search((ROOT / name).read_bytes().decode(errors="replace"))
-    ]
-    assert wrong == []
+def test_a_stage_does_not_run_with_another_version(project: Project) -> None:
+    file = project.path / "libraries.yaml"
+    file.write_text(file.read_text().replace(VERSIONS["scipy"], "1.0.0"))
+    stages = yaml.safe_load((project.path / "dvc.yaml").read_text())["stages"]
+    computing = {name for name, stage in stages.items() if "scipy" in str(stage["params"])}
+    assert project.stale() == computing >= {"prepare", "train", "monitor"}
+    done = project.run("python", "-m", "grocery.runner", "prepare", check=False)
+    assert done.returncode
+    said = f"error: prepare: scipy {VERSIONS['scipy']} is installed, but"
+    assert done.stderr.startswith(said)
 
 
 @pytest.mark.parametrize("where", ["/somewhere/else", ".venv"])
 def test_make_takes_an_environment_anywhere(where: str) -> None:
     """The stages' `python` is the environment's, since it comes first on PATH."""
     command = ("make", "--silent", "--eval", "path: ; @echo $$PATH", f"VENV={where}", "path")
-    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert said.split(os.pathsep)[0] == str(ROOT / where / "bin")
+    assert Project(ROOT).run(*command).stdout.split(":")[0] == str(ROOT / where / "bin")

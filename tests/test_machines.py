@@ -30,8 +30,8 @@ from grocery.core.errors import GroceryError
 from grocery.core.pin import KERNELS
 from grocery.parallel import parallel_map
 from grocery.settings import ComputeParams, load
-from registry_project import Said, grocery
-from running import wait_for
+from registry_project import Said, grocery, inside
+from running import SCRATCH, wait_for
 
 
 @contextmanager
@@ -100,17 +100,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_bytes_are_those_of_this_machine(
-    project: Project, cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bytes_are_those_of_this_machine(project: Project, cluster: str) -> None:
     project.edit_params({"compute": {"workers": 0, "backend": "dask", "address": cluster}})
-    monkeypatch.chdir(project.path)
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setenv("GROCERY_REUSE", "no")
     with Client(cluster, set_as_default=False) as client:
         before = client.run(os.times)
-        for stage in ("prepare", "version", "featurize"):
-            runner.run(stage, load())
+        with inside(project.path, **SCRATCH):
+            for stage in ("prepare", "version", "featurize"):
+                runner.run(stage, load())
         after = client.run(os.times)
     assert any(after[worker].user > before[worker].user + 0.5 for worker in before), "done here"
     assert project.found() == project.hashes()
@@ -164,9 +160,7 @@ class Heavy:
             print(os.getpid(), file=file)
 
 
-def test_a_function_is_sent_to_each_worker_once_and_as_few_work_as_are_asked_for(
-    here: Path, cluster: str
-) -> None:
+def test_a_function_is_sent_to_each_worker_once(here: Path, cluster: str) -> None:
     heavy = Heavy(here / "arrivals")
     with dask.dask_cluster(cluster) as workers:
         at_work = {pid for pid, *_ in workers.map(heavy, range(8), workers=0, title="x")}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -71,15 +72,9 @@ def test_yaml_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
 
 
 def test_every_knob_is_commented() -> None:
-    """By the line above it, or by one above several knobs that says "each"."""
-    comment, above = "", ""
-    for line in (ROOT / "params.yaml").read_text().splitlines():
-        if line.lstrip().startswith("#"):
-            comment = f"{comment if above.lstrip().startswith('#') else ''} {line.strip()}"
-        elif line.startswith("  ") and not line.endswith(":"):
-            assert comment, f"nothing above {line}"
-            beside = above.lstrip().startswith("#")
-            assert beside or "each" in comment.lower(), f"nothing right above {line}"
-        elif not line:
-            comment = ""
-        above = line
+    """By the lines above it, or by some above several knobs that say "each"."""
+    text = (ROOT / "params.yaml").read_text()
+    found = re.findall(r"((?: *#.*\n)+)((?: +\w+: .*\n)+)", text)
+    assert [k for comment, k in found if k.count("\n") > 1 and "each" not in comment.lower()] == []
+    knobs = re.findall(r"^ +\w+: .*\n", text, re.MULTILINE)
+    assert "".join(commented for _, commented in found) == "".join(knobs)

@@ -1,70 +1,109 @@
-"""The DVC remote on S3: real DVC and git, and a real endpoint that verifies signatures."""
+"""The DVC remote on S3: real DVC and git, and a real endpoint that verifies signatures.
+
+The endpoint is moto's server, in a process of its own.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
+import boto3
 import pytest
 from dvc.repo import Repo
 
-from conftest import Project, environment
+from conftest import Project
 from grocery.contents import read_content
 from registry_project import grocery, inside
-from s3_endpoint import S3Endpoint, s3_endpoint
+from running import wait_for
 
 MODEL = "grocery-classifier"
 RELEASE = Path("models/release")
+BUCKET = "groceries"
+MAY_ALL = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
 
 
 @dataclass
 class World:
     """A project that has been pushed to S3, with a version that has a name."""
 
-    endpoint: S3Endpoint
     project: Project
+    url: str
+    env: dict[str, str]  # with which AWS's SDK is the user, and gives up at once
 
     def clone(self, target: Path) -> Project:
         self.project.run("git", "clone", "--quiet", str(self.project.path), str(target))
         return Project(target)
 
+    def objects(self) -> list[tuple[str, str]]:
+        """Name and hash of each object in the bucket."""
+        keys = self.env["AWS_ACCESS_KEY_ID"], self.env["AWS_SECRET_ACCESS_KEY"]
+        found = client("s3", self.url, *keys).list_objects_v2(Bucket=BUCKET)["Contents"]
+        return [(entry["Key"], entry["ETag"]) for entry in found]
+
+
+def client(service: str, url: str, key: str = "root", secret: str = "root") -> Any:
+    keys = {"aws_access_key_id": key, "aws_secret_access_key": secret}
+    return boto3.client(service, endpoint_url=url, region_name="us-east-1", **keys)
+
+
+def only_user(url: str) -> dict[str, str]:
+    """A bucket on a fresh server, and a user who may use it; then nobody else may do anything."""
+    client("s3", url).create_bucket(Bucket=BUCKET)
+    iam = client("iam", url)
+    iam.create_user(UserName="ann")
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [MAY_ALL]})
+    iam.put_user_policy(UserName="ann", PolicyName="s3", PolicyDocument=policy)
+    made = iam.create_access_key(UserName="ann")["AccessKey"]
+    urlopen(Request(f"{url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})).close()
+    keys = {"ACCESS_KEY_ID": made["AccessKeyId"], "SECRET_ACCESS_KEY": made["SecretAccessKey"]}
+    keys |= {"DEFAULT_REGION": "us-east-1", "MAX_ATTEMPTS": "1"}
+    return {f"AWS_{name}": value for name, value in keys.items()}
+
 
 @pytest.fixture(scope="module")
 def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("s3")
-    with s3_endpoint(folder / "log") as endpoint:
-        project = built.copy(folder / "project")
-        endpoint.remote_of(project)
-        project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")
-        with inside(project.path, **endpoint.environment()), Repo() as repo:
-            repo.push()
-        yield World(endpoint, project)
+    project, log = built.copy(folder / "project"), folder / "log"
+    server = [sys.executable, "-m", "moto.server", "--port", "0"]
+    with log.open("wb") as out, subprocess.Popen(server, stdout=out, stderr=out) as process:
+        try:
+            found = wait_for(lambda: re.search(r"Running on (http://\S+:\d+)", log.read_text()))
+            world = World(project, found[1], only_user(found[1]))
+            add = f"remote add --force --default storage s3://{BUCKET}/storage"
+            project.dvc(add, f"remote modify storage endpointurl {world.url}")
+            project.commit("S3")
+            project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")
+            with inside(project.path, **world.env), Repo() as repo:
+                repo.push()
+            yield world
+        finally:
+            process.kill()
 
 
-@pytest.fixture
-def nowhere() -> Iterator[str]:
-    """An address where nothing listens, and nothing else can."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-
-
-def test_a_fresh_clone_has_the_bytes_and_needs_no_key_afterwards(
-    world: World, tmp_path: Path
-) -> None:
+def test_a_fresh_clone_has_the_bytes_and_no_key(world: World, tmp_path: Path) -> None:
     clone = world.clone(tmp_path / "clone")
-    with inside(clone.path, **world.endpoint.environment()), Repo() as repo:
+    with inside(clone.path, **world.env), Repo() as repo:
         repo.pull()
     assert clone.found() == world.project.found()
     assert clone.stale() == set()
     assert clone.run("git", "status", "--porcelain").stdout == ""
+    history = clone.run("git", "log", "--patch").stdout
+    assert f"endpointurl = {world.url}" in history
+    assert world.env["AWS_ACCESS_KEY_ID"] not in history
+    assert world.env["AWS_SECRET_ACCESS_KEY"] not in history
 
 
 def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> None:
-    env = world.endpoint.environment()
+    env = world.env
     address, wanted = str(world.project.path), read_content(world.project.path / RELEASE).md5
     elsewhere = Project(tmp_path / "elsewhere")
     elsewhere.path.mkdir()
@@ -81,52 +120,32 @@ def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> N
     assert read_content(elsewhere.path / "fetched").md5 == wanted
 
 
-class TestRefusals:
+def test_a_wrong_key_or_an_endpoint_that_is_down(world: World, tmp_path: Path) -> None:
     """One sentence, a non-zero exit, and nothing is lost."""
+    clone = world.clone(tmp_path / "clone")
+    env = {**world.env, "AWS_SECRET_ACCESS_KEY": "not-the-key"}
+    before, stored = world.project.found(), world.objects()
 
-    def refused(self, project: Project, env: dict[str, str], *command: str) -> str:
+    def refused(project: Project, *command: str) -> str:
         done = project.run(*command, check=False, env=env)
         said = done.stdout + done.stderr
         assert done.returncode != 0
         assert "Traceback" not in said
         assert env["AWS_SECRET_ACCESS_KEY"] not in said
-        sentences = [line for line in said.splitlines() if line.lower().startswith("error: ")]
-        assert sentences, said
-        return sentences[0]
+        return next(line for line in said.splitlines() if line.lower().startswith("error: "))
 
-    def test_a_wrong_key(self, world: World, tmp_path: Path) -> None:
-        env = world.endpoint.environment(AWS_SECRET_ACCESS_KEY="not-the-key")
-        before, stored = world.project.found(), world.endpoint.objects()
-        assert "Forbidden" in self.refused(world.project, env, "dvc", "push")
-        clone = world.clone(tmp_path / "clone")
-        said = grocery(clone, "registry", "fetch", "v1.0.0", "--out", "got", **env)
-        assert said.code == 1
-        assert said.sentence.startswith("error: registry fetch: ")
-        assert env["AWS_SECRET_ACCESS_KEY"] not in said.err
-        assert not (clone.path / "got").exists()
-        assert world.project.found() == before
-        assert world.endpoint.objects() == stored
+    assert "Forbidden" in refused(world.project, "dvc", "push")
+    fetch = ("grocery", "registry", "fetch", "v1.0.0", "--out", "got")
+    assert refused(clone, *fetch).startswith("error: registry fetch: ")
+    assert not (clone.path / "got").exists()
+    assert world.project.found() == before
+    assert world.objects() == stored
 
-    def test_an_endpoint_that_is_down(self, world: World, tmp_path: Path, nowhere: str) -> None:
-        clone = world.clone(tmp_path / "clone")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # where nobody listens, and nobody else can
+        nowhere = f"http://127.0.0.1:{taken.getsockname()[1]}"
         local = f"['remote \"storage\"']\n    endpointurl = {nowhere}\n"
         (clone.path / ".dvc/config.local").write_text(local)
-        env = world.endpoint.environment()
-        assert nowhere in self.refused(clone, env, "dvc", "pull", str(RELEASE))
-        assert clone.run("git", "status", "--porcelain").stdout == ""
-
-
-def test_the_key_is_in_the_environment_alone(world: World) -> None:
-    """Not in a file of the project, tracked or not, nor in any of git's objects."""
-    keys = [world.endpoint.key.encode(), world.endpoint.secret.encode()]
-    files = [path for path in world.project.path.rglob("*") if path.is_file()]
-    history = subprocess.run(
-        ["git", "cat-file", "--batch-all-objects", "--batch"],
-        cwd=world.project.path,
-        env=environment(),
-        check=True,
-        capture_output=True,
-    ).stdout
-    assert b"endpointurl" in history
-    for data in (history, *(path.read_bytes() for path in files)):
-        assert not any(key in data for key in keys)
+        env = world.env
+        assert nowhere in refused(clone, "dvc", "pull", str(RELEASE))
+    assert clone.run("git", "status", "--porcelain").stdout == ""

@@ -19,24 +19,20 @@ OLDEST = 11  # minor version, as pyproject.toml says
 LOCK = ROOT / "requirements.lock"
 
 
-def candidates() -> Iterator[Path]:
-    """Where another Python may be, the newest first: on PATH, or one of pyenv's."""
+def others() -> Iterator[Path]:
+    """Other Pythons, the newest first: on PATH, or pyenv's, whose shims may be none."""
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    released = "import sys, venv, ensurepip; sys.exit(sys.version_info.releaselevel != 'final')"
     for minor in range(30, OLDEST - 1, -1):
-        if minor != sys.version_info.minor:
-            if found := shutil.which(f"python3.{minor}"):
-                yield Path(found)
-            yield from sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python"))
-
-
-def works(python: Path) -> bool:
-    """Whether it is a released Python with venv; a shim of pyenv's may be none."""
-    code = "import sys, venv, ensurepip; sys.exit(sys.version_info.releaselevel != 'final')"
-    return subprocess.run([python, "-c", code], check=False, capture_output=True).returncode == 0
+        found = [Path(path) for path in [shutil.which(f"python3.{minor}")] if path]
+        for python in [*found, *sorted(pyenv.glob(f"versions/3.{minor}.*/bin/python"))]:
+            runs = subprocess.run([python, "-c", released], check=False, capture_output=True)
+            if minor != sys.version_info.minor and not runs.returncode:
+                yield python
 
 
 def test_another_python_gives_the_same_bytes(built: Project, tmp_path: Path) -> None:
-    python = next(filter(works, candidates()), None)
+    python = next(others(), None)
     if python is None:
         pytest.skip(f"no other Python than 3.{sys.version_info.minor}, from 3.{OLDEST} on, is here")
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,10 +39,9 @@ DEFAULT = yaml.safe_load((ROOT / "sweep.yaml").read_text())
 
 
 def sweep_file(folder: Path, **changes: Any) -> Path:
-    """The project's sweep.yaml with some of its entries replaced; None removes one."""
-    document = {key: value for key, value in (DEFAULT | changes).items() if value is not None}
+    """The project's sweep.yaml with some of its entries replaced."""
     file = folder / "search.yaml"
-    file.write_text(yaml.safe_dump(document))
+    file.write_text(yaml.safe_dump(DEFAULT | changes))
     return file
 
 
@@ -53,9 +53,6 @@ def names(project: Project) -> set[str]:
 def trials_of(project: Project, name: str) -> list[Trial]:
     search = read_search(project.path / "search.yaml", project.path)
     return Study(project.path / "sweeps" / name / "journal.log", search, 0).trials()
-
-
-# -- A whole sweep: a trial that is good, one that is stopped, one that cannot learn. -------------
 
 
 @dataclass
@@ -88,47 +85,41 @@ def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 class TestWholeSweep:
-    def test_a_grid_comes_to_its_end_and_what_finished_is_an_experiment(self, swept: Swept) -> None:
+    """A trial that is good, one that is stopped, one that cannot learn."""
+
+    def test_one_trial_is_good_one_is_stopped_and_one_fails(self, swept: Swept) -> None:
+        """The failure is told with the stage's own sentence; what finished is an experiment."""
         states = {trial.assignments["train.labeled_ratio"]: trial.state for trial in swept.trials}
         assert states == {1.0: "finished", 0.05: "stopped", 0.001: "failed"}
-        assert names(swept.project) == {swept.trials[0].name}
-
-    def test_stopping_ends_the_training_at_that_step(self, swept: Swept) -> None:
-        finished, stopped, _ = swept.trials
+        finished, stopped, failed = swept.trials
+        assert names(swept.project) == {finished.name}
         assert len(stopped.steps) == 3 < len(finished.steps)
         assert stopped.summary == {}
         assert "1 stopped, 1 failed" in swept.done.stdout
-
-    def test_a_failure_is_told_with_the_stages_own_sentence(self, swept: Swept) -> None:
+        assert swept.done.returncode == 3
         assert swept.done.stderr == (
-            f"{swept.trials[2].name} failed: train: the labelled training images have one class "
+            f"{failed.name} failed: train: the labelled training images have one class "
             "only; a classifier needs at least two\n"
         )
-        assert swept.done.returncode == 3
-
-    def test_the_command_that_is_told_applies_the_best(self, swept: Swept) -> None:
-        (told,) = re.findall(r"apply it with: (.*)", swept.done.stdout)
-        (name,) = names(swept.project)
-        assert told == f"dvc exp apply {name}"
-        project = swept.project
-        project.dvc(told.removeprefix("dvc "))
-        params = yaml.safe_load((project.path / "params.yaml").read_text())
-        assert params["train"]["labeled_ratio"] == 1.0
-        assert in_workspace(project.path) == swept.trials[0].summary
-        assert project.stale() == {"register"}, "a trial ends with evaluate"
-
-    def test_the_runs_are_a_group(self, swept: Swept) -> None:
+        # Its runs are a group, and its page stands alone.
         about = [box.run() for box in all_outboxes(swept.project.path / "wandb")]
         trained = [(run["group"], run["name"]) for run in about if run["stage"] == "train"]
         assert sorted(trained) == [("grid", f"train {trial.name}") for trial in swept.trials]
-
-    def test_the_page_stands_alone(self, swept: Swept) -> None:
         text = (swept.project.path / "sweeps/grid/index.html").read_text()
         assert not re.search(r"<(script|link|img|iframe)|(href|src)=", text)
         assert text.count("<circle") == 2 * (1 + 4)  # the search, and each parameter
         assert all(trial.name in text for trial in swept.trials)
 
-    def test_an_older_sweeps_experiment_is_none_of_its_trials(self, swept: Swept) -> None:
+    def test_the_command_that_is_told_applies_the_best(self, swept: Swept) -> None:
+        project, (name,) = swept.project, names(swept.project)
+        assert f"apply it with: dvc exp apply {name}\n" in swept.done.stdout
+        project.dvc(f"exp apply {name}")
+        params = yaml.safe_load((project.path / "params.yaml").read_text())
+        assert params["train"]["labeled_ratio"] == 1.0
+        assert in_workspace(project.path) == swept.trials[0].summary
+        assert project.stale() == {"register"}, "a trial ends with evaluate"
+
+    def test_an_experiment_of_another_sweep_is_none_of_its_trials(self, swept: Swept) -> None:
         project, folder = swept.project, swept.project.path / "sweeps"
         folder.rename(folder.with_name("kept"))
         name, done = swept.trials[0].name, grocery(project, "sweep", "search.yaml")
@@ -138,29 +129,23 @@ class TestWholeSweep:
         )
         assert not folder.exists()
         folder.with_name("kept").rename(folder)
-
-        # Nor is it when it came while the sweep was not running, with other parameters.
         with pytest.raises(DataError, match=f"experiment is called {name}, with other parameters"):
-            recorded(project.path, name, {"train.alpha": 0.5})
+            recorded(project.path, name, {"train.alpha": 0.5})  # it came in between
 
     def test_it_is_not_begun_twice(self, swept: Swept) -> None:
-        before = (swept.project.path / "sweeps/grid/journal.log").read_bytes()
-        begun = "the sweep grid was begun"
-        for options, sentence in (
-            ([], f"{begun} before; go on with --resume, or give another --name"),
-            (["--resume", "--seed=1"], f"{begun} with another file or seed; give another --name"),
-        ):
-            done = grocery(swept.project, "sweep", "search.yaml", *options)
-            assert (done.code, done.err) == (1, f"error: sweep: {sentence}\n")
+        journal = swept.project.path / "sweeps/grid/journal.log"
+        before = journal.read_bytes()
+
+        def refusal(*options: str) -> str:
+            return grocery(swept.project, "sweep", "search.yaml", *options).sentence
+
+        begun = "error: sweep: the sweep grid was begun"
+        assert refusal() == f"{begun} before; go on with --resume, or give another --name"
+        other = f"{begun} with another file or seed; give another --name"
+        assert refusal("--resume", "--seed=1") == other
         with held(swept.project.path / ".dvc/tmp/sweep-grid.lock"):
-            done = grocery(swept.project, "sweep", "search.yaml", "--resume")
-            assert done.sentence.endswith(
-                "another command is at work on the sweep grid; wait for its end"
-            )
-        assert (swept.project.path / "sweeps/grid/journal.log").read_bytes() == before
-
-
-# -- Interrupted and killed, and the rest of it afterwards. --------------------------------------
+            assert "another command is at work on the sweep grid" in refusal("--resume")
+        assert journal.read_bytes() == before
 
 
 # Waits until somebody writes into the pipe; then the metric is what the parameter says.
@@ -206,7 +191,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: P
         assert trial.state == "running"
         options = ["--count", "1", "--seed", "5", "--resume"]
 
-    # It is begun again, and another one beside it.
+    # It is begun again, and another one beside it; then all is done, and nothing runs.
     options[1] = "2"
     done = project.run("grocery", "sweep", "search.yaml", *options)
     assert done.stderr == ""
@@ -217,15 +202,10 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: P
     ]
     assert trials[0].assignments == trial.assignments
     assert names(project) == {trial.name for trial in trials}
-
-    # All is done: nothing runs, and the same is said, in a subfolder too.
     again = grocery(Project(project.path / "metrics"), "sweep", "../search.yaml", *options)
     assert again.out.endswith("plots: ../sweeps/resumed/index.html\n")
     assert trials_of(project, "resumed") == trials
     assert again.out.splitlines()[:3] == done.stdout.splitlines()[:3]
-
-
-# -- What is searched. ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -236,53 +216,32 @@ def place(tmp_path: Path) -> Path:
 
 
 def with_space(name: str, **space: Any) -> dict[str, Any]:
-    return {"parameters": DEFAULT["parameters"] | {name: space}}
+    return {"parameters": {name: space}}
 
 
-BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "method": ({"method": "magic"}, "method is 'magic', but it should be 'bayes', "),
-    "metric": (
-        {"metric": {"name": "accuracy_on_mars", "goal": "maximize"}},
-        "metric.name is 'accuracy_on_mars', which no stage writes; there are ",
-    ),
-    "unknown": (
-        with_space("train.n_neighbours", values=[3]),
-        "train.n_neighbours is no parameter that makes a model",
-    ),
-    "above": (with_space("train.alpha", min=0.5, max=1.5), "train.alpha may be 1.5, but it should"),
-    "a fraction": (
-        with_space("train.n_neighbors", distribution="uniform", min=1, max=6),
-        "train.n_neighbors may be 1.0, but it should",
-    ),
-    "no bounds": (
-        with_space("train.alpha", distribution="normal", mu=0.5, sigma=0.1),
-        "train.alpha.mu is not a known key (known are distribution, value, values, ",
-    ),
-    "hyperband": ({"early_terminate": {"type": "hyperband"}}, "min_iter"),
+BAD: dict[str, dict[str, Any]] = {
+    "method is 'magic', but it should be 'bayes', ": {"method": "magic"},
+    "metric.name is 'nothing', which no stage writes; there are ": {"metric": {"name": "nothing"}},
+    "train.n_neighbours is no parameter that": with_space("train.n_neighbours", values=[3]),
+    "train.alpha may be 1.5, but it should": with_space("train.alpha", min=0.5, max=1.5),
+    "train.alpha.mu is not a known key (known are ": with_space("train.alpha", mu=0.5, sigma=0.1),
+    "min_iter": {"early_terminate": {"type": "hyperband"}},
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_wrong_file_is_said_before_the_first_trial(case: str, place: Path) -> None:
-    changes, sentence = BAD[case]
-    file = sweep_file(place, **changes)
-    with pytest.raises(ParamsError) as caught:
-        read_search(file, place)
-    assert str(caught.value).startswith(f"{file}: ")
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_page_shows_what_is_said(place: Path) -> None:
+def test_a_wrong_file_is_said_before_the_first_trial(place: Path) -> None:
+    """In one sentence; docs/sweeps.md shows such sentences."""
     said = set()
-    for changes, _ in BAD.values():
+    for sentence, changes in BAD.items():
+        file = sweep_file(place, **changes)
         with pytest.raises(ParamsError) as caught:
-            read_search(sweep_file(place, **changes), place)
-        said.add(str(caught.value).replace(str(place / "search.yaml"), "my.yaml"))
-    page = (ROOT / "docs/sweeps.md").read_text()
-    shown = re.findall(r"^error: sweep: (.*)", page, re.MULTILINE)
-    assert shown
-    assert set(shown) <= said
+            read_search(file, place)
+        assert str(caught.value).startswith(f"{file}: ")
+        assert sentence in str(caught.value)
+        assert "\n" not in str(caught.value)
+        said.add(str(caught.value).replace(str(file), "my.yaml"))
+    docs = (ROOT / "docs/sweeps.md").read_text()
+    assert set() < set(re.findall(r"^error: sweep: (.*)", docs, re.MULTILINE)) <= said
 
 
 def test_a_name_that_leads_elsewhere_is_refused(built: Project) -> None:
@@ -296,19 +255,16 @@ def search(place: Path) -> Search:
     return read_search(sweep_file(place), place)
 
 
-def test_the_projects_own_file_is_right(search: Search) -> None:
-    assert (search.name, search.metric.name, search.sign) == ("learner", "val_accuracy", 1)
-    budgets = {"train.labeled_ratio", "train.label_draw"}
-    assert not budgets & set(search.parameters)
-
-
 def objective(assignments: Mapping[str, Any]) -> float:
     """A hill over two of the parameters."""
-    return float(
-        1
-        - (assignments["train.alpha"] - 0.8) ** 2
-        - (assignments["train.n_neighbors"] / 30 - 0.5) ** 2
-    )
+    alpha, neighbors = assignments["train.alpha"], assignments["train.n_neighbors"]
+    return float(1 - (alpha - 0.8) ** 2 - (neighbors / 30 - 0.5) ** 2)
+
+
+def drawn(study: Study) -> Trial:
+    found = study.draw()
+    assert found is not None
+    return found
 
 
 def explore(study: Study, count: int) -> list[dict[str, Any]]:
@@ -316,8 +272,7 @@ def explore(study: Study, count: int) -> list[dict[str, Any]]:
     study.begin()
     found = []
     for _ in range(count):
-        each = study.draw()
-        assert each is not None
+        each = drawn(study)
         found.append(each.assignments)
         each.state, each.summary = "finished", {"val_accuracy": objective(each.assignments)}
         study.end(each)
@@ -326,16 +281,14 @@ def explore(study: Study, count: int) -> list[dict[str, Any]]:
 
 def test_what_is_drawn_is_allowed_and_the_search_learns(search: Search, tmp_path: Path) -> None:
     """After some trials it asks where the hill is high, which chance does not."""
-    space, drawn = DEFAULT["parameters"], explore(Study(tmp_path / "study", search, 1), 30)
-    for assignments in drawn:
+    space, found = DEFAULT["parameters"], explore(Study(tmp_path / "study", search, 1), 30)
+    for assignments in found:
         assert set(assignments) == set(space)
         for name, value in assignments.items():
-            if "values" in space[name]:
-                assert value in space[name]["values"]
-            else:
-                assert space[name]["min"] <= value <= space[name]["max"]
+            listed = space[name].get("values")
+            assert value in listed if listed else space[name]["min"] <= value <= space[name]["max"]
         assert type(assignments["train.n_neighbors"]) is int
-    assert sum(map(objective, drawn[20:])) > sum(map(objective, drawn[:10]))
+    assert sum(map(objective, found[20:])) > sum(map(objective, found[:10]))
 
 
 def test_the_next_trial_is_the_same_for_the_same_journal(search: Search, tmp_path: Path) -> None:
@@ -343,10 +296,8 @@ def test_the_next_trial_is_the_same_for_the_same_journal(search: Search, tmp_pat
     study = Study(tmp_path / "study", search, 7)
     explore(study, 10)
     for state in ("stopped", "failed"):
-        each = study.draw()
-        assert each is not None
-        study.end(replace(each, state=state, steps=[0.5, 0.6], reason="none"))
-    assert study.draw() is not None
+        study.end(replace(drawn(study), state=state, steps=[0.5, 0.6], reason="none"))
+    drawn(study)
     journal = (tmp_path / "study").read_bytes()
 
     def draws(name: str, seed: int) -> list[Any]:
@@ -372,31 +323,30 @@ def test_the_search_counts_models_and_not_steps(
     monkeypatch.setattr("grocery.sweep.study.TPESampler", Asked)
     study = Study(tmp_path / "study", search, 0)
     study.begin()
-    ends = [("stopped", 0.95), *(("finished", value) for value in (0.25, 0.5, 0.75))]
-    for state, value in [*ends, ("stopped", 0.4), ("failed", 0.9)]:
-        each = study.draw()
-        assert each is not None
-        study.end(replace(each, state=state, steps=[0.8, value], summary={"val_accuracy": value}))
+    finished: list[tuple[Any, float]] = [("finished", value) for value in (0.25, 0.5, 0.75)]
+    for state, value in [("stopped", 0.95), *finished, ("stopped", 0.4), ("failed", 0.9)]:
+        each = replace(drawn(study), state=state, steps=[0.8, value])
+        study.end(replace(each, summary={"val_accuracy": value}))
     study.draw()
     assert given == [0.5, 0.25, 0.5, 0.75, 0.4, None]
 
 
-# Quantiles of W&B's distributions at 0.1, 0.5 and 0.9, as its engine has them.
-QUANTILES: list[tuple[dict[str, Any], list[Any]]] = [
-    ({"min": 1.0, "max": 3}, [1.2, 2.0, 2.8]),
-    ({"distribution": "log_uniform", "min": -1, "max": 1}, [0.449329, 1.0, 2.225541]),
-    ({"distribution": "inv_log_uniform", "min": 0, "max": 2}, [0.165299, 0.367879, 0.818731]),
-    ({"distribution": "log_uniform_values", "min": 0.1, "max": 10}, [0.158489, 1.0, 6.309573]),
-    ({"distribution": "inv_log_uniform_values", "min": 1, "max": 4}, [1.148698, 2.0, 3.482202]),
-    ({"distribution": "q_uniform", "min": 0, "max": 20, "q": 5}, [0, 10, 20]),
-    ({"distribution": "q_log_uniform_values", "min": 1, "max": 100, "q": 0.5}, [1.5, 10.0, 63.0]),
-]
-
-
-@pytest.mark.parametrize(("keys", "values"), QUANTILES)
-def test_values_are_distributed_as_with_wandb(keys: dict[str, Any], values: list[Any]) -> None:
+@pytest.mark.parametrize(
+    ("keys", "values"),
+    [
+        ({"min": 1.0, "max": 3}, [1.2, 2.0, 2.8]),
+        ({"distribution": "log_uniform", "min": -1, "max": 1}, [0.449329, 1.0, 2.225541]),
+        ({"distribution": "inv_log_uniform", "min": 0, "max": 2}, [0.165299, 0.367879, 0.818731]),
+        ({"distribution": "log_uniform_values", "min": 0.1, "max": 10}, [0.158489, 1.0, 6.309573]),
+        ({"distribution": "inv_log_uniform_values", "min": 1, "max": 4}, [1.148698, 2.0, 3.482202]),
+        ({"distribution": "q_uniform", "min": 0, "max": 20, "q": 5}, [0, 10, 20]),
+        ({"distribution": "q_log_uniform_values", "min": 1, "max": 100, "q": 0.5}, [1.5, 10, 63]),
+    ],
+)
+def test_values_are_distributed_as_with_wandb(keys: dict[str, Any], values: list[float]) -> None:
+    """The quantiles at 0.1, 0.5 and 0.9 are those of its engine."""
     found = [Space(**keys).value_of(share) for share in (0.1, 0.5, 0.9)]
-    assert [type(each) for each in found] == [type(each) for each in values]
+    assert {type(each) for each in found} == {int if keys.get("q") == 5 else float}
     assert found == pytest.approx(values, abs=1e-6)
 
 
@@ -423,27 +373,18 @@ HYPERBANDS: list[dict[str, Any]] = [
     {"max_iter": 20, "s": 4, "eta": 2.5, "strict": True},
     {"max_iter": 9, "s": 3, "eta": 3, "strict": False},
 ]
-# Which of 1,500 trials W&B's local engine, sweeps 0.3.0, has stopped: one bit for each.
-STOPPED = (
-    "924b00004881380028002082a408241000080040020280c040320c08e0800068808a2a000848a0800086124102"
-    "a00184020884040882104080002504000100086b00a809220800801041001048041c092488028480410010c004"
-    "0849201049040229000009b44000001801848268822020a20040040448aa02410040412002080e0029028ac026"
-    "8809a02a20240220040a49809801ac0a29000008041a20c0063a04100102002920180126200800080008020080"
-    "9c418f086006002"
-)
 
 
 def test_the_poor_are_stopped_as_wandb_stops_them() -> None:
-    draw, stopped = Random(20).random, 0
+    """Of 1,500 trials the very ones that W&B's local engine, sweeps 0.3.0, has stopped."""
+    draw, stopped = Random(20).random, []
     for number in range(1500):
         rule = Hyperband(type="hyperband", **HYPERBANDS[number % len(HYPERBANDS)])
         trials = range(1 + int(draw() * 8))
         costs = [[int(draw() * 20) for _ in range(int(draw() * 30))] for _ in trials]
-        stopped = 2 * stopped + rule.stops(costs[0], costs)
-    assert f"{stopped:0375x}" == STOPPED
-
-
-# -- What is remembered, and what is shown. ------------------------------------------------------
+        stopped += [number] * rule.stops(costs[0], costs)
+    assert len(stopped) == 286
+    assert sha256(repr(stopped).encode()).hexdigest().startswith("aeb094ddf19d642509e6340bda989540")
 
 
 def trial(number: int, state: Any = "finished", value: float | None = None, **more: Any) -> Trial:
@@ -460,7 +401,7 @@ def test_a_study_outlives_a_line_that_was_cut_off(search: Search, tmp_path: Path
     for end in range(len(whole) - 500, len(whole), 60):
         file.write_bytes(whole[:end])
         study.begin(resume=True)
-        (second,) = study.trials()[1:] or [study.draw()]  # it runs, or is chosen again
+        (second,) = study.trials()[1:] or [drawn(study)]  # it runs, or is chosen again
         assert second == replace(known[1], state="running", summary={})
         study.end(known[1])
         assert study.trials() == known
@@ -498,21 +439,10 @@ def test_the_table_begins_with_the_best_and_ends_with_what_failed(search: Search
         "no trial beats the workspace, so there is nothing to apply",
     ]
 
-
-def test_a_sweep_without_a_winner_says_so(search: Search) -> None:
-    trials = [trial(1, "failed", reason="<b>no & images")]
-    account = sentences(trials, search, 1.0, {})
+    nothing = [trial(1, "failed", reason="<b>no & images")]
+    account = sentences(nothing, search, 1.0, {})
     assert account[-1] == "no trial has finished, so there is no best one"
-    assert "<b>" not in page(trials, search, account).split("<body>")[1]
-
-
-# -- The line between a stage and the one who steers. --------------------------------------------
-
-
-def told(patch: pytest.MonkeyPatch, address: str) -> Steering:
-    patch.setenv(ADDRESS, address)
-    patch.setenv(TRIAL, "t-001")
-    return Steering()
+    assert "<b>" not in page(nothing, search, account).split("<body>")[1]
 
 
 def test_each_step_is_heard_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,19 +452,14 @@ def test_each_step_is_heard_and_answered(monkeypatch: pytest.MonkeyPatch) -> Non
         heard.append((name, values))
         return values["val_accuracy"] > 0.5
 
+    monkeypatch.setenv(TRIAL, "t-001")
     with listening(on_step) as address:
-        stage = Speaker("train", StageRun(None), told(monkeypatch, address))
+        monkeypatch.setenv(ADDRESS, address)
+        stage = Speaker("train", StageRun(None), Steering())
         stage.step({"val_accuracy": 0.25})
         with pytest.raises(Stopped, match="stopped early by the sweep"):
             stage.step({"val_accuracy": 0.75})
     assert heard == [("t-001", {"val_accuracy": 0.25}), ("t-001", {"val_accuracy": 0.75})]
     assert not os.path.exists(address)
-
-
-def test_a_stage_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening(lambda name, values: False) as address:
-        steering = told(monkeypatch, address)
-        steering.step({"val_accuracy": 0.5})
-    for _ in range(3):
-        steering.step({"val_accuracy": 0.5})
-    told(monkeypatch, address).step({"val_accuracy": 0.5})
+    for _ in range(2):  # the first finds out that nobody listens, and the second does not ask
+        stage.step({"val_accuracy": 0.75})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, Project, checkout, once
 from grocery.shards import read_columns
 from running import wait_for
+from samples import put
 from test_documents import BLOCK
 from wandb_server import WandbServer
 
@@ -24,7 +25,6 @@ ENDS_WITH_ANOTHER_CODE = {
     "grocery registry rollback --stage production": "had no version before",
     "grocery monitor data/prepared/incoming/ --each --settled 0 --report drift.html": "alert",
 }
-ELSEWHERE = "# in another clone"
 # What differs each time: ids, the time of day, how far a queue is, seconds (of a sweep's trial they
 # stand before its algorithm); and how wide a table is drawn.
 CHANGES = re.compile(
@@ -46,18 +46,8 @@ def build(folder: Path) -> None:
     project.run("dvc", "push", "--quiet")
     columns = ["label", "image_id", "image"]
     for row in read_columns(project.path / "data/prepared/shards", columns).to_pylist():
-        folder = row["label"] or "unlabeled"
-        file = project.path / f"data/raw/mine/{folder}/{row['image_id'][:16]}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(row["image"])
-
-
-def blocks(page: str) -> Iterator[list[tuple[str, list[str]]]]:
-    """For each block of a page its commands, each with the lines that it is shown to print."""
-    for block in BLOCK.findall(page):
-        first, *others = re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)
-        assert first == ""
-        yield [(each.partition("\n")[0], each.splitlines()[1:]) for each in others]
+        name = f"{row['label'] or 'unlabeled'}/{row['image_id'][:16]}.jpg"
+        put(project.path / "data/raw/mine", name, row["image"])
 
 
 def stable(lines: list[str]) -> list[str]:
@@ -73,10 +63,6 @@ def lacking(shown: list[str], printed: list[str]) -> list[str]:
     return [line for line in expected if line != "…" and line not in found]
 
 
-def queue_is_empty(project: Project) -> bool:
-    return {"Queued", "Running"}.isdisjoint(project.dvc("queue status")[0].split())
-
-
 @pytest.fixture
 def here(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Project:
     """The reader's project, and beside it another clone, free to change."""
@@ -88,19 +74,22 @@ def here(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Project:
 
 def follow(name: str, project: Project, variables: Mapping[str, str]) -> None:
     """Type each command of a page: it works, and prints what is shown where something is."""
-    for commands in blocks((ROOT / name).read_text()):
+    waiting = {"Queued", "Running"}
+    for block in BLOCK.findall((ROOT / name).read_text()):
         here = project
-        for line, shown in commands:
+        for each in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
+            line, *shown = each.splitlines()
             if LEFT_OUT.match(line):
                 continue
-            here = Project(project.path.parent / "other") if ELSEWHERE in line else here
+            if "# in another clone" in line:
+                here = Project(project.path.parent / "other")
             typed = f"{{ {line}\n}} 2>&1"
             done = here.run("bash", "-euo", "pipefail", "-c", typed, check=False, env=variables)
             expected = ENDS_WITH_ANOTHER_CODE.get(line.partition("#")[0].strip(), "\0")
             assert expected in done.stdout or not done.returncode, f"{line}\n{done.stdout}"
             assert lacking(shown, done.stdout.splitlines()) == [], f"{line}\n{done.stdout}"
             if "queue start" in line:
-                wait_for(lambda: queue_is_empty(project), seconds=900)
+                wait_for(lambda: not waiting & {*project.dvc("queue status")[0].split()}, 900)
 
 
 FOLLOWED = ["adapt", "experiments", "monitoring", "sweeps", "team"]
