@@ -328,9 +328,8 @@ def test_unreadable_files_alone_are_an_alert() -> None:
 
 @pytest.mark.parametrize(("n", "unreadable"), [(0, 0), (0, 19), (19, 0), (10, 9), (19, 1)])
 def test_too_few(n: int, unreadable: int) -> None:
-    judgement = judged(n, unreadable=unreadable)
-    assert judgement.verdict == "too few"
-    assert judgement.wasserstein is None
+    judgement = judged(n, unreadable)
+    assert (judgement.verdict, judgement.wasserstein) == ("too few", None)
     assert judged(20).verdict != "too few"
 
 
