@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import yaml
 
-from conftest import Project
+from conftest import ROOT, Project
 from grocery.contents import read_content
-from grocery.core.errors import GroceryError
+from grocery.core.errors import GroceryError, TrackingError
 from grocery.journal import held
+from grocery.registry import download, mirror
 from grocery.registry.corrections import Link, Wanted, corrections
 from grocery.registry.download import download_release
+from grocery.registry.git import Git
+from grocery.registry.mirror import Mirror
 from grocery.registry.notes import Notes
+from grocery.registry.state import read_state
+from grocery.registry.tags import ARTIFACT, message
 from grocery.settings import load
+from grocery.tracking import sync
+from grocery.tracking.provenance import project_root
+from grocery.tracking.worker import call
 from registry_project import object_of
-from wandb_mirror import REGISTRY, do, in_this_process, make_repository, start
 from wandb_pipeline import (
+    REGISTRY,
     World,
     asking,
     begin,
     inside,
     killed_when_silent,
+    listening,
     offline,
     synchronize,
     versions,
@@ -50,6 +64,110 @@ STORY: list[tuple[str, list[set[str]]]] = [
     ("assign:production:v1.0.0", [{"v1.0.0", "production"}, {"v1.1.0", "latest"}]),
 ]
 STEPS = [step for step, _ in STORY]
+
+
+def act(*steps: str) -> None:
+    """Do steps in the working directory, and print what is said.
+
+    Steps are such as "register:v1.0.0:red", "assign:production:v1.0.0" or "repair".
+    """
+    git = Git(Path.cwd())
+    mirror = Mirror.of(project_root(), git, load())
+
+    def tag(name: str, commit: str) -> None:
+        state = read_state(git)
+        tags = [*state.events, *(version.tag for version in state.versions.values())]
+        latest = max((tag.time for tag in tags), default=0)
+        made = git.create_tag(name, commit, message(name, {}), not_before=latest + 1)
+        git.publish_tag(name, made, remote=mirror.remote)
+
+    for step in steps:
+        try:
+            match step.split(":"):
+                case ["register", version, word]:
+                    mirror.remember(f"register {version}")
+                    tag(f"{ARTIFACT}@{version}", git.commit_of(word))
+                    print(mirror.mirror_now())
+                case ["assign" | "unassign" as verb, stage, version]:
+                    mirror.remember(f"{verb} {stage} {version}")
+                    state = read_state(git)
+                    mark = "!" if verb == "unassign" else ""
+                    number = len(state.history(stage)) + 1
+                    tag(f"{ARTIFACT}#{stage}{mark}#{number}", state.versions[version].commit)
+                    print(mirror.mirror_now())
+                case ["now"]:
+                    print(mirror.mirror_now())
+                case ["repair"]:
+                    print("\n".join(mirror.repair()))
+                case ["status"]:
+                    print("\n".join(found.says for found in mirror.disagreements()))
+        except GroceryError as error:
+            print("error:", error)
+
+
+def make_repository(folder: Path) -> Path:
+    """A repository whose commits `red`, `blue` and `green` each hold another release, in DVC."""
+    folder.mkdir()
+    project = Project(folder)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    shutil.copy2(ROOT / "params.yaml", folder / "params.yaml")
+    (folder / ".gitignore").write_text("/release\n/wandb\n/shards\n/classifier\n/*.html\n")
+    for word in ("red", "blue", "green"):
+        release = folder / "made" / word
+        release.mkdir(parents=True)
+        (release / "weights").write_text(word)  # as the stages of wandb_pipeline make it
+        (release / "card").write_text(f"# {word}")
+    project.dvc("init --quiet", "add --quiet made/red made/blue made/green")
+    for word in ("red", "blue", "green"):
+        md5 = read_content(folder / "made" / word).md5
+        out = {"path": "models/release", "hash": "md5", "md5": md5}
+        stage = {"cmd": "python -m grocery.runner register", "outs": [out]}
+        lock = {"schema": "2.0", "stages": {"register": stage}}
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+        project.commit(word)
+        project.run("git", "branch", word)
+    return folder
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """W&B is told from this process, which has imported it; one of its own is seldom the point."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for module in (mirror, download, sync):
+            monkeypatch.setattr(module, "apart", here)
+        yield
+
+
+def here(
+    function: str, folder: Path, seconds: float, /, *, sign: object = None, **arguments: Any
+) -> Iterator[Any]:
+    """As `grocery.tracking.process.apart`, but nothing is ended that takes too long."""
+    import wandb
+
+    contained = {"WANDB_CACHE_DIR": str(folder / "cache"), "WANDB_ERROR_REPORTING": "false"}
+    with patch.dict(os.environ, {"WANDB_DATA_DIR": str(folder), **contained}):
+        try:
+            for line in call(function, arguments):
+                if "error" in line:
+                    raise TrackingError(line["error"])
+                if "said" in line:
+                    yield line["said"]
+        finally:
+            wandb.teardown()
+
+
+def do(folder: Path, server: WandbServer | None, *steps: str, **changes: str) -> Sequence[str]:
+    """Do steps to the registry of a repository; what they said, a line each."""
+    with listening(folder, server, **changes) as said:
+        act(*steps)
+    assert said.stderr == ""
+    return [line for line in said.stdout.splitlines() if line]
+
+
+def start(folder: Path, server: WandbServer, *steps: str) -> subprocess.Popen[str]:
+    """Begin to do steps in a process of its own."""
+    code = "import sys; from test_mirror import act; act(*sys.argv[1:])"
+    return begin(folder, server, "-c", code, *steps)
 
 
 @pytest.fixture(scope="module")
@@ -140,34 +258,6 @@ def test_a_release_of_a_tracked_stage_is_left_to_its_run_then_linked_and_left_as
     assert links(server) == [{"candidate", "latest", "v1.0.0", "production"}]
     (release,) = versions(server, "release").values()
     assert release["metadata"]["accepted"] is True, "the figures that its stage adds"
-
-
-def test_what_is_refused_holds_up_nothing_else_and_is_mended_later(
-    offline_story: Path, server: WandbServer
-) -> None:
-    server.fail("403", only="AddAliases")
-    done = synchronize(offline_story, server)
-    assert done.returncode == 1
-    assert done.stderr.startswith(
-        "error: sync: W&B has nothing in production, git has v1.0.0, and W&B cannot be told: "
-    )
-    assert done.stderr.count("\n") == 1
-    assert links(server) == [{"v1.0.0"}, {"v1.1.0", "latest"}]
-    server.heal()
-    assert synchronize(offline_story, server).stdout == "7 of 7 sent\n"
-    assert links(server) == STORY[-1][1]
-
-
-def test_a_run_that_cannot_be_sent_does_not_hold_up_the_registry(
-    folder: Path, server: WandbServer
-) -> None:
-    broken = folder / "wandb/outbox/1a2b3c4d"
-    broken.mkdir(parents=True)
-    (broken / "said.jsonl").write_text('{"do": "of another version"}\n')
-    do(folder, None, "register:v1.0.0:red", WANDB_MODE="offline")
-    assert f"{broken} cannot be read" in synchronize(folder, server).stderr
-    assert links(server) == [{"v1.0.0", "latest"}]
-    assert Notes(folder).waiting() == []
 
 
 def test_the_tags_of_the_remote_count_not_those_that_this_clone_happens_to_have(
@@ -303,13 +393,16 @@ def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
     assert links(server_apart) == STORY[-1][1]
 
 
-def test_a_release_that_cannot_be_had_is_named_and_the_others_are_linked(
+def test_neither_a_release_that_cannot_be_had_nor_a_broken_run_holds_up_other_releases(
     folder: Path, server: WandbServer
 ) -> None:
     project = Project(folder)
     project.run("git", "checkout", "--quiet", "-b", "empty")
     (folder / "dvc.lock").unlink()
     project.commit("No model")
+    broken = folder / "wandb/outbox/1a2b3c4d"
+    broken.mkdir(parents=True)
+    (broken / "said.jsonl").write_text('{"do": "of another version"}\n')
     object_of(folder / ".dvc/cache", read_content(folder / "made/red").md5).unlink()
     steps = ["register:v1.0.0:red", "register:v1.1.0:blue", "register:v1.2.0:empty"]
     do(folder, None, *steps, WANDB_MODE="offline")
@@ -317,7 +410,9 @@ def test_a_release_that_cannot_be_had_is_named_and_the_others_are_linked(
     assert done.returncode == 1
     assert done.stderr.startswith("error: sync: v1.0.0 is not linked, and W&B cannot be told: ")
     assert links(server) == [{"latest", "v1.1.0"}]
-    assert synchronize(folder, server, "--dry-run").stdout.count("\n") == 3
+    waiting = synchronize(folder, server, "--dry-run").stdout.splitlines()
+    assert waiting[0] == f"{broken}: cannot be read"
+    assert len(waiting) == 1 + len(steps), "it is not known which of them are told"
     empty, lost = do(folder, server, "status")
     assert empty.startswith("v1.2.0 stands at ")
     assert empty.endswith(", which has no models/release")
@@ -418,17 +513,14 @@ def test_a_release_comes_back_byte_for_byte(stock: World) -> None:
     assert stock.server.errors == []
 
 
-def renamed(name: str) -> Change:
-    return lambda artifact, files: files.update({name: files.pop("weights")})
-
-
 # What somebody has done to the artifact, what is said, and how much is downloaded before.
 Change = Callable[[Any, dict[str, Any]], object]
 NO_RELEASE: dict[str, tuple[Change, str, int]] = {
-    **{
-        name: (renamed(name), "holds the file name ", 1)
-        for name in ("../stolen", "/tmp/stolen", "..\\stolen")
-    },
+    "a name that leads out": (
+        lambda artifact, files: files.update({"../stolen": files.pop("weights")}),
+        "holds the file name ",
+        1,
+    ),
     "a file from elsewhere": (
         lambda artifact, files: files["weights"].update(ref=Path(__file__).as_uri()),
         "takes weights from 'file://",

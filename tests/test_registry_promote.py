@@ -25,8 +25,7 @@ from grocery.settings import RegistryParams
 from grocery.shards import read_columns, shard_paths
 from registry_forged import GROWN, REJECTED, STRONG, VERSION, WEAK, Forge, four_versions
 from registry_project import ARTIFACT, Said, git, inside, output_at, put_back, tags
-from wandb_mirror import REGISTRY
-from wandb_pipeline import asking
+from wandb_pipeline import REGISTRY, asking
 from wandb_server import WandbServer
 
 

@@ -16,7 +16,9 @@ from grocery.contents import read_content
 from grocery.core.files import replacing
 from grocery.tracking import artifacts
 from grocery.tracking.mode import choose_mode
+from grocery.tracking.opening import opening_of
 from grocery.tracking.outbox import all_outboxes
+from grocery.tracking.provenance import project_root
 from grocery.tracking.run import stage_run
 from grocery.tracking.sdk import supported
 from wandb_pipeline import RUN, inside, on_a_terminal, settings, write
@@ -61,35 +63,29 @@ def test_an_offline_run_keeps_what_only_the_server_can_be_told(
 
 
 def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
-    project: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = Project(tmp_path / "temporary")
-    temporary.path.mkdir()
+    params = write(f"{temporary.path}", params="1") / "params"
     temporary.run("git", "init", "--quiet")
-    write(f"{temporary.path}", params="1")
     temporary.commit("What the experiment changes")
-    write(f"{temporary.path}", params="2")
-    commit = temporary.run("git", "rev-parse", "HEAD").stdout.strip()
+    params.write_text("2")
     monkeypatch.chdir(temporary.path)
     monkeypatch.setenv("DVC_ROOT", str(project))
     monkeypatch.setenv("DVC_EXP_NAME", "icky-pugs")
     monkeypatch.setenv("WANDB_PROJECT", "shelf/1")  # no name of a project
     monkeypatch.setenv("WANDB_ENTITY", "team")
     monkeypatch.setenv("WANDB_TAGS", f"mine,{'long' * 20}")
-    with stage_run("train", settings=settings(), config={}):
-        pass
-    assert {path.name for path in temporary.path.iterdir()} == {".git", "params"}
-    (outbox,) = all_outboxes(project / "wandb")
-    assert outbox.run_folder.parent == project / "wandb"
-    about = outbox.run()
+    about, warnings = opening_of("train", settings(), config={}, inputs={}, tags=[])
     assert (about["group"], about["project"], about["entity"]) == ("icky-pugs", "shelf-1", "team")
     assert about["tags"] == ["long" * 16, "mine"]
+    assert sorted(warnings) == [
+        "the project 'shelf/1' is 'shelf-1' in W&B",
+        f"the tag '{'long' * 20}' is '{'long' * 16}' in W&B",
+    ]
+    commit = temporary.run("git", "rev-parse", "HEAD").stdout.strip()
     assert about["git"] == {"commit": commit, "dirty": True}
-    (said,) = capfd.readouterr().err.splitlines()
-    assert "the project 'shelf/1' is 'shelf-1' in W&B" in said
+    assert project_root() == project
 
 
 def test_what_is_broken_costs_one_line_and_an_error_of_the_stage_passes_through(

@@ -33,6 +33,7 @@ from wandb_server import WandbServer
 
 STAGES = ("prepare", "train", "register")
 RUN = "team/grocery/-/"  # entity/project/group: there is no repository, so no group
+REGISTRY = "wandb-registry-model/grocery-classifier"
 
 
 def settings(timeout: float = 120, upload: Any = "metadata") -> TrackingParams:
@@ -41,7 +42,7 @@ def settings(timeout: float = 120, upload: Any = "metadata") -> TrackingParams:
         entity="",
         timeout=timeout,
         upload=upload,
-        registry="wandb-registry-model/grocery-classifier",
+        registry=REGISTRY,
     )
 
 
