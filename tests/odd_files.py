@@ -71,10 +71,9 @@ def png(bits: int, colour: int, rows: Sequence[bytes], width: int, *chunks: byte
     return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
 
 
-def with_chunk(data: bytes, added: bytes, *, last: bool = False) -> bytes:
-    """A PNG with one more chunk: the second, or the last but one."""
-    place = len(data) - 12 if last else 33
-    return data[:place] + added + data[place:]
+def with_chunk(data: bytes, added: bytes) -> bytes:
+    """A PNG with one more chunk, the second."""
+    return data[:33] + added + data[33:]
 
 
 def damaged(added: bytes) -> bytes:

@@ -119,7 +119,6 @@ READ = {
     "profile-of-press.png": (tagged(PRESS, RED), RED),
     "profile-huge.tif": (tagged(SWAPPED + bytes(5_000_000), RED, kind="TIFF"), RED),
     "lab.tif": (lab(), RED),
-    "profile-ycbcr.tif": (tagged(SWAPPED, (76, 85, 255), "YCbCr", "TIFF"), (0, 0, 255)),
     "float.pfm": (b"Pf\n2 1\n-1.0\n" + np.ones(2, "<f4").tobytes(), WHITE),
     "grey12.tif": (TWELVE_BITS, WHITE),
     "signed16.tif": (tiff(np.full((1, 2), 2**15 - 1, np.int16)), WHITE),
@@ -134,7 +133,6 @@ READ = {
     "half-an-end.jpg": (JPEG[:-1], RED),
     "no-end-progressive.jpg": (PROGRESSIVE[:-2], RED),
     "text.png": (with_chunk(PNG, damaged(chunk(b"tEXt", b"a\0b"))), RED),
-    "text-after.png": (with_chunk(PNG, chunk(b"zTXt", b"a\0\0b"), last=True), RED),
     "exif.jpg": (encoded(plain(RED), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"), RED),
     "exif.png": (with_chunk(PNG, damaged(chunk(b"eXIf", b"MM"))), RED),
 }
