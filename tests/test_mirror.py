@@ -22,9 +22,7 @@ from grocery.core.errors import GroceryError, TrackingError
 from grocery.journal import held
 from grocery.registry import download, mirror
 from grocery.registry.corrections import Link, Wanted, corrections
-from grocery.registry.download import download_release
 from grocery.registry.git import Git
-from grocery.registry.mirror import Mirror
 from grocery.registry.notes import Notes
 from grocery.registry.state import read_state
 from grocery.registry.tags import ARTIFACT, message
@@ -72,35 +70,35 @@ def act(*steps: str) -> None:
     Steps are such as "register:v1.0.0:red", "assign:production:v1.0.0" or "repair".
     """
     git = Git(Path.cwd())
-    mirror = Mirror.of(project_root(), git, load())
+    ours = mirror.Mirror.of(project_root(), git, load())
 
     def tag(name: str, commit: str) -> None:
         state = read_state(git)
         tags = [*state.events, *(version.tag for version in state.versions.values())]
         latest = max((tag.time for tag in tags), default=0)
         made = git.create_tag(name, commit, message(name, {}), not_before=latest + 1)
-        git.publish_tag(name, made, remote=mirror.remote)
+        git.publish_tag(name, made, remote=ours.remote)
 
     for step in steps:
         try:
             match step.split(":"):
                 case ["register", version, word]:
-                    mirror.remember(f"register {version}")
+                    ours.remember(f"register {version}")
                     tag(f"{ARTIFACT}@{version}", git.commit_of(word))
-                    print(mirror.mirror_now())
+                    print(ours.mirror_now())
                 case ["assign" | "unassign" as verb, stage, version]:
-                    mirror.remember(f"{verb} {stage} {version}")
+                    ours.remember(f"{verb} {stage} {version}")
                     state = read_state(git)
                     mark = "!" if verb == "unassign" else ""
                     number = len(state.history(stage)) + 1
                     tag(f"{ARTIFACT}#{stage}{mark}#{number}", state.versions[version].commit)
-                    print(mirror.mirror_now())
+                    print(ours.mirror_now())
                 case ["now"]:
-                    print(mirror.mirror_now())
+                    print(ours.mirror_now())
                 case ["repair"]:
-                    print("\n".join(mirror.repair()))
+                    print("\n".join(ours.repair()))
                 case ["status"]:
-                    print("\n".join(found.says for found in mirror.disagreements()))
+                    print("\n".join(found.says for found in ours.disagreements()))
         except GroceryError as error:
             print("error:", error)
 
@@ -419,26 +417,30 @@ def test_neither_a_release_that_cannot_be_had_nor_a_broken_run_holds_up_other_re
     assert lost == "v1.0.0 is not linked"
 
 
-def test_without_a_registry_or_tracking_nothing_is_noted_or_done(
-    folder: Path, server: WandbServer
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("disabled", []),
+        ("offline", [LATER, "error: W&B is offline, and is not asked"]),
+        ("", [LATER, "error: W&B is offline, and is not asked"]),
+    ],
+)
+def test_disabled_or_offline_wandb_is_not_even_imported(
+    mode: str, said: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert do(folder, server, "register:v1.1.0:blue", "status", WANDB_MODE="disabled") == []
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with in_this_process():
+        assert do(folder, None, "register:v1.0.0:red", "status", WANDB_MODE=mode) == said
+    assert (folder / "wandb").exists() == (mode != "disabled"), "there is nothing to note"
+
+
+def test_without_a_registry_nothing_is_noted_or_done(folder: Path, server: WandbServer) -> None:
     Project(folder).edit_params({"tracking": {"registry": ""}})
     assert do(folder, server, "register:v1.0.0:red", "status", "repair") == [
         "error: there is no W&B registry: tracking.registry is empty"
     ]
     assert not (folder / "wandb").exists()
     assert server.requests == []
-
-
-@pytest.mark.parametrize("mode", ["", "offline"])
-def test_offline_w_and_b_is_not_even_imported(
-    mode: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with in_this_process():
-        said = do(folder, None, "register:v1.0.0:red", "status", WANDB_MODE=mode)
-    assert said == [LATER, "error: W&B is offline, and is not asked"]
 
 
 def test_online_without_a_key_is_a_warning(folder: Path) -> None:
@@ -496,7 +498,7 @@ def fetch(stock: World, name: str = "production", timeout: float = 30) -> str:
     """Download a release to ``got/it``; what was said."""
     with inside(stock.folder, stock.server):
         try:
-            return download_release(load().tracking, name, Path("got/it"), timeout)
+            return download.download_release(load().tracking, name, Path("got/it"), timeout)
         except GroceryError as error:
             return f"error: {error}"
 

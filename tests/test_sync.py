@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from grocery.contents import read_content
 from grocery.journal import held
 from grocery.tracking import artifacts
 from grocery.tracking.arrived import missing
@@ -319,20 +321,23 @@ def test_what_no_run_has_recorded_is_recorded_then(tmp_path: Path, server: Wandb
     """Of data the list; of a model the files, or where they have changed since, the list."""
     silent(pipeline(tmp_path, None, "prepare", WANDB_MODE="disabled"))
     offline(tmp_path, "train")
+    read = [read_content(tmp_path / "classifier").md5]
     for word in ("blue", "green"):
-        write(f"{tmp_path}/classifier", weights=word)
+        read.append(read_content(write(f"{tmp_path}/classifier", weights=word)).md5)
         offline(tmp_path, "register")
     assert synchronize(tmp_path, server).stdout == "8 of 8 sent\n"
     assert uses(server, "train") == ["team/grocery/dataset:v0"]
     (dataset,) = versions(server, "dataset").values()
-    assert list(dataset["entries"]) == ["manifest.json"]
-    assert [list(one["entries"]) for one in versions(server, "classifier").values()] == [
-        ["weights"],
-        ["manifest.json"],
-        ["weights"],
-    ]
+    red, blue, green = versions(server, "classifier").values()
     readers = uses(server, "register") + uses(server, "register#2")
     assert sorted(readers) == ["team/grocery/classifier:v1", "team/grocery/classifier:v2"]
+    assert [one["metadata"]["md5"] for one in (red, blue, green)] == read
+    assert list(red["entries"]) == list(green["entries"]) == ["weights"]
+    for listed in (dataset, blue):
+        ((name, file),) = listed["entries"].items()
+        assert name == "manifest.json"
+        hashed = b64decode(file["digest"]).hex()
+        assert listed["metadata"]["md5"] == f"{hashed}.dir", "it is not what was read"
 
 
 def test_nothing_is_removed_before_the_server_has_it(

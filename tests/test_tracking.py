@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -12,9 +11,7 @@ import pytest
 
 from conftest import Project
 from grocery.classifier.curves import curves_in
-from grocery.contents import read_content
 from grocery.core.files import replacing
-from grocery.tracking import artifacts
 from grocery.tracking.mode import choose_mode
 from grocery.tracking.opening import opening_of
 from grocery.tracking.outbox import all_outboxes
@@ -37,29 +34,6 @@ def project(tmp_path: Path) -> Iterator[Path]:
     """An empty project, and home, of a user who never heard of W&B."""
     with inside(tmp_path / "project"):
         yield tmp_path / "project"
-
-
-def test_an_offline_run_keeps_what_only_the_server_can_be_told(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    features = write("features", numbers="1 2 3")
-    inputs = {artifacts.FEATURES: features}
-    with stage_run("train", settings=settings(), config={}, inputs=inputs) as run:
-        run.uses(artifacts.DATASET, write("shards", pixels="red"))
-        run.artifact(artifacts.CLASSIFIER, write("classifier", card="{}"), {})
-        run.link(artifacts.CLASSIFIER, alias="candidate")
-    assert capfd.readouterr() == ("", "")
-    (outbox,) = all_outboxes(project / "wandb")
-    assert [outbox.run_folder] == [*project.glob(f"wandb/offline-run-*-{outbox.run()['id']}")]
-    assert [(entry["do"], entry["output"]) for entry in outbox.pending().values()] == [
-        ("uses", artifacts.FEATURES),
-        ("uses", artifacts.DATASET),
-        ("link", artifacts.CLASSIFIER),
-    ]
-    write("shards", pixels="blue")
-    assert outbox.listing("features") == read_content(features).listing
-    red = {"md5": hashlib.md5(b"red").hexdigest(), "relpath": "pixels"}
-    assert json.loads(outbox.listing("dataset")) == [red]
 
 
 def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
