@@ -55,14 +55,6 @@ class TestExact:
         ties = np.array([[0], [1], [-1], [1], [-1], [2]], np.float32)  # which go by index
         assert nearest(ties[:1], ties, n_neighbors=5)[0].tolist() == [[0, 1, 2, 3, 4]]
 
-    def test_copies_of_one_point(self) -> None:
-        """Whichever copies are found, a point is never its own neighbour."""
-        points = np.repeat(unit(np.ones((1, 5))), 3000, axis=0)
-        found, distances = nearest(points, n_neighbors=3)
-        assert (found != np.arange(3000)[:, None]).all()
-        assert (np.diff(found, axis=1) > 0).all()
-        assert (distances == 0).all()
-
     def test_points_far_from_the_origin_in_double_precision(self) -> None:
         points = np.random.default_rng(0).normal(size=(400, 8)) + 100
         for some in (points[:50], points[:0]):
@@ -97,13 +89,6 @@ class TestApproximate:
         assert (found == naive(points, points, 450, own=True)).mean() > 0.5
         assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
 
-    def test_copies_of_one_point(self) -> None:
-        points = clustered(3000)
-        points[500:2500] = points[500]
-        found, distances = nearest(points, n_neighbors=5, search="approximate")
-        assert ((found[500:2500] >= 500) & (found[500:2500] < 2500)).all()
-        assert (distances[500:2500] == 0).all()
-
     def test_auto_is_exact_up_to_the_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "EXACT_POINTS", 2000)
         for count, same, other in ((2001, "approximate", "exact"), (2000, "exact", "approximate")):
@@ -111,6 +96,18 @@ class TestApproximate:
             auto, _ = nearest(points, n_neighbors=10)
             assert (auto == nearest(points, n_neighbors=10, search=same)[0]).all()
             assert (auto != nearest(points, n_neighbors=10, search=other)[0]).any()
+
+
+@pytest.mark.parametrize("search", ["exact", "approximate"])
+def test_copies_of_one_point(search: Any) -> None:
+    """Whichever copies are found, a point is never its own neighbour."""
+    points, copies = clustered(3000), slice(500, 2500)
+    points[copies] = points[500]
+    found, distances = nearest(points, n_neighbors=5, search=search)
+    assert ((found[copies] >= 500) & (found[copies] < 2500)).all()
+    assert (distances[copies] == 0).all()
+    assert (found != np.arange(3000)[:, None]).all()
+    assert (np.diff(np.sort(found, axis=1), axis=1) > 0).all()
 
 
 def digest() -> str:
