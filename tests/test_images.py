@@ -24,7 +24,7 @@ from grocery.images.opening import FORMATS
 from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.settings import load
 from odd_files import SWAPPED
-from samples import encoded
+from samples import encoded, picture
 
 RED, GREEN, WHITE = (220, 30, 30), (30, 160, 40), (255, 255, 255)
 MAX_PIXELS = 1_000_000
@@ -91,14 +91,13 @@ class TestBadFiles:
 
 # Prepares each file given on standard input with less and less memory, in a process of its own.
 STARVED = """
-import collections, os, pickle, resource, sys
-import grocery
-from grocery.core.errors import UnreadableImage
-from grocery.images.decoding import canonical, decode
+import os, pickle, resource, sys
+from grocery.images.preprocessing import Preprocessing
 
+how = Preprocessing(96, 90, max_pixels=4_000_000)
 small, files = pickle.load(sys.stdin.buffer)
 for data in small:  # imports what the formats need
-    canonical(decode(data, max_pixels=4_000_000), size=96, quality=90)
+    how.prepare(data)
 for data in files:
     for megabytes in (0, 2, 4, 6, 9, 12, 500):
         child = os.fork()
@@ -107,7 +106,7 @@ for data in files:
             limit = pages * resource.getpagesize() + megabytes * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             try:
-                canonical(decode(data, max_pixels=4_000_000), size=96, quality=90)
+                how.prepare(data)
                 os._exit(0)
             except MemoryError:
                 os._exit(1)
@@ -121,10 +120,9 @@ for data in files:
 
 def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
     """However little there is: a decoder that lacks it may say that the file is damaged."""
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
-    def files(size: tuple[int, int]) -> list[bytes]:
-        image = Image.fromarray(noise).resize(size)
+    def files(width: int, height: int) -> list[bytes]:
+        image = picture(0, (width, height))
         return [
             encoded(image, "JPEG", progressive=True),
             encoded(image, "WEBP", method=0),
@@ -133,7 +131,7 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
 
     done = subprocess.run(
         [sys.executable, "-c", STARVED],
-        input=pickle.dumps((files((40, 30)), files((1000, 750)))),
+        input=pickle.dumps((files(40, 30), files(1000, 750))),
         capture_output=True,
         check=True,
         cwd=ROOT,
