@@ -38,10 +38,12 @@ from wandb_pipeline import (
     begin,
     inside,
     killed_when_silent,
+    links,
     listening,
     offline,
     synchronize,
     versions,
+    write,
 )
 from wandb_server import WandbServer
 
@@ -72,27 +74,24 @@ def act(*steps: str) -> None:
     git = Git(Path.cwd())
     ours = mirror.Mirror.of(project_root(), git, load())
 
-    def tag(name: str, commit: str) -> None:
+    def change(what: str, tag: str, commit: str) -> None:
+        ours.remember(what)
         state = read_state(git)
         tags = [*state.events, *(version.tag for version in state.versions.values())]
         latest = max((tag.time for tag in tags), default=0)
-        made = git.create_tag(name, commit, message(name, {}), not_before=latest + 1)
-        git.publish_tag(name, made, remote=ours.remote)
+        made = git.create_tag(tag, commit, message(tag, {}), not_before=latest + 1)
+        git.publish_tag(tag, made, remote=ours.remote)
+        print(ours.mirror_now())
 
     for step in steps:
         try:
             match step.split(":"):
                 case ["register", version, word]:
-                    ours.remember(f"register {version}")
-                    tag(f"{ARTIFACT}@{version}", git.commit_of(word))
-                    print(ours.mirror_now())
+                    change(f"register {version}", f"{ARTIFACT}@{version}", git.commit_of(word))
                 case ["assign" | "unassign" as verb, stage, version]:
-                    ours.remember(f"{verb} {stage} {version}")
-                    state = read_state(git)
-                    mark = "!" if verb == "unassign" else ""
-                    number = len(state.history(stage)) + 1
-                    tag(f"{ARTIFACT}#{stage}{mark}#{number}", state.versions[version].commit)
-                    print(ours.mirror_now())
+                    state, mark = read_state(git), "!" if verb == "unassign" else ""
+                    tag = f"{ARTIFACT}#{stage}{mark}#{len(state.history(stage)) + 1}"
+                    change(f"{verb} {stage} {version}", tag, state.versions[version].commit)
                 case ["now"]:
                     print(ours.mirror_now())
                 case ["repair"]:
@@ -101,30 +100,6 @@ def act(*steps: str) -> None:
                     print("\n".join(found.says for found in ours.disagreements()))
         except GroceryError as error:
             print("error:", error)
-
-
-def make_repository(folder: Path) -> Path:
-    """A repository whose commits `red`, `blue` and `green` each hold another release, in DVC."""
-    folder.mkdir()
-    project = Project(folder)
-    project.run("git", "init", "--quiet", "--initial-branch=main")
-    shutil.copy2(ROOT / "params.yaml", folder / "params.yaml")
-    (folder / ".gitignore").write_text("/release\n/wandb\n/shards\n/classifier\n/*.html\n")
-    for word in ("red", "blue", "green"):
-        release = folder / "made" / word
-        release.mkdir(parents=True)
-        (release / "weights").write_text(word)  # as the stages of wandb_pipeline make it
-        (release / "card").write_text(f"# {word}")
-    project.dvc("init --quiet", "add --quiet made/red made/blue made/green")
-    for word in ("red", "blue", "green"):
-        md5 = read_content(folder / "made" / word).md5
-        out = {"path": "models/release", "hash": "md5", "md5": md5}
-        stage = {"cmd": "python -m grocery.runner register", "outs": [out]}
-        lock = {"schema": "2.0", "stages": {"register": stage}}
-        (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
-        project.commit(word)
-        project.run("git", "branch", word)
-    return folder
 
 
 @contextmanager
@@ -170,7 +145,26 @@ def start(folder: Path, server: WandbServer, *steps: str) -> subprocess.Popen[st
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_repository(tmp_path_factory.mktemp("mirror") / "repository")
+    """A repository whose commits `red`, `blue` and `green` each hold another release, in DVC."""
+    folder = tmp_path_factory.mktemp("mirror")
+    project = Project(folder)
+    project.run("git", "init", "--quiet", "--initial-branch=main")
+    shutil.copy2(ROOT / "params.yaml", folder)
+    (folder / ".gitignore").write_text("/release\n/wandb\n/shards\n/classifier\n/*.html\n")
+    (folder / "made").mkdir()
+    made = {  # as the stages of wandb_pipeline make it
+        word: write(f"{folder}/made/{word}", weights=word, card=f"# {word}")
+        for word in ("red", "blue", "green")
+    }
+    project.dvc("init --quiet", "add --quiet made/red made/blue made/green")
+    for word, release in made.items():
+        out = {"path": "models/release", "hash": "md5", "md5": read_content(release).md5}
+        stage = {"cmd": "python -m grocery.runner register", "outs": [out]}
+        lock = {"schema": "2.0", "stages": {"register": stage}}
+        (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
+        project.commit(word)
+        project.run("git", "branch", word)
+    return folder
 
 
 @pytest.fixture
@@ -214,12 +208,6 @@ def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     linked = [link["artifact"] for link in server.state()["links"][COLLECTION].values()]
     assert linked == ["team/grocery/release:v0", "team/grocery/release:v1"]
     return World(folder, server)
-
-
-def links(server: WandbServer) -> list[set[str]]:
-    """The aliases of each link in the registry."""
-    found = server.state()["links"].get(COLLECTION, {})
-    return [set(link["aliases"]) for link in found.values()]
 
 
 # What is told

@@ -24,8 +24,8 @@ from wandb_pipeline import (
     World,
     asking,
     begin,
-    candidates,
     jpeg,
+    links,
     offline,
     pipeline,
     silent,
@@ -102,7 +102,7 @@ def test_the_lineage_is_whole_and_is_asked_for_by_hash_or_alias_without_a_downlo
     assert edges["train"][0] == ["team/grocery/dataset:v0"]
     assert edges["train"][1][-1] == "team/grocery/classifier:v0", "after its tables"
     assert edges["register"] == (["team/grocery/classifier:v0"], ["team/grocery/release:v0"])
-    assert candidates(world.server) == [["candidate", "latest"]]
+    assert links(world.server) == [{"candidate", "latest"}]
 
     md5 = read_content(world.folder / "shards").md5
     with asking(world.server, world.folder) as api:
@@ -126,7 +126,7 @@ def test_a_new_version_is_made_of_changed_content_alone(world: World) -> None:
     silent(pipeline(folder, server, "prepare", "register", word="blue"))
     for name in ("dataset", "release"):
         assert list(versions(server, name)) == ["v0", "v1"]
-    assert candidates(server) == [[], ["candidate", "latest"]]
+    assert links(server) == [set(), {"candidate", "latest"}]
 
 
 def test_a_stage_that_was_skipped_or_not_tracked_is_in_the_lineage_all_the_same(

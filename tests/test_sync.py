@@ -29,9 +29,9 @@ from wandb_pipeline import (
     World,
     asking,
     begin,
-    candidates,
     kill,
     killed_when_silent,
+    links,
     offline,
     on_a_terminal,
     pipeline,
@@ -239,13 +239,13 @@ def test_what_was_delivered_is_not_delivered_again_though_it_was_not_noted(
 
     server.fail("drop", only="LinkArtifact")
     process = begin(refused.folder, server, *COMMAND)
-    wait_for(lambda: candidates(server))
+    wait_for(lambda: links(server))
     kill(process)
     server.heal()
     assert requests_of(server, "UseArtifact") == 2, "of train and of register, each once"
     silent(pipeline(refused.folder, server, "register", word="blue"))
     assert synchronize(refused.folder, server).stdout == "1 of 1 sent\n"
-    assert candidates(server) == [[], ["candidate", "latest"]], "a newer release is it since"
+    assert links(server) == [set(), {"candidate", "latest"}], "a newer release is it since"
 
 
 def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
@@ -301,7 +301,7 @@ def test_a_refused_link_holds_up_later_links_alone_and_survives_a_clean(refused:
     pipeline(folder, server, "register")  # the first release again
     server.fail("403", only="LinkArtifact", times=1)
     assert "W&B refuses the link of release" in failure(synchronize(folder, server))
-    assert candidates(server) == []
+    assert links(server) == []
     assert uses(server, "train") == ["team/grocery/dataset:v0"]
     for run in ("register", "register#2", "register#3"):
         assert uses(server, run) == ["team/grocery/classifier:v0"]
@@ -314,7 +314,7 @@ def test_a_refused_link_holds_up_later_links_alone_and_survives_a_clean(refused:
     )
     assert not list((folder / "wandb").glob("offline-run-*"))
     assert synchronize(folder, server).stdout == "3 of 3 sent\n"
-    assert candidates(server) == [["candidate", "latest"], []], "the first is the candidate again"
+    assert links(server) == [{"candidate", "latest"}, set()], "the first is the candidate again"
 
 
 def test_what_no_run_has_recorded_is_recorded_then(tmp_path: Path, server: WandbServer) -> None:

@@ -165,11 +165,10 @@ def versions(server: WandbServer, name: str) -> dict[str, Any]:
     return found
 
 
-def candidates(server: WandbServer) -> list[list[str]]:
-    """Aliases of the registry's versions."""
-    return [
-        link["aliases"] for links in server.state()["links"].values() for link in links.values()
-    ]
+def links(server: WandbServer) -> list[set[str]]:
+    """The aliases of each link in the registry."""
+    found = server.state()["links"].get(f"example-groceries/{REGISTRY}", {})
+    return [set(link["aliases"]) for link in found.values()]
 
 
 Said = subprocess.CompletedProcess[str]
@@ -208,9 +207,9 @@ def offline(folder: Path, *stages: str, **options: str) -> None:
     silent(pipeline(folder, None, *stages, **{"WANDB_MODE": "offline", **options}))
 
 
-def synchronize(folder: Path, server: WandbServer | None, *options: str, **changes: str) -> Said:
+def synchronize(folder: Path, server: WandbServer | None, *options: str) -> Said:
     """Run `grocery sync` in `folder`."""
-    with listening(folder, server, **changes) as said:
+    with listening(folder, server) as said:
         main(["sync", *options])
     return said
 
