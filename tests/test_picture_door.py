@@ -274,6 +274,7 @@ class TestProfiles:
         newer = replace(older, max_file_bytes=10**6, colours=SRGB)
         assert newer.prepare(data) != older.prepare(data)
         assert newer.gives_the_same_as(older)  # of prepared images, which have no profile
+        assert not replace(newer, jpeg_quality=91).gives_the_same_as(older)
 
 
 @pytest.mark.parametrize("kinds", [(1, 0), (1, 1), (4, 0), (0, 1)])

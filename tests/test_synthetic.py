@@ -46,12 +46,6 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 class TestDrawing:
-    def test_the_order_of_drawing_does_not_matter(self, tiny: SyntheticSource) -> None:
-        """That another process draws the same is shown by the stages, each in one of its own."""
-        images = tiny.images()[:6]
-        backwards = [image.read() for image in pickle.loads(pickle.dumps(images[::-1]))]
-        assert backwards[::-1] == [image.read() for image in images]
-
     def test_another_image_changes_no_image_and_another_seed_all(self, tmp_path: Path) -> None:
         recipe = {**TINY, "planted": {}}
         more = copy.deepcopy(recipe)
