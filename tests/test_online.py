@@ -191,18 +191,15 @@ def test_reference_points_at_the_objects_that_dvc_pushes(
     folder = tmp_path / "project"
     set_remote(folder, "../../remote")
     silent(pipeline(folder, server, "prepare", "register", upload="reference"))
-    sent = [r.operation for r in server.requests if r.kind == "upload"]
-    copies = [name for name in sent if "/artifact/" in name]
-    assert copies
-    assert [name for name in copies if not name.endswith((".jpg", ".table.json"))] == []
-    (dataset,) = versions(server, "dataset").values()
-    assert dataset["metadata"]["md5"] == read_content(folder / "shards").md5
-
     Project(folder).dvc("add --quiet shards release", "push --quiet")
     with asking(server, folder) as api:
         for name, output in (("dataset", "shards"), ("release", "release")):
+            (version,) = versions(server, name).values()
+            assert all("ref" in entry for entry in version["entries"].values())
+            md5 = read_content(folder / output).md5
+            assert version["metadata"]["md5"] == md5
             api.artifact(f"team/grocery/{name}:v0").download(root=f"got/{name}")
-            assert read_content(folder / "got" / name).md5 == read_content(folder / output).md5
+            assert read_content(folder / "got" / name).md5 == md5
 
 
 def test_a_reference_does_not_tell_the_remotes_password(tmp_path: Path) -> None:
