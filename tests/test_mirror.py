@@ -309,10 +309,11 @@ def test_versions_of_the_same_release_share_a_link(folder: Path, server: WandbSe
     project = Project(folder)
     project.run("git", "checkout", "--quiet", "-b", "again", "red")
     project.commit("The same release")
-    do(folder, None, "register:v1.0.0:red", "register:v1.0.1:again", WANDB_MODE="offline")
+    steps = ["register:v1.0.0:red", "register:v1.1.0:blue", "register:v1.0.1:again"]
+    do(folder, None, *steps, WANDB_MODE="offline")
     said = do(folder, server, "now", "assign:production:v1.0.1", "status")
-    assert said == ["W&B: 2 changes", "W&B: 1 change"]
-    assert links(server) == [{"v1.0.0", "v1.0.1", "latest", "production"}]
+    assert said == ["W&B: 3 changes", "W&B: 1 change"]
+    assert links(server) == [{"v1.0.0", "v1.0.1", "production"}, {"v1.1.0", "latest"}]
 
 
 def test_of_two_links_to_the_same_release_the_one_with_its_aliases_is_meant() -> None:

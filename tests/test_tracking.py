@@ -1,4 +1,4 @@
-"""Tracking: what reaches W&B's log, and that nothing W&B does reaches the stage."""
+"""Tracking: how a run is named, and that nothing W&B does reaches the stage."""
 
 from __future__ import annotations
 
