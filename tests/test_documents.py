@@ -1,7 +1,9 @@
-"""The commands that workflows and documents tell: they are there, and take what they are given."""
+"""What workflows, documents and benchmarks tell is there, and takes what it is given."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 import sys
@@ -9,6 +11,7 @@ import tomllib
 from collections.abc import Iterator
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +21,10 @@ from dvc.utils.flatten import flatten
 
 from conftest import ROOT, Project
 from grocery.cli import build_parser
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from mutants import Mutant, read_table
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yml"))
@@ -132,6 +139,32 @@ def test_hashes_of_the_page_about_wandb_are_those_of_the_committed_build() -> No
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
 def test_a_benchmark_starts(file: Path) -> None:
     Project(ROOT).run(sys.executable, str(file), "--help")
+
+
+@pytest.mark.parametrize("mutant", read_table(), ids=lambda mutant: mutant.wrong)
+def test_a_change_of_mutants_yaml_can_be_made(mutant: Mutant) -> None:
+    text = (ROOT / mutant.file).read_text()
+    assert ast.dump(ast.parse(mutant.applied(text))) != ast.dump(ast.parse(text))
+    for name in mutant.tests:
+        assert (ROOT / "tests" / name).is_file()
+
+
+def test_the_notebook_finds_what_is_there(
+    built: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(built.path / "docs")
+    cells = json.loads((ROOT / "docs/look.ipynb").read_text("utf-8"))["cells"]
+    found: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), found)
+    said = capsys.readouterr().out
+    assert "of the edges between labelled images join two of one class" in said
+    recorded = json.loads((built.path / "metrics/monitor.json").read_text())["batches"]
+    for name, batch in recorded.items():
+        (line,) = [line for line in said.splitlines() if line.startswith(f"{name} ")]
+        assert batch["verdict"] in line.split()
+    assert found["fall"].max() > 0
 
 
 def test_the_house_is_told_as_it_is() -> None:

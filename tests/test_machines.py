@@ -198,7 +198,8 @@ def test_a_worker_with_other_kernels_is_refused(here: Path, cluster: str) -> Non
             wait_for(lambda: "'late'" in str(client.scheduler_info(n_workers=-1)["workers"]))
         said = refused(cluster)
     assert said.startswith(f"the worker on {socket.gethostname()} would compute other bytes: ")
-    assert "numpy's kernels is X86_V2 there and X86_V2 X86_V3 here; the BLAS is Nehalem" in said
+    assert "numpy's kernels is X86_V2 there and X86_V2 X86_V3 here; the BLAS is " in said
+    assert "Nehalem" in said
     assert said.endswith("start it in the same environment by `grocery worker`")
 
 
