@@ -226,7 +226,7 @@ def test_offline_and_synchronised_is_the_same_as_online(
     assert len(server_apart.requests) == seen
 
 
-def test_a_release_of_a_tracked_stage_is_left_to_its_run_then_linked_and_left_as_it_is(
+def test_a_release_of_a_tracked_stage_is_left_to_its_run_and_linked_as_that_has_recorded_it(
     folder: Path, server: WandbServer
 ) -> None:
     offline(folder, "register", word="red")
@@ -239,6 +239,9 @@ def test_a_release_of_a_tracked_stage_is_left_to_its_run_then_linked_and_left_as
     assert (done.stdout, done.stderr) == ("3 of 3 sent\n", "")
     assert do(folder, server, "assign:production:v1.0.0", "status") == ["W&B: 1 change"]
     assert links(server) == [{"candidate", "latest", "v1.0.0", "production"}]
+    with asking(server, folder) as api:
+        api.artifact(f"{REGISTRY}:v1.0.0").unlink()
+    assert do(folder, server, "now", "status") == ["W&B: 2 changes"]
     (release,) = versions(server, "release").values()
     assert release["metadata"]["accepted"] is True, "the figures that its stage adds"
 

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import Project
 from grocery.classifier.curves import curves_in
+from grocery.contents import read_content
 from grocery.core.files import replacing
 from grocery.tracking.mode import choose_mode
 from grocery.tracking.opening import opening_of
@@ -65,8 +66,10 @@ def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
 def test_what_is_broken_costs_one_line_and_an_error_of_the_stage_passes_through(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    raw = write("raw", photo="pixels")
+
     def fail() -> None:
-        with stage_run("train", settings=settings(), config={}) as run:
+        with stage_run("train", settings=settings(), config={}, inputs={"raw": raw}) as run:
             run.images("broken", [(b"not a picture", ""), (b"nor this", "")])
             run.images("broken too", [(b"not a picture", "")])
             run.summary({"classes": {"apple"}})
@@ -81,7 +84,9 @@ def test_what_is_broken_costs_one_line_and_an_error_of_the_stage_passes_through(
     assert out == ""
     assert err.startswith("warning: W&B: it is not told of one summary (a set is ")
     assert err.count("\n") == 1
+    assert "image" in err.partition(";")[2], err
     assert (told["state"], told["exit_code"], told["summary"]["accuracy"]) == ("failed", 1, 0.9)
+    assert told["config"]["inputs"] == {"raw": read_content(raw).md5}
 
 
 NETRC = f"machine api.wandb.ai\n  login user\n  password {KEY}\n"
