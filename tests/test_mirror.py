@@ -244,6 +244,7 @@ def test_a_release_of_a_tracked_stage_is_left_to_its_run_and_linked_as_that_has_
     assert do(folder, server, "now", "status") == ["W&B: 2 changes"]
     (release,) = versions(server, "release").values()
     assert release["metadata"]["accepted"] is True, "the figures that its stage adds"
+    assert len(server.state()["runs"]) == 1, "no other run has recorded it"
 
 
 def test_the_tags_of_the_remote_count_not_those_that_this_clone_happens_to_have(
