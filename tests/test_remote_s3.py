@@ -135,8 +135,10 @@ def test_a_wrong_key_or_an_endpoint_that_is_down(world: World, tmp_path: Path) -
         return next(line for line in said.splitlines() if line.lower().startswith("error: "))
 
     assert "Forbidden" in refused(world.project, "dvc", "push")
-    fetch = ("grocery", "registry", "fetch", "v1.0.0", "--out", "got")
-    assert refused(clone, *fetch).startswith("error: registry fetch: ")
+    said = grocery(clone, "registry", "fetch", "v1.0.0", "--out", "got", **env)
+    assert said.code == 1
+    assert said.sentence.startswith("error: registry fetch: ")
+    assert env["AWS_SECRET_ACCESS_KEY"] not in said.err
     assert not (clone.path / "got").exists()
     assert world.project.found() == before
     assert world.objects() == stored
