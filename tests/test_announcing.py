@@ -199,6 +199,9 @@ class TestReceiver:
         monkeypatch.setattr("grocery.inbox.announcing.ANSWER", 0.2)
         receiver.shutdown()  # the port is open and nobody answers
         assert "no answer within 0.2 s" in refused(receiver.address)
+        join = Thread.join  # the socket gives up first
+        monkeypatch.setattr(Thread, "join", lambda thread, timeout=None: join(thread))
+        assert "no answer within 0.2 s" in refused(receiver.address)
         monkeypatch.undo()
         receiver.server_close()
         assert "(Connection refused)" in refused(receiver.address)

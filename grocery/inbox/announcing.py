@@ -81,7 +81,7 @@ class Receiver:
             "digest": entry.digest,
         }
         request = Request(self._url, json.dumps(document).encode(), self._headers, method="POST")
-        trouble = [f"no answer within {ANSWER:g} s"]
+        trouble = [_silence()]
 
         def send() -> None:
             trouble[:] = _trouble(request)
@@ -104,6 +104,10 @@ class _NoRedirect(HTTPRedirectHandler):
         """Follow nothing."""
 
 
+def _silence() -> str:
+    return f"no answer within {ANSWER:g} s"
+
+
 def _trouble(request: Request) -> list[str]:
     """Send a request; what is wrong, without its address, or nothing."""
     try:
@@ -113,7 +117,11 @@ def _trouble(request: Request) -> list[str]:
         return [f"it answers {error.code}"]
     except URLError as error:
         reason = error.reason
+        if isinstance(reason, TimeoutError):
+            return [_silence()]
         return [(reason.strerror if isinstance(reason, OSError) else None) or "no connection"]
+    except TimeoutError:
+        return [_silence()]
     except (OSError, HTTPException, ValueError) as error:  # whose text may hold the address
         return [type(error).__name__]
 
