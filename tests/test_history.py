@@ -305,24 +305,31 @@ def write(path: Path, who: str, batches: int) -> None:
             add(history, f"{name} {number}", n=5)
 
 
-def test_several_processes_write_whole_lines_and_each_batch_once(history: History) -> None:
-    """Though one of them is killed."""
-    fork = get_context("fork").Process
-    endless = fork(target=write, args=(history.path, "one", 1_000_000))
-    others = [fork(target=write, args=(history.path, who, 6)) for who in ("two", "three")]
+def writer(history: History, who: str, batches: int) -> Any:
+    """A process of its own that writes."""
+    process = get_context("fork").Process(target=write, args=(history.path, who, batches))
+    process.start()
+    return process
+
+
+def test_a_writer_that_is_killed_leaves_whole_lines(history: History) -> None:
+    process = writer(history, "one", 1_000_000)
     try:
-        for process in (endless, *others):
-            process.start()
-        for process in others:
-            process.join()
-        wait_for(lambda: names(history).count("one 5"))
+        wait_for(lambda: len(history.read().entries) >= 3)
     finally:
-        endless.kill()
-        endless.join()
-    assert [process.exitcode for process in others] == [0, 0]
-    add(history, "after")  # the lock is free
+        process.kill()
+        process.join()
+    before = names(history)
     assert history.read().damaged == []
-    *found, last = names(history)
-    assert (last, len(found)) == ("after", len(set(found)))
-    expected = {f"{who} {number}" for who in ("two", "three", "shared") for number in range(6)}
-    assert expected <= set(found)
+    add(history, "after")  # the lock is free
+    assert names(history)[-2:] == [before[-1], "after"]
+
+
+def test_several_processes_write_whole_lines_and_each_batch_once(history: History) -> None:
+    writers = [writer(history, who, 6) for who in ("one", "two")]
+    for process in writers:
+        process.join()
+    assert [process.exitcode for process in writers] == [0, 0]
+    assert history.read().damaged == []
+    expected = {f"{who} {number}" for who in ("one", "two", "shared") for number in range(6)}
+    assert sorted(names(history)) == sorted(expected)
