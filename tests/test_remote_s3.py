@@ -98,8 +98,10 @@ def test_a_fresh_clone_has_the_bytes_and_no_key(world: World, tmp_path: Path) ->
     assert clone.run("git", "status", "--porcelain").stdout == ""
     history = clone.run("git", "log", "--patch").stdout
     assert f"endpointurl = {world.url}" in history
-    assert world.env["AWS_ACCESS_KEY_ID"] not in history
-    assert world.env["AWS_SECRET_ACCESS_KEY"] not in history
+    files = [path for path in world.project.path.rglob("*") if path.is_file()]
+    for data in (history.encode(), *(path.read_bytes() for path in files)):
+        assert world.env["AWS_ACCESS_KEY_ID"].encode() not in data
+        assert world.env["AWS_SECRET_ACCESS_KEY"].encode() not in data
 
 
 def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> None:
