@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,7 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
             encoded(image, "JPEG", progressive=True),
             encoded(image, "WEBP", method=0),
             encoded(image.convert("RGBA"), "PNG", compress_level=1),
+            encoded(Image.new("I;16", (width, height), 7), "PNG"),
         ]
 
     done = subprocess.run(
@@ -138,6 +140,78 @@ def test_a_lack_of_memory_is_no_fact_about_a_file() -> None:
     )
     for codes in done.stdout.split():
         assert re.fullmatch(rb"1[01]*0", codes), done.stderr  # 2 is for another error
+
+
+# Writes a batch and a shard, and reads the files of a batch, with little and with enough.
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from grocery.inbox import incoming
+from grocery.core.errors import one_sentence
+from grocery.data.build import Shard, decode_shard, image_ids_of, preprocessing_of
+from grocery.data.duplicates import Copies
+from grocery.data.incoming import write_batch
+from grocery.images.decoding import decode
+from grocery.images.raw import RawImage
+from grocery.settings import load
+
+folder = Path(sys.argv[1])
+params = load().prepare
+decode((folder / "small.png").read_bytes(), max_pixels=10_000)
+image = RawImage("monday/large.png", file=folder / "monday/large.png")
+shard = Shard("shard", (Copies(image_ids_of([image], 10**6)[0][0], image),))
+
+def batch():
+    return write_batch(("monday", [image]), params=params, folder=folder)["quarantined"]
+
+def one_shard():
+    return [*decode_shard((shard, preprocessing_of(params), folder / "shard"))["reasons"]]
+
+listed = [*incoming.files_of(folder / "monday"), "gone.png"]
+incoming.files_of = lambda _, left_out: listed  # which needs an open file itself
+
+def look():
+    return incoming.fingerprint(folder / "monday", labelled=False)[1]
+
+for plenty in (False, True):
+    for work in (batch, one_shard, look):
+        kind, limit = resource.RLIMIT_NOFILE, 3
+        if work != look:
+            pages = int(open("/proc/self/statm").read().split()[0])
+            kind, limit = resource.RLIMIT_AS, pages * resource.getpagesize() + 5_000_000
+        before = resource.getrlimit(kind)
+        try:
+            with one_sentence(work.__name__):
+                resource.setrlimit(kind, before if plenty else (limit, before[1]))
+                found = work()
+                print(found)
+        except SystemExit:
+            pass
+        finally:
+            resource.setrlimit(kind, before)
+"""
+
+
+def test_what_a_run_lacks_fails_it_and_is_not_remembered(tmp_path: Path) -> None:
+    (tmp_path / "monday").mkdir()
+    (tmp_path / "small.png").write_bytes(encoded(halves(), "PNG"))
+    large = encoded(Image.new("RGB", (3000, 3000), RED), "PNG")
+    (tmp_path / "monday/large.png").write_bytes(large)
+    done = subprocess.run(
+        [sys.executable, "-u", "-c", LIMITED, tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    little = "not enough memory for monday/large.png; fewer compute.workers need less"
+    assert done.stdout.splitlines() == [
+        f"error: batch: {little}",
+        f"error: one_shard: {little}",
+        f"error: look: Too many open files '{tmp_path}/monday/gone.png'",
+        *("[]", "[]", "None"),
+    ]
 
 
 def test_an_error_of_the_disk_is_no_fact_about_a_file() -> None:

@@ -5,7 +5,6 @@ The one door is shown for each case: shards, incoming batches, the model and the
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
@@ -22,13 +21,12 @@ from PIL import Image, ImageCms
 
 from conftest import ROOT
 from grocery.core.bounds import FILE_BYTES
-from grocery.core.errors import DataError, UnreadableImage, one_sentence
+from grocery.core.errors import DataError, NotInstalled, UnreadableImage
 from grocery.data.build import Shard, decode_shard
 from grocery.data.duplicates import Copies
 from grocery.data.incoming import write_batch
 from grocery.images import colours
 from grocery.images.decoding import decode
-from grocery.images.finding import walk
 from grocery.images.preprocessing import SRGB, Preprocessing
 from grocery.images.raw import RawImage
 from grocery.inbox import incoming
@@ -300,53 +298,63 @@ def ways(file: Path) -> tuple[Callable[[], Any], ...]:
     )
 
 
-@pytest.mark.parametrize("lacking", ["pillow-heif", "a new pillow-heif", "memory", "open files"])
-def test_what_a_run_lacks_fails_it_and_is_no_fact_about_a_file(
-    lacking: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("version", [None, "1.6.9"])
+def test_heic_without_what_decodes_it(
+    version: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That a decoder which lacks memory says so is another test's."""
-
-    def refuse(*_: object, **__: object) -> None:
-        many = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        raise MemoryError if lacking == "memory" else many
-
-    put(tmp_path, "files/phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    sentence = r"phone\.heic is HEIC, which needs pillow-heif"
-    if lacking == "pillow-heif":
+    """A sentence that says what to do; a fact about the machine is remembered by no shard."""
+    if version is None:
         monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    elif lacking == "a new pillow-heif":
-        monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", "1.6.9")
-    elif lacking == "memory":
-        monkeypatch.setattr("grocery.images.preprocessing.decode", refuse)
-        sentence = r"not enough memory for \S*phone\.heic; fewer compute\.workers need less"
     else:
-        monkeypatch.setattr(os, "open", refuse)
-        sentence = "Too many open files"
+        monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", version)
+    put(tmp_path, "files/phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     for way in ways(tmp_path / "files/phone.heic"):
-        with pytest.raises(SystemExit), one_sentence("it"):
+        with pytest.raises(NotInstalled, match=r"phone\.heic is HEIC, which needs pillow-heif"):
             way()
-        assert re.search(sentence, capsys.readouterr().err)
 
 
-def test_what_may_not_be_read_is_quarantined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # as root never gets it
+# Says of a folder and of a file that their owner may not read why they are not read: the file in
+# shards, batches and the monitor.
+DENIED = """
+import sys
+from pathlib import Path
+from grocery.inbox import incoming
+from grocery.data.incoming import write_batch
+from grocery.images.finding import walk
+from grocery.images.raw import RawImage
+from grocery.settings import load
+from test_model import small_model
 
+folder = Path(sys.argv[1])
+print(*walk(folder / "shelf"))
+image = RawImage("a.jpg", file=folder / "files/a.jpg")
+print(image.identify(10**6)[1])
+said = write_batch(("batch", [image]), params=load().prepare, folder=folder)
+print(said["quarantined"][0]["reason"])
+print(*incoming.read(folder / "files", small_model(), labelled=False, flat=False)[1], sep=chr(10))
+"""
+
+
+def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
+    file = tmp_path / "files/a.jpg"
     put(tmp_path, "files/a.jpg", JPEG)
-    monkeypatch.setattr(os, "open", refuse)
-    model, monitor, shard, batch = ways(tmp_path / "files/a.jpg")
-    with pytest.raises(DataError, match="Permission denied"):
-        model()
-    assert "a.jpg cannot be read as an image: Permission denied" in monitor()[1][0]
-    assert [*shard()["reasons"].values()] == ["Permission denied"]
-    assert batch()["quarantined"] == [{"path": "a.jpg", "reason": "Permission denied"}]
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert list(walk(tmp_path)) == [(".", "cannot be read: Permission denied")]
+    file.chmod(0)
+    odd = tmp_path / "files/b.tif"
+    odd.write_bytes(retagged(tiff(ramp(1)), 277, 40_000))  # of which Pillow's log would speak
+    (tmp_path / "shelf/shut").mkdir(mode=0, parents=True)
+    powers = "-dac_override,-dac_read_search"  # by which root reads all
+    without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
+    command = [*without, sys.executable, "-c", DENIED, tmp_path]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
+    unreadable = "cannot be read as an image:"
+    assert done.stdout.splitlines() == [
+        "('shut', 'cannot be read: Permission denied')",
+        *["Permission denied"] * 2,
+        f"unreadable: {file} {unreadable} Permission denied",
+        f"unreadable: {odd} {unreadable} damaged: Invalid value for samples per pixel",
+    ]
+    assert done.stderr == ""
 
 
 def test_the_orientation_of_heic_and_avif_is_applied_once() -> None:

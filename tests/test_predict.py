@@ -9,11 +9,13 @@ import pty
 import sys
 import termios
 import threading
+import tracemalloc
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -185,6 +187,28 @@ def test_an_output_that_takes_no_more(into: str, code: int, said: str) -> None:
     assert done.returncode == code
     assert done.stderr.startswith(said)
     assert done.stderr.count("\n") == (said != "")
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model: Model) -> None:
+    side = 400
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("noise.png", compress_level=0)
+    how = replace(model.preprocessing, image_size=side, jpeg_quality=100)
+    model = replace(model, preprocessing=how)
+    model.save(Path("models/release"))
+    size = len(model.prepare("noise.png"))
+    assert size > 300_000
+
+    def peak(images: int) -> int:
+        tracemalloc.start()
+        try:
+            assert len(predict(*["noise.png"] * images).out.splitlines()) == images + 1
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)  # imports
+    assert peak(24) - peak(8) < 4 * size
 
 
 def on_a_terminal(*arguments: str) -> tuple[str, str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conftest import Project
+from conftest import ROOT, Project
 from grocery.classifier.curves import curves_in
 from grocery.contents import read_content
 from grocery.core.files import replacing
@@ -182,6 +183,14 @@ def test_what_stands_against_tracking_costs_one_line_and_nothing_is_asked(
     assert sorted({path.relative_to(project).parts[0] for path in left}) == (
         ["page.html", "wandb"] if warning.endswith(KEPT) else ["page.html"]
     )
+
+
+def test_importing_the_interface_imports_neither_wandb_nor_dvclive() -> None:
+    code = (
+        "import sys, grocery.tracking.run, grocery.classifier.curves\n"
+        "print(sorted({'wandb', 'dvclive', 'dvc', 'pandas'} & sys.modules.keys()))"
+    )
+    assert Project(ROOT).run(sys.executable, "-c", code).stdout == "[]\n"
 
 
 def test_a_sweeps_run_that_waits_is_not_mixed_with_a_second(
