@@ -29,6 +29,8 @@ lint: $(VENV)/.dev            ## ruff, mypy and the layers
 
 # DVC runs the stages' `python` from PATH: put the environment first, whoever calls make.
 export PATH := $(abspath $(BIN)):$(PATH)
+# Images for containers often set this. Each process would then compile every library again.
+unexport PYTHONDONTWRITEBYTECODE
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
