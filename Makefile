@@ -15,7 +15,7 @@ extras: $(VENV)/.extras            ## set up, then install what is optional: S3,
 
 test:            ## set up, then lint, check types and run every test but the long ones
 	$(MAKE) --jobs 2 $(VENV)/.dev debian
-	$(MAKE) lint
+	$(MAKE) --jobs 2 lint $(VENV)/.compiled
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/.dev            ## run the tests that take minutes and are not part of `make test`
@@ -53,6 +53,11 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	$(INSTALL) -r requirements-dev.lock
 	$(ITSELF)
 	@touch $@ $(VENV)/.run $(VENV)/.extras
+
+# Before the tests, once: else their processes compile the same libraries side by side.
+$(VENV)/.compiled: $(VENV)/.dev
+	-$(BIN)/python -m compileall -q --workers 0 $(VENV)/lib >/dev/null
+	@touch $@
 
 # A browser that renders the pages, and an emulator of another processor.
 debian:
