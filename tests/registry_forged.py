@@ -194,17 +194,17 @@ WEAK, STRONG, GROWN, REJECTED = (f"v1.{minor}.0" for minor in range(4))
 
 
 def candidates(built: Project, factory: pytest.TempPathFactory) -> Forge:
-    """HEAD, and two DVC experiments: `weak`, which is really trained, and `rejected`."""
+    """HEAD, and two DVC experiments: `rejected`, and later `weak`, which is really trained."""
 
     def make(folder: Path) -> None:
         forge = Forge(create_world(built, folder).folder)
+        commit = forge.commit(forge.rejected())
+        git(forge.project, "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/rejected", commit)
         forge.project.dvc(
             "exp run --name weak -S train.algorithm=supervised -S train.labeled_ratio=0.05"
         )
         git(forge.project, "reset", "--quiet", "--hard")
         forge.project.dvc("checkout --quiet --force")
-        commit = forge.commit(forge.rejected())
-        git(forge.project, "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/rejected", commit)
 
     return Forge(once(factory, "registry-candidates", make))
 

@@ -28,7 +28,7 @@ FIRST, SECOND = f"{ARTIFACT}@v1.0.0", f"{ARTIFACT}@v1.1.0"
 
 @pytest.fixture(scope="module")
 def fresh(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
-    """HEAD and two experiments, `weak` and `rejected`; without versions. Do not change it."""
+    """HEAD and two experiments, `rejected` and `weak`; without versions. Do not change it."""
     return candidates(built, tmp_path_factory).copy(tmp_path_factory.mktemp("fresh") / "world")
 
 
@@ -213,7 +213,7 @@ class TestRegister:
 
 class TestRegisterAll:
     def test_experiments(self, world: Forge) -> None:
-        weak, rejected = world.done("register-all", "--push")
+        rejected, weak = world.done("register-all", "--push")  # the older one first
         assert (weak["revision"], weak["version"], weak["new"]) == ("weak", "v1.0.0", True)
         assert rejected["revision"] == "rejected"
         accuracy = json_at(world.project, "HEAD", "metrics/evaluate.json")["accuracy"]
@@ -222,9 +222,9 @@ class TestRegisterAll:
         said = world.registry("register-all")
         assert said.code == 0
         first, second = said.out.splitlines()
-        assert first.startswith("weak (")
-        assert "registered already as v1.0.0" in first
-        assert ": not registered: the candidate of rejected (" in second
+        assert ": not registered: the candidate of rejected (" in first
+        assert second.startswith("weak (")
+        assert "registered already as v1.0.0" in second
         assert tags(world.project) == before
 
     def test_a_range_with_commits_that_hold_no_model(self, world: Forge) -> None:

@@ -19,6 +19,7 @@ from optuna.samplers import RandomSampler
 
 from conftest import ROOT, Project, environment
 from grocery.core.errors import DataError, ParamsError
+from grocery.experiment.process import Experiment
 from grocery.experiment.results import in_workspace, recorded
 from grocery.experiment.steering import ADDRESS, TRIAL, Steering, Stopped, listening
 from grocery.journal import held
@@ -206,6 +207,24 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: P
     assert again.out.endswith("plots: ../sweeps/resumed/index.html\n")
     assert trials_of(project, "resumed") == trials
     assert again.out.splitlines()[:3] == done.stdout.splitlines()[:3]
+
+
+def test_one_that_begins_when_another_ends_is_left_alone(tmp_path: Path) -> None:
+    """It waits in DVC's stash, as somebody's `dvc exp run --temp` beside the sweep does."""
+    project = make_laboratory(tmp_path / "project", TRAIN)
+    (project.path / "params.yaml").write_text("train: {alpha: 0.1}\n")
+    head, begins = (
+        project.run("git", *args).stdout.strip()
+        for args in (("rev-parse", "HEAD"), ("stash", "create"))
+    )
+    waits = ["--create-reflog", "-m", f"commit: dvc-exp:{head}:{head}:other", "refs/exps/stash"]
+    project.run("git", "update-ref", *waits, begins)
+    project.run("git", "checkout", "params.yaml")
+    assert Experiment(project.path, "mine", {"train.alpha": 0.7}).wait() == 0
+    assert names(project) == {"mine"}
+    in_stashes = project.run("git", "for-each-ref", "--format=%(objectname)", "refs/exps/stash")
+    assert in_stashes.stdout.strip() == begins
+    assert not project.run("git", "for-each-ref", "refs/exps/temp").stdout
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@
 It stands between DVC and the one who wants the experiment, so that somebody is left to clean up
 when the latter is killed: it ends the experiment when its standard input closes, or at a signal.
 
-- Experiments begin one after the other, under a lock. DVC keeps those that begin in one stash, and
-  of two at the same time one may take the other's parameters.
-- While an experiment begins, DVC changes the workspace and puts it back. It is left alone then.
+- While an experiment begins, DVC changes the workspace and puts it back. It is left alone then, and
+  experiments begin one after the other, under a lock.
 - Afterwards all get the interrupt that a terminal's Ctrl-C would send: the stage closes its W&B
   run, and DVC removes its folder. What does not end by that is killed at last, and the folder is
   removed here.
@@ -88,14 +87,9 @@ class Guard:
         """Pass on what the command says, and see the experiment begin."""
         for line in output:
             _say(line)
-            name = line.strip().removeprefix(_BEGUN).rstrip(b"'").decode(errors="replace")
             if line.startswith(_BEGUN) and not self.begun.is_set():
                 self.begun.set()
                 os.close(self.lock)  # the next one may begin
-                if name != self.name:
-                    said = f"error: DVC has mixed up {self.name} with {name}, which began too"
-                    _say(f"{said}\n".encode())
-                    self.ending.set()
 
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """End the command when that is wanted: interrupt, insist, kill."""

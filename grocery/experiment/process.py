@@ -17,6 +17,16 @@ from grocery.experiment import guard
 
 TARGET = "evaluate"  # the stage that it ends with; those after it judge a release
 
+# What begins waits in a stash, and at an experiment's end DVC goes on with whatever waits there: in
+# the stash of all perhaps with one that is just beginning, which would then run twice.
+_DVC = """
+import os, sys
+from dvc.cli import main
+from dvc.repo import experiments
+experiments.WORKSPACE_STASH = f"refs/exps/temp/stash-{os.getpid()}"
+sys.exit(main())
+"""
+
 
 class Experiment:
     """A `dvc exp run --temp` that has been started.
@@ -54,7 +64,7 @@ class Experiment:
         path = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         # -I and -S: the guard needs nothing that is installed, and starts in no time.
         command = [sys.executable, "-I", "-S", guard.__file__, str(lock), name]
-        command += [sys.executable, "-u", "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp"]
+        command += [sys.executable, "-u", "-c", _DVC, "--wait-for-lock", "exp", "run", "--temp"]
         command += [f"--name={name}", TARGET]
         command += [f"--set-param={key}={as_override(value)}" for key, value in assignments.items()]
         self._process = subprocess.Popen(
