@@ -198,6 +198,19 @@ def call_stage(
         return runner.call(module, params, here, heard or Heard())
 
 
+def refusal(
+    error: type[Exception] | tuple[type[Exception], ...],
+    ask: Callable[..., object],
+    *given: Any,
+    **named: Any,
+) -> str:
+    """The sentence with which what is asked for is refused, on one line."""
+    with pytest.raises(error) as caught:
+        ask(*given, **named)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def checkout(target: Path) -> Project:
     """The project as it stands, uncommitted changes and all, as a new repository at `target`."""
     listed = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")

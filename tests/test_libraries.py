@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT, Project
+from conftest import ROOT, Project, refusal
 from grocery.core import libraries
 from grocery.core.errors import GroceryError
 from grocery.core.libraries import NUMERIC, check_installed, installed
@@ -49,9 +49,7 @@ def test_what_the_lock_says_is_installed() -> None:
 def test_another_version_is_refused(name: str, tmp_path: Path) -> None:
     file = tmp_path / "libraries.yaml"
     file.write_text(yaml.safe_dump(VERSIONS | {name: "1.0.0"}))
-    with pytest.raises(GroceryError) as caught:
-        check_installed(file)
-    assert str(caught.value) == (
+    assert refusal(GroceryError, check_installed, file) == (
         f"{name} {version(name)} is installed, but {file} says 1.0.0, and another version "
         "may give other bytes; `make repro` installs the lock's versions, "
         f"`make lock UPGRADE={name}` moves the lock to the newest one"

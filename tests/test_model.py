@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import Project
+from conftest import Project, refusal
 from grocery.classifier.head import Head
 from grocery.core.arrays import load_arrays, save_arrays, sealed
 from grocery.core.errors import DataError, ModelError
@@ -52,12 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def refusal(folder: Path) -> str:
-    """The sentence with which a model is refused."""
-    with pytest.raises(ModelError) as caught:
-        Model.load(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refused = partial(refusal, ModelError, Model.load)
 
 
 def test_a_loaded_model_says_the_same(folder: Path, tmp_path: Path) -> None:
@@ -81,9 +77,7 @@ def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path) -> 
         (b"", "image 2 cannot be read as an image: empty file"),
         (cut, "image 2 cannot be read as an image: truncated"),
     ]:
-        with pytest.raises(DataError) as caught:
-            model.predict([picture(), image])
-        assert str(caught.value) == sentence
+        assert refusal(DataError, model.predict, [picture(), image]) == sentence
 
 
 def test_the_best_classes_come_in_order(folder: Path) -> None:
@@ -120,24 +114,18 @@ def test_what_was_damaged_or_changed_is_refused(folder: Path) -> None:
     changed += [genuine | {"preprocessing": genuine["preprocessing"] | {"image_size": 129}}]
     for other in changed:
         description.write_text(json.dumps(other))
-        assert "is damaged or was changed: its digest is not the one that it" in refusal(folder)
+        assert "is damaged or was changed: its digest is not the one that it" in refused(folder)
     description.write_text(json.dumps(dict(reversed(genuine.items()))))  # the same, spelt otherwise
     assert Model.load(folder).digest == genuine["sha256"]
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    assert "is damaged or was changed: its digest is not the one that it" in refusal(folder)
+    assert "is damaged or was changed: its digest is not the one that it" in refused(folder)
 
     beyond = (2**62).to_bytes(8, "little") + data[8:]  # a header that ends beyond the end
     command = b"cos\nsystem\n(S'false'\ntR."  # would run when unpickled
     for damaged in (b"", beyond, command):
         file.write_bytes(damaged)
         description.write_text(json.dumps(sealed(KIND, damaged, genuine)))
-        assert "model.safetensors is damaged: " in refusal(folder)
-
-
-def change_description(folder: Path, changes: dict[str, Any]) -> None:
-    """Save the model again with another description, so that its digest is right."""
-    arrays, description = load_arrays(folder, KIND)
-    save_arrays(folder, KIND, arrays, description | changes)
+        assert "model.safetensors is damaged: " in refused(folder)
 
 
 def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
@@ -170,8 +158,9 @@ def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 def test_a_description_that_does_not_fit(
     folder: Path, changes: dict[str, object], sentence: str
 ) -> None:
-    change_description(folder, changes)
-    assert sentence in refusal(folder)
+    arrays, description = load_arrays(folder, KIND)
+    save_arrays(folder, KIND, arrays, description | changes)
+    assert sentence in refused(folder)
 
 
 def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
@@ -184,19 +173,19 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
         ({"note": "\ud800"}, "model.json is damaged: "),
     ]:
         file.write_text(json.dumps(genuine | changes))
-        assert sentence in refusal(folder)
+        assert sentence in refused(folder)
     for text in ("", "[1]", "[" * 9999):
         file.write_text(text)
-        assert refusal(folder).startswith(f"{file} is damaged: ")
-    assert refusal(tmp_path) == (
+        assert refused(folder).startswith(f"{file} is damaged: ")
+    assert refused(tmp_path) == (
         f"{tmp_path} holds no grocery-model: model.safetensors is missing; "
         "run the pipeline or fetch a model first"
     )
-    assert refusal(file).endswith("model.safetensors: Not a directory")
+    assert refused(file).endswith("model.safetensors: Not a directory")
     file.unlink()
-    assert "model.json is missing" in refusal(folder)
+    assert "model.json is missing" in refused(folder)
     file.mkdir()
-    assert refusal(folder).endswith("model.json: Is a directory")
+    assert refused(folder).endswith("model.json: Is a directory")
 
 
 @pytest.mark.parametrize(
@@ -219,12 +208,12 @@ def test_arrays_that_do_not_fit_each_other(
     folder: Path, name: str, change: Callable[[Any], Any]
 ) -> None:
     change_array(folder, name, change)
-    assert refusal(folder).startswith(f"{folder} is not a whole grocery-model: ")
+    assert refused(folder).startswith(f"{folder} is not a whole grocery-model: ")
 
 
 def test_a_head_of_another_encoder(folder: Path) -> None:
     change_array(folder, "head_coefficients", lambda coefficients: coefficients[:, :4])
-    assert refusal(folder) == (
+    assert refused(folder) == (
         f"{folder} is not a whole grocery-model: its head has coefficients (3, 4) and intercept "
         "(3,), for 3 classes and an encoder of 5 dimensions"
     )
@@ -237,10 +226,10 @@ def test_every_array_of_a_release_counts(built: Project, tmp_path: Path) -> None
     for name, array in arrays.items():
         others = {key: value for key, value in arrays.items() if key != name}
         save_arrays(tmp_path, KIND, others, description)
-        assert refusal(tmp_path).endswith(f"it lacks {name!r}")
+        assert refused(tmp_path).endswith(f"it lacks {name!r}")
         save_arrays(tmp_path, KIND, others | {name: array[:-1]}, description)
-        assert "is not a whole grocery-model" in refusal(tmp_path)
+        assert "is not a whole grocery-model" in refused(tmp_path)
         spoilt = array.copy()
         spoilt.flat[-1] = np.nan
         save_arrays(tmp_path, KIND, others | {name: spoilt}, description)
-        assert refusal(tmp_path).endswith(f"{name!r} holds NaN or infinite values")
+        assert refused(tmp_path).endswith(f"{name!r} holds NaN or infinite values")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from coloured import CLASSES, pictures, write_release
-from conftest import Heard, call_stage, once
+from conftest import Heard, call_stage, once, refusal
 from grocery.core.errors import DataError, ModelError
 from grocery.inbox import timeline
 from grocery.inbox.history import History
@@ -143,11 +143,10 @@ def refused(release: Path, incoming: Path, to: Path) -> str:
     """What the stage says; earlier outputs must be left as they were."""
     (to / "monitor").mkdir(exist_ok=True)
     (to / "monitor/earlier").touch()
-    with pytest.raises((DataError, ModelError)) as caught:
-        monitor(release, incoming, to)
+    said = refusal((DataError, ModelError), monitor, release, incoming, to)
     assert [file.name for file in (to / "monitor").iterdir()] == ["earlier"]
     assert not (to / "monitor.json").exists()
-    return str(caught.value)
+    return said
 
 
 def test_what_is_no_batch(release: Path, tmp_path: Path) -> None:

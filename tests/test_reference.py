@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import refusal
 from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError
 from grocery.reference.image_statistics import NAMES
@@ -41,10 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refused(folder: Path) -> str:
-    with pytest.raises(ModelError) as caught:
-        Reference.load(folder)
-    message = str(caught.value)
-    assert "\n" not in message
+    message = refusal(ModelError, Reference.load, folder)
     assert str(folder) in message
     return message
 

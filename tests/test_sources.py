@@ -9,7 +9,7 @@ from unicodedata import normalize
 import pytest
 import yaml
 
-from conftest import ROOT, call_stage
+from conftest import ROOT, call_stage, refusal
 from grocery.core.errors import DataError
 from grocery.core.params import DataParams
 from grocery.data.folders import FolderSource
@@ -64,9 +64,7 @@ class TestChoice:
         public = tmp_path / "grocery-store"
         get = f"dvc get {entry['url']} dataset --rev {entry['rev']} -o {public}"
         touch(tmp_path, "apples/a/1.jpg", "pears.dvc", ".gitignore", ".hidden/x")
-        with pytest.raises(DataError) as raised:
-            open_source(tmp_path / "fruit")
-        assert str(raised.value) == (
+        assert refusal(DataError, open_source, tmp_path / "fruit") == (
             f"{tmp_path / 'fruit'} is missing; data.source can be apples, "
             f"grocery-store (get it with: {get}), pears (get it with: dvc pull)"
         )

@@ -6,6 +6,8 @@ import copy
 import json
 import pickle
 from collections import Counter
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import ROOT
+from conftest import ROOT, refusal
 from grocery.core.errors import DataError, UnreadableImage
 from grocery.images.decoding import decode
 from grocery.synthetic.source import DrawnImage, SyntheticSource
@@ -143,14 +145,9 @@ LEMON = TINY["classes"]["Lemon"]
 def test_errors_of_a_recipe_are_one_sentence(
     tmp_path: Path, path: str, value: Any, said: str
 ) -> None:
-    recipe: dict[str, Any] = copy.deepcopy(TINY)
+    recipe = copy.deepcopy(TINY)
     *parents, key = path.split(".")
-    place = recipe
-    for parent in parents:
-        place = place[parent]
-    place[key] = value
-    with pytest.raises(DataError) as caught:
-        source(tmp_path / "bad", recipe)
-    assert said in str(caught.value)
-    assert "recipe.yaml" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    reduce(getitem, parents, recipe)[key] = value
+    sentence = refusal(DataError, source, tmp_path / "bad", recipe)
+    assert said in sentence
+    assert "recipe.yaml" in sentence
