@@ -140,9 +140,7 @@ def test_an_action_that_lies_in_anothers_place_is_not_believed(cache: Cache) -> 
     assert len(cache.do("two", "a", "b")) == 1
 
 
-def test_code_that_was_changed_while_it_is_in_memory_is_not_believed(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_code_is_not_believed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def work_while_somebody_edits(task: tuple[str, Path]) -> tuple[str, str]:
         (cache.folder / "raw.py").write_text("# changed\n")
         monkeypatch.setattr(sys.modules[RawImage.__module__], "__file__", cache.folder / "raw.py")
@@ -195,9 +193,7 @@ def test_the_oldest_is_forgotten_first(cache: Cache, monkeypatch: pytest.MonkeyP
     assert sum(path.stat().st_size for path in cache.memory.glob("*/*/*")) <= 450
 
 
-def test_what_nobody_can_use_does_not_pile_up(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_can_use_is_removed(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(action_cache, "MOST_BYTES", 300)
     cache.do("one", "a")
     for kind in ("actions", "files"):
@@ -221,9 +217,7 @@ class TestWhatDecides:
             patch.setattr(action_cache, "BEGUN", sys.maxsize)
             return cache.do(output, "a")
 
-    def test_kernels_libraries_and_the_machine(
-        self, cache: Cache, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_computes(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         there, machine = installed(), action_cache.machine()
         assert there.keys() < machine.keys()
         assert self.of_these(cache, "one") == ["a"]

@@ -193,9 +193,7 @@ class TestReceiver:
         assert f"(it answers {answer})" in refused(receiver.address)
         assert receiver.asked == 1
 
-    def test_one_that_takes_its_time_or_is_not_there(
-        self, receiver: Inbox, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_slow_or_not_there(self, receiver: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("grocery.inbox.announcing.ANSWER", 0.2)
         receiver.shutdown()  # the port is open and nobody answers
         assert "no answer within 0.2 s" in refused(receiver.address)

@@ -112,9 +112,7 @@ class TestCommands:
         )
         assert Project(ROOT).run(sys.executable, "-c", code).stdout == "set()\n"
 
-    def test_json_is_ascii_on_one_line_and_knows_no_nan(
-        self, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_json_is_a_line_of_ascii_without_nan(self, capsys: pytest.CaptureFixture[str]) -> None:
         print_json({"a": [float("nan"), float("-inf")], "é": (1.5, "\ud800")})
         assert capsys.readouterr().out == '{"a": [null, null], "\\u00e9": [1.5, "\\ud800"]}\n'
 
@@ -141,9 +139,7 @@ class TestCommands:
         (lambda _: State({}, [], [], {}).find("stagin"), "or stage (did you mean staging?)"),
     ],
 )
-def test_a_wrong_name_is_offered_the_near_one(
-    ask: Callable[[Path], object], said: str, tmp_path: Path
-) -> None:
+def test_a_near_name_is_offered(ask: Callable[[Path], object], said: str, tmp_path: Path) -> None:
     assert said in refusal(GroceryError, ask, tmp_path)
 
 

@@ -97,9 +97,7 @@ def score_by_force(difference: float, only_old: int, only_new: int, images: int)
     ("only_old", "only_new", "images"),
     [(9, 12, 50), (31, 45, 2485), (5, 32, 371), (1, 6, 40), (60, 20, 100)],
 )
-def test_the_interval_is_what_the_score_test_does_not_reject(
-    only_old: int, only_new: int, images: int
-) -> None:
+def test_the_interval_is_that_of_the_score_test(only_old: int, only_new: int, images: int) -> None:
     low, high = score_interval(only_old, only_new, images)
     for end, score in ((low, 1.959964), (high, -1.959964)):
         assert score_by_force(end, only_old, only_new, images) == pytest.approx(score, abs=1e-3)
@@ -233,9 +231,7 @@ def recorded(built: Project) -> pa.Table:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_anew_is_as_the_pipeline_evaluated(
-    workers: int, shards: Path, model: Model, recorded: pa.Table
-) -> None:
+def test_anew_is_as_evaluated(workers: int, shards: Path, model: Model, recorded: pa.Table) -> None:
     """And each model's answers are its own: the other one has a head of other numbers."""
     noise = np.random.default_rng(0).normal(scale=3, size=model.head.coefficients.shape)
     coefficients = model.head.coefficients + noise.astype(np.float32)
@@ -248,9 +244,7 @@ def test_anew_is_as_the_pipeline_evaluated(
     assert compare(ours, theirs).only_old > 0
 
 
-def test_images_that_any_model_has_seen_are_left_out(
-    shards: Path, model: Model, recorded: pa.Table
-) -> None:
+def test_seen_images_are_left_out(shards: Path, model: Model, recorded: pa.Table) -> None:
     ids = recorded.column("image_id").to_pylist()
     learned = seen_images(shards)
     spare = len(ids) - MIN_IMAGES
@@ -298,9 +292,7 @@ def test_the_test_images_of_a_forgotten_class_count_against_a_model(
     assert found.new <= 1 - milk / len(recorded)
 
 
-def test_images_are_prepared_again_as_a_model_wants_them(
-    shards: Path, model: Model, recorded: pa.Table
-) -> None:
+def test_images_are_prepared_for_each_model(shards: Path, model: Model, recorded: pa.Table) -> None:
     small = replace(model, preprocessing=Preprocessing(32, 80, model.preprocessing.max_pixels))
     strict = replace(model, preprocessing=replace(model.preprocessing, max_pixels=10_000))
     anew = evaluate_anew([small, strict], [Source(shards)], [set()] * 2)

@@ -267,9 +267,7 @@ def test_clean_batches_are_left_alone() -> None:
         ({"dark": 0.7}, "images", "watch", "Brightness fell: median 0.3"),
     ],
 )
-def test_shifts_are_seen_and_said(
-    shift: dict[str, Any], name: str, verdict: str, sentence: str
-) -> None:
+def test_shifts_are_seen(shift: dict[str, Any], name: str, verdict: str, sentence: str) -> None:
     for seed in range(3):
         judgement = whole(120, seed, **shift)
         one = found(judgement, name)

@@ -134,9 +134,7 @@ assert not outside, outside
 
 
 @pytest.mark.parametrize("stage", COMPUTING)
-def test_what_a_stage_declares_is_all_that_decides_its_outputs(
-    stage: str, built: Project, tmp_path: Path
-) -> None:
+def test_only_what_is_declared_decides_outputs(stage: str, built: Project, tmp_path: Path) -> None:
     """In a folder that holds its deps and its section, and nothing else, it gives the same bytes.
 
     Neither workers nor the folder nor the clock matter, and nothing is remembered there.

@@ -107,9 +107,7 @@ ESTIMATORS = [LabelPropagation(), LabelSpreading(), SelfTraining(threshold=0.5)]
 
 class TestSteps:
     @pytest.mark.parametrize("estimator", ESTIMATORS)
-    def test_the_steps_are_what_fit_does_without_validation(
-        self, estimator: SemiSupervisedClassifier
-    ) -> None:
+    def test_the_steps_are_what_fit_does(self, estimator: SemiSupervisedClassifier) -> None:
         fitted = clone(estimator).fit(POINTS, KNOWN)
         stepped = clone(estimator).fit(POINTS[:60], TRUTH[:60])  # of which nothing is left
         walk = stepped.iter_fit(POINTS, KNOWN, POINTS[:7])

@@ -57,9 +57,7 @@ class TestLocalDescriptors:
 
     @pytest.mark.parametrize("turns", range(4))
     @pytest.mark.parametrize("mirrored", [False, True])
-    def test_aligned_windows_are_those_of_the_turned_image(
-        self, turns: int, mirrored: bool
-    ) -> None:
+    def test_aligned_windows_are_those_of_a_turned_image(self, turns: int, mirrored: bool) -> None:
         """The same descriptors, at other places."""
         turned = np.ascontiguousarray(np.rot90(IMAGE[:, ::-1] if mirrored else IMAGE, turns))
 

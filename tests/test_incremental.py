@@ -125,9 +125,7 @@ def test_random_changes_give_what_a_build_from_scratch_gives(seed: int, world: W
         assert world.rebuilt() == world.from_scratch()
 
 
-def test_one_new_image_costs_one_shard_and_rarely_the_encoder(
-    world: World, work: Counter[str]
-) -> None:
+def test_a_new_image_costs_a_shard_and_rarely_the_encoder(world: World, work: Counter[str]) -> None:
     """A shard that stays is the same file: DVC, which knows inodes, need not read it either.
 
     The encoder changes as often as an image gets into its sample: 20 of about 36 training images,
@@ -180,9 +178,7 @@ def test_what_is_or_was_there_costs_nothing(world: World, work: Counter[str]) ->
     assert set(work) <= {"hashed"}
 
 
-def test_other_parameters_give_what_they_give_from_scratch(
-    world: World, work: Counter[str]
-) -> None:
+def test_other_parameters_give_outputs_of_their_own(world: World, work: Counter[str]) -> None:
     """Of featurize; and of prepare other shares of the splits, which leave the decoded images."""
     world.rebuilt()
     seven = FEATURIZE.model_copy(update={"colour": EIGHT.model_copy(update={"dimensions": 7})})

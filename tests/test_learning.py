@@ -100,9 +100,7 @@ def made(
 class TestAlgorithms:
     @pytest.mark.parametrize("algorithm", KINDS)
     @pytest.mark.parametrize("labelled", [2, 3])
-    def test_a_class_without_a_label_is_never_predicted(
-        self, algorithm: str, labelled: int
-    ) -> None:
+    def test_a_class_with_no_label_is_never_predicted(self, algorithm: str, labelled: int) -> None:
         """And the others as they would be without it."""
         names = np.array([0, 2, 3])[TRUTH]  # of the classes 0 to 4
         known = np.where((np.arange(300) < 90) & (labelled > TRUTH), names, UNLABELED)
@@ -173,9 +171,7 @@ class TestHead:
         assert fit_head(np.eye(30, dtype=np.float32), np.arange(30), classes=30, C=10.0)
 
     @pytest.mark.parametrize("scaled", [False, True])
-    def test_what_weighs_nothing_does_not_exist_and_what_weighs_two_is_two(
-        self, scaled: bool
-    ) -> None:
+    def test_what_weighs_nothing_is_nothing_and_what_weighs_two_is_two(self, scaled: bool) -> None:
         how: dict[str, Any] = {"classes": 3, "C": 10.0, "standardize": scaled}
         third = np.arange(300) // 100
         found = fit_head(POINTS, TRUTH, weights=np.where(third == 0, 0.0, 2.0), **how)

@@ -129,9 +129,7 @@ def test_workers_are_killed_while_they_work(killed: int, here: Path, cluster: st
         client.wait_for_workers(2, timeout=60)
 
 
-def test_results_come_in_order_and_items_are_taken_as_they_are_needed(
-    here: Path, cluster: str
-) -> None:
+def test_results_come_in_order_and_items_are_taken_as_needed(here: Path, cluster: str) -> None:
     items = iter(range(1000))
     with on(cluster):
         results = parallel_map(str, items, title="numbers")
@@ -180,9 +178,7 @@ def test_errors_of_the_work_are_its_own(here: Path, cluster: str) -> None:
             list(parallel_map(fail, [error] * 2, title="x"))
 
 
-def test_work_that_kills_worker_after_worker(
-    here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_work_that_kills_workers(here: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask, "LOSSES", 1)
     with on(cluster), pytest.raises(GroceryError, match="was killed while it did 'deaths'"):
         list(parallel_map(signal.raise_signal, [signal.SIGKILL] * 2, title="deaths"))

@@ -155,9 +155,7 @@ def change_array(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
         ),
     ],
 )
-def test_a_description_that_does_not_fit(
-    folder: Path, changes: dict[str, object], sentence: str
-) -> None:
+def test_an_unfit_description(folder: Path, changes: dict[str, object], sentence: str) -> None:
     arrays, description = load_arrays(folder, KIND)
     save_arrays(folder, KIND, arrays, description | changes)
     assert sentence in refused(folder)
@@ -204,9 +202,7 @@ def test_what_is_not_a_model(folder: Path, tmp_path: Path) -> None:
         ("scale", lambda scale: scale.astype(np.float64)),
     ],
 )
-def test_arrays_that_do_not_fit_each_other(
-    folder: Path, name: str, change: Callable[[Any], Any]
-) -> None:
+def test_arrays_that_do_not_match(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
     change_array(folder, name, change)
     assert refused(folder).startswith(f"{folder} is not a whole grocery-model: ")
 

@@ -114,9 +114,7 @@ class TestVerdicts:
         assert rows[1][3] == f"{found[1]['estimated_accuracy']:.3f} [{low:.3f}, {high:.3f}]"
         assert [line for line in findings if "cannot be estimated" not in line] == odd != []
 
-    def test_thresholds_come_from_the_params(
-        self, built: Project, flat: Path, tmp_path: Path
-    ) -> None:
+    def test_thresholds_come_from_params(self, built: Project, flat: Path, tmp_path: Path) -> None:
         """The section alone is enough: where a model is used there need be no pipeline."""
         for number in range(12):
             put(flat, f"{number}.jpg", FLAWS["text"](b""))
@@ -126,9 +124,7 @@ class TestVerdicts:
 
 
 class TestFoldersOfImages:
-    def test_raw_files_give_what_the_pipelines_batch_gives(
-        self, built: Project, raw: Path, tmp_path: Path
-    ) -> None:
+    def test_raw_files_are_judged_alike(self, built: Project, raw: Path, tmp_path: Path) -> None:
         page = tmp_path / "drift.html"
         for where, options in (
             ("flat", ("--report", page)),
@@ -145,10 +141,8 @@ class TestFoldersOfImages:
                 assert expected.items() <= one.items()
         assert page.read_text().count("<img") == 2 * 8
 
-    def test_what_cannot_be_read_is_counted_and_sidecars_are_left_out(
-        self, built: Project, flat: Path, tmp_path: Path
-    ) -> None:
-        """In a folder that may be a link."""
+    def test_unreadable_ones_are_counted(self, built: Project, flat: Path, tmp_path: Path) -> None:
+        """In a folder that may be a link; sidecars of systems are left out."""
         first, second, *_ = (file.name for file in sorted(flat.iterdir()))
         (flat / first).write_bytes(FLAWS["truncated"]((flat / first).read_bytes()))
         (flat / second).write_bytes(FLAWS["bomb"](b""))
@@ -170,9 +164,7 @@ class TestFoldersOfImages:
             f"prepare.max_pixels allows {limit:,}",
         ]
 
-    def test_rubbish_is_an_alert_and_its_names_cannot_steer_the_terminal(
-        self, built: Project, tmp_path: Path
-    ) -> None:
+    def test_rubbish_is_an_alert_and_steers_nothing(self, built: Project, tmp_path: Path) -> None:
         evil = "\x1b[2J\n"
         for number in range(25):
             put(tmp_path / evil, f"{number}{evil}", FLAWS["text"](b""))
@@ -246,9 +238,7 @@ class TestBadInput:
             (f"{INCOMING} --settled -1", "-1 should be a number of seconds"),
         ],
     )
-    def test_is_one_sentence_and_no_verdict(
-        self, odd: Project, arguments: str, sentence: str
-    ) -> None:
+    def test_is_one_sentence_no_verdict(self, odd: Project, arguments: str, sentence: str) -> None:
         said = grocery(odd, "monitor", *arguments.split())
         last = said.err.splitlines()[-1]
         assert (said.out, said.err.count("error: ")) == ("", 1)
@@ -256,9 +246,7 @@ class TestBadInput:
         assert (said.code, last.startswith("error: monitor: ")) == (code, code == 1)
         assert sentence in last
 
-    def test_keeps_no_other_batch_from_being_judged(
-        self, built: Project, raw: Path, tmp_path: Path
-    ) -> None:
+    def test_stops_no_other_batch(self, built: Project, raw: Path, tmp_path: Path) -> None:
         """And a page that cannot be written costs no verdict."""
         put(tmp_path, "cut.parquet", (built.path / CLEAN).read_bytes()[:-100])
         (tmp_path / ".part.parquet").touch()
@@ -347,9 +335,7 @@ class TestHistory:
         assert inbox.watch() == Said(0, "", "")
         assert [line["batch"] for line in inbox.lines] == ["monday", "dim"]
 
-    def test_what_lies_in_an_inbox_stops_nothing_and_quiet_says_alerts_only(
-        self, inbox: Inbox
-    ) -> None:
+    def test_litter_in_an_inbox_stops_nothing_and_quiet_says_alerts(self, inbox: Inbox) -> None:
         """What systems leave there is passed over; what should not lie there is named."""
         for name in ("Thumbs.db", ".DS_Store", "@eaDir/x", "#recycle/x", "notes.txt", ".part/x"):
             put(inbox.folder, name, b"no image")
@@ -369,9 +355,7 @@ class TestHistory:
         assert said.err == f"error: monitor: {inbox.folder}/wednesday holds no images\n"
         assert ("dim" in said.out, "tuesday" in said.out) == (True, False)
 
-    def test_what_a_line_says_and_labels_that_come_later(
-        self, built: Project, raw: Path, inbox: Inbox
-    ) -> None:
+    def test_a_line_and_later_labels(self, built: Project, raw: Path, inbox: Inbox) -> None:
         monday = inbox.folder / "monday"
         (expected,) = documents(monitor(built, raw / "by-class/usual", "--labelled", "--json"))
         newest = max(file.stat().st_mtime for file in monday.iterdir())

@@ -133,9 +133,7 @@ def test_another_output_by_name(tmp_path: Path) -> None:
         Backbone.from_file(file, **HOW | {"output": "logits"})
 
 
-def test_it_travels_to_a_worker_by_its_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_travels_to_workers_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And is opened there once, however many tasks bring it."""
     here = Backbone.from_file(saved(tmp_path, network(POOL)), **HOW)
     data, opened = pickle.dumps(here), []
@@ -210,9 +208,7 @@ def test_what_is_no_backbone_is_refused_in_a_sentence(
     assert capfd.readouterr().err == ""  # onnxruntime prints nothing beside it
 
 
-def test_without_a_backbone_or_what_runs_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_backbone_or_nothing_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     none = "encoder is onnx and .*/none.onnx stands for no backbone; set featurize.onnx.path"
     with pytest.raises(ParamsError, match=none):
         Backbone.from_file(ROOT / "models/backbones/none.onnx", **HOW)
@@ -286,9 +282,7 @@ def test_numbers_in_another_file_are_refused(
         ({"mean": ["0.5"] * 3}, "a mean of the backbone is '0.5', but"),
     ],
 )
-def test_a_preparation_that_no_params_file_could_ask_for(
-    change: dict[str, Any], sentence: str
-) -> None:
+def test_a_preparation_that_no_params_file_asks_for(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Preparation(**HOW | change)
 
@@ -323,10 +317,8 @@ MINE = "models/backbones/mine"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
-def test_the_pipeline_with_two_backbones_beside_the_colours(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Brought as docs/onnx.md says: `dvc add`, and two parameters."""
+def test_the_pipeline_with_two_backbones(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the colours; brought as docs/onnx.md says: `dvc add`, and two parameters."""
     monkeypatch.setattr(trials, "IMAGES", 5)  # what a reference tries out takes longest
     networks = [network(FLAT), network(FLAT, seed=2)]
     (project.path / MINE).mkdir()

@@ -44,9 +44,7 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
         ({"train": {}}, "train.alpha is missing"),
     ],
 )
-def test_one_sentence_says_what_is_wrong(
-    tmp_path: Path, changes: dict[str, Any], sentence: str
-) -> None:
+def test_what_is_wrong_is_said(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
     assert sentence in refusal(ParamsError, load, changed(tmp_path, **changes))
 
 

@@ -106,9 +106,7 @@ class TestShards:
             splits = {row["split"] for row in prepared.values() if row["label"] == label}
             assert splits == {"train", "val", "test"}
 
-    def test_a_tiny_dataset_of_odd_shapes_has_empty_shards_and_no_drills(
-        self, tmp_path: Path
-    ) -> None:
+    def test_a_tiny_dataset_has_empty_shards_and_no_drills(self, tmp_path: Path) -> None:
         source = dataset(tmp_path / "raw", "ab", 4)
         for name, size in (("dot", (1, 1)), ("line", (3000, 2))):
             put(source, f"a/{name}.jpg", jpeg(picture(1).resize(size)))
@@ -299,9 +297,7 @@ class TestDuplicates:
 
 
 class TestDrills:
-    def test_drills_are_cut_from_test(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_are_cut_from_test(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(incoming, "LEAST_IMAGES", 2)
         prepare(dataset(tmp_path / "raw", "abc", 40), tmp_path)
         prepared = {row["image_id"]: row for row in rows(tmp_path).values()}

@@ -101,9 +101,7 @@ def test_predictions_that_make_no_reference() -> None:
 
 
 @pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
-def test_a_file_that_is_cut_off_another_ones_or_missing(
-    folder: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_file_cut_off_another_ones_or_missing(folder: Path, tmp_path: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-2])
     assert "damaged" in refused(folder)

@@ -161,9 +161,7 @@ def test_neither_a_dataset_nor_what_describes_it_is_a_link(tmp_path: Path, name:
         open_source(folder)
 
 
-def test_the_first_stage_names_what_dvc_would_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_stage_names_odd_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(sentence: str) -> None:
         with pytest.raises(DataError, match=sentence):
             call_stage("source", DataParams(source="mine"))

@@ -37,9 +37,7 @@ def test_a_machine_that_is_as_fast_as_ever_is_left_alone() -> None:
         (0.0, [20.0] * LEAST, None),
     ],
 )
-def test_half_as_fast_is_watched_and_no_alert(
-    latency: float, earlier: list[float], verdict: str | None
-) -> None:
+def test_half_as_fast_is_watched(latency: float, earlier: list[float], verdict: str | None) -> None:
     signal = speed_signal(latency, earlier, PARAMS)
     assert (signal and signal.verdict) == verdict
     if signal and verdict == "watch":

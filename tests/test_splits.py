@@ -82,9 +82,7 @@ class TestNearDuplicates:
             ([21, 0, 7], "21 for train instead of about 60"),
         ],
     )
-    def test_shares_that_are_far_from_those_asked_for(
-        self, left: list[int], refused: str | None
-    ) -> None:
+    def test_shares_far_from_those_asked_for(self, left: list[int], refused: str | None) -> None:
         """Less than half of a split, and at least ten images."""
         wanted, splits = (
             [split for split, n in zip(SPLITS, counts, strict=True) for _ in range(n)]

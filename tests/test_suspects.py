@@ -62,9 +62,7 @@ def test_each_part_is_looked_at_by_itself_however_many_shards_there_are(tmp_path
 
 
 @pytest.mark.usefixtures("small")
-def test_only_parts_that_have_changed_are_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_changed_parts_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, (new, *_) = images(200, 0), images(1, 1)
     described: list[np.ndarray] = []
     describe = module.colour_descriptor

@@ -142,9 +142,7 @@ LEMON = TINY["classes"]["Lemon"]
         ("incoming.dim.shares", {"Pear": 1}, "'Pear', which is no class"),
     ],
 )
-def test_errors_of_a_recipe_are_one_sentence(
-    tmp_path: Path, path: str, value: Any, said: str
-) -> None:
+def test_recipe_errors_are_one_sentence(tmp_path: Path, path: str, value: Any, said: str) -> None:
     recipe = copy.deepcopy(TINY)
     *parents, key = path.split(".")
     reduce(getitem, parents, recipe)[key] = value

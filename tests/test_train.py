@@ -94,9 +94,7 @@ def test_what_a_person_should_know_of_a_training_is_said(world: World) -> None:
     assert "train.n_neighbors is 200, but there are only 108" in warning
 
 
-def test_validation_chooses_how_each_head_scales_its_features(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_chooses_how_heads_scale(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
     def second(heads: Any, features: Any, labels: Any) -> int:
@@ -126,9 +124,7 @@ def test_every_choice_of_labels_and_of_the_calibration_counts(world: World) -> N
     assert len(fitted) == 6
 
 
-def test_outputs_of_a_stage_are_replaced_together_or_not_at_all(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_are_replaced_all_or_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other parameters would give other outputs, but the last one cannot be put in place."""
     written = [world.folder / path for path in written_by(train.Paths()).values()]
     world.train()
