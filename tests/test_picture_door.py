@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from conftest import ROOT
+from conftest import ROOT, Project, refusal
 from grocery.core.bounds import FILE_BYTES
 from grocery.core.errors import DataError, NotInstalled, UnreadableImage
 from grocery.data.build import Shard, decode_shard
@@ -193,13 +192,11 @@ def test_what_is_read_has_the_right_colours(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_has_the_true_reason(name: str) -> None:
-    with pytest.raises(UnreadableImage) as caught:
-        decode(contents(name), max_pixels=MAX)
-    assert str(caught.value).startswith(REFUSED[name][1])
+    said = refusal(UnreadableImage, decode, contents(name), max_pixels=MAX)
+    assert said.startswith(REFUSED[name][1])
 
 
 def test_one_door(tmp_path: Path) -> None:
-    """Shards, incoming batches, the model and the monitor make the same of every case."""
     raw = [RawImage(name, file=tmp_path / "files" / name) for name in sorted(READ | REFUSED)]
     for image in raw:
         put(tmp_path / "files", image.path, contents(image.path))
@@ -281,34 +278,25 @@ def test_the_picture_of_a_tiff_is_no_thumbnail(kinds: tuple[int, int]) -> None:
     assert found.size == ((16, 12) if kinds == (0, 1) else (64, 48))
 
 
-def ways(file: Path) -> tuple[Callable[[], Any], ...]:
-    """How a file is read: by the model, by the monitor, and for shards and batches."""
-    model, image = replace(small_model(), preprocessing=HOW), RawImage(file.name, file=file)
-    folder = file.parents[1]
-
-    def shard() -> Any:
-        one = Shard("shard", (Copies(image.identify()[0], image),))
-        return decode_shard((one, HOW, folder / "shard"))
-
-    return (
-        lambda: model.prepare(file),
-        lambda: incoming.read(file.parent, model, labelled=False, flat=False),
-        shard,
-        lambda: write_batch(("b", [image]), params=PARAMS, folder=folder),
-    )
-
-
 @pytest.mark.parametrize("version", [None, "1.6.9"])
 def test_heic_without_what_decodes_it(
     version: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sentence that says what to do; a fact about the machine is remembered by no shard."""
+    """By the model, the monitor, shards and batches; of which none remembers it of the file."""
     if version is None:
         monkeypatch.setitem(sys.modules, "pillow_heif", None)
     else:
         monkeypatch.setattr(pytest.importorskip("pillow_heif"), "__version__", version)
     put(tmp_path, "files/phone.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    for way in ways(tmp_path / "files/phone.heic"):
+    file, model = tmp_path / "files/phone.heic", replace(small_model(), preprocessing=HOW)
+    image = RawImage(file.name, file=file)
+    shard = Shard("shard", (Copies(image.identify()[0], image),))
+    for way in (
+        lambda: model.prepare(file),
+        lambda: incoming.read(file.parent, model, labelled=False, flat=False),
+        lambda: decode_shard((shard, HOW, tmp_path / "shard")),
+        lambda: write_batch(("b", [image]), params=PARAMS, folder=tmp_path),
+    ):
         with pytest.raises(NotInstalled, match=r"phone\.heic is HEIC, which needs pillow-heif"):
             way()
 
@@ -429,8 +417,7 @@ def test_the_table_of_a_folder(tmp_path: Path) -> None:
     # Of which Pillow's log would speak.
     (tmp_path / "odd.tif").write_bytes(retagged(tiff(ramp(1)), 277, 40_000))
     os.mkfifo(tmp_path / "pipe.jpg")
-    command = [sys.executable, "benchmarks/corpus.py", tmp_path, "--list"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    done = Project(ROOT).run(sys.executable, "benchmarks/corpus.py", str(tmp_path), "--list")
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[:4] == [

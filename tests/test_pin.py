@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, Project
 from grocery.core.pin import KERNELS
 from samples import picture
 from test_model import small_model
@@ -55,15 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a process where nothing has been pinned."""
-    free = {name: value for name, value in os.environ.items() if name not in KERNELS}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        env=free | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, "-c", code, *arguments)
+    return Project(ROOT).run(*command, check=False, env=environment)
 
 
 def predict(folder: Path, first: str = "", calls: int = 1, **environment: str) -> dict[str, Any]:
