@@ -76,9 +76,6 @@ def test_the_sentence(only_old: int, only_new: int, right: str, verdict: str) ->
     assert of_counts(0, 0).sentence("v1", "v2") == "v2 is right on the same images as v1"
 
 
-# The interval
-
-
 def score_by_force(difference: float, only_old: int, only_new: int, images: int) -> float:
     """Tango's statistic, from the most likely shares, which are searched for."""
     low, high = max(0.0, -difference), (1 - difference) / 2
@@ -125,9 +122,6 @@ def test_at_most_one_in_twenty_of_equal_models_is_better(images: int) -> None:
                 least += 1
             chance += binom.pmf(count, images, share) * binom.sf(least - 1, count, 0.5)
         assert 0 < chance < 0.05
-
-
-# Predictions
 
 
 def test_the_pipelines_model_against_its_baseline(built: Project) -> None:
@@ -209,9 +203,6 @@ NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, [None, OFFSETS, pa.py_buffer(b"
 def test_predictions_that_cannot_be_used(data: bytes | Path, sentence: str) -> None:
     said = refusal(RegistryError, read_predictions, data, "v1.0.0")
     assert said.startswith(f"the test predictions of v1.0.0 {sentence}")
-
-
-# Evaluated anew
 
 
 @pytest.fixture

@@ -241,9 +241,6 @@ def test_right_predictions_by_fishers_exact_test() -> None:
         assert one.effect == pytest.approx(max(0.0, right / 600 - now / 100))
 
 
-# False alarms and detection
-
-
 def test_clean_batches_are_left_alone() -> None:
     """Of 40 batches at 5 %, more than 7 findings of one signal would have a chance of 0.1 %."""
     often = PARAMS.model_copy(update={"significance": 0.05})
@@ -276,9 +273,6 @@ def test_shifts_are_seen(shift: dict[str, Any], name: str, verdict: str, sentenc
         alerts = {one.name for one in judgement.signals if one.verdict == "alert"}
         # What has changed in the world is to be watched; less clear images cost accuracy, too.
         assert alerts - {"accuracy", "labels"} == ({name} if verdict == "alert" else set())
-
-
-# Verdicts
 
 
 def signal(p_value: float, effect: float) -> Signal:
@@ -329,9 +323,6 @@ def test_too_few(n: int, unreadable: int) -> None:
     judgement = judged(n, unreadable)
     assert (judgement.verdict, judgement.wasserstein) == ("too few", None)
     assert judged(20).verdict != "too few"
-
-
-# What is found in a batch, and what a person reads
 
 
 def test_all_signals_in_order() -> None:

@@ -53,15 +53,14 @@ class TestAffinity:
             np.testing.assert_allclose(weights, expected, rtol=1e-10)
 
 
-class TestGraph:
-    @pytest.mark.parametrize("kind", ["cosine", "rbf", "uniform"])
-    def test_joined_when_either_is_a_neighbour_of_the_other(self, kind: str) -> None:
-        joined = np.zeros((600, 600), bool)
-        joined[np.arange(600)[:, None], naive(POINTS, POINTS, 5, own=True)] = True
-        graph = SimilarityGraph(n_neighbors=5, affinity=kind).graph(POINTS)
-        assert ((dense(graph) > 0) == (joined | joined.T)).all()
-        assert abs(graph - graph.T).max() == 0
-        assert graph.has_canonical_format
+@pytest.mark.parametrize("kind", ["cosine", "rbf", "uniform"])
+def test_joined_when_either_is_a_neighbour_of_the_other(kind: str) -> None:
+    joined = np.zeros((600, 600), bool)
+    joined[np.arange(600)[:, None], naive(POINTS, POINTS, 5, own=True)] = True
+    graph = SimilarityGraph(n_neighbors=5, affinity=kind).graph(POINTS)
+    assert ((dense(graph) > 0) == (joined | joined.T)).all()
+    assert abs(graph - graph.T).max() == 0
+    assert graph.has_canonical_format
 
 
 def spreading(*, tol: float = 0, **options: Any) -> LabelSpreading:

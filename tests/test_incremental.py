@@ -189,8 +189,6 @@ def test_other_parameters_give_outputs_of_their_own(world: World, work: Counter[
         assert found == world.from_scratch(**changes)
 
 
-# Real processes below: stages and their ends.
-
 KILLED = """
 import functools, os, signal, sys
 from grocery import runner, settings

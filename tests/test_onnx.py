@@ -149,9 +149,6 @@ def test_it_travels_to_workers_by_its_path(tmp_path: Path, monkeypatch: pytest.M
     assert opened == [here.path]
 
 
-# --- Refusals ------------------------------------------------------------------------------------
-
-
 def model(text: str) -> bytes:
     """What stands behind the header, alone."""
     return bytes(parse_model(f"{HEADER} {text}").SerializeToString())
@@ -270,9 +267,6 @@ def test_numbers_in_another_file_are_refused(
             assert "mine.onnx keeps numbers in other files; a backbone" in said
 
 
-# --- Saved beside the arrays ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -310,8 +304,6 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     kept.unlink()
     assert "backbone.onnx cannot be read: No such file" in refusal(ModelError, load_encoder)
 
-
-# --- The whole pipeline --------------------------------------------------------------------------
 
 MINE = "models/backbones/mine"
 

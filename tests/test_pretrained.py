@@ -79,8 +79,6 @@ def test_one_command_brings_each_network(project: Project) -> None:
         assert repo.status(str(project.path / f"{folder}.dvc")) == {}
 
 
-# --- Files of weights ----------------------------------------------------------------------------
-
 BEGINNING = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}."
 
 

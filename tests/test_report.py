@@ -156,8 +156,6 @@ def test_pictures_are_chosen_for_three_reasons_and_none_twice() -> None:
         assert len(chosen) == len(dict(chosen)) == min(n, count)
 
 
-# -- What all pages share. -------------------------------------------------------------------------
-
 RTL = "\u202eevil\u202c"
 PAGE = """{% extends "base.html" %}
 {% from "parts.html" import bars, chart, picture %}

@@ -92,36 +92,34 @@ class TestNearDuplicates:
             check_shares(wanted, splits, cause="Something makes 90 alike")
 
 
-class TestGiven:
-    def test_hold_and_a_lacking_one_is_taken_from_training(self) -> None:
-        given = ["train", "val", "test"] * 10
-        assert split(ids(30), ["a"] * 30, given=given) == given
-        for lacking, other in (("val", "test"), ("test", "val")):
-            given = ["train"] * 60 + [other] * 20
-            splits = split(ids(80), ["a", "b"] * 40, given=given)
-            assert splits[60:] == [other] * 20
-            assert set(splits[:60]) == {"train", lacking}
+def test_given_ones_hold_and_a_lacking_one_is_taken_from_training() -> None:
+    given = ["train", "val", "test"] * 10
+    assert split(ids(30), ["a"] * 30, given=given) == given
+    for lacking, other in (("val", "test"), ("test", "val")):
+        given = ["train"] * 60 + [other] * 20
+        splits = split(ids(80), ["a", "b"] * 40, given=given)
+        assert splits[60:] == [other] * 20
+        assert set(splits[:60]) == {"train", lacking}
 
 
-class TestChecks:
-    @pytest.mark.parametrize(
-        ("labels", "given", "sentence"),
-        [
-            ([None, None], None, "no image has a label"),
-            (["a", "a", None], None, "one class only, 'a'"),
-            (["a", "a", "b"], None, "class 'b' has one image only"),
-            (["a", "a", "b", "c"], None, "classes 'b', 'c' have one image only"),
-            (["a", "b", "a", "b"], ["train", "train", "val", "val"], None),
-            (["a", "b", "a"], ["train", "train", "test"], None),
-            (["a", "b", "a", "c"], ["train", "train", "test", "test"], "class 'c' has no readable"),
-            *(
-                (["Tea", "Milk", other] * 2, None, "'Milk'.* differ in case, spaces or width only")
-                for other in ("milk", "Milk ", "Ｍilk", "MI\u200bLK")
-            ),
-        ],
-    )
-    def test_labels(
-        self, labels: list[str | None], given: list[str | None] | None, sentence: str | None
-    ) -> None:
-        with pytest.raises(DataError, match=sentence) if sentence else nullcontext():
-            check_labels(labels, given or [None] * len(labels))
+@pytest.mark.parametrize(
+    ("labels", "given", "sentence"),
+    [
+        ([None, None], None, "no image has a label"),
+        (["a", "a", None], None, "one class only, 'a'"),
+        (["a", "a", "b"], None, "class 'b' has one image only"),
+        (["a", "a", "b", "c"], None, "classes 'b', 'c' have one image only"),
+        (["a", "b", "a", "b"], ["train", "train", "val", "val"], None),
+        (["a", "b", "a"], ["train", "train", "test"], None),
+        (["a", "b", "a", "c"], ["train", "train", "test", "test"], "class 'c' has no readable"),
+        *(
+            (["Tea", "Milk", other] * 2, None, "'Milk'.* differ in case, spaces or width only")
+            for other in ("milk", "Milk ", "Ｍilk", "MI\u200bLK")
+        ),
+    ],
+)
+def test_labels_that_cannot_be_split(
+    labels: list[str | None], given: list[str | None] | None, sentence: str | None
+) -> None:
+    with pytest.raises(DataError, match=sentence) if sentence else nullcontext():
+        check_labels(labels, given or [None] * len(labels))
