@@ -105,13 +105,6 @@ class TestCommands:
         docs = (ROOT / "docs/commands.md").read_text()
         assert re.findall(r"^\| (\d+) \|", docs, re.MULTILINE) == table
 
-    def test_nothing_heavy_is_loaded_before_they_answer(self) -> None:
-        code = (
-            "import sys; from grocery.cli import build_parser; build_parser().format_help()\n"
-            "print({'numpy', 'pyarrow', 'dvc', 'PIL', 'sklearn', 'wandb'} & set(sys.modules))"
-        )
-        assert Project(ROOT).run(sys.executable, "-c", code).stdout == "set()\n"
-
     def test_json_is_a_line_of_ascii_without_nan(self, capsys: pytest.CaptureFixture[str]) -> None:
         print_json({"a": [float("nan"), float("-inf")], "é": (1.5, "\ud800")})
         assert capsys.readouterr().out == '{"a": [null, null], "\\u00e9": [1.5, "\\ud800"]}\n'

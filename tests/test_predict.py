@@ -246,8 +246,9 @@ def test_a_progress_bar_on_a_terminal_for_many_images() -> None:
 
 def test_prediction_needs_little_more_than_numpy_and_pillow() -> None:
     code = (
-        "import sys, grocery; assert 'numpy' not in sys.modules\n"
-        "from grocery.cli import main; main(['predict', '0.png', '--json'])\n"
+        "import sys, grocery; from grocery.cli import build_parser, main\n"
+        "build_parser().format_help(); assert not {'numpy', 'PIL'} & set(sys.modules)\n"
+        "main(['predict', '0.png', '--json'])\n"
         "grocery.load_model('models/release').predict_proba([])\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
