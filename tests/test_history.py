@@ -298,16 +298,16 @@ def test_a_folder_holds_it_under_a_name(tmp_path: Path) -> None:
     assert names(History(tmp_path / "new")) == ["monday"]
 
 
-def write(path: Path, who: str, batches: int) -> None:
-    history = History(path)
-    for number in range(batches):
-        for name in (who, "shared"):
-            add(history, f"{name} {number}", n=5)
-
-
 def writer(history: History, who: str, batches: int) -> Any:
     """A process of its own that writes."""
-    process = get_context("fork").Process(target=write, args=(history.path, who, batches))
+
+    def write() -> None:
+        own = History(history.path)
+        for number in range(batches):
+            for name in (who, "shared"):
+                add(own, f"{name} {number}", n=5)
+
+    process = get_context("fork").Process(target=write)
     process.start()
     return process
 

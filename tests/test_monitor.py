@@ -89,11 +89,7 @@ def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: P
     assert told["clean"]["alert"] is told["shares"]["alert"] is None
     assert "files cannot be read" in told["camera"]["alert"]
 
-    written = json.loads((tmp_path / "monitor.json").read_text())
-    assert (written["alerts"], set(written)) == (1, {"alerts", "batches"})
-    assert {name: set(batch) for name, batch in written["batches"].items()} == {
-        name: set(batch) for name, batch in batches.items()
-    }
+    assert json.loads((tmp_path / "monitor.json").read_text())["alerts"] == 1
     points = json.loads((tmp_path / "monitor/batches.json").read_text())
     assert {"effect", "p_value", "verdict", "sentence"} <= set(points[0])
     names = {name: [p["signal"] for p in points if p["batch"] == name] for name in batches}

@@ -17,7 +17,7 @@ from grocery.features.backbone import Backbone, backbones_at
 from grocery.features.encoder import KIND, ColourDescriptor, Encoder, side_by_side
 from grocery.features.projection import fit_projection
 from grocery.settings import load
-from test_onnx import FLAT, HOW, network
+from test_onnx import FLAT, HOW, network, saved
 
 RNG = np.random.default_rng(3)
 IMAGES = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(12)]
@@ -93,9 +93,8 @@ def test_a_folder_of_networks(tmp_path: Path) -> None:
 
 
 def test_a_file_says_how_its_images_are_prepared(tmp_path: Path) -> None:
-    file = tmp_path / "mine.onnx"
     notes = {"input_size": "48", "mean": "0.5 0.4 0.3", "std": "0.25 0.25 0.25", "licence": "MIT"}
-    file.write_bytes(network(FLAT, notes=notes))
+    file = saved(tmp_path, network(FLAT, notes=notes))
     own = Backbone.from_file(file)
     assert (own.preparation.input_size, own.preparation.mean) == (48, [0.5, 0.4, 0.3])
     assert own.settings()["licence"] == "MIT"
@@ -115,7 +114,6 @@ def test_a_file_says_how_its_images_are_prepared(tmp_path: Path) -> None:
     "notes", [{"mean": "a b c"}, {"mean": "0.5"}, {"input_size": "1e999"}, {"std": "0.5 0.5 0"}]
 )
 def test_a_file_that_says_nonsense(tmp_path: Path, notes: dict[str, str]) -> None:
-    file = tmp_path / "mine.onnx"
-    file.write_bytes(network(FLAT, notes=notes))
+    file = saved(tmp_path, network(FLAT, notes=notes))
     with pytest.raises(ModelError, match=r"mine\.onnx (has|says among its) metadata"):
         Backbone.from_file(file)

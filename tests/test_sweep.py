@@ -86,8 +86,6 @@ def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 class TestWholeSweep:
-    """A trial that is good, one that is stopped, one that cannot learn."""
-
     def test_one_trial_is_good_one_is_stopped_and_one_fails(self, swept: Swept) -> None:
         """The failure is told with the stage's own sentence; what finished is an experiment."""
         states = {trial.assignments["train.labeled_ratio"]: trial.state for trial in swept.trials}
