@@ -48,15 +48,10 @@ def write_release(folder: Path) -> Model:
     model.save(folder)
     held_out, labels = pictures(1, 300)
     features = model.features(held_out)
-    reference = Reference.from_predictions(
-        model.predict_proba(held_out),
-        [CLASSES[one] for one in labels],
-        CLASSES,
-        model.digest,
-        features=features,
-        logits=head.logits(features),
-        image_statistics=image_statistics(held_out),
-    )
+    seen = {"features": features, "logits": head.logits(features)}
+    seen |= {"image_statistics": image_statistics(held_out)}
+    said, names = model.predict_proba(held_out), [CLASSES[one] for one in labels]
+    reference = Reference.from_predictions(said, names, CLASSES, model.digest, **seen)
     reference.save(folder / "reference")
     return model
 

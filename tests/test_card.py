@@ -83,11 +83,8 @@ def card_of(shards: list[Path], found: tuple[Suspect, ...] = ()) -> dict[str, An
 
 class TestDigest:
     def test_the_number_of_shards_does_not_matter(self, tmp_path: Path, rows: Rows) -> None:
-        few, many = (
-            card_of(shard_files(tmp_path / str(n), rows[::step], n))
-            for n, step in ((1, 1), (16, -1))
-        )
-        assert few == many
+        few = card_of(shard_files(tmp_path / "few", rows, 1))
+        assert card_of(shard_files(tmp_path / "many", rows[::-1], 16)) == few
 
     def test_it_is_of_the_content_and_not_of_the_place(self, rows: Rows) -> None:
         def of(**changes: str | None) -> str:
@@ -184,9 +181,8 @@ class TestContactSheet:
     @pytest.mark.parametrize("classes", [0, 81, pytest.param(2000, marks=pytest.mark.long)])
     def test_any_number_of_classes(self, classes: int) -> None:
         chosen = {f"a rather long name of a class, {i}": ["x"] for i in range(classes)}
-        sheet = contact_sheet(
-            chosen, dict.fromkeys(chosen, "note"), {"x": jpeg(picture(0, (SIDE, SIDE)))}
-        )
+        notes, pictures = dict.fromkeys(chosen, "note"), {"x": jpeg(picture(0, (SIDE, SIDE)))}
+        sheet = contact_sheet(chosen, notes, pictures)
         with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as image:
             assert 0 < image.height < 65_000
 

@@ -69,10 +69,8 @@ def test_the_images_that_one_gets_right() -> None:
     ],
 )
 def test_the_sentence(only_old: int, only_new: int, right: str, verdict: str) -> None:
-    assert of_counts(only_old, only_new).sentence("v1", "v2") == (
-        f"v2 is right on {right} that v1 gets wrong, and wrong on {only_old} that it gets right: "
-        f"{verdict}"
-    )
+    said = f"v2 is right on {right} that v1 gets wrong, and wrong on {only_old} that it gets right"
+    assert of_counts(only_old, only_new).sentence("v1", "v2") == f"{said}: {verdict}"
     assert of_counts(0, 0).sentence("v1", "v2") == "v2 is right on the same images as v1"
 
 
@@ -179,6 +177,7 @@ def with_column(name: str, values: pa.Array) -> bytes:
     return parquet(predictions.set_column(predictions.column_names.index(name), name, values))
 
 
+GAP = pa.array(["a", None, "a"])
 OFFSETS = pa.py_buffer(np.arange(4, dtype=np.int32))
 NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, [None, OFFSETS, pa.py_buffer(b"\xff" * 3)])
 
@@ -193,10 +192,7 @@ NOT_UTF8 = pa.Array.from_buffers(pa.string(), 3, [None, OFFSETS, pa.py_buffer(b"
         (with_column("confidence", pa.array(["high"] * 3)), "cannot be read: "),
         (parquet(table([], [])), "hold no image"),
         (parquet(table(["a"], ["a"]).drop_columns("label")), "lack the column 'label'"),
-        (
-            with_column("predicted", pa.array(["a", None, "a"])),
-            "have an empty value in the column 'predicted'",
-        ),
+        (with_column("predicted", GAP), "have an empty value in the column 'predicted'"),
         (with_column("image_id", pa.array(["7", "3", "7"])), "hold the image 7 more than once"),
     ],
 )

@@ -308,9 +308,8 @@ def test_class_shares_alone_count_at_the_least_significance() -> None:
 def test_unreadable_files_alone_are_an_alert() -> None:
     judgement = judged(90, unreadable=30)
     assert judgement.verdict == "alert"
-    assert found(judgement, "unreadable").sentence == (
-        "30 of 120 files cannot be read; up to 5 % is tolerated."
-    )
+    said = "30 of 120 files cannot be read; up to 5 % is tolerated."
+    assert found(judgement, "unreadable").sentence == said
     assert found(judged(114, unreadable=6), "unreadable").verdict == "ok"
 
     nothing = judge(reference(), np.empty((0, 12), np.float32), [], 50, PARAMS)

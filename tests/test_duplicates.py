@@ -126,9 +126,8 @@ def test_what_is_found_is_what_comparing_all_pairs_finds(
     alone[[i for group in groups for i in group]] = False
     assert not near[np.ix_(alone, alone)].any()
 
-    splits = np.random.default_rng(0).choice(
-        ["train", "val", "test"], len(table), p=(0.8, 0.1, 0.1)
-    )
+    draw = np.random.default_rng(0)
+    splits = draw.choice(["train", "val", "test"], len(table), p=(0.8, 0.1, 0.1))
     expected, kept = set(), splits == "test"
     for split in ("val", "train"):
         leaking = (splits == split) & near[:, kept].any(axis=1)

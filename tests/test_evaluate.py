@@ -169,9 +169,8 @@ def test_scores_of_classes_are_scikit_learns() -> None:
     labels = rng.integers(0, 5, 60)  # of the six classes, the last is never right
     probabilities = rng.dirichlet(np.ones(6), 60).astype(np.float32)
     probabilities[:, 4] = 0  # never predicted
-    expected = precision_recall_fscore_support(
-        labels, probabilities.argmax(axis=1), labels=np.arange(6), zero_division=0
-    )
+    predicted, how = probabilities.argmax(axis=1), {"labels": np.arange(6), "zero_division": 0}
+    expected = precision_recall_fscore_support(labels, predicted, **how)
     scores = class_scores(probabilities, labels, names="abcdef")
     found = [(s.precision, s.recall, s.f1, s.images) for s in scores]
     np.testing.assert_allclose(np.array(found).T, expected)

@@ -99,11 +99,9 @@ class TestWalk:
     def test_it_stops_when_the_mean_move_of_a_point_is_small(self) -> None:
         for estimator in (spreading(alpha=0.5, tol=1e-6), LabelPropagation(tol=1e-2)):
             steps = list(estimator.walk(self.graph, self.seeds))
-            before = self.seeds
+            before, again = self.seeds, estimator.walk(self.graph, self.seeds)
             # What was given out is not written to afterwards.
-            for (residual, kept), (_, now) in zip(
-                steps, estimator.walk(self.graph, self.seeds), strict=True
-            ):
+            for (residual, kept), (_, now) in zip(steps, again, strict=True):
                 assert (kept == now).all()
                 assert residual == pytest.approx(np.abs(kept - before).sum() / 600, rel=1e-9)
                 before = kept

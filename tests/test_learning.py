@@ -176,11 +176,10 @@ class TestHead:
         third = np.arange(300) // 100
         found = fit_head(POINTS, TRUTH, weights=np.where(third == 0, 0.0, 2.0), **how)
         twice = [np.concatenate([a[100:]] * 2) for a in (POINTS, TRUTH)]
-        np.testing.assert_allclose(
-            found.predict_proba(POINTS), fit_head(*twice, **how).predict_proba(POINTS), atol=1e-2
-        )
-        once = fit_head(POINTS[100:], TRUTH[100:], **how)
-        assert np.abs(found.predict_proba(POINTS) - once.predict_proba(POINTS)).max() > 0.02
+        heads = (found, fit_head(*twice, **how), fit_head(POINTS[100:], TRUTH[100:], **how))
+        weighted, doubled, single = (head.predict_proba(POINTS) for head in heads)
+        np.testing.assert_allclose(weighted, doubled, atol=1e-2)
+        assert np.abs(weighted - single).max() > 0.02
 
     def test_a_constant_feature_is_left_alone(self) -> None:
         """0.1 in double precision has a deviation that is all rounding."""
@@ -199,13 +198,10 @@ class TestHead:
     def test_standardised_is_regularised_as_standard_scores(self) -> None:
         points = POINTS * np.geomspace(1, 100, 16, dtype=np.float32)
         head = fit_head(points, TRUTH, classes=3, C=10.0, standardize=True)
-        peer = make_pipeline(
-            StandardScaler(with_mean=False),
-            LogisticRegression(C=10.0 / 16, max_iter=2000, tol=1e-6),
-        ).fit(points, TRUTH)
-        np.testing.assert_allclose(
-            head.predict_proba(points), peer.predict_proba(points), atol=1e-2
-        )
+        regression = LogisticRegression(C=10.0 / 16, max_iter=2000, tol=1e-6)
+        peer = make_pipeline(StandardScaler(with_mean=False), regression).fit(points, TRUTH)
+        found, expected = (model.predict_proba(points) for model in (head, peer))
+        np.testing.assert_allclose(found, expected, atol=1e-2)
 
     def test_calibration_finds_the_temperature_and_the_smoothing(self) -> None:
         rng = np.random.default_rng(0)

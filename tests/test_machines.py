@@ -37,15 +37,10 @@ from running import SCRATCH, wait_for
 @contextmanager
 def running(*arguments: str, folder: Path, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
     """A program that ends, with all that it has started, when the block does."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=folder,
-        env=environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes)
+    how: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    how |= {"cwd": folder, "env": env, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "-m", *arguments], **how)
     try:
         yield process
     finally:
@@ -232,10 +227,7 @@ def test_no_worker_is_there_and_then_all_is_lost_in_the_middle(
         assert said.endswith(f": grocery worker {address}")
 
         monkeypatch.setattr(dask, "PATIENCE", 2.0)
-        with (
-            workers(address, here, 1) as crew,
-            Client(address, set_as_default=False) as client,
-        ):
+        with workers(address, here, 1) as crew, Client(address, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
 
             def strike() -> None:

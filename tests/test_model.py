@@ -29,22 +29,12 @@ def small_model() -> Model:
     rng = np.random.default_rng(0)
     describe = ColourDescriptor()
     length = len(describe(np.zeros((32, 32, 3), np.uint8)))
-    components = rng.normal(size=(length, 5)).astype(np.float16)  # as they are stored
-    encoder = Encoder(
-        {"encoder": "colour"},
-        describe,
-        Projection(
-            np.zeros(length, np.float32), components.astype(np.float32), np.ones(5, np.float32)
-        ),
-    )
+    components = rng.normal(size=(length, 5)).astype("float16")  # as they are stored
+    projection = Projection(np.zeros(length, "f"), components.astype("f"), np.ones(5, "f"))
+    encoder = Encoder({"encoder": "colour"}, describe, projection)
     head = Head(rng.normal(size=(3, 5)).astype(np.float32), np.zeros(3, np.float32), 0.5)
-    return Model(
-        encoder,
-        head,
-        ["apple", "leek", "pear"],
-        {"apple": "fruit", "leek": "vegetable", "pear": "fruit"},
-        Preprocessing(**PREPARED),
-    )
+    coarse = {"apple": "fruit", "leek": "vegetable", "pear": "fruit"}
+    return Model(encoder, head, [*coarse], coarse, Preprocessing(**PREPARED))
 
 
 @pytest.fixture

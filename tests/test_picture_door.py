@@ -87,6 +87,8 @@ PROGRESSIVE = encoded(plain(RED), "JPEG", quality=95, progressive=True)
 LAST_SCAN = PROGRESSIVE.rindex(b"\xff\xda")
 TWELVE_BITS = retagged(retagged(tiff(np.full((1, 3), 255, np.uint8)), 258, 12), 256, 2)
 WHITE_IS_ZERO = retagged(tiff(np.zeros((1, 2), np.uint16)), 262, 0)
+FLOATS = tiff(np.zeros((4, 5, 3), np.float32))
+DAMAGED_KEY = with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6))))
 KEY = b"\x10\0\x20\0\x30\0"
 
 # What is read, and the colour of its first pixel.
@@ -149,21 +151,12 @@ REFUSED = {
         "too many pixels: 1,001,000; prepare.max_pixels allows 1,000,000",
     ),
     "scan-lacks.jpg": (PROGRESSIVE[:LAST_SCAN], "truncated"),
-    "key-damaged.png": (
-        with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6)))),
-        "damaged: broken PNG file (bad header checksum in b'tRNS')",
-    ),
-    "float32.tif": (
-        tiff(np.zeros((4, 5, 3), np.float32)),
-        "unsupported layout: unknown pixel mode (3 samples of 32 bits, float)",
-    ),
+    "key-damaged.png": (DAMAGED_KEY, "damaged: broken PNG file (bad header checksum in b'tRNS')"),
+    "float32.tif": (FLOATS, "unsupported layout: unknown pixel mode (3 samples of 32 bits, float)"),
     "scans.jpg": (PROGRESSIVE[:-2] + PROGRESSIVE[LAST_SCAN:-2] * 100, "too many scans: a JPEG"),
     "segments.jpg": (JPEG[:2] + b"\xff\xe1\0\2" * 10**5 + JPEG[2:], "too many segments: a JPEG"),
     "chunks.png": (with_chunk(PNG, chunk(b"prVt", b"") * 10**5), "too many chunks: a PNG may"),
-    "raw.dng": (
-        encoded(plain(RED), "TIFF", tiffinfo={254: 1, 330: 8}),
-        "a camera's raw file, which",
-    ),
+    "raw.dng": (encoded(plain(RED), "TIFF", tiffinfo={254: 1, 330: 8}), "a camera's raw file,"),
     "a.cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a camera's raw file, which"),
     "a.m4a": (b"\0\0\0\x14ftypM4A \0\0\2\0isom", "a sound, which"),
     "odd.bmp": (b"BM" + bytes(12) + b"\x07" + bytes(47), "unsupported layout: Unsupported BMP"),
@@ -368,9 +361,8 @@ class TestBounds:
         data = encoded(Image.new("RGB", (800, 800)), "WEBP")
         with pytest.raises(UnreadableImage, match="640,000 of WEBP, as much memory as 1,600,000"):
             decode(data, max_pixels=MAX)
-        one_strip = encoded(
-            Image.new("RGBA", (900, 900)), "TIFF", compression="tiff_lzw", strip_size=10**8
-        )
+        how = {"compression": "tiff_lzw", "strip_size": 10**8}
+        one_strip = encoded(Image.new("RGBA", (900, 900)), "TIFF", **how)
         decode(one_strip, max_pixels=MAX)
         cmyk = encoded(Image.new("CMYK", (1000, 1000)), "JPEG", progressive=True)
         with pytest.raises(UnreadableImage, match="of JPEG, as much memory as 1,00"):

@@ -33,6 +33,8 @@ MEASURED: dict[str, Any] = {
     "images": 300,
 }
 RECALLS = {"apple": 0.9, "leek": 0.8, "pear": 0.95}
+POOR = RECALLS | {"leek": 0.5}
+GUESSES = {"accuracy": 0.4, "accuracy_interval": [0.32, 0.5]}
 
 
 def advised(
@@ -74,16 +76,8 @@ def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
         ({"converged": False}, "Training stopped after 47 iterations", "Raise train.max_iter."),
         ({"validation": 8}, "Only 8 validation images", "no splits of its own."),
         ({"gain": -0.01}, "The unlabelled images cost 0.010 of accuracy.", "leaves them out."),
-        (
-            {"recalls": RECALLS | {"leek": 0.5}, "kept_of": 400},
-            "Few labels, and often not",
-            "(train.labeled_ratio).",
-        ),
-        (
-            {"recalls": RECALLS | {"leek": 0.5}},
-            "Few labels, and often not recognised: leek (2).",
-            "Label more of these.",
-        ),
+        ({"recalls": POOR, "kept_of": 400}, "Few labels, and often not", "(train.labeled_ratio)."),
+        ({"recalls": POOR}, "Few labels, and often not recognised: leek (2).", "more of these."),
         (
             {"recalls": {f"c{number}": 0.1 for number in range(8)}},
             "Few labels, and often not recognised: c0 (0), c1 (0), c2 (0), c3 (0), c4 (0) and",
@@ -91,11 +85,7 @@ def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
         ),
         ({"confused": 3}, "Taken for another: apple for pear (3 of its 20 images).", "merge them."),
         ({"suspects": 7}, "7 labels look wrong", "data/card/index.html."),
-        (
-            {"accuracy": 0.4, "accuracy_interval": [0.32, 0.5]},
-            "This may be no better than guessing one of 3 classes.",
-            "",
-        ),
+        (GUESSES, "This may be no better than guessing one of 3 classes.", ""),
     ],
 )
 def test_what_is_poor_is_said_with_what_to_do(

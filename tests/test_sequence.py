@@ -185,13 +185,10 @@ class TestSignalsWithoutCounts:
         which one lies off by so many standard errors.
         """
         rng, n = np.random.default_rng(0), 40
-        yardstick = Reference.from_predictions(
-            predictions(rng, 500),
-            ["kiwi"] * m + [None] * (500 - m),
-            CLASSES,
-            "0" * 64,
-            image_statistics=np.zeros((m if name == "images" else 0, len(NAMES)), np.float32),
-        )
+        labels = ["kiwi"] * m + [None] * (500 - m)
+        seen = {"image_statistics": np.zeros((m if name == "images" else 0, len(NAMES)), "f")}
+        probabilities = predictions(rng, 500)
+        yardstick = Reference.from_predictions(probabilities, labels, CLASSES, "0" * 64, **seen)
         params = PARAMS.model_copy(update={"significance": significance, "min_batch": 10_000})
         one, alerts = past(predictions(rng, n)), 0
         for _ in range(400):
@@ -201,8 +198,8 @@ class TestSignalsWithoutCounts:
             p_values = [NORMAL.cdf(batch[0]) for batch in scores]
             if name == "images":
                 p_values = [least_of([2 * NORMAL.cdf(-abs(z)) for z in row]) for row in scores]
-            seen = [replace(one, signals=[Signal(name, 0, p, 1, 0, "")]) for p in p_values]
-            alerts += judge_sequence(yardstick, seen, params) is not None
+            batches = [replace(one, signals=[Signal(name, 0, p, 1, 0, "")]) for p in p_values]
+            alerts += judge_sequence(yardstick, batches, params) is not None
         assert expected[0] < alerts / 400 <= expected[1]
 
     def test_what_has_changed_is_to_be_watched_and_what_is_worse_is_an_alert(self) -> None:

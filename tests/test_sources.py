@@ -204,10 +204,8 @@ class TestGroceryStore:
     def test_reads_names_and_splits(self, tmp_path: Path) -> None:
         images = GroceryStoreSource(store(tmp_path)).images()
         assert [image.path for image in images] == sorted(image.path for image in images)
-        assert len(images) == 9
-        assert images[1] == RawImage(
-            "test/1.jpg", "Granny-Smith", "Apple", "test", tmp_path / "test/1.jpg"
-        )
+        second = ("test/1.jpg", "Granny-Smith", "Apple", "test", tmp_path / "test/1.jpg")
+        assert (len(images), images[1]) == (9, RawImage(*second))
         assert GroceryStoreSource(tmp_path).incoming() == {}
         touch(tmp_path, "train/9.jpg")
         about = dict.fromkeys(["classes.csv", *LISTS.values()], "about the images")

@@ -33,7 +33,7 @@ from grocery.sweep.study import Study, Trial
 from grocery.tracking.outbox import all_outboxes
 from grocery.tracking.run import StageRun
 from laboratory import make_laboratory
-from registry_project import grocery
+from registry_project import git, grocery
 from running import processes, wait_for
 
 DEFAULT = yaml.safe_load((ROOT / "sweep.yaml").read_text())
@@ -68,19 +68,15 @@ class Swept:
 @pytest.fixture(scope="module")
 def swept(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     project = built.copy(tmp_path_factory.mktemp("swept") / "project")
-    file = sweep_file(
-        project.path,
-        name="grid",
-        method="grid",
-        parameters={
-            "train.labeled_ratio": {"values": [1.0, 0.05, 0.001]},
-            "train.label_draw": {"value": "random"},  # so that the last one knows one label
-            "train.tol": {"value": 0.0},  # so that there are steps to stop at
-            "train.max_iter": {"value": 9},
-        },
-        early_terminate={"type": "hyperband", "min_iter": 3, "eta": 3},
-    )
-    arguments = ["grocery", "sweep", file.name, "--count", "9", "--jobs", "1"]
+    space = {
+        "train.labeled_ratio": {"values": [1.0, 0.05, 0.001]},
+        "train.label_draw": {"value": "random"},  # so that the last one knows one label
+        "train.tol": {"value": 0.0},  # so that there are steps to stop at
+        "train.max_iter": {"value": 9},
+    }
+    stop = {"type": "hyperband", "min_iter": 3, "eta": 3}
+    sweep_file(project.path, name="grid", method="grid", parameters=space, early_terminate=stop)
+    arguments = ["grocery", "sweep", "search.yaml", "--count", "9", "--jobs", "1"]
     done = project.run(*arguments, check=False, env={"WANDB_MODE": "offline"})
     return Swept(project, done, trials_of(project, "grid"))
 
@@ -161,7 +157,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: P
     project = make_laboratory(tmp_path / "project", TRAIN)
     space = {"train.alpha": {"values": [0.5, 0.7, 0.9]}}
     sweep_file(project.path, name="resumed", method="random", parameters=space)
-    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(pipe := tmp_path / "pipe")
     options = ["--count", "1", "--seed", "5"]
 
     def trains() -> bool:
@@ -171,13 +167,9 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: P
         (signal.SIGINT, "what has been found is noted; go on with --resume\n"),
         (signal.SIGKILL, ""),
     ):
-        process = subprocess.Popen(
-            ["grocery", "sweep", "search.yaml", *options],
-            cwd=project.path,
-            env=environment(PIPE=str(tmp_path / "pipe")),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command, env = ["grocery", "sweep", "search.yaml", *options], environment(PIPE=str(pipe))
+        how: dict[str, Any] = {"cwd": project.path, "env": env, "text": True}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, **how)
         wait_for(trains)
         process.send_signal(number)
         _, error = process.communicate(timeout=90)
@@ -211,18 +203,14 @@ def test_one_that_begins_when_another_ends_is_left_alone(tmp_path: Path) -> None
     """It waits in DVC's stash, as somebody's `dvc exp run --temp` beside the sweep does."""
     project = make_laboratory(tmp_path / "project", TRAIN)
     (project.path / "params.yaml").write_text("train: {alpha: 0.1}\n")
-    head, begins = (
-        project.run("git", *args).stdout.strip()
-        for args in (("rev-parse", "HEAD"), ("stash", "create"))
-    )
+    head, begins = git(project, "rev-parse", "HEAD"), git(project, "stash", "create")
     waits = ["--create-reflog", "-m", f"commit: dvc-exp:{head}:{head}:other", "refs/exps/stash"]
     project.run("git", "update-ref", *waits, begins)
     project.run("git", "checkout", "params.yaml")
     assert Experiment(project.path, "mine", {"train.alpha": 0.7}).wait() == 0
     assert names(project) == {"mine"}
-    in_stashes = project.run("git", "for-each-ref", "--format=%(objectname)", "refs/exps/stash")
-    assert in_stashes.stdout.strip() == begins
-    assert not project.run("git", "for-each-ref", "refs/exps/temp").stdout
+    assert git(project, "for-each-ref", "--format=%(objectname)", "refs/exps/stash") == begins
+    assert not git(project, "for-each-ref", "refs/exps/temp")
 
 
 @pytest.fixture
@@ -376,10 +364,9 @@ def test_a_grid_is_walked_in_order_and_ends(place: Path) -> None:
     search = read_search(sweep_file(place, method="grid", parameters=parameters), place)
     study = Study(place / "study", search, 0)
     study.begin()
-    found = [[*sorted(each.assignments.items())] for each in iter(study.draw, None)]
-    assert [[value for _, value in each] for each in found] == [
-        *([0.5, 3, 0.0], [0.5, 4, 0.0], [0.7, 3, 0.0], [0.7, 4, 0.0])
-    ]
+    names, found = sorted(parameters), [each.assignments for each in iter(study.draw, None)]
+    values = [[each[name] for name in names] for each in found]
+    assert values == [[0.5, 3, 0.0], [0.5, 4, 0.0], [0.7, 3, 0.0], [0.7, 4, 0.0]]
 
 
 HYPERBANDS: list[dict[str, Any]] = [
