@@ -37,6 +37,10 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
         ({"prepare__shards": 12}, "prepare.shards is 12, but must be a power of two"),
         ({"prepare__val_ratio": 0.5, "prepare__test_ratio": 0.5}, "must be at most 0.8"),
         ({"data__source": "../secrets"}, "data.source is '../secrets'"),
+        *(
+            ({"featurize__encoder": encoder}, "one of fisher, colour, onnx, or several in a list")
+            for encoder in ("vit", [], ["colour", "colour"], 3, [[]])
+        ),
         ({"featurize__fisher__scales": []}, "featurize.fisher.scales"),
         ({"featurize__onnx__mean": [124, 116, 104]}, "mean.0 is 124, but it should be less than"),
         ({"monitor__significance": 0.0005}, "significance is 0.0005, but it should be greater"),

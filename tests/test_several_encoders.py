@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import ROOT
 from grocery.core.arrays import load_arrays, save_arrays
 from grocery.core.errors import ModelError, ParamsError
-from grocery.core.params import FeaturizeParams
 from grocery.features.backbone import Backbone, backbones_at
 from grocery.features.encoder import KIND, ColourDescriptor, Encoder, side_by_side
 from grocery.features.projection import fit_projection
-from grocery.settings import load
 from test_onnx import FLAT, HOW, network, saved
 
 RNG = np.random.default_rng(3)
 IMAGES = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(12)]
-FEATURIZE = load(ROOT / "params.yaml").featurize
 
 
 def parts(folder: Path) -> list[Encoder]:
@@ -73,13 +68,6 @@ def test_they_are_saved_and_loaded_as_one(tmp_path: Path) -> None:
     # A row's bytes do not depend on the rows beside it, whichever part they are from.
     whole = again(IMAGES)
     assert [again([image]).tobytes() for image in IMAGES] == [row.tobytes() for row in whole]
-
-
-@pytest.mark.parametrize("encoder", ["vit", [], ["colour", "colour"], 3, [[]]])
-def test_encoders_that_are_not_known(encoder: Any) -> None:
-    values = json.loads(FEATURIZE.model_dump_json()) | {"encoder": encoder}
-    with pytest.raises(ValueError, match="one of fisher, colour, onnx, or several in a list"):
-        FeaturizeParams(**values)
 
 
 def test_a_folder_of_networks(tmp_path: Path) -> None:
