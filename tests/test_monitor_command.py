@@ -231,6 +231,10 @@ class TestBadInput:
             (f"{INCOMING} --quiet", "--quiet goes with --history"),
             (f"{INCOMING} --time noon --history x", "noon should be a time such as"),
             (f"{INCOMING} --settled -1", "-1 should be a number of seconds"),
+            *(
+                (f"{INCOMING} --history x --notify {address}", "be an address that begins with")
+                for address in ("file:///x", "hooks/s3cret", "http://", "http://me:s3cret@h:port/")
+            ),
         ],
     )
     def test_is_one_sentence_no_verdict(self, odd: Project, arguments: str, sentence: str) -> None:
@@ -240,6 +244,7 @@ class TestBadInput:
         code = 2 if last.startswith("grocery monitor: error: ") else 1
         assert (said.code, last.startswith("error: monitor: ")) == (code, code == 1)
         assert sentence in last
+        assert "s3cret" not in last
 
     def test_stops_no_other_batch(self, built: Project, raw: Path, tmp_path: Path) -> None:
         """And a page that cannot be written costs no verdict."""
@@ -288,9 +293,7 @@ class TestHistory:
         inbox.arrives("flat/usual", "monday")
         return inbox
 
-    def test_each_batch_is_judged_once(
-        self, inbox: Inbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_each_batch_is_judged_once(self, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
         later = "changed less than 3600 s ago; it is left for the next time\n"
         hurried = inbox.watch("--settled", "3600")
         assert hurried == Said(0, "", f"not settled: {inbox.folder}/monday {later}")
@@ -312,7 +315,7 @@ class TestHistory:
         assert inbox.watch() == Said(0, "", "")
         with monkeypatch.context() as patch:  # it is known without being read, or a model loaded
             patch.delattr("grocery.inbox.incoming.fingerprint")
-            assert inbox.watch("--model", tmp_path) == Said(0, "", "")
+            assert inbox.watch("--model", inbox.beside) == Said(0, "", "")
         dim = inbox.arrives("flat/dim", "dim")
         said = inbox.watch()
         assert (said.code, said.out.splitlines()[1].split()[-1]) == (3, "dim")
