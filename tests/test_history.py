@@ -10,7 +10,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from grocery.core.errors import DataError
@@ -18,11 +17,11 @@ from grocery.inbox.entries import Entry, as_past, content_digest, labels_digest,
 from grocery.inbox.history import KEPT, NAME, History, Recorded
 from grocery.inbox.record import Release, Taken, record
 from grocery.monitoring.drift import judge
-from grocery.monitoring.report import BatchReport
 from grocery.monitoring.signals import Signal
 from grocery.monitoring.speed import Timing
 from grocery.reference.reference import Reference
 from running import wait_for
+from test_report import predictions, report_of
 from thresholds import thresholds
 
 CLASSES = ["apple", "kiwi", "pear"]
@@ -31,12 +30,8 @@ PARAMS = thresholds(sample_images=0)
 EMPTY = Recorded()
 
 
-def predictions(n: int, seed: int, strength: float = 1) -> np.ndarray:
-    return np.random.default_rng(seed).dirichlet([strength, 1, 1], n).astype(np.float32)
-
-
 def release(model: str = "a") -> Release:
-    reference = Reference.from_predictions(predictions(300, 0), None, CLASSES, model * 64)
+    reference = Reference.from_predictions(predictions(300, 1), None, CLASSES, model * 64)
     return Release(reference, "e" * 64, "v1.2.0")
 
 
@@ -52,15 +47,10 @@ def entry(
 ) -> Entry | None:
     by = by or release()
     seed = 1 + sum(one.kind == "batch" for one in before.entries)
-    probabilities = predictions(n, seed, strength)
+    probabilities = predictions(n, strength, seed)
     truth = ["apple" if labels else None] * n
-    report = BatchReport(
-        name=content,
-        judgement=judge(by.reference, probabilities, truth, unreadable, PARAMS),
-        confidences=probabilities.max(axis=1),
-        predicted_counts=np.bincount(probabilities.argmax(axis=1), minlength=3),
-        samples=[],
-    )
+    judgement = judge(by.reference, probabilities, truth, unreadable, PARAMS)
+    report = report_of(content, judgement, probabilities)
     taken = Taken(
         incoming=f"inbox/{content}",
         digest=content_digest([content]),
@@ -288,14 +278,6 @@ class TestRefused:
         assert history.path.read_bytes() == before
         add(history, "tuesday")
         assert names(history) == ["monday", "tuesday"]
-
-
-def test_a_folder_holds_it_under_a_name(tmp_path: Path) -> None:
-    """And folders above it are made."""
-    assert History(tmp_path).path == tmp_path / NAME
-    add(History(f"{tmp_path}/new/"), "monday")
-    assert (tmp_path / "new" / NAME).is_file()
-    assert names(History(tmp_path / "new")) == ["monday"]
 
 
 def writer(history: History, who: str, batches: int) -> Any:

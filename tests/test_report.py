@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import product
@@ -12,7 +13,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from conftest import Project
-from grocery.monitoring.drift import judge
+from grocery.monitoring.drift import Judgement, judge
 from grocery.monitoring.report import (
     ANY,
     TYPICAL,
@@ -32,10 +33,11 @@ PARAMS = thresholds(sample_images=8)
 HOSTILE = "\"><script src=https://evil.example/x.js></script><img src=x onerror=alert(1)> & 'é'"
 CLASSES = ["apple", HOSTILE, "pear"]
 VOID = {"meta", "img", "br", "line"}
+UNSAFE = {"script", "link", "iframe", "object", "base", "form"}
 
 
 class Page(HTMLParser):
-    """Collects tags and attributes, and checks that every tag is closed in its turn."""
+    """Collects tags and attributes; every tag must be closed in its turn, and none may act."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -48,6 +50,8 @@ class Page(HTMLParser):
         assert not self._open, f"not closed: {self._open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in UNSAFE
+        assert not [name for name, _ in attrs if name.startswith("on")]
         self.tags.append(tag)
         self.attributes += [(name, value or "") for name, value in attrs]
         if tag not in VOID:
@@ -68,20 +72,23 @@ def predictions(n: int, strength: float, seed: int = 0) -> np.ndarray:
 REFERENCE = Reference.from_predictions(predictions(200, 1), None, CLASSES, "abcdef" * 8)
 
 
+def report_of(
+    name: str, judgement: Judgement, probabilities: np.ndarray, samples: Sequence[Sample] = ()
+) -> BatchReport:
+    counts = np.bincount(probabilities.argmax(axis=1), minlength=3)
+    return BatchReport(name, judgement, probabilities.max(axis=1), counts, samples)
+
+
 def batch(name: str, n: int = 60, strength: float = 1, unreadable: int = 0) -> BatchReport:
     probabilities = predictions(n, strength, seed=1)
     labels = [HOSTILE if row % 2 else None for row in range(n)]
-    return BatchReport(
-        name=name,
-        judgement=judge(REFERENCE, probabilities, labels, unreadable, PARAMS),
-        confidences=probabilities.max(axis=1),
-        predicted_counts=np.bincount(probabilities.argmax(axis=1), minlength=3),
-        samples=[
-            Sample(reason, f"{HOSTILE}/1.jpg", HOSTILE, 0.5, label, jpeg(picture(0)))
-            for reason in (UNCERTAIN, TYPICAL, ANY)
-            for label in (None, HOSTILE, "pear")
-        ][: 9 if n else 0],
-    )
+    samples = [
+        Sample(reason, f"{HOSTILE}/1.jpg", HOSTILE, 0.5, label, jpeg(picture(0)))
+        for reason in (UNCERTAIN, TYPICAL, ANY)
+        for label in (None, HOSTILE, "pear")
+    ]
+    judgement = judge(REFERENCE, probabilities, labels, unreadable, PARAMS)
+    return report_of(name, judgement, probabilities, samples[: 9 if n else 0])
 
 
 BATCHES = [
@@ -98,8 +105,6 @@ def test_the_page_is_well_formed_needs_nothing_else_and_hostile_names_stay_text(
     assert render(REFERENCE, BATCHES[::-1], PARAMS) == data
     page = Page(data)
     assert {"html", "head", "body", "h1", "section", "svg"} <= set(page.tags)
-    assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
-    assert not any(name.startswith("on") for name, _ in page.attributes)
     sources = [value for name, value in page.attributes if name in {"src", "href", "srcset"}]
     assert sources
     assert all(value.startswith(("data:image/jpeg;base64,", "#batch-")) for value in sources)
