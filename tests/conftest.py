@@ -38,19 +38,11 @@ HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration r
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 # The pipeline as it is, on a dataset and with a vocabulary that take seconds.
+SMALL = {"dimensions": 32}
+WORDS = {"scales": [1.0, 0.5], "descriptor_dimensions": 16, "components": 8}
 TINY_PARAMS: dict[str, dict[str, Any]] = {
     "prepare": {"shards": 4, "image_size": 64},
-    "featurize": {
-        "fit_images": 60,
-        "colour": {"dimensions": 32},
-        "onnx": {"dimensions": 32},
-        "fisher": {
-            "dimensions": 32,
-            "scales": [1.0, 0.5],
-            "descriptor_dimensions": 16,
-            "components": 8,
-        },
-    },
+    "featurize": {"fit_images": 60, "colour": SMALL, "onnx": SMALL, "fisher": SMALL | WORDS},
     "train": {"labeled_ratio": 0.3, "n_neighbors": 5},
     "register": {"min_accuracy": 0.3, "min_macro_f1": 0.2, "max_calibration_error": 0.5},
     "compute": {"workers": 1},

@@ -52,10 +52,9 @@ LINEAR_GREY = profile(b"GRAY", _WHITE | {b"kTRC": LINEAR})
 # A press whose first ink alone darkens: Lab lightness 100 without it, 0 with it.
 _ramp = bytes(range(256))
 _clut = bytes(level for ink in range(16) for level in (0 if ink & 8 else 255, 128, 128))
-_lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
-PRESS = profile(
-    b"CMYK", _WHITE | {b"A2B0": _lut + _ramp * 4 + _clut + _ramp * 3}, connection=b"Lab "
-)
+_lab = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+_lab += _ramp * 4 + _clut + _ramp * 3
+PRESS = profile(b"CMYK", _WHITE | {b"A2B0": _lab}, connection=b"Lab ")
 
 
 def chunk(name: bytes, data: bytes) -> bytes:

@@ -111,9 +111,7 @@ def test_a_file_that_was_changed_in_an_output_is_made_again(cache: Cache) -> Non
         ("files", None),
     ],
 )
-def test_a_memory_that_is_damaged_costs_time_only(
-    kind: str, text: str | tuple[str, str] | None, cache: Cache
-) -> None:
+def test_damage_is_made_good(kind: str, text: str | tuple[str, str] | None, cache: Cache) -> None:
     cache.do("one", "a")
     (place,) = (cache.memory / kind).glob("*/*")
     before = place.read_text()

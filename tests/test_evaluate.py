@@ -149,11 +149,8 @@ def test_mistakes_of_the_worst_classes_come_class_by_class() -> None:
 
 
 def test_images_are_found_by_id_and_shards_without_one_stay_unread(tmp_path: Path) -> None:
-    rows = [
-        image_row(image_id.encode(), "1.jpg", None, image_id=image_id)
-        for image_id in (f"{number:02x}{'0' * 62}" for number in range(0, 256, 40))
-    ]
-    ids = [row["image_id"] for row in rows]
+    ids = [f"{number:02x}{'0' * 62}" for number in range(0, 256, 40)]
+    rows = [image_row(each.encode(), "1.jpg", None, image_id=each) for each in ids]
     shards = shard_files(tmp_path / "shards", rows, 2)
     wanted = {ids[5], ids[0], ids[2], "no such image"}
     assert images_of(shards, wanted) == {i: i.encode() for i in sorted(wanted) if i in ids}
@@ -178,9 +175,8 @@ def test_scores_of_classes_are_scikit_learns() -> None:
 
 
 def test_summary_and_calibration_error_by_hand() -> None:
-    probabilities = np.array(
-        [[0.9, 0.1, 0], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]], np.float32
-    )
+    rows = [[0.9, 0.1, 0], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.1, 0.8]]
+    probabilities = np.array(rows, np.float32)
     labels = np.array([0, 1, 1, 2])
     found = summary(probabilities, labels, coarse=["x", "x", "y"], bins=10)
     assert (found["accuracy"], found["coarse_accuracy"], found["top5_accuracy"]) == (0.75, 1, 1)

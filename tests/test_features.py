@@ -98,11 +98,9 @@ class TestFisher:
         gamma = np.exp(log - log.max(axis=1, keepdims=True))
         gamma /= gamma.sum(axis=1, keepdims=True)
         z = (points[:, None] - means) / np.sqrt(variances)
-        n = len(points)
-        by_mean = (gamma[..., None] * z).sum(axis=0) / (n * np.sqrt(weights)[:, None])
-        by_variance = (gamma[..., None] * (z**2 - 1)).sum(axis=0) / (
-            n * np.sqrt(2 * weights)[:, None]
-        )
+        scale = len(points) * np.sqrt(weights)[:, None]
+        by_mean = (gamma[..., None] * z).sum(axis=0) / scale
+        by_variance = (gamma[..., None] * (z**2 - 1)).sum(axis=0) / (scale * np.sqrt(2))
         expected = np.concatenate([by_mean, by_variance]).ravel()
         expected = np.sign(expected) * np.sqrt(np.abs(expected))
         expected /= np.linalg.norm(expected)

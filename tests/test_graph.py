@@ -17,8 +17,7 @@ POINTS.flags.writeable = False
 
 
 def dense(graph: sparse.csr_matrix) -> NDArray[np.float64]:
-    matrix: NDArray[np.float64] = graph.toarray().astype(np.float64)
-    return matrix
+    return np.asarray(graph.toarray(), np.float64)
 
 
 class TestAffinity:

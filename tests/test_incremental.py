@@ -96,23 +96,18 @@ def inodes(world: World) -> dict[str, int]:
 
 
 def change(raw: Path, random: Random, number: int) -> None:
-    """Add, remove, relabel, replace or damage an image, or copy one."""
-    files = sorted(path for path in raw.rglob("*.jpg"))
-    chosen = random.choice(files)
+    """Add an image, or remove, relabel, replace, damage or copy one."""
+    chosen, folder = random.choice(sorted(raw.rglob("*.jpg"))), raw / random.choice("abc")
     data = jpeg(picture(random.randrange(10**6)))
-    match random.choice(["add", "remove", "relabel", "replace", "damage", "copy"]):
-        case "add":
-            put(raw, f"{random.choice('abc')}/new{number}.jpg", data)
-        case "remove":
-            chosen.unlink()
-        case "relabel":
-            chosen.rename(raw / random.choice("abc") / f"moved{number}.jpg")
-        case "replace":
-            chosen.write_bytes(data)
-        case "damage":
-            chosen.write_bytes(chosen.read_bytes()[:40])
-        case "copy":
-            shutil.copy(chosen, raw / random.choice("abc") / f"copy{number}.jpg")
+    deeds: list[Callable[[], object]] = [
+        lambda: put(folder, f"new{number}.jpg", data),
+        chosen.unlink,
+        lambda: chosen.rename(folder / f"moved{number}.jpg"),
+        lambda: chosen.write_bytes(data),
+        lambda: chosen.write_bytes(chosen.read_bytes()[:40]),
+        lambda: shutil.copy(chosen, folder / f"copy{number}.jpg"),
+    ]
+    random.choice(deeds)()
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (2, 3))])

@@ -142,9 +142,8 @@ class TestAlgorithms:
         for wanted in (8, 10):
             said: list[str] = []
             estimator = made(8, n_neighbors=wanted, warn=said.append)
-            assert said == [
-                f"train.n_neighbors is {wanted}, but there are only 8 training images; 7 is used"
-            ]
+            used = "but there are only 8 training images; 7 is used"
+            assert said == [f"train.n_neighbors is {wanted}, {used}"]
             *_, last = estimator.iter_fit(POINTS[:8], known, POINTS[:1])
             assert (last.labels != UNLABELED).all()
         assert made(8, n_neighbors=10, algorithm="supervised")  # which has no graph

@@ -215,9 +215,8 @@ def test_one_door(tmp_path: Path) -> None:
     assert batch.image_ids == [ids[image.path] for image in raw]
     assert len(said) == len(REFUSED) + len(NOTED)
     bad = write_batch(("batch", raw), params=PARAMS, folder=tmp_path)
-    assert {entry["path"]: entry["reason"] for entry in bad["quarantined"]} == {
-        name: reasons[ids[name]] for name in REFUSED
-    }
+    said_of = {entry["path"]: entry["reason"] for entry in bad["quarantined"]}
+    assert said_of == {name: reasons[ids[name]] for name in REFUSED}
     assert {entry["path"] for entry in bad["noted"]} == NOTED
     rows = read_table(tmp_path / "batch.parquet", ["path", "image"]).to_pylist()
     assert {row["path"]: row["image"] for row in rows} == seen

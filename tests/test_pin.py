@@ -78,9 +78,7 @@ def pipeline(folder: Path) -> list[str]:
 
 
 class TestSomebodyElsesProgram:
-    def test_has_the_pipelines_numbers_and_its_own_threads(
-        self, folder: Path, pipeline: list[str]
-    ) -> None:
+    def test_has_our_numbers_and_its_own_threads(self, folder: Path, pipeline: list[str]) -> None:
         seen = predict(folder, calls=6)
         assert seen["features"] == pipeline
         assert seen["said"] == []

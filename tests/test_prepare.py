@@ -73,8 +73,7 @@ def rows(output: Path) -> dict[str, dict[str, Any]]:
 
 
 def report(output: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((output / "report.json").read_text())
-    return value
+    return dict(json.loads((output / "report.json").read_text()))
 
 
 class TestShards:

@@ -11,14 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from grocery.monitoring.sequence import (
-    BINS,
-    LASTING,
-    WINDOWS,
-    Past,
-    binned,
-    judge_sequence,
-)
+from grocery.monitoring.sequence import BINS, LASTING, WINDOWS, Past, binned, judge_sequence
 from grocery.monitoring.signals import Signal, least_of
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
@@ -61,9 +54,7 @@ def past(rows: NDArray[np.float32], unreadable: int = 0, signals: Sequence[Signa
         pytest.param(40, PARAMS.significance, 25, 4, marks=pytest.mark.long),
     ],
 )
-def test_clean_batches_raise_no_more_alerts_than_is_said(
-    n: int, significance: float, sequences: int, most: int
-) -> None:
+def test_clean_batches_alert_rarely(n: int, significance: float, sequences: int, most: int) -> None:
     """Every sequence has a reference of its own: its chance is part of the guarantee."""
     params, alerts = PARAMS.model_copy(update={"significance": significance}), 0
     for seed in range(sequences):

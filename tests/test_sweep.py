@@ -188,9 +188,8 @@ def test_an_interrupted_sweep_goes_on_and_ends_as_if_it_had_not_been(tmp_path: P
     assert done.stderr == ""
     trials = trials_of(project, "resumed")
     assert [trial.state for trial in trials] == ["finished"] * 2
-    assert [trial.summary["val_accuracy"] for trial in trials] == [
-        trial.assignments["train.alpha"] for trial in trials
-    ]
+    found = [trial.summary["val_accuracy"] for trial in trials]
+    assert found == [trial.assignments["train.alpha"] for trial in trials]
     assert trials[0].assignments == trial.assignments
     assert names(project) == {trial.name for trial in trials}
     again = grocery(Project(project.path / "metrics"), "sweep", "../search.yaml", *options)
