@@ -160,6 +160,13 @@ def one_worker() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, in which the work is done."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 class Heard:
     """What a stage says, for tests to look at."""
 

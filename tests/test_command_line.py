@@ -49,9 +49,8 @@ NO_IMAGES: list[tuple[Any, str]] = [
 ]
 
 
-def test_what_the_model_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_model_predicts(here: Path) -> None:
     """One image is a list of one, and several are predicted in turn."""
-    monkeypatch.chdir(tmp_path)
     picture().save("photo.png")
     model = small_model()
     expected = model.predict([Path("photo.png")])

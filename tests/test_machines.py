@@ -88,13 +88,6 @@ def refused(address: str) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, in which the work is done."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_the_bytes_are_those_of_this_machine(project: Project, cluster: str) -> None:
     project.edit_params({"compute": {"workers": 0, "backend": "dask", "address": cluster}})
     with Client(cluster, set_as_default=False) as client:

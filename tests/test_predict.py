@@ -30,9 +30,8 @@ COMMAND = [sys.executable, "-m", "grocery.cli", "predict"]
 
 
 @pytest.fixture(autouse=True)
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+def model(here: Path) -> Model:
     """A model where the command looks for one, and images `0.png` to `3.png` beside it."""
-    monkeypatch.chdir(tmp_path)
     small_model().save(Path("models/release"))
     for seed in range(4):
         picture(seed).save(f"{seed}.png")

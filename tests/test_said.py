@@ -144,9 +144,7 @@ def test_every_stage_says_a_line_and_the_last_one_says_it_all(
         assert (project.path / page).is_file()
 
 
-def test_the_readme_shows_what_is_said_today(
-    built: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_readme_shows_what_is_said_today(built: Project, here: Path) -> None:
     """Of the recorded pipeline, but for confusions: what these are made from is not in git."""
     shown = (ROOT / "README.md").read_text().partition("```\n…\n")[2].partition("\n```")[0]
     found = {
@@ -161,10 +159,9 @@ def test_the_readme_shows_what_is_said_today(
         check["passed"] = True
     verdict["advice"] = [sentence.strip() for sentence in advice]
 
-    paths = SimpleNamespace(release=tmp_path / "models/release", monitor="metrics/monitor")
+    paths = SimpleNamespace(release=here / "models/release", monitor="metrics/monitor")
     write_json(paths.release / "verdict.json", verdict)
-    write_json(tmp_path / "metrics/evaluate.json", found["evaluate"])
-    monkeypatch.chdir(tmp_path)
+    write_json(here / "metrics/evaluate.json", found["evaluate"])
     assert shown.endswith(f"\n\n{said.summary()}")
     for stage in ("evaluate", "register", "monitor"):
         assert said.line(stage, paths, found[stage]) in shown.splitlines()

@@ -161,12 +161,11 @@ def test_neither_a_dataset_nor_what_describes_it_is_a_link(tmp_path: Path, name:
         open_source(folder)
 
 
-def test_the_first_stage_names_odd_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_stage_names_odd_files(here: Path) -> None:
     def refused(sentence: str) -> None:
         with pytest.raises(DataError, match=sentence):
             call_stage("source", DataParams(source="mine"))
 
-    monkeypatch.chdir(tmp_path)
     refused(r"^data/raw/mine is missing; data\.source can be ")
     folder = touch(Path("data/raw/mine"), "a/1.jpg", "b/1.jpg")
     odd = folder / "a/odd"
