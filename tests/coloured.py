@@ -1,7 +1,5 @@
 """A world of noisy pictures, each brighter in one colour, and a model of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

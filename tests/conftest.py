@@ -2,8 +2,6 @@
 
 # ruff: noqa: E402
 
-from __future__ import annotations
-
 from grocery.core.pin import KERNELS, pin
 
 pin()  # before anything loads numpy
@@ -140,7 +138,7 @@ class Project:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--allow-empty", "-m", message)
 
-    def copy(self, target: Path) -> Project:
+    def copy(self, target: Path) -> "Project":
         """The same checkout, with its cache, in another folder."""
         shutil.copytree(self.path, target, symlinks=True)
         return Project(target)

@@ -1,7 +1,5 @@
 """A project whose stages take no time, for what is about experiments and not about models."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Odd files that cameras, phones and tools really make, made here."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Mapping, Sequence

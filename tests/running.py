@@ -1,7 +1,5 @@
 """What runs on this machine, and waiting for it."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

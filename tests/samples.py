@@ -1,7 +1,5 @@
 """Small pictures, and datasets of them."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import shutil

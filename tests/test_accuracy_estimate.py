@@ -1,7 +1,5 @@
 """Accuracy without labels: right where it was tried out, honest about how sure it is, else none."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is remembered is what would be made; what would come out otherwise is made again."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

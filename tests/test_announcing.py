@@ -1,7 +1,5 @@
 """Alerts are announced at least once: after a kill, and after a receiver that did not answer."""
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

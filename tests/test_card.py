@@ -1,7 +1,5 @@
 """The dataset card: what it counts, what it suspects, and how it looks."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

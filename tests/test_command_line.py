@@ -1,7 +1,5 @@
 """What a person types, at the command line and at the model: it works, or says what to type."""
 
-from __future__ import annotations
-
 import io
 import re
 import shlex

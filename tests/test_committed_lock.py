@@ -1,7 +1,5 @@
 """What is recorded in git is what this machine builds. The whole pipeline, as it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from conftest import ROOT, checkout

@@ -1,7 +1,5 @@
 """Which of two models is better: against likelihoods that are maximised by force, and anew."""
 
-from __future__ import annotations
-
 import io
 import json
 from dataclasses import replace

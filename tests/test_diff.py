@@ -1,7 +1,5 @@
 """What changed between two revisions: on tables, on a real DVC repository, and on a terminal."""
 
-from __future__ import annotations
-
 import shutil
 from functools import partial
 from pathlib import Path

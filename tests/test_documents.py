@@ -1,7 +1,5 @@
 """What workflows, documents and benchmarks tell is there, and takes what it is given."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """The drift tests: right p-values, few false alarms, real shifts seen."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from functools import cache

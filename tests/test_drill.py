@@ -1,7 +1,5 @@
 """The drill on a real model: what it draws, and that it draws the same twice."""
 
-from __future__ import annotations
-
 import sys
 from argparse import Namespace
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Exact copies, perceptual hashes and groups of near duplicates."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

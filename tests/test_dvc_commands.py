@@ -1,7 +1,5 @@
 """DVC's commands as its own documentation teaches them: plain, in a clone, without a network."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from contextlib import suppress

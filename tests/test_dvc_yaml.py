@@ -1,7 +1,5 @@
 """dvc.yaml tells the whole truth about what each stage reads and writes, and no more."""
 
-from __future__ import annotations
-
 import importlib
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The estimators: scikit-learn's conventions, and scikit-learn's results where options coincide."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

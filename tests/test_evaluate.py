@@ -3,8 +3,6 @@
 On the model card nothing in a name becomes markup.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

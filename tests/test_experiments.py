@@ -1,7 +1,5 @@
 """Experiments: DVC's commands, the parameter sets, and several at a time, tracked by W&B."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

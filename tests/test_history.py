@@ -1,7 +1,5 @@
 """The history file: whole lines, one writer at a time, nothing ever lost."""
 
-from __future__ import annotations
-
 import errno
 import json
 import resource

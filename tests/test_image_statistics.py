@@ -1,7 +1,5 @@
 """What is said of a photograph must be so."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

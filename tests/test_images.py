@@ -1,7 +1,5 @@
 """Decoding odd and hostile files, the canonical image, and the one preprocessing."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

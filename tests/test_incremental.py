@@ -1,7 +1,5 @@
 """What has not changed is kept, and the bytes are those of a build from scratch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

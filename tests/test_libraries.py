@@ -1,7 +1,5 @@
 """The locks and the libraries whose versions decide bytes."""
 
-from __future__ import annotations
-
 import re
 from importlib.metadata import version
 from pathlib import Path

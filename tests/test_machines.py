@@ -1,7 +1,5 @@
 """Work on other machines: a real Dask scheduler and real workers, here on loopback."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

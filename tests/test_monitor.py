@@ -1,7 +1,5 @@
 """The monitor stage on real batches, with a real model."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """`grocery monitor`, as people and cron call it, on a real pipeline's batches and release."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The page over time, and what a browser makes of it: no script, no network, no overflow."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The encoder `onnx`: real small networks, made here and run by onnxruntime."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

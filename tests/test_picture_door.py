@@ -3,8 +3,6 @@
 The one door is shown for each case: shards, incoming batches, the model and the monitor agree.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

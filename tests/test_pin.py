@@ -1,7 +1,5 @@
 """The kernels behind a model's numbers, in fresh processes: the pipeline's, and somebody else's."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The pipeline as a whole: the same bytes on another processor, and precise. Real DVC and git."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

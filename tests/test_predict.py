@@ -1,7 +1,5 @@
 """`grocery predict`, as people and programs call it, on a small real model."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """The prepare stage, from raw files to shards, batches and the report."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

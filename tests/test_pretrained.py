@@ -1,7 +1,5 @@
 """`grocery backbone`: a package of weights to an ONNX file, and files that mean no good."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path

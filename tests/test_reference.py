@@ -1,7 +1,5 @@
 """The reference travels whole, and a damaged or foreign one is refused in one sentence."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The endpoint is moto's server, in a process of its own.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import socket

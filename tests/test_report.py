@@ -1,7 +1,5 @@
 """Pages: templates that escape everything, charts, and the monitor's page, which is whole."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser

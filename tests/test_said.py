@@ -1,7 +1,5 @@
 """What the pipeline tells a person: a line per stage, the summary, advice about poor numbers."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

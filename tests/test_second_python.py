@@ -1,7 +1,5 @@
 """Another supported Python, where one is installed, builds the same bytes from the same lock."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

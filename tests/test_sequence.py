@@ -1,7 +1,5 @@
 """Slightly odd batches in a row: false alarms within the guarantee, slight shifts seen soon."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import NormalDist

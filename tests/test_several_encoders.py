@@ -1,7 +1,5 @@
 """Several encoders side by side: small networks of test_onnx.py, and the colour histogram."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The readers of raw datasets, and what they refuse."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from unicodedata import normalize

@@ -1,7 +1,5 @@
 """Splits by content hash, and what may not cross them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext

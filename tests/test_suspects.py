@@ -1,7 +1,5 @@
 """How the search for wrong labels is divided, and what of it is kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`grocery sweep`: real searches of DVC experiments, stopped, failed, killed and resumed."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """The embedded dataset: every image follows from the recipe and its own name."""
 
-from __future__ import annotations
-
 import copy
 import json
 import pickle

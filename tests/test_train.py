@@ -1,7 +1,5 @@
 """What the train stage reads, what it says that a person should look at, and what it writes."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pages as their readers follow them: commands work, and print what is shown."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

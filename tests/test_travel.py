@@ -1,7 +1,5 @@
 """Data travels: of what has changed the changed shards, and all of it back in time."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

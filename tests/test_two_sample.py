@@ -1,7 +1,5 @@
 """Two-sample tests: uniform p-values without a shift, power with one, and the same every time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The thresholds of monitoring as params.yaml has them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from conftest import ROOT
