@@ -32,6 +32,7 @@ from grocery.parallel import sharing
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "benchmarks"))  # whose programs have tests, too
 HOME = tempfile.mkdtemp(prefix="grocery-tests-")  # nobody's git configuration reaches the tests
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 

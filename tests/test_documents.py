@@ -16,13 +16,10 @@ import yaml
 from dvc.cli import DvcParserError
 from dvc.cli.parser import get_main_parser
 from dvc.utils.flatten import flatten
+from mutants import Mutant, read_table
 
 from conftest import ROOT, Project
 from grocery.cli import build_parser
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from mutants import Mutant, read_table
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yml"))

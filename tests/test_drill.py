@@ -1,11 +1,10 @@
 """The drill on a real model: what it draws, and that it draws the same twice."""
 
-import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import drill  # type: ignore[import-not-found]
 import numpy as np
 import pytest
 from scipy import stats
@@ -33,17 +32,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drill() -> Iterator[Any]:
-    """The benchmark, a script, as a module."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    import drill as module  # type: ignore[import-not-found]
-
-    yield module
-    sys.path.remove(str(ROOT / "benchmarks"))
-
-
-@pytest.fixture(scope="module")
-def stage(release: Path, shards: Path, drill: Any) -> Any:
+def stage(release: Path, shards: Path) -> Any:
     tried = Reference.load(release / "reference")
     stage = drill.Stage(Model.load(release), shards, tried, images=60)
     stage.leave_out()
@@ -66,7 +55,7 @@ def test_no_image_is_in_batch_and_reference(stage: Any) -> None:
     stage.groups[:] = groups
 
 
-def test_what_batches_hold(stage: Any, drill: Any) -> None:
+def test_what_batches_hold(stage: Any) -> None:
     strange = stage.draw("unknown", 0.4, 30, 0)
     assert strange.loss == 0
     assert strange.accuracy < 0.65
@@ -83,7 +72,7 @@ def test_what_batches_hold(stage: Any, drill: Any) -> None:
     assert (dark.logits != other.logits).any()
 
 
-def test_several_pictures_of_one_thing_are_one(drill: Any) -> None:
+def test_several_pictures_of_one_thing_are_one() -> None:
     """Or the tests take copies for so many independent images."""
     images = SyntheticSource(ROOT / "data/raw/synthetic").images()
     things = [decode(image.read(), max_pixels=10**6) for image in images[:200:20]]
@@ -101,7 +90,7 @@ def test_clopper_pearson(k: int, n: int) -> None:
     assert clopper_pearson(k, n) == pytest.approx(tuple(expected))
 
 
-def test_the_table_says_what_was_found(drill: Any) -> None:
+def test_the_table_says_what_was_found() -> None:
     fine = {"verdict": "watch", "alerts": [], "accuracy": 0.7, "loss": 0.1}
     said = fine | {"estimate": 0.72, "interval": (0.6, 0.8)}
     wrong = fine | {"verdict": "alert", "estimate": 0.6, "interval": (0.5, 0.65)}
@@ -115,7 +104,7 @@ def test_the_table_says_what_was_found(drill: Any) -> None:
 
 @pytest.mark.parametrize("all_shifts", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_the_command(
-    drill: Any, release: Path, shards: Path, all_shifts: bool, capsys: pytest.CaptureFixture[str]
+    release: Path, shards: Path, all_shifts: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = {"params": ROOT / "params.yaml", "batches": 1, "images": 30, "size": 20, "json": None}
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,7 @@
 """Exact copies, perceptual hashes and groups of near duplicates."""
 
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,12 @@ from grocery.data import near_duplicates
 from grocery.data.duplicates import exact_copies, perceptual_hash
 from grocery.data.near_duplicates import COLOUR_TOLERANCE, NearDuplicates
 from grocery.images.raw import RawImage
-from samples import jpeg
+from samples import jpeg, picture
 
 BITS = 8
 
 
-def scene(seed: int) -> Image.Image:
-    """A smooth random picture with structure at the scale of a photograph's objects."""
-    noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC)
+scene = partial(picture, size=(160, 120))
 
 
 def grouped(*images: Image.Image, max_bits: int = BITS) -> list[list[int]]:
@@ -52,7 +50,7 @@ class TestHash:
         ],
     )
     def test_survives_what_leaves_the_photograph_the_same(self, change: Any) -> None:
-        pairs = [picture for s in range(5) for picture in (scene(s), change(scene(s)))]
+        pairs = [image for s in range(5) for image in (scene(s), change(scene(s)))]
         assert grouped(*pairs) == [[2 * s, 2 * s + 1] for s in range(5)]
 
     def test_different_photographs_are_no_duplicates(self) -> None:

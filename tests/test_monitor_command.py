@@ -19,6 +19,7 @@ from grocery.synthetic.source import FLAWS
 from registry_project import Said, grocery
 from samples import jpeg, picture, put
 from test_monitor import write_batch
+from test_predict import documents
 
 NO_UTF8 = os.fsdecode(b"caf\xe9")
 INCOMING = "data/prepared/incoming"
@@ -30,10 +31,6 @@ def monitor(project: Project, *arguments: str | Path, code: int = 0) -> Said:
     said = grocery(project, "monitor", *map(str, arguments))
     assert said.code == code, said.err
     return said
-
-
-def documents(said: Said) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in said.out.splitlines()]
 
 
 def recorded(built: Project) -> dict[str, Any]:
