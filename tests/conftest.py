@@ -27,6 +27,7 @@ from filelock import FileLock
 from grocery import action_cache, runner
 from grocery.contents import read_content
 from grocery.parallel import sharing
+from grocery.synthetic.source import SyntheticSource
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -233,6 +234,20 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
             make(folder)
             complete.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded() -> SyntheticSource:
+    """The embedded dataset as it is."""
+    return SyntheticSource(ROOT / "data/raw/synthetic")
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of the world of coloured pictures. Copy it; do not change it."""
+    from coloured import write_release  # not all processes of tests need it
+
+    return once(tmp_path_factory, "coloured", write_release)
 
 
 def build_tiny(folder: Path) -> None:

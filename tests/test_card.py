@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from conftest import ROOT, call_stage
+from conftest import call_stage
 from grocery.card.contact_sheet import SIDE, choose, contact_sheet, thumbnails
 from grocery.card.numbers import Suspect, content_digest, dataset_card, read_report, read_rows
 from grocery.card.page import pictures_per_class, render
@@ -55,11 +55,6 @@ def prepared(image: RawImage) -> dict[str, Any] | None:
     phash = perceptual_hash(Image.fromarray(pixels(done.jpeg)))
     row = image_row(done.jpeg, image.path, image.label, coarse=image.coarse, split=split)
     return row | {"image_id": done.image_id, "phash": phash}
-
-
-@pytest.fixture(scope="module")
-def embedded() -> SyntheticSource:
-    return SyntheticSource(ROOT / "data/raw/synthetic")
 
 
 @pytest.fixture(scope="module")

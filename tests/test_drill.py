@@ -9,19 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from coloured import write_release, write_shards
-from conftest import ROOT, once
+from coloured import write_shards
+from conftest import ROOT
 from grocery.core.intervals import clopper_pearson
 from grocery.images.decoding import canonical, decode
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
 from grocery.settings import load
 from grocery.synthetic.source import SyntheticSource
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return once(tmp_path_factory, "coloured", write_release)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +67,9 @@ def test_what_batches_hold(stage: Any) -> None:
     assert (dark.logits != other.logits).any()
 
 
-def test_several_pictures_of_one_thing_are_one() -> None:
+def test_several_pictures_of_one_thing_are_one(embedded: SyntheticSource) -> None:
     """Or the tests take copies for so many independent images."""
-    images = SyntheticSource(ROOT / "data/raw/synthetic").images()
+    images = embedded.images()
     things = [decode(image.read(), max_pixels=10**6) for image in images[:200:20]]
     shelf = [
         canonical(drill.copied(thing, place, number), size=224, quality=92)

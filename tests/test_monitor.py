@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coloured import CLASSES, pictures, write_release
-from conftest import Heard, call_stage, once, refusal
+from coloured import CLASSES, pictures
+from conftest import Heard, call_stage, refusal
 from grocery.core.errors import DataError, ModelError
 from grocery.inbox import timeline
 from grocery.inbox.history import History
@@ -40,11 +40,6 @@ def write_batch(
     columns = [ids, paths, labels or [None] * len(jpegs), list(jpegs)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, pa.table(columns, schema=BATCH_SCHEMA), preprocessing)
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return once(tmp_path_factory, "coloured", write_release)
 
 
 @pytest.fixture(scope="module")

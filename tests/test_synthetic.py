@@ -36,11 +36,6 @@ def tiny(tmp_path: Path) -> SyntheticSource:
     return source(tmp_path / "tiny", TINY)
 
 
-@pytest.fixture(scope="module")
-def embedded() -> SyntheticSource:
-    return SyntheticSource(ROOT / "data/raw/synthetic")
-
-
 def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(decode(data, max_pixels=10**6), dtype=np.float64)
 
