@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +22,13 @@ from grocery.core.pin import KERNELS
 ARTIFACT = "grocery-classifier"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Said:
     """How a command ended and what it said."""
 
-    code: int
-    out: str
-    err: str
+    code: int = 0
+    out: str = ""
+    err: str = ""
 
     @property
     def document(self) -> Any:
@@ -132,11 +132,10 @@ def put_back(*projects: Project) -> Iterator[None]:
 
 
 @contextmanager
-def inside(folder: Path, **changes: str) -> Iterator[None]:
-    """In another folder, with the environment of the tests' commands and a cache of its own."""
+def standing_in(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
+    """In another folder, with this environment."""
+    wanted = variables | KERNELS  # numpy is loaded
     with pytest.MonkeyPatch.context() as patch:
-        kept = KERNELS | {"XDG_CACHE_HOME": str(folder.parent / "cache")}  # numpy is loaded
-        wanted = environment(**kept | changes)
         for name in os.environ.keys() - wanted.keys():
             patch.delenv(name)
         for name, value in wanted.items():
@@ -145,15 +144,31 @@ def inside(folder: Path, **changes: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def inside(folder: Path, **changes: str) -> Iterator[None]:
+    """In another folder, with the environment of the tests' commands and a cache of its own."""
+    cache = {"XDG_CACHE_HOME": str(folder.parent / "cache")}
+    with standing_in(folder, environment(**cache | changes)):
+        yield
+
+
+@contextmanager
+def listening() -> Iterator[Said]:
+    """How the block ends, as a command, and what it says; it is known after the block."""
+    said, out, err = Said(), io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            yield said
+        except SystemExit as end:
+            said.code = end.code if isinstance(end.code, int) else 0
+    said.out, said.err = out.getvalue(), err.getvalue()
+
+
 def grocery(project: Project, *arguments: str, **changes: str) -> Said:
     """Run a `grocery` command in this process, which has loaded DVC already."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with inside(project.path, **changes), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main(arguments)
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-    return Said(code, out.getvalue(), err.getvalue())
+    with inside(project.path, **changes), listening() as said:
+        main(arguments)
+    return said
 
 
 def git(project: Project, *arguments: str) -> str:

@@ -30,7 +30,7 @@ from grocery.settings import load
 from grocery.tracking import sync
 from grocery.tracking.provenance import project_root
 from grocery.tracking.worker import call
-from registry_project import object_of
+from registry_project import listening, object_of
 from wandb_pipeline import (
     REGISTRY,
     World,
@@ -39,7 +39,6 @@ from wandb_pipeline import (
     inside,
     killed_when_silent,
     links,
-    listening,
     offline,
     synchronize,
     versions,
@@ -130,10 +129,10 @@ def here(
 
 def do(folder: Path, server: WandbServer | None, *steps: str, **changes: str) -> Sequence[str]:
     """Do steps to the registry of a repository; what they said, a line each."""
-    with listening(folder, server, **changes) as said:
+    with inside(folder, server, **changes), listening() as said:
         act(*steps)
-    assert said.stderr == ""
-    return [line for line in said.stdout.splitlines() if line]
+    assert said.err == ""
+    return [line for line in said.out.splitlines() if line]
 
 
 def start(folder: Path, server: WandbServer, *steps: str) -> subprocess.Popen[str]:
@@ -213,16 +212,16 @@ def online(once: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_offline_and_synchronised_is_the_same_as_online(
     offline_story: Path, server_apart: WandbServer, online: World
 ) -> None:
-    planned = synchronize(offline_story, None, "--dry-run").stdout.splitlines()
+    planned = synchronize(offline_story, None, "--dry-run").out.splitlines()
     assert planned[:2] == ["registry: register v1.0.0", "registry: assign production v1.0.0"]
     assert len(planned) == len(STEPS)
     done = synchronize(offline_story, server_apart)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "7 of 7 sent\n", "")
+    assert (done.code, done.out, done.err) == (0, "7 of 7 sent\n", "")
     assert server_apart.state() == online.server.state()
     assert server_apart.errors == []
 
     seen = len(server_apart.requests)
-    assert synchronize(offline_story, server_apart).stdout == "nothing waits to be sent\n"
+    assert synchronize(offline_story, server_apart).out == "nothing waits to be sent\n"
     assert len(server_apart.requests) == seen
 
 
@@ -236,7 +235,7 @@ def test_a_release_of_a_tracked_stage_is_left_to_its_run_and_linked_as_that_has_
         f"offline; {LATER}"
     )
     done = synchronize(folder, server)
-    assert (done.stdout, done.stderr) == ("3 of 3 sent\n", "")
+    assert (done.out, done.err) == ("3 of 3 sent\n", "")
     assert do(folder, server, "assign:production:v1.0.0", "status") == ["W&B: 1 change"]
     assert links(server) == [{"candidate", "latest", "v1.0.0", "production"}]
     with asking(server, folder) as api:
@@ -260,7 +259,7 @@ def test_the_tags_of_the_remote_count_not_those_that_this_clone_happens_to_have(
     Project(other).run("git", "fetch", "--quiet", "--tags", "origin")
     shutil.copytree(folder / ".dvc/cache", other / ".dvc/cache")
     assert do(other, server, "assign:production:v1.1.0") == ["W&B: 3 changes"]
-    assert synchronize(folder, server).stdout == "3 of 3 sent\n"
+    assert synchronize(folder, server).out == "3 of 3 sent\n"
     assert links(server) == [{"v1.0.0"}, {"v1.1.0", "latest", "production"}]
 
     (tmp_path / "origin").rename(tmp_path / "elsewhere")
@@ -347,7 +346,7 @@ def test_killed_at_any_point_it_can_be_repeated(
         assert sum("production" in link for link in links(server_apart)) <= 1
     assert kills >= min(len(points), 5)
     with in_this_process():
-        assert synchronize(offline_story, server_apart).returncode == 0
+        assert synchronize(offline_story, server_apart).code == 0
     state, expected = server_apart.state(), online.server.state()
     assert state["links"] == expected["links"]
     assert state["artifacts"] == expected["artifacts"]
@@ -377,7 +376,7 @@ def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
     assert len(Notes(offline_story).waiting()) == len(STEPS)
     server_apart.heal()
     with in_this_process():
-        assert synchronize(offline_story, server_apart).stdout == "7 of 7 sent\n"
+        assert synchronize(offline_story, server_apart).out == "7 of 7 sent\n"
     assert links(server_apart) == STORY[-1][1]
 
 
@@ -395,10 +394,10 @@ def test_neither_a_release_that_cannot_be_had_nor_a_broken_run_holds_up_other_re
     steps = ["register:v1.0.0:red", "register:v1.1.0:blue", "register:v1.2.0:empty"]
     do(folder, None, *steps, WANDB_MODE="offline")
     done = synchronize(folder, server)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: sync: v1.0.0 is not linked, and W&B cannot be told: ")
+    assert done.code == 1
+    assert done.err.startswith("error: sync: v1.0.0 is not linked, and W&B cannot be told: ")
     assert links(server) == [{"latest", "v1.1.0"}]
-    waiting = synchronize(folder, server, "--dry-run").stdout.splitlines()
+    waiting = synchronize(folder, server, "--dry-run").out.splitlines()
     assert waiting[0] == f"{broken}: cannot be read"
     assert len(waiting) == 1 + len(steps), "it is not known which of them are told"
     empty, lost = do(folder, server, "status")

@@ -212,11 +212,11 @@ def test_what_an_offline_run_will_bring_is_not_brought_by_another(
 ) -> None:
     offline(tmp_path, "prepare")
     done = pipeline(tmp_path, server, "train")
-    assert done.stderr == (
+    assert done.err == (
         "warning: W&B: dataset is not linked yet (the run that made it is kept offline); "
         "`grocery sync` will do it\n"
     )
-    assert synchronize(tmp_path, server).stdout == "2 of 2 sent\n"
+    assert synchronize(tmp_path, server).out == "2 of 2 sent\n"
     assert "team/grocery/dataset:v0" in server.state()["runs"][RUN + "prepare"]["logs"]
     assert uses(server, "train") == ["team/grocery/dataset:v0"]
     assert versions(server, "dataset")["v0"]["metadata"]["images"] == 3
@@ -265,10 +265,10 @@ def test_the_stages_do_not_notice_and_nothing_is_lost(
         folder, server = world.folder, world.server
         server.fail(mode, **how)
         done = pipeline(folder, server, *stages, timeout=2)
-        assert done.stdout == ""
+        assert done.out == ""
         assert (folder / "classifier/weights").read_text() == "red"
 
-        warnings = done.stderr.splitlines()
+        warnings = done.err.splitlines()
         assert 1 <= len(warnings) <= len(stages), "one warning a stage at most"
         assert all(line.startswith("warning: W&B: ") for line in warnings)
         assert all(line.endswith((OFFLINE, LATER)) for line in warnings)
@@ -281,8 +281,8 @@ def test_the_stages_do_not_notice_and_nothing_is_lost(
         server.heal()
         assert server.state() != expected, "the outage did no harm"
         sync = synchronize(folder, server)
-        assert (sync.returncode, sync.stderr) == (0, "")
-        assert " sent\n" in sync.stdout
+        assert (sync.code, sync.err) == (0, "")
+        assert " sent\n" in sync.out
         assert server.state() == expected
         again = sorted((folder / "wandb").glob("run-*"))
         assert again == online, "what was kept was not whole, and a run was made again"

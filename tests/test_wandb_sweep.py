@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from grocery.tracking.sync import waiting_runs
 from laboratory import make_laboratory
 from registry_project import grocery
 from running import processes, wait_for
-from wandb_pipeline import pipeline, synchronize, variables
+from wandb_pipeline import begin, pipeline, synchronize
 from wandb_server import WandbServer
 
 STANDALONE = ".dvc/tmp/exps/standalone"  # where DVC keeps the folders of running experiments
@@ -72,17 +71,10 @@ def agent(
     server: WandbServer, project: Project, sweep: str, *options: str
 ) -> Iterator[subprocess.Popen[str]]:
     """`wandb agent` at work; it is ended with the block, and its trials with it."""
-    env = variables(project.path.parent, server, WANDB_ERROR_REPORTING="false")
-    env["PYTHONPATH"] = f"{project.path}{os.pathsep}{env['PYTHONPATH']}"  # its own code first
-    process = subprocess.Popen(
-        [sys.executable, "-m", "wandb", "agent", *options, f"team/grocery/{sweep}"],
-        cwd=project.path,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = ("-m", "wandb", "agent", *options, f"team/grocery/{sweep}")
+    code = f"{project.path}{os.pathsep}{ROOT}"  # its own comes first
+    env = known(server) | {"PYTHONPATH": code, "HOME": str(project.path.parent)}
+    process = begin(project.path, server, *command, env=env, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
@@ -267,15 +259,9 @@ def hand_out(server: WandbServer) -> str:
 def test_a_trial_that_is_stopped_from_wandb_ends(slow: Project) -> None:
     with WandbServer() as server:
         sweep = hand_out(server)
-        trial = subprocess.Popen(
-            ["grocery", "trial", "--train.alpha=0.9"],
-            cwd=slow.path,
-            env=environment(**known(server), WANDB_SWEEP_ID=sweep, WANDB_RUN_ID="pressed"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = ("-m", "grocery.cli", "trial", "--train.alpha=0.9")
+        handed_out = {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": "pressed"}
+        trial = begin(slow.path, server, *command, env=known(server) | handed_out)
         runs = server.store.all_projects["team", "grocery"].runs_by_name
         run = wait_for(lambda: runs.get("pressed"))
         run.stopped = True  # the button in the app; the SDK hears of it within 15 s
@@ -300,11 +286,11 @@ def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) ->
         }
         server.fail("refuse")
         done = pipeline(tmp_path, server, "train", **handed_out)
-        assert (done.returncode, done.stderr.count("the run is kept offline")) == (0, 1)
+        assert (done.code, done.err.count("the run is kept offline")) == (0, 1)
         server.heal()
         runs = server.store.all_projects["team", "grocery"].runs_by_name
         assert runs == {}
-        assert synchronize(tmp_path, server).returncode == 0
+        assert synchronize(tmp_path, server).code == 0
         run = runs["fromsweep"]
         assert (run.state, run.job_type, run.sweep_name) == ("finished", "train", sweep)
         assert run.config_values["train.alpha"]["value"] == 0.5

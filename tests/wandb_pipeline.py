@@ -13,21 +13,20 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from conftest import ROOT, environment
 from grocery.cli import main
-from grocery.core.pin import KERNELS
 from grocery.settings import TrackingParams
 from grocery.tracking import artifacts
 from grocery.tracking.process import end_whole
 from grocery.tracking.run import StageRun, stage_run
+from registry_project import Said, listening, standing_in
 from running import wait_for
 from wandb_server import WandbServer
 
@@ -102,23 +101,18 @@ def run_stages(tracking: TrackingParams, word: str, stages: Sequence[str]) -> No
 
 def variables(folder: Path, server: WandbServer | None, **changes: str) -> dict[str, str]:
     """The environment of a command in `folder`, which may know the server and its key."""
-    known = environment(**(server.environment() if server else {}), **changes)
+    own = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HOME": str(folder)}
+    known = environment(**own | (server.environment() if server else {}) | changes)
     if "WANDB_MODE" not in changes:
         del known["WANDB_MODE"]
-    return known | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HOME": str(folder)}
+    return known
 
 
 @contextmanager
 def inside(folder: Path, server: WandbServer | None = None, **changes: str) -> Iterator[None]:
     """In `folder`, with that environment; what W&B remembers of a key is forgotten in the end."""
-    wanted = variables(folder, server, **changes) | KERNELS  # numpy is loaded
     folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ.keys() - wanted.keys():
-            patch.delenv(name)
-        for name, value in wanted.items():
-            patch.setenv(name, value)
-        patch.chdir(folder)
+    with standing_in(folder, variables(folder, server, **changes)):
         try:
             yield
         finally:
@@ -171,22 +165,6 @@ def links(server: WandbServer) -> list[set[str]]:
     return [set(link["aliases"]) for link in found.values()]
 
 
-Said = subprocess.CompletedProcess[str]
-
-
-@contextmanager
-def listening(folder: Path, server: WandbServer | None, **changes: str) -> Iterator[Said]:
-    """In `folder`, see `inside`: how the block ends, as a command, and what it says."""
-    out, err = io.StringIO(), io.StringIO()
-    said = Said((), 0)
-    with inside(folder, server, **changes), redirect_stdout(out), redirect_stderr(err):
-        try:
-            yield said
-        except SystemExit as end:
-            said.returncode = end.code if isinstance(end.code, int) else 0
-    said.stdout, said.stderr = out.getvalue(), err.getvalue()
-
-
 def pipeline(
     folder: Path,
     server: WandbServer | None,
@@ -197,7 +175,7 @@ def pipeline(
     **changes: str,
 ) -> Said:
     """Run stages (all by default) in `folder`, tracking at the server."""
-    with listening(folder, server, **changes) as said:
+    with inside(folder, server, **changes), listening() as said:
         run_stages(settings(timeout, upload), word, stages or STAGES)
     return said
 
@@ -209,7 +187,7 @@ def offline(folder: Path, *stages: str, **options: str) -> None:
 
 def synchronize(folder: Path, server: WandbServer | None, *options: str) -> Said:
     """Run `grocery sync` in `folder`."""
-    with listening(folder, server) as said:
+    with inside(folder, server), listening() as said:
         main(["sync", *options])
     return said
 
@@ -279,4 +257,4 @@ def killed_when_silent(process: subprocess.Popen[str], server: WandbServer, seen
 
 def silent(done: Said) -> None:
     """Require that a command went well and had nothing to say."""
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.code, done.out, done.err) == (0, "", "")

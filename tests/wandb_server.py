@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from wandb_server_graphql import execute, operation_name
 from wandb_server_http import KEY, Fault, Listener, Request, refusal
+from wandb_server_model import WandbError
 from wandb_server_state import Painter
 from wandb_server_store import Store
-from wandb_server_types import WandbError
 
 
 class WandbServer:

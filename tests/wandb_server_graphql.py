@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +13,6 @@ from typing import Any
 import graphql
 
 from wandb_server_store import Store
-from wandb_server_types import snake
 
 SCHEMA = Path(__file__).with_name("wandb_server.graphql")
 
@@ -55,7 +55,7 @@ def _schema() -> graphql.GraphQLSchema:
     for kind in schema.type_map.values():
         if isinstance(kind, graphql.GraphQLInputObjectType):
             for name, field in kind.fields.items():
-                field.out_name = snake(name)
+                field.out_name = _snake(name)
     return schema
 
 
@@ -66,8 +66,20 @@ def _parsed(query: str) -> tuple[graphql.DocumentNode, list[graphql.GraphQLError
 
 
 def _resolve(source: Any, info: graphql.GraphQLResolveInfo, **arguments: Any) -> Any:
-    """A field; one that the store does not keep is null, which the schema may forbid."""
-    name = snake(info.field_name)
+    """A field; one that the store does not keep is null, which the schema may forbid.
+
+    A connection is the store's list, all of it on one page: no list is as long as the SDK asks for.
+    """
+    name = _snake(info.field_name)
     value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-    given = {snake(name): argument for name, argument in arguments.items()}
-    return value(**given) if callable(value) else value
+    if callable(value):
+        value = value(**{_snake(name): argument for name, argument in arguments.items()})
+    kind = graphql.get_named_type(info.return_type).name
+    if kind.endswith("Connection") and isinstance(value, list | tuple):
+        edges = [{"node": node} for node in value]
+        return {"total_count": len(edges), "page_info": {"has_next_page": False}, "edges": edges}
+    return value
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from wandb_server_graphql import operation_name
-from wandb_server_types import WandbError
+from wandb_server_model import WandbError
 
 if TYPE_CHECKING:
     from wandb_server import WandbServer

@@ -13,14 +13,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from wandb_server_artifacts import (
+from wandb_server_model import (
     Artifact,
     ArtifactCollection,
     ArtifactCollectionMembership,
     ArtifactPortfolio,
     ArtifactSequence,
+    Run,
 )
-from wandb_server_runs import Run
 from wandb_server_store import Store
 
 # Values of history and summary that W&B takes from the clock: time of day, seconds since the start,
@@ -120,8 +120,8 @@ class Painter:
                 for name, content in run.contents.items()
                 if name not in GENERATED
             },
-            "uses": sorted(self._label(artifact) for artifact in run.inputs),
-            "logs": sorted(self._label(artifact) for artifact in run.outputs),
+            "uses": sorted(self._label(artifact) for artifact in run.input_artifacts),
+            "logs": sorted(self._label(artifact) for artifact in run.output_artifacts),
         }
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:

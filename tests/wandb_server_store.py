@@ -1,34 +1,191 @@
-"""What the W&B server does with artifacts, their aliases and links, and the lineage of runs.
+"""What the W&B server does with accounts, runs, sweeps and artifacts, without GraphQL and HTTP.
 
-`Store` is GraphQL's roots Query and Mutation in one. Every change is appended to `Store.changes` as
-one line; a request that changes nothing adds none.
+`Store` is GraphQL's roots Query and Mutation in one. What must not happen twice (a version of an
+artifact, a use, a link, an alias) is appended to `Store.changes` as one line.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from secrets import token_hex
 from typing import Any, TypeVar
 
-from wandb_server_artifacts import (
+from wandb_server_model import (
+    USER,
+    Agent,
     Artifact,
     ArtifactCollection,
     ArtifactCollectionMembership,
     ArtifactPortfolio,
     ArtifactSequence,
+    Entity,
+    File,
+    Project,
+    Run,
+    Sweep,
+    WandbError,
+    md5,
 )
-from wandb_server_runs import Project
-from wandb_server_store_runs import RunStore
-from wandb_server_types import File, WandbError, connection, md5
 
 C = TypeVar("C", bound=ArtifactCollection)
 
+ORG_ENTITY = "example-groceries"  # the one organisation's, which owns the registries
 
-class Store(RunStore):
+# What the SDK may do with this server; W&B's own newest servers switch on the same.
+FEATURES = (
+    "LARGE_FILENAMES",
+    "ARTIFACT_TAGS",
+    "CLIENT_IDS",
+    "ARTIFACT_COLLECTION_MEMBERSHIP_FILES",
+    "ARTIFACT_COLLECTION_MEMBERSHIP_FILE_DOWNLOAD_HANDLER",
+    "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
+    "PROJECT_ARTIFACT_COLLECTION_MEMBERSHIP",
+    "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE",
+    "ARTIFACT_V2_DOWNLOAD_HANDLER_SUPPORTS_ARTIFACT_ID",
+)
+
+# The arguments of `upsertBucket` that only the start of a run sends.
+ATTRIBUTES = {
+    "display_name": "display_name",
+    "group_name": "group",
+    "job_type": "job_type",
+    "tags": "tags",
+    "commit": "commit",
+}
+
+
+class Store:
     """Everything that the server keeps and can do."""
+
+    def __init__(self, entity: str) -> None:
+        self.default_entity = entity
+        self.url = ""  # where files are up- and downloaded; the server knows it
+        self.changes: list[str] = []
+        self.all_projects: dict[tuple[str, str], Project] = {}
+        self.all_artifacts: dict[str, Artifact] = {}
+        self.all_agents: dict[str, Agent] = {}
+        self.by_client_id: dict[str, Artifact | ArtifactSequence] = {}
+        self._project(ORG_ENTITY, "wandb-registry-model")  # every organisation has it
+
+    # Queries
+
+    def viewer(self) -> dict[str, Any]:
+        entity = self.default_entity
+        teams = [Entity(entity)]
+        return {"id": USER, "username": USER, "flags": "{}", "entity": entity, "teams": teams}
+
+    def server_info(self) -> dict[str, Any]:
+        return {"features": [{"name": name, "is_enabled": True} for name in FEATURES]}
+
+    def entity(self, name: str) -> dict[str, Any]:
+        """Of a team, the one organisation that every team belongs to."""
+        return {"organization": {"name": "Example Groceries", "org_entity": Entity(ORG_ENTITY)}}
+
+    def project(self, name: str, entity_name: str) -> Project | None:
+        return self.all_projects.get((entity_name, name))
 
     def artifact(self, id: str) -> Artifact | None:
         return self.all_artifacts.get(id)
+
+    # Runs
+
+    def upsert_bucket(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        given = {key: value for key, value in input.items() if value is not None}
+        project = self._project(given.get("entity_name"), given["model_name"])
+        run, inserted = project.run(given["name"]), False
+        updates = {own: given[key] for key, own in ATTRIBUTES.items() if key in given}
+        if run is None:
+            run, inserted = Run(project, given["name"]), True
+            project.runs_by_name[run.name] = run
+        elif updates:  # one that starts under the id of another, without `resume`, replaces it
+            updates |= {"lines": {}, "state": "running", "exit_code": None}
+        if "config" in given:
+            updates["config_values"] = json.loads(given["config"])
+        if "sweep" in given:
+            updates["sweep"] = self._sweep(project, given["sweep"])
+        for name, value in updates.items():
+            setattr(run, name, value)
+        return {"bucket": run, "inserted": inserted}
+
+    def file_stream(
+        self, entity: str, project: str, name: str, chunk: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Take in what a run logs; the lines of a file from an offset on replace those there."""
+        run = self._run(entity, project, name)
+        for file_name, part in chunk.get("files", {}).items():
+            if file_name == "wandb-summary.json":  # the whole of it, every time
+                run.summary = json.loads(part["content"][-1])
+            else:
+                lines, offset = run.lines.get(file_name, []), part["offset"]
+                if offset > len(lines):
+                    raise WandbError(f"{file_name}: line {offset} of {len(lines)} is too far")
+                run.lines[file_name] = [*lines[:offset], *part["content"]]
+        run.state, run.exit_code = "running", None
+        if chunk.get("complete"):
+            run.exit_code = chunk.get("exitcode", 0)
+            failed = "killed" if run.stopped else "failed"
+            run.state = failed if run.exit_code else "finished"
+        return {"limits": {}, "stopped": run.stopped}
+
+    def create_run_files(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        run = self._run_of(input)
+        files = [run.file(name) for name in input["files"]]
+        return {"run_id": run.id, "upload_headers": [], "files": files}
+
+    def notify_scriptable_run_alert(self, input: Mapping[str, Any]) -> dict[str, bool]:
+        """Send an alert, once of each title: W&B waits a minute, and no test takes so long."""
+        run = self._run_of(input)
+        if input["title"] not in [alert["title"] for alert in run.alerts]:
+            run.alerts.append({name: input[name] for name in ("title", "text", "severity")})
+        return {"success": True}
+
+    def put_run_file(
+        self, entity: str, project: str, run_name: str, name: str, body: bytes
+    ) -> None:
+        self._run(entity, project, run_name).contents[name] = body
+
+    # Sweeps
+
+    def upsert_sweep(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        project = self._project(input.get("entity_name"), input["project_name"])
+        if input.get("id"):
+            sweep = self._sweep(project, input["id"])
+            sweep.state = input["state"]
+        else:
+            name = token_hex(4)
+            sweep = project.sweeps[name] = Sweep(project, name, input["config"])
+        return {"sweep": sweep, "config_validation_warnings": []}
+
+    def create_agent(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        project = self.all_projects[input["entity_name"], input["project_name"]]
+        agent = Agent(self._sweep(project, input["sweep"]))
+        self.all_agents[agent.id] = agent
+        return {"agent": agent}
+
+    def agent_heartbeat(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        """What an agent is to do; it names the runs whose processes live."""
+        agent = self.all_agents[input["id"]]
+        alive = json.loads(input["run_state"])
+        return {"agent": agent, "commands": json.dumps(self._commands(agent, alive))}
+
+    @staticmethod
+    def _commands(agent: Agent, alive: Mapping[str, bool]) -> list[dict[str, Any]]:
+        sweep = agent.sweep
+        if alive and sweep.state != "CANCELED":
+            stopped = [run.name for run in agent.runs if run.stopped and run.name in alive]
+            return [{"type": "stop", "run_id": name} for name in stopped]
+        if sweep.state != "RUNNING" or not sweep.grid:
+            return [{"type": "exit"}]
+        arguments = {name: {"value": value} for name, value in sweep.grid.pop(0).items()}
+        name = token_hex(4)
+        run = Run(sweep.project, name, state="pending", config_values=arguments, sweep=sweep)
+        sweep.project.runs_by_name[name] = run
+        agent.runs.append(run)
+        return [{"type": "run", "run_id": name, "program": None, "args": arguments}]
+
+    # Artifacts
 
     def create_artifact(self, input: Mapping[str, Any]) -> dict[str, Any]:
         """A version to be filled, or the one of the collection that has the same digest."""
@@ -42,12 +199,11 @@ class Store(RunStore):
             sequence.by_digest[artifact.digest] = self.all_artifacts[artifact.id] = artifact
         if artifact.state == "PENDING":  # new, or left behind by somebody who was interrupted
             if input.get("run_name"):
-                keys = ("entity_name", "project_name", "run_name")
-                artifact.created_by = self._run(*(input[key] for key in keys))
+                artifact.created_by = self._run_of(input)
             artifact.metadata = input.get("metadata")
             artifact.pending_aliases = aliases
         else:
-            self._assign(artifact.memberships[0], aliases)
+            self._assign(artifact.artifact_memberships[0], aliases)
         clients = {"client_id": artifact, "sequence_client_id": sequence}
         self.by_client_id |= {input[key]: item for key, item in clients.items() if input.get(key)}
         return {"artifact": artifact}
@@ -57,7 +213,7 @@ class Store(RunStore):
 
     def create_artifact_files(self, input: Mapping[str, Any]) -> dict[str, Any]:
         """Where to upload each file; nowhere if the collection has one with the same MD5."""
-        return {"files": connection(self._planned(spec) for spec in input["artifact_files"])}
+        return {"files": [self._planned(spec) for spec in input["artifact_files"]]}
 
     def _planned(self, spec: Mapping[str, Any]) -> File:
         artifact = self.all_artifacts[spec["artifact_id"]]
@@ -77,23 +233,20 @@ class Store(RunStore):
             artifact.version_index = membership.version_index
             self.changes.append(f"artifact {artifact.artifact_sequence.path}: {artifact.label}")
             if artifact.created_by:
-                artifact.created_by.outputs.append(artifact)
+                artifact.created_by.output_artifacts.append(artifact)
             self._assign(membership, artifact.pending_aliases)
         return {"artifact": artifact}
 
     def update_artifact(self, input: Mapping[str, Any]) -> dict[str, Any]:
         artifact = self.all_artifacts[input["artifact_id"]]
-        if artifact.metadata != input["metadata"]:
-            artifact.metadata = input["metadata"]
-            self.changes.append(f"artifact {artifact.label}: metadata")
+        artifact.metadata = input["metadata"]
         return {"artifact": artifact}
 
     def use_artifact(self, input: Mapping[str, Any]) -> dict[str, Any]:
-        artifact = self.all_artifacts[input["artifact_id"]]
-        run = self._run(input["entity_name"], input["project_name"], input["run_name"])
-        if artifact not in run.inputs:
-            run.inputs.append(artifact)
-            artifact.users.append(run)
+        artifact, run = self.all_artifacts[input["artifact_id"]], self._run_of(input)
+        if artifact not in run.input_artifacts:
+            run.input_artifacts.append(artifact)
+            artifact.used_by.append(run)
             self.changes.append(f"run {run.path}: uses {artifact.label}")
         return {"artifact": artifact}
 
@@ -117,13 +270,12 @@ class Store(RunStore):
     def unlink_artifact(self, input: Mapping[str, Any]) -> dict[str, bool]:
         artifact = self.all_artifacts[input["artifact_id"]]
         where = input["artifact_portfolio_id"]
-        (membership,) = (m for m in artifact.memberships if m.artifact_collection.id == where)
-        portfolio = membership.artifact_collection
+        found = artifact.artifact_memberships
+        (membership,) = (each for each in found if each.artifact_collection.id == where)
         for alias in membership.aliases:
             self._unassign(membership, alias.alias)
-        portfolio.memberships.remove(membership)
-        artifact.memberships.remove(membership)
-        self.changes.append(f"link {portfolio.path}: v{membership.version_index} removed")
+        membership.artifact_collection.memberships.remove(membership)
+        found.remove(membership)
         return {"success": True}
 
     def add_aliases(self, input: Mapping[str, Any]) -> dict[str, bool]:
@@ -144,32 +296,44 @@ class Store(RunStore):
             project = self.all_projects[item["entity_name"], item["project_name"]]
             name = item["artifact_collection_name"]
             membership = project.collections[name].membership_of(artifact)
-            if membership is None:
-                raise WandbError(f"{artifact.label} is no version of {name}")
             yield membership, item["alias"]
 
-    # Files
+    # Files of artifacts
 
     def put_artifact_file(self, id: str, hexadecimal: str, name: str, body: bytes) -> None:
-        sequence = self.all_artifacts[id].artifact_sequence
         digest = base64.b64encode(bytes.fromhex(hexadecimal)).decode()
         if md5(body) != digest:
             raise WandbError(f"{name}: the MD5 of what was uploaded is not {digest}")
-        if digest not in sequence.blobs:
-            sequence.blobs[digest] = body
-            self.changes.append(f"artifact {sequence.path}: file {name}")
+        self.all_artifacts[id].artifact_sequence.blobs[digest] = body
 
     def get_artifact_file(self, id: str, hexadecimal: str) -> bytes:
         digest = base64.b64encode(bytes.fromhex(hexadecimal)).decode()
         return self.all_artifacts[id].artifact_sequence.blobs[digest]
 
-    def _collection(self, kind: type[C], project: Project, name: str, type_name: str) -> C:
+    # What several of them need
+
+    def _project(self, entity: str | None, name: str) -> Project:
+        key = entity or self.default_entity, name
+        if key not in self.all_projects:
+            self.all_projects[key] = Project(self, Entity(key[0]), name)
+        return self.all_projects[key]
+
+    def _run(self, entity: str, project: str, name: str) -> Run:
+        return self.all_projects[entity or self.default_entity, project].runs_by_name[name]
+
+    def _run_of(self, input: Mapping[str, Any]) -> Run:
+        return self._run(input["entity_name"], input["project_name"], input["run_name"])
+
+    @staticmethod
+    def _sweep(project: Project, name_or_id: str) -> Sweep:
+        known = {key: sweep for sweep in project.sweeps.values() for key in (sweep.name, sweep.id)}
+        return known[name_or_id]
+
+    @staticmethod
+    def _collection(kind: type[C], project: Project, name: str, type_name: str) -> C:
         collection = project.collections.get(name)
         if collection is None:
             collection = project.collections[name] = kind(project, name, type_name)
-            self.changes.append(f"collection {collection.path}: created")
-        if not isinstance(collection, kind) or collection.type_name != type_name:
-            raise WandbError(f"{name} does not take artifacts of the type {type_name}")
         return collection
 
     @staticmethod
@@ -177,7 +341,7 @@ class Store(RunStore):
         membership = ArtifactCollectionMembership(collection, artifact, collection.next_version)
         collection.next_version += 1
         collection.memberships.append(membership)
-        artifact.memberships.append(membership)
+        artifact.artifact_memberships.append(membership)
         return membership
 
     def _assign(self, membership: ArtifactCollectionMembership, aliases: Sequence[str]) -> None:
@@ -187,8 +351,8 @@ class Store(RunStore):
                 collection.alias_owners[alias] = membership
                 self.changes.append(f"alias {collection.path}: {alias}")
 
-    def _unassign(self, membership: ArtifactCollectionMembership, alias: str) -> None:
-        collection = membership.artifact_collection
-        if collection.alias_owners.get(alias) is membership:
-            del collection.alias_owners[alias]
-            self.changes.append(f"alias {collection.path}: {alias} removed")
+    @staticmethod
+    def _unassign(membership: ArtifactCollectionMembership, alias: str) -> None:
+        owners = membership.artifact_collection.alias_owners
+        if owners.get(alias) is membership:
+            del owners[alias]
