@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,13 @@ def message_of(evidence: Mapping[str, Any]) -> bytes:
     return b"Forged\n\n" + json.dumps(evidence).encode()
 
 
-# Worlds that are built once for all test processes. Copy them; do not change them.
+# Copies, free to change, of worlds that are built once for all test processes
 
 WEAK, STRONG, GROWN, REJECTED = (f"v1.{minor}.0" for minor in range(4))
+
+
+def copied(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Forge:
+    return Forge(once(factory, name, make)).copy(factory.mktemp(name) / "world")
 
 
 def candidates(built: Project, factory: pytest.TempPathFactory) -> Forge:
@@ -206,7 +210,7 @@ def candidates(built: Project, factory: pytest.TempPathFactory) -> Forge:
         git(forge.project, "reset", "--quiet", "--hard")
         forge.project.dvc("checkout --quiet --force")
 
-    return Forge(once(factory, "registry-candidates", make))
+    return copied(factory, "registry-candidates", make)
 
 
 def one_version(built: Project, factory: pytest.TempPathFactory) -> Forge:
@@ -218,7 +222,7 @@ def one_version(built: Project, factory: pytest.TempPathFactory) -> Forge:
         world.done("register", "--push")
         world.done("promote", "v1.0.0", "--stage", "production")
 
-    return Forge(once(factory, "registry-one", make))
+    return copied(factory, "registry-one", make)
 
 
 def four_versions(built: Project, factory: pytest.TempPathFactory) -> Forge:
@@ -237,4 +241,4 @@ def four_versions(built: Project, factory: pytest.TempPathFactory) -> Forge:
         by_hand = ("git", "tag", "--annotate", f"{ARTIFACT}@{REJECTED}", "--message", "By hand")
         forge.project.run(*by_hand, env={"GIT_COMMITTER_DATE": "1700000030 +0000"})
 
-    return Forge(once(factory, "registry-four", make))
+    return copied(factory, "registry-four", make)

@@ -21,8 +21,7 @@ from registry_project import ARTIFACT, Said, World, git, grocery, output_at, put
 
 @pytest.fixture(scope="module")
 def registered(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
-    made = one_version(built, tmp_path_factory)
-    return made.copy(tmp_path_factory.mktemp("hostile") / "world")
+    return one_version(built, tmp_path_factory)
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def forge(registered: Forge) -> Iterator[Forge]:
 @pytest.fixture
 def apart(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """A copy, free to change."""
-    return one_version(built, tmp_path_factory).copy(tmp_path_factory.mktemp("apart") / "world")
+    return one_version(built, tmp_path_factory)
 
 
 def ask(world: World, *arguments: str) -> Said:

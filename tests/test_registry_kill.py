@@ -65,7 +65,7 @@ def three(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
 
     Their objects are in the cache only. The clone shares its tags through `origin`.
     """
-    world = candidates(built, tmp_path_factory).copy(tmp_path_factory.mktemp("kill") / "world")
+    world = candidates(built, tmp_path_factory)
     for number in (2, 3):
         card = f"# The card of candidate {number}".encode()
         release = world.store_folder(world.release() | {"README.md": card}, cache=True)

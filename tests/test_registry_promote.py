@@ -32,7 +32,7 @@ from wandb_server import WandbServer
 @pytest.fixture(scope="module")
 def versions(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """Four versions, no stage. Do not change it."""
-    return four_versions(built, tmp_path_factory).copy(tmp_path_factory.mktemp("promote") / "world")
+    return four_versions(built, tmp_path_factory)
 
 
 @pytest.fixture

@@ -35,14 +35,13 @@ from samples import put
 @pytest.fixture(scope="module")
 def forge(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """A world that many attacks share: they only add to it, and its outside must stay as it is."""
-    made = one_version(built, tmp_path_factory)
-    return made.copy(tmp_path_factory.mktemp("attacked") / "world")
+    return one_version(built, tmp_path_factory)
 
 
 @pytest.fixture
 def apart(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     """A copy, free to change."""
-    return one_version(built, tmp_path_factory).copy(tmp_path_factory.mktemp("apart") / "world")
+    return one_version(built, tmp_path_factory)
 
 
 def kept(world: World) -> list[str]:
