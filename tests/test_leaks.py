@@ -135,10 +135,8 @@ def test_the_encoder_sees_training_images_and_no_label(world: World, tmp_path: P
     assert without_one.digest("models/encoder") != world.digest("models/encoder")
 
 
-def test_the_learner_sees_neither_test_images_nor_labels_that_are_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a graph or without; the draw is stratified by all labels, so it is held still here."""
+def test_the_learner_sees_kept_labels_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no test images. The draw is stratified by all labels, so it is held still here."""
     kept = {row["image_id"] for row in ROWS if int(row["path"][:-4].split("/")[1]) % 10 == 2}
     monkeypatch.setattr(
         train, "choose_labeled", lambda ids, names, **how: np.array([i in kept for i in ids])
@@ -159,9 +157,7 @@ def test_the_learner_sees_neither_test_images_nor_labels_that_are_not_kept(
         assert other != whole
 
 
-def test_validation_labels_calibrate_and_do_not_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_validation_labels_only_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the choice of a scale, which is given them too, and held still here."""
     given: list[Any] = []
     monkeypatch.setattr(train, "most_right", lambda _, *them: int(bool(given.append(them))))

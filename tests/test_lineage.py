@@ -79,9 +79,8 @@ def test_the_lineage_graph_is_that_of_dvc_yaml(tracked: Tracked) -> None:
     assert outs == OUTPUTS.keys() | SHOWN_IN_RUNS, "an output is no artifact"
 
 
-def test_the_picture_in_the_docs_is_that_graph_and_ends_at_the_registrys_candidate(
-    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picture_in_the_docs(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is that graph, and ends at the registry's candidate."""
     monkeypatch.syspath_prepend(ROOT / "docs")
     drawn = importlib.import_module("lineage").drawn(tracked.state)
     picture = "".join(f"{line}\n" for line in drawn)
@@ -143,9 +142,7 @@ def test_what_a_team_looks_at_is_there(tracked: Tracked) -> None:
     assert incoming["images_per_class"].keys() == incoming["batches"].keys() != set()
 
 
-def test_no_setting_of_wandb_changes_an_output_or_runs_a_stage(
-    tracked: Tracked, built: Project
-) -> None:
+def test_no_setting_changes_an_output_or_runs_a_stage(tracked: Tracked, built: Project) -> None:
     project = tracked.project
     assert project.found() == built.hashes(), "tracked online or not tracked: the same bytes"
     before = len(tracked.server.requests)

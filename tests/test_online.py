@@ -93,9 +93,7 @@ def test_a_run_is_there_with_all_that_the_stage_said_but_the_key(world: World) -
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
 
 
-def test_the_lineage_is_whole_and_is_asked_for_by_hash_or_alias_without_a_download(
-    world: World,
-) -> None:
+def test_the_lineage_is_whole_and_known_without_a_download(world: World) -> None:
     runs = world.server.state()["runs"]
     edges = {name.removeprefix(RUN): (run["uses"], run["logs"]) for name, run in runs.items()}
     assert edges["prepare"] == ([], [f"{RUN}prepare/quarantine:v0", "team/grocery/dataset:v0"])
@@ -129,9 +127,7 @@ def test_a_new_version_is_made_of_changed_content_alone(world: World) -> None:
     assert links(server) == [set(), {"candidate", "latest"}]
 
 
-def test_a_stage_that_was_skipped_or_not_tracked_is_in_the_lineage_all_the_same(
-    server: WandbServer, tmp_path: Path
-) -> None:
+def test_an_untracked_stage_is_in_the_lineage(server: WandbServer, tmp_path: Path) -> None:
     silent(pipeline(tmp_path, None, "prepare", WANDB_MODE="disabled"))
     silent(pipeline(tmp_path, server, "train"))
     assert uses(server, "train") == ["team/grocery/dataset:v0"]
@@ -153,9 +149,8 @@ def uploads(server: WandbServer, name: str) -> list[int]:
     ]
 
 
-def test_metadata_sends_the_list_of_a_dataset_and_the_files_of_a_model(
-    world: World, worlds: dict[str, World], tmp_path: Path
-) -> None:
+def test_what_metadata_sends(world: World, worlds: dict[str, World], tmp_path: Path) -> None:
+    """The list of a dataset, and the files of a model."""
     (dataset,) = versions(world.server, "dataset").values()
     assert list(dataset["entries"]) == ["manifest.json"]
     (release,) = versions(world.server, "release").values()
@@ -185,9 +180,7 @@ def set_remote(folder: Path, url: str) -> None:
     (folder / ".dvc/config").write_text(config)
 
 
-def test_reference_points_at_the_objects_that_dvc_pushes(
-    server: WandbServer, tmp_path: Path
-) -> None:
+def test_reference_points_at_the_objects_of_dvc(server: WandbServer, tmp_path: Path) -> None:
     folder = tmp_path / "project"
     set_remote(folder, "../../remote")
     silent(pipeline(folder, server, "prepare", "register", upload="reference"))
@@ -207,9 +200,7 @@ def test_a_reference_does_not_tell_the_remotes_password(tmp_path: Path) -> None:
     assert remote_objects(tmp_path) == "https://example.invalid/d/files/md5"
 
 
-def test_what_an_offline_run_will_bring_is_not_brought_by_another(
-    server: WandbServer, tmp_path: Path
-) -> None:
+def test_what_a_kept_run_will_bring_is_left_to_it(server: WandbServer, tmp_path: Path) -> None:
     offline(tmp_path, "prepare")
     done = pipeline(tmp_path, server, "train")
     assert done.err == (
@@ -254,9 +245,7 @@ FAST = list(FAULTS)[:3]
     "name",
     [pytest.param(name, marks=[] if name in FAST else [pytest.mark.long]) for name in FAULTS],
 )
-def test_the_stages_do_not_notice_and_nothing_is_lost(
-    name: str, tmp_path: Path, worlds: dict[str, World]
-) -> None:
+def test_no_fault_loses_anything(name: str, tmp_path: Path, worlds: dict[str, World]) -> None:
     mode, how, first = FAULTS[name]
     before = ["", *STAGES][STAGES.index(first)]
     stages = STAGES if first == "prepare" else [first]

@@ -184,9 +184,7 @@ class TestRegister:
         ],
         ids=["params", "code", "data", "command", "metrics"],
     )
-    def test_what_the_commit_holds_did_not_make_the_model(
-        self, world: Forge, path: str, was: str, now: str, what: str
-    ) -> None:
+    def test_a_stale_record(self, world: Forge, path: str, was: str, now: str, what: str) -> None:
         before = (world.project.path / path).read_text()
         after = before.replace(was, now, 1)
         assert after != before

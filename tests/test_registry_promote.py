@@ -175,9 +175,7 @@ class TestDecide:
             assert decided(WEAK, STRONG, "not worse", tolerance).passed is passed
 
 
-def test_a_version_that_forgets_a_class_is_refused_without_force(
-    apart: Forge, built: Project
-) -> None:
+def test_a_version_that_forgets_a_class_needs_force(apart: Forge, built: Project) -> None:
     """Its data have no milk: the images of milk that the others have are its mistakes."""
     git(apart.project, "reset", "--quiet", "--hard", "HEAD~2")
     genuine = apart.release()
@@ -205,9 +203,7 @@ def test_a_version_that_forgets_a_class_is_refused_without_force(
 
 
 class TestPromote:
-    def test_staging_takes_any_version_and_an_empty_production_no_rejected_one(
-        self, world: Forge
-    ) -> None:
+    def test_staging_takes_any_version_but_production_none_rejected(self, world: Forge) -> None:
         to_production = ("promote", "staging", "--stage", "production")
         found = world.done("promote", REJECTED, "--stage", "staging")
         assert (found["version"], found["stage"], found["new"]) == (REJECTED, "staging", True)

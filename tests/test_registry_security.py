@@ -186,95 +186,81 @@ class TestLists:
         assert len(str(caught.value)) < 500
 
 
-class TestObjects:
-    """Bytes that do not have the hash in their name."""
-
-    @pytest.mark.parametrize("which", ["list", "file"])
-    def test_in_the_cache_and_in_the_remote(self, apart: Forge, which: str) -> None:
-        """Either is passed over in favour of the other; both are a sentence."""
-        whole = output_at(apart.project, "HEAD", RELEASE)
-        md5 = md5_of(apart.release()["model.safetensors"]) if which == "file" else whole
-        genuine = apart.place(md5).read_bytes()
-        for cache, other in ((True, False), (False, True)):
-            apart.store(b"[]", md5, cache=cache)
-            apart.store(genuine, md5, cache=other)
-            found = apart.done("fetch", "production")
-            assert read_content(Path(found["folder"])).md5 == whole
-            shutil.rmtree(apart.folder / "cache")
-        apart.store(b"[]", md5, cache=True)
-        sentence = apart.refused("fetch", "production")
-        assert f"object {md5}" in sentence
-        assert "is damaged: its content has another hash" in sentence
-        apart.place(md5).unlink()
-        apart.place(md5).symlink_to("/etc/passwd")
-        assert "is damaged" in apart.refused("fetch", "production")
-        assert kept(apart) == []
+@pytest.mark.parametrize("which", ["list", "file"])
+def test_an_object_that_has_not_the_hash_in_its_name(apart: Forge, which: str) -> None:
+    """That of the cache or of the remote is passed over for the other; both are a sentence."""
+    whole = output_at(apart.project, "HEAD", RELEASE)
+    md5 = md5_of(apart.release()["model.safetensors"]) if which == "file" else whole
+    genuine = apart.place(md5).read_bytes()
+    for cache, other in ((True, False), (False, True)):
+        apart.store(b"[]", md5, cache=cache)
+        apart.store(genuine, md5, cache=other)
+        found = apart.done("fetch", "production")
+        assert read_content(Path(found["folder"])).md5 == whole
+        shutil.rmtree(apart.folder / "cache")
+    apart.store(b"[]", md5, cache=True)
+    sentence = apart.refused("fetch", "production")
+    assert f"object {md5}" in sentence
+    assert "is damaged: its content has another hash" in sentence
+    apart.place(md5).unlink()
+    apart.place(md5).symlink_to("/etc/passwd")
+    assert "is damaged" in apart.refused("fetch", "production")
+    assert kept(apart) == []
 
 
-class TestKept:
-    """What lies in the user's cache folder is trusted no more than what comes from the remote."""
-
-    @pytest.fixture
-    def folder(self, forge: Forge) -> Path:
-        return Path(forge.done("fetch", "production")["folder"])
-
-    @pytest.mark.parametrize(
-        "damage",
-        ["another content", "one file more", "a pipe", "a file", "canary", "nowhere", "twin"],
-    )
-    def test_what_is_not_what_its_name_says(
-        self, forge: Forge, folder: Path, tmp_path: Path, damage: str
-    ) -> None:
-        """Or a link: to something else, to nothing, or to what is now the same and may change."""
-        before = kept(forge)
-        put(tmp_path, "canary/photo.json", b"mine")
-        shutil.copytree(folder, tmp_path / "twin")
-        if damage == "another content":
-            (folder / "model.json").write_text("{}")
-        elif damage == "one file more":
-            (folder / "run.py").write_text("import os")
-        elif damage == "a pipe":
-            (folder / "model.json").unlink()
-            os.mkfifo(folder / "model.json")
+@pytest.mark.parametrize(
+    "damage",
+    ["another content", "one file more", "a pipe", "a file", "canary", "nowhere", "twin"],
+)
+def test_what_is_kept_is_trusted_no_more(forge: Forge, tmp_path: Path, damage: str) -> None:
+    """Or a link: to something else, to nothing, or to what is now the same and may change."""
+    folder = Path(forge.done("fetch", "production")["folder"])
+    before = kept(forge)
+    put(tmp_path, "canary/photo.json", b"mine")
+    shutil.copytree(folder, tmp_path / "twin")
+    if damage == "another content":
+        (folder / "model.json").write_text("{}")
+    elif damage == "one file more":
+        (folder / "run.py").write_text("import os")
+    elif damage == "a pipe":
+        (folder / "model.json").unlink()
+        os.mkfifo(folder / "model.json")
+    else:
+        shutil.rmtree(folder)
+        if damage == "a file":
+            folder.write_text("no folder")
         else:
-            shutil.rmtree(folder)
-            if damage == "a file":
-                folder.write_text("no folder")
-            else:
-                folder.symlink_to(tmp_path / damage)
-        assert forge.done("fetch", "production")["folder"] == str(folder)
-        assert not folder.is_symlink()
-        assert read_content(folder).md5 == output_at(forge.project, "HEAD", RELEASE)
-        assert kept(forge) == before
-        assert (tmp_path / "canary/photo.json").read_text() == "mine"
-        assert (tmp_path / "twin/model.json").exists()
+            folder.symlink_to(tmp_path / damage)
+    assert forge.done("fetch", "production")["folder"] == str(folder)
+    assert not folder.is_symlink()
+    assert read_content(folder).md5 == output_at(forge.project, "HEAD", RELEASE)
+    assert kept(forge) == before
+    assert (tmp_path / "canary/photo.json").read_text() == "mine"
+    assert (tmp_path / "twin/model.json").exists()
 
 
-class TestArguments:
-    """What looks like an option, or like an order to git, is a name that nobody knows."""
-
-    @pytest.mark.parametrize(
-        "arguments",
-        [
-            ["register", "--", "--upload-pack=touch MARKER"],
-            ["register-all", "--", "--output=MARKER"],
-            ["compare", "v1.0.0", "$(touch MARKER)"],
-            ["promote", "--stage=--output=MARKER", "v1.0.0"],
-            ["fetch", "--", "../../MARKER"],
-            ["fetch", "v1.0.0", "--from=--upload-pack=touch MARKER"],
-            ["fetch", "v1.0.0", "--from=ext::sh -c touch% MARKER"],
-            ["fetch", "v1.0.0", "--from=-oProxyCommand=touch MARKER:x"],
-            ["fetch", "v1.0.0", "--from="],
-            ["fetch", "v1.0.0", "--from=\udcff"],
-        ],
-        ids=lambda arguments: " ".join(map(ascii, arguments)),
-    )
-    def test_nothing_is_run(self, forge: Forge, arguments: list[str]) -> None:
-        marker = forge.folder / "marker"
-        before = set(forge.project.path.iterdir())
-        forge.refused(*(text.replace("MARKER", str(marker)) for text in arguments))
-        assert not marker.exists()
-        assert set(forge.project.path.iterdir()) == before
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["register", "--", "--upload-pack=touch MARKER"],
+        ["register-all", "--", "--output=MARKER"],
+        ["compare", "v1.0.0", "$(touch MARKER)"],
+        ["promote", "--stage=--output=MARKER", "v1.0.0"],
+        ["fetch", "--", "../../MARKER"],
+        ["fetch", "v1.0.0", "--from=--upload-pack=touch MARKER"],
+        ["fetch", "v1.0.0", "--from=ext::sh -c touch% MARKER"],
+        ["fetch", "v1.0.0", "--from=-oProxyCommand=touch MARKER:x"],
+        ["fetch", "v1.0.0", "--from="],
+        ["fetch", "v1.0.0", "--from=\udcff"],
+    ],
+    ids=lambda arguments: " ".join(map(ascii, arguments)),
+)
+def test_no_argument_is_an_option_or_an_order_to_git(forge: Forge, arguments: list[str]) -> None:
+    marker = forge.folder / "marker"
+    before = set(forge.project.path.iterdir())
+    forge.refused(*(text.replace("MARKER", str(marker)) for text in arguments))
+    assert not marker.exists()
+    assert set(forge.project.path.iterdir()) == before
 
 
 class Refusing(BaseHTTPRequestHandler):

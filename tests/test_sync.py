@@ -158,9 +158,8 @@ def test_everything_arrives_once(kept: Path, server: WandbServer, online: dict[s
     assert len(server.requests) == seen
 
 
-def test_from_a_folder_of_the_project_it_finds_runs_and_their_files_and_names_what_it_cannot_read(
-    one_run: Path, server: WandbServer
-) -> None:
+def test_it_finds_its_runs_from_any_folder(one_run: Path, server: WandbServer) -> None:
+    """And it names what it cannot read."""
     (one_run / ".dvc").mkdir()
     for log in one_run.glob("wandb/offline-run-*"):
         shutil.rmtree(log)
@@ -179,9 +178,9 @@ def test_a_run_of_which_the_server_lacks_anything_has_not_arrived(refused: World
     with asking(refused.server, refused.folder) as api:
         assert missing(api, outbox) == []
         run.state = "crashed"  # it fell silent
-        run.summary = {"accuracy": 0.9}
+        run.summary_metrics = {"accuracy": 0.9}
         assert missing(api, outbox) == ["its end"]
-        run.summary = {}  # W&B drops one that is too long, and says nothing
+        run.summary_metrics = {}  # W&B drops one that is too long, and says nothing
         assert missing(api, outbox) == ["its end", "its summary"]
         write(f"{outbox.run_folder}/files/media/images", refused="a picture")
         outbox.notes.add({"made": "table", "name": "announced", "digest": "and not got"})
@@ -221,9 +220,7 @@ def test_killed_at_any_point_it_can_be_repeated(
     assert set(effects.values()) == {1}, "something had its effect twice"
 
 
-def test_what_was_delivered_is_not_delivered_again_though_it_was_not_noted(
-    refused: World,
-) -> None:
+def test_what_was_delivered_and_not_noted_is_not_delivered_again(refused: World) -> None:
     server = refused.server
     server.fail("drop", only="UseArtifact")  # it has its effect, and nobody hears of it
     process = begin(refused.folder, server, *COMMAND)
@@ -245,9 +242,8 @@ def test_what_was_delivered_is_not_delivered_again_though_it_was_not_noted(
     assert links(server) == [set(), {"candidate", "latest"}], "a newer release is it since"
 
 
-def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
-    one_run: Path, server: WandbServer
-) -> None:
+def test_one_synchronisation_at_a_time(one_run: Path, server: WandbServer) -> None:
+    """Even when the first was killed."""
     (outbox,) = all_outboxes(one_run / "wandb")
     server.fail("hang", only="file_stream")
     process = begin(one_run, server, *COMMAND)
@@ -268,9 +264,7 @@ def test_one_synchronisation_at_a_time_even_when_the_first_was_killed(
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
-def test_a_stage_that_was_killed_leaves_all_that_it_had_said(
-    mode: str, tmp_path: Path, server: WandbServer
-) -> None:
+def test_a_killed_stage_leaves_what_it_said(mode: str, tmp_path: Path, server: WandbServer) -> None:
     """It is killed before W&B has begun: who speaks with W&B outlives it."""
     code = (
         "import os, signal\n"
@@ -337,9 +331,7 @@ def test_what_no_run_has_recorded_is_recorded_then(tmp_path: Path, server: Wandb
         assert listed["metadata"]["md5"] == f"{hashed}.dir", "it is not what was read"
 
 
-def test_nothing_is_removed_before_the_server_has_it(
-    kept: Path, server: WandbServer, online: dict[str, Any]
-) -> None:
+def test_nothing_is_removed_early(kept: Path, server: WandbServer, online: dict[str, Any]) -> None:
     """W&B's own sync is content where the storage refuses, and where the folder was moved."""
     moved = only("train", kept).rename(kept.with_name("moved"))  # its log holds absolute paths
     write(f"{moved}/classifier", weights="blue")  # so only the copies are what was said
@@ -387,9 +379,8 @@ def test_a_run_that_was_deleted_there_is_given_up(one_run: Path, server: WandbSe
 @pytest.mark.parametrize(
     "modes", [("refuse", "hang"), pytest.param(("401", "drop"), marks=pytest.mark.long)]
 )
-def test_neither_a_server_that_fails_nor_a_line_that_was_cut_off_loses_anything(
-    modes: Sequence[str], refused: World, online: dict[str, Any]
-) -> None:
+def test_nothing_is_lost(modes: Sequence[str], refused: World, online: dict[str, Any]) -> None:
+    """Neither by a server that fails nor by a line that was cut off."""
     for outbox in all_outboxes(refused.folder / "wandb"):
         for journal in (outbox.said, outbox.notes):
             with journal.path.open("a") as stream:
@@ -403,9 +394,8 @@ def test_neither_a_server_that_fails_nor_a_line_that_was_cut_off_loses_anything(
     assert all_outboxes(refused.folder / "wandb") == []
 
 
-def test_it_needs_a_key_but_no_mode_that_allows_to_track_and_shows_how_far_it_is(
-    one_run: Path, server: WandbServer
-) -> None:
+def test_it_needs_a_key_and_shows_how_far_it_is(one_run: Path, server: WandbServer) -> None:
+    """It needs no mode that allows to track."""
     no_key = "no W&B key is configured: `wandb login`, or set WANDB_API_KEY"
     assert no_key in failure(synchronize(one_run, None))
     (one_run / "wandb/settings").write_text("[default]\nmode = offline\n")

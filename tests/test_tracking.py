@@ -64,9 +64,8 @@ def test_a_queued_experiment_is_a_group_and_leaves_its_runs_in_the_project(
     assert project_root() == project
 
 
-def test_what_is_broken_costs_one_line_and_an_error_of_the_stage_passes_through(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_broken_costs_one_line(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And an error of the stage passes through."""
     raw = write("raw", photo="pixels")
 
     def fail() -> None:
@@ -96,7 +95,7 @@ OTHER = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "netrc", "saved", "expected"),
+    ("variables", "netrc", "saved", "expected"),
     [
         ({}, "", "", ("offline", "")),
         ({"WANDB_API_KEY": KEY}, "", "", ("online", "")),
@@ -115,26 +114,17 @@ OTHER = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
         ({"WANDB_API_KEY": "short"}, "", "", ("offline", "WANDB_API_KEY invalid")),
     ],
 )
-def test_mode(
-    environment: dict[str, str],
-    netrc: str,
-    saved: str,
-    expected: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_mode(variables: dict[str, str], netrc: str, saved: str, expected: tuple[str, str]) -> None:
     import wandb
 
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if netrc:
-        (Path.home() / ".netrc").write_text(netrc)
-    if saved:
-        write("wandb", settings=f"[default]\n{saved}\n")
-    wandb.setup(wandb.Settings(silent=True))
-    try:
-        mode, reason = choose_mode()
-    finally:
-        wandb.teardown()
+    (Path.home() / ".netrc").write_text(netrc)
+    write("wandb", settings=f"[default]\n{saved}\n")
+    with inside(Path.cwd(), **variables):
+        wandb.setup(wandb.Settings(silent=True))
+        try:
+            mode, reason = choose_mode()
+        finally:
+            wandb.teardown()
     assert (mode, reason[: len(expected[1])]) == expected
     assert bool(reason) == bool(expected[1])
 

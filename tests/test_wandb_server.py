@@ -54,9 +54,7 @@ def test_what_it_does_not_know_is_refused(server: WandbServer) -> None:
     assert server.requests[-1].operation == "Newer"
 
 
-def test_an_artifact_is_there_when_it_is_committed_and_it_is_when_it_is_whole(
-    server: WandbServer,
-) -> None:
+def test_an_artifact_is_committed_when_it_is_whole(server: WandbServer) -> None:
     store = server.store
     where = {"entity_name": "team", "project_name": "grocery"}
     what = {"artifact_type_name": "dataset", "artifact_collection_name": "d", "digest": "d1"}

@@ -131,7 +131,7 @@ def trial(world: World, search: str) -> tuple[str, Any]:
     (run,) = (
         run
         for run in runs_of(world.server, world.sweep)
-        if run.config_values["train.neighbor_search"]["value"] == search
+        if run.config["train.neighbor_search"]["value"] == search
     )
     return f"{world.sweep}-{run.name}", run
 
@@ -145,19 +145,17 @@ def shown(world: World, experiment: str, path: str) -> Any:
 @pytest.mark.parametrize(
     "search", ["exact", pytest.param("auto", id="auto, which DVC has done already")]
 )
-def test_a_trial_is_an_experiment_and_its_train_stage_is_the_sweeps_run(
-    world: World, search: str
-) -> None:
+def test_a_trial_is_an_experiment_and_a_run_of_the_sweep(world: World, search: str) -> None:
     name, run = trial(world, search)
     assert (run.state, run.exit_code, run.job_type) == ("finished", 0, "train")
     assert run.display_name == f"train {name}"
     params = shown(world, name, "params.yaml")["train"]
     assert params["neighbor_search"] == search
-    config = {key: item["value"] for key, item in run.config_values.items()}
+    config = {key: item["value"] for key, item in run.config.items()}
     assert config["train.neighbor_search"] == search
     assert config["train"] == params
     metrics = shown(world, name, "metrics/train.json")
-    assert run.summary["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
+    assert run.summary_metrics["val_accuracy"] == pytest.approx(metrics["val_accuracy"], abs=1e-6)
     assert [row["_step"] for row in run.rows()] == list(range(metrics["iterations"]))
     assert all("val_accuracy" in row for row in run.rows())
 
@@ -226,9 +224,7 @@ def test_a_stopped_trial_ends_and_so_does_a_killed_one(slow: Project) -> None:
 
 
 @pytest.mark.parametrize("moment", ["at once", "in its folder"])
-def test_an_experiment_that_ends_while_it_begins_leaves_the_workspace_alone(
-    slow: Project, moment: str
-) -> None:
+def test_an_experiment_that_ends_at_once_leaves_nothing(slow: Project, moment: str) -> None:
     slow.edit_params({"monitor": {"sample_images": 1}})
     before = slow.run("git", "diff").stdout
     experiment = Experiment(slow.path, "early", {"train.alpha": 0.9}, environment())
@@ -293,7 +289,7 @@ def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) ->
         assert synchronize(tmp_path, server).code == 0
         run = runs["fromsweep"]
         assert (run.state, run.job_type, run.sweep_name) == ("finished", "train", sweep)
-        assert run.config_values["train.alpha"]["value"] == 0.5
+        assert run.config["train.alpha"]["value"] == 0.5
         assert len(run.rows()) == 4
         assert server.errors == []
 

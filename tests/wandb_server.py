@@ -81,7 +81,7 @@ class WandbServer:
         or how addresses begin, such as /storage/artifact.
         """
         self.heal()
-        fault = Fault(mode, (only,) if isinstance(only, str) else only, after, times)
+        fault = Fault(mode, (only,) if only and isinstance(only, str) else only, after, times)
         with self._lock:
             self._fault = fault
             if mode == "refuse" and not only and after == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -69,6 +70,7 @@ def _resolve(source: Any, info: graphql.GraphQLResolveInfo, **arguments: Any) ->
     """A field; one that the store does not keep is null, which the schema may forbid.
 
     A connection is the store's list, all of it on one page: no list is as long as the SDK asks for.
+    What the SDK wants as a text of JSON may be kept as what it says.
     """
     name = _snake(info.field_name)
     value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
@@ -78,6 +80,8 @@ def _resolve(source: Any, info: graphql.GraphQLResolveInfo, **arguments: Any) ->
     if kind.endswith("Connection") and isinstance(value, list | tuple):
         edges = [{"node": node} for node in value]
         return {"total_count": len(edges), "page_info": {"has_next_page": False}, "edges": edges}
+    if kind == "JSONString" and isinstance(value, dict | list):
+        return json.dumps(value)
     return value
 
 

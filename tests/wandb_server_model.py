@@ -124,8 +124,8 @@ class Run(Node):
     commit: str | None = None
     state: str = "running"
     exit_code: int | None = None
-    config_values: dict[str, Any] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    summary_metrics: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, list[str]] = field(default_factory=dict)
     contents: dict[str, bytes] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
@@ -149,14 +149,6 @@ class Run(Node):
     @property
     def sweep_name(self) -> str | None:
         return self.sweep.name if self.sweep else None
-
-    @property
-    def config(self) -> str:
-        return json.dumps(self.config_values)
-
-    @property
-    def summary_metrics(self) -> str:
-        return json.dumps(self.summary)
 
     @property
     def history_keys(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Painter:
     # Parts of the picture
 
     def _run(self, run: Run) -> dict[str, Any]:
-        internals = run.config_values.get("_wandb", {}).get("value", {})
+        internals = run.config.get("_wandb", {}).get("value", {})
         return {
             "job_type": run.job_type,
             "sweep": run.sweep is not None,  # its id is random
@@ -113,7 +113,7 @@ class Painter:
             "config": _config(run),
             "internals": {key: internals[key] for key in OWN_INTERNALS & internals.keys()},
             "history": [self._values(row) for row in run.rows()],
-            "summary": self._values(run.summary),
+            "summary": self._values(run.summary_metrics),
             "alerts": sorted(run.alerts, key=json.dumps),
             "files": {
                 name: hashlib.sha256(content).hexdigest()
@@ -166,7 +166,7 @@ class Painter:
 
 def _config(run: Run) -> dict[str, Any]:
     """The run's config: its own values, each of which W&B wraps."""
-    return {key: item["value"] for key, item in run.config_values.items() if key != "_wandb"}
+    return {key: item["value"] for key, item in run.config.items() if key != "_wandb"}
 
 
 def _content(run: Run) -> str:

@@ -102,7 +102,7 @@ class Store:
         elif updates:  # one that starts under the id of another, without `resume`, replaces it
             updates |= {"lines": {}, "state": "running", "exit_code": None}
         if "config" in given:
-            updates["config_values"] = json.loads(given["config"])
+            updates["config"] = json.loads(given["config"])
         if "sweep" in given:
             updates["sweep"] = self._sweep(project, given["sweep"])
         for name, value in updates.items():
@@ -116,7 +116,7 @@ class Store:
         run = self._run(entity, project, name)
         for file_name, part in chunk.get("files", {}).items():
             if file_name == "wandb-summary.json":  # the whole of it, every time
-                run.summary = json.loads(part["content"][-1])
+                run.summary_metrics = json.loads(part["content"][-1])
             else:
                 lines, offset = run.lines.get(file_name, []), part["offset"]
                 if offset > len(lines):
@@ -168,7 +168,7 @@ class Store:
         """What an agent is to do; it names the runs whose processes live."""
         agent = self.all_agents[input["id"]]
         alive = json.loads(input["run_state"])
-        return {"agent": agent, "commands": json.dumps(self._commands(agent, alive))}
+        return {"agent": agent, "commands": self._commands(agent, alive)}
 
     @staticmethod
     def _commands(agent: Agent, alive: Mapping[str, bool]) -> list[dict[str, Any]]:
@@ -180,7 +180,7 @@ class Store:
             return [{"type": "exit"}]
         arguments = {name: {"value": value} for name, value in sweep.grid.pop(0).items()}
         name = token_hex(4)
-        run = Run(sweep.project, name, state="pending", config_values=arguments, sweep=sweep)
+        run = Run(sweep.project, name, state="pending", config=arguments, sweep=sweep)
         sweep.project.runs_by_name[name] = run
         agent.runs.append(run)
         return [{"type": "run", "run_id": name, "program": None, "args": arguments}]
