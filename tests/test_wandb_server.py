@@ -55,18 +55,11 @@ def test_what_it_does_not_know_is_refused(server: WandbServer) -> None:
 
 
 def test_an_artifact_is_committed_when_it_is_whole(server: WandbServer) -> None:
+    """And it is linked when it is committed."""
     store = server.store
     where = {"entity_name": "team", "project_name": "grocery"}
     what = {"artifact_type_name": "dataset", "artifact_collection_name": "d", "digest": "d1"}
-    given = {**where, **what, "run_name": "r1", "aliases": [{"alias": "latest"}]}
-
-    def held() -> tuple[list[str], list[str]]:
-        (found,) = server.state()["artifacts"].values()
-        return list(found["versions"]), found["unfinished"]
-
-    artifact = store.create_artifact(given)["artifact"]
-    assert store.create_artifact(given)["artifact"] is artifact
-    assert held() == ([], ["d1"])
+    artifact = store.create_artifact({**where, **what, "run_name": "r1"})["artifact"]
     link = {"artifact_id": artifact.id, **where, "artifact_portfolio_name": "classifier"}
     with pytest.raises(WandbError, match="d is not committed"):
         store.link_artifact(link)
@@ -79,15 +72,10 @@ def test_an_artifact_is_committed_when_it_is_whole(server: WandbServer) -> None:
     (file,) = store.create_artifact_files({"artifact_files": [spec]})["files"]
     place = file.upload_url.removeprefix(server.url)
     assert send(server, "PUT", place, b"blue")[0] == 400
+    assert only_run(server)["logs"] == []
     assert send(server, "PUT", place, b"red")[0] == 200
-    assert held() == ([], ["d1"])
-
     store.commit_artifact({"artifact_id": artifact.id})
-    assert held() == (["v0"], [])
     assert only_run(server)["logs"] == ["team/grocery/d:v0"]
-    before = len(store.changes)
-    store.create_artifact(given)
-    assert store.changes[before:] == []
 
 
 def test_which_requests_a_fault_hits(server: WandbServer) -> None:

@@ -28,7 +28,6 @@ from wandb_pipeline import begin, pipeline, synchronize
 from wandb_server import WandbServer
 
 STANDALONE = ".dvc/tmp/exps/standalone"  # where DVC keeps the folders of running experiments
-COMMAND = yaml.safe_load((ROOT / "sweep.yaml").read_text())["command"]
 
 # A sweep whose trials differ; and a stage train that takes a minute, whatever the machine.
 ENDLESS = {"train.alpha": {"values": [0.9, 0.8, 0.7]}}
@@ -46,15 +45,9 @@ with one_sentence("train"), stage_run("train", settings=load().tracking, config=
 
 def create_sweep(server: WandbServer, project: Project, parameters: Mapping[str, Any]) -> str:
     """Name of a new sweep over a grid, as `wandb sweep` prints it for `wandb agent`."""
-    config = {
-        "project": "grocery",
-        "method": "grid",
-        "metric": {"name": "val_accuracy", "goal": "maximize"},
-        "parameters": dict(parameters),
-        "command": COMMAND,
-    }
+    config = yaml.safe_load((ROOT / "sweep.yaml").read_text())
     file = project.path.parent / "sweep.yaml"
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config | {"method": "grid", "parameters": dict(parameters)}))
     done = project.run("wandb", "sweep", str(file), env=known(server))
     found = re.search(r"wandb agent team/grocery/(\w+)", done.stderr)
     assert found, done.stderr
@@ -85,8 +78,9 @@ def agent(
 
 
 def runs_of(server: WandbServer, sweep: str) -> list[Any]:
-    """The runs that were handed out, the oldest first."""
-    return server.store.all_projects["team", "grocery"].sweeps[sweep].all_runs
+    """The runs of a sweep, the oldest first."""
+    runs = server.store.all_projects["team", "grocery"].runs_by_name.values()
+    return [run for run in runs if run.sweep_name == sweep]
 
 
 def experiments(project: Project) -> dict[str, str]:
@@ -128,11 +122,8 @@ def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def trial(world: World, search: str) -> tuple[str, Any]:
     """Of the trial with this search: the experiment's name, and its train run."""
-    (run,) = (
-        run
-        for run in runs_of(world.server, world.sweep)
-        if run.config["train.neighbor_search"]["value"] == search
-    )
+    runs = runs_of(world.server, world.sweep)
+    (run,) = (run for run in runs if run.config["train.neighbor_search"]["value"] == search)
     return f"{world.sweep}-{run.name}", run
 
 
@@ -169,10 +160,7 @@ def test_other_stages_are_runs_of_their_own_in_the_sweeps_group(world: World) ->
     train, evaluate = stages[f"{group}/train {name}"], stages[f"{group}/evaluate {name}"]
     assert (train["sweep"], evaluate["sweep"]) == (True, False)
     assert not any(key.startswith("train.") for key in evaluate["config"])
-    assert {use.split(":")[0] for use in train["uses"]} == {
-        "team/grocery/dataset",
-        "team/grocery/features",
-    }
+    assert {re.split("[/:]", use)[2] for use in train["uses"]} == {"dataset", "features"}
     (classifier,) = (log for log in train["logs"] if log.startswith("team/grocery/classifier:"))
     assert classifier in evaluate["uses"]
 
@@ -220,7 +208,6 @@ def test_a_stopped_trial_ends_and_so_does_a_killed_one(slow: Project) -> None:
         assert "Detected" not in said, "the agent takes a stop for a failure"
         assert server.errors == []
     nothing_is_left(slow, before)
-    assert waiting_runs(slow.path) == []
 
 
 @pytest.mark.parametrize("moment", ["at once", "in its folder"])
@@ -237,9 +224,9 @@ def test_an_experiment_that_ends_at_once_leaves_nothing(slow: Project, moment: s
 
 
 def nothing_is_left(project: Project, before: str) -> None:
-    """Require that no experiment is recorded, and that the workspace is as it was."""
-    standalone = project.path / STANDALONE
-    assert {path.name for path in standalone.glob("*")} <= {"run"}
+    """Require that no experiment is recorded or waits, and that the workspace is as it was."""
+    assert {path.name for path in (project.path / STANDALONE).glob("*")} <= {"run"}
+    assert waiting_runs(project.path) == []
     assert experiments(project) == {}
     assert project.run("git", "diff").stdout == before
     assert project.run("git", "stash", "list").stdout == ""
@@ -258,16 +245,14 @@ def test_a_trial_that_is_stopped_from_wandb_ends(slow: Project) -> None:
         command = ("-m", "grocery.cli", "trial", "--train.alpha=0.9")
         handed_out = {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": "pressed"}
         trial = begin(slow.path, server, *command, env=known(server) | handed_out)
-        runs = server.store.all_projects["team", "grocery"].runs_by_name
-        run = wait_for(lambda: runs.get("pressed"))
+        (run,) = wait_for(lambda: runs_of(server, sweep))
         run.stopped = True  # the button in the app; the SDK hears of it within 15 s
         out, error = trial.communicate(timeout=60)
         assert (trial.returncode, error) == (0, f"{sweep}-pressed was stopped from W&B\n")
         assert "error: train: stopped from W&B; earlier outputs are as they were\n" in out
-        assert (run.state, run.exit_code, run.sweep_name) == ("killed", 1, sweep)
+        assert (run.name, run.state, run.exit_code) == ("pressed", "killed", 1)
         assert 1 < len(run.rows()) < 600
     nothing_is_left(slow, "")
-    assert waiting_runs(slow.path) == []
 
 
 def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) -> None:
@@ -284,11 +269,10 @@ def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) ->
         done = pipeline(tmp_path, server, "train", **handed_out)
         assert (done.code, done.err.count("the run is kept offline")) == (0, 1)
         server.heal()
-        runs = server.store.all_projects["team", "grocery"].runs_by_name
-        assert runs == {}
+        assert runs_of(server, sweep) == []
         assert synchronize(tmp_path, server).code == 0
-        run = runs["fromsweep"]
-        assert (run.state, run.job_type, run.sweep_name) == ("finished", "train", sweep)
+        (run,) = runs_of(server, sweep)
+        assert (run.name, run.state, run.job_type) == ("fromsweep", "finished", "train")
         assert run.config["train.alpha"]["value"] == 0.5
         assert len(run.rows()) == 4
         assert server.errors == []
@@ -320,17 +304,13 @@ def test_dvc_reads_an_override_as_it_is_meant(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "sentence"),
-    [
-        ("--train.alpha=7", "train.alpha"),
-        ("--train.alhpa=0.5", "train.alhpa"),
-        ("--train.algorithm=[1", "train.algorithm"),
-    ],
+    ("name", "value"),
+    [("train.alpha", "7"), ("train.alhpa", "0.5"), ("train.algorithm", "[1")],
 )
-def test_a_bad_assignment_is_one_sentence(built: Project, word: str, sentence: str) -> None:
-    done = grocery(built, "trial", word)
+def test_a_bad_assignment_is_one_sentence(built: Project, name: str, value: str) -> None:
+    done = grocery(built, "trial", f"--{name}={value}")
     assert (done.code, done.out) == (1, "")
-    assert done.sentence.startswith(f"error: trial: {sentence}")
+    assert done.sentence.startswith(f"error: trial: {name}")
 
 
 def test_what_is_no_assignment_is_a_wrong_command_line(built: Project) -> None:

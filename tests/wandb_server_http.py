@@ -172,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                 said = owner.store.file_stream(entity, project, run, json.loads(body))
                 answer = json.dumps(said).encode()
             case "upload", ["storage", "run", entity, project, run, *name]:
-                owner.store.put_run_file(entity, project, run, "/".join(name), body)
+                owner.store.run_at(entity, project, run).contents["/".join(name)] = body
             case "upload", ["storage", "artifact", id, hexadecimal, name]:
                 owner.store.put_artifact_file(id, hexadecimal, name, body)
             case "upload", ["storage", "manifest", id]:
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "download", ["storage", "manifest", id]:
                 answer = owner.store.all_artifacts[id].manifest_text
             case "download", ["storage" | "artifactsV2", *_, id, hexadecimal, _]:
-                answer = owner.store.get_artifact_file(id, hexadecimal)
+                answer = owner.store.artifact_file(id, hexadecimal)
             case _:
                 raise WandbError(f"there is nothing at {self.path}")
         return HTTPStatus.OK, answer

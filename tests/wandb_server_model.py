@@ -185,10 +185,6 @@ class Sweep(Node):
             dict(zip(parameters, point, strict=True)) for point in itertools.product(*values)
         ]
 
-    @property
-    def all_runs(self) -> list[Run]:
-        return [run for run in self.project.runs_by_name.values() if run.sweep is self]
-
 
 @dataclass(eq=False)
 class Agent(Node):

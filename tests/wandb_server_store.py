@@ -47,13 +47,7 @@ FEATURES = (
 )
 
 # The arguments of `upsertBucket` that only the start of a run sends.
-ATTRIBUTES = {
-    "display_name": "display_name",
-    "group_name": "group",
-    "job_type": "job_type",
-    "tags": "tags",
-    "commit": "commit",
-}
+START = ("display_name", "job_type", "tags", "commit")
 
 
 class Store:
@@ -95,12 +89,14 @@ class Store:
         given = {key: value for key, value in input.items() if value is not None}
         project = self._project(given.get("entity_name"), given["model_name"])
         run, inserted = project.run(given["name"]), False
-        updates = {own: given[key] for key, own in ATTRIBUTES.items() if key in given}
+        updates = {key: given[key] for key in START if key in given}
         if run is None:
             run, inserted = Run(project, given["name"]), True
             project.runs_by_name[run.name] = run
         elif updates:  # one that starts under the id of another, without `resume`, replaces it
             updates |= {"lines": {}, "state": "running", "exit_code": None}
+        if "group_name" in given:
+            updates["group"] = given["group_name"]
         if "config" in given:
             updates["config"] = json.loads(given["config"])
         if "sweep" in given:
@@ -113,7 +109,7 @@ class Store:
         self, entity: str, project: str, name: str, chunk: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Take in what a run logs; the lines of a file from an offset on replace those there."""
-        run = self._run(entity, project, name)
+        run = self.run_at(entity, project, name)
         for file_name, part in chunk.get("files", {}).items():
             if file_name == "wandb-summary.json":  # the whole of it, every time
                 run.summary_metrics = json.loads(part["content"][-1])
@@ -140,11 +136,6 @@ class Store:
         if input["title"] not in [alert["title"] for alert in run.alerts]:
             run.alerts.append({name: input[name] for name in ("title", "text", "severity")})
         return {"success": True}
-
-    def put_run_file(
-        self, entity: str, project: str, run_name: str, name: str, body: bytes
-    ) -> None:
-        self._run(entity, project, run_name).contents[name] = body
 
     # Sweeps
 
@@ -306,7 +297,7 @@ class Store:
             raise WandbError(f"{name}: the MD5 of what was uploaded is not {digest}")
         self.all_artifacts[id].artifact_sequence.blobs[digest] = body
 
-    def get_artifact_file(self, id: str, hexadecimal: str) -> bytes:
+    def artifact_file(self, id: str, hexadecimal: str) -> bytes:
         digest = base64.b64encode(bytes.fromhex(hexadecimal)).decode()
         return self.all_artifacts[id].artifact_sequence.blobs[digest]
 
@@ -318,11 +309,11 @@ class Store:
             self.all_projects[key] = Project(self, Entity(key[0]), name)
         return self.all_projects[key]
 
-    def _run(self, entity: str, project: str, name: str) -> Run:
+    def run_at(self, entity: str, project: str, name: str) -> Run:
         return self.all_projects[entity or self.default_entity, project].runs_by_name[name]
 
     def _run_of(self, input: Mapping[str, Any]) -> Run:
-        return self._run(input["entity_name"], input["project_name"], input["run_name"])
+        return self.run_at(input["entity_name"], input["project_name"], input["run_name"])
 
     @staticmethod
     def _sweep(project: Project, name_or_id: str) -> Sweep:
