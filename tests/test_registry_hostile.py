@@ -336,34 +336,18 @@ class TestRecords:
             assert "was rejected: its verdict.json is damaged" in sentence
 
 
-class TestLost:
-    """What was there once, and is not any more."""
-
-    def test_the_tag_of_the_version_in_production(self, apart: Forge) -> None:
-        git(apart.project, "tag", "--delete", f"{ARTIFACT}@v1.0.0")
-        head = apart.head
-        gone = f"commit {head[:7]} (tag {ARTIFACT}#production#1), which is no version"
-        check_refused(apart, "production", f"production stands at {gone}")
-        assert "production had no version before" in apart.refused("rollback", "--stage=production")
-        assert "no version is registered yet" in apart.registry("list").out
-        assert f"stands at {head[:7]}, which is no version" in problems(apart)
-        again = apart.done("register")  # it is put right by registering the commit again
-        assert again["version"] == "v1.0.0"
-        assert apart.done("show", "production")["version"] == "v1.0.0"
-        assert apart.registry("status").code == 0
-
-    def test_the_objects(self, apart: Forge) -> None:
-        """Neither in the cache nor in the remote; what git holds is shown all the same."""
-        force = ["--force", "--reason", "A test"]
-        apart.version(apart.another_release())
-        apart.done("promote", VERSION, "--stage", "production", *force)
-        genuine = output_at(apart.project, "HEAD", RELEASE)
-        apart.place(genuine).unlink()
-        apart.place(genuine, cache=True).unlink()
-        nowhere = f"object {genuine} is neither in the cache nor in the remote"
-        assert nowhere in apart.refused("fetch", "v1.0.0")
-        back = ("rollback", "--stage", "production")
-        for command in (back, ("promote", "v1.0.0", "--stage", "staging")):
-            assert "not in the DVC remote" in apart.refused(*command)
-        assert "models/release of v1.0.0 is not in the DVC remote" in problems(apart)
-        assert apart.done("show", "v1.0.0")["version"] == "v1.0.0"
+def test_objects_that_are_lost(apart: Forge) -> None:
+    """Neither in the cache nor in the remote; what git holds is shown all the same."""
+    apart.version(apart.another_release())
+    force = ("--force", "--reason", "A test")
+    apart.done("promote", VERSION, "--stage", "production", *force)
+    genuine = output_at(apart.project, "HEAD", RELEASE)
+    apart.place(genuine).unlink()
+    apart.place(genuine, cache=True).unlink()
+    nowhere = f"object {genuine} is neither in the cache nor in the remote"
+    assert nowhere in apart.refused("fetch", "v1.0.0")
+    back = ("rollback", "--stage", "production")
+    for command in (back, ("promote", "v1.0.0", "--stage", "staging")):
+        assert "not in the DVC remote" in apart.refused(*command)
+    assert "models/release of v1.0.0 is not in the DVC remote" in problems(apart)
+    assert apart.done("show", "v1.0.0")["version"] == "v1.0.0"

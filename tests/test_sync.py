@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from wandb_pipeline import (
     asking,
     begin,
     kill,
-    killed_when_silent,
+    killed,
     links,
     offline,
     on_a_terminal,
@@ -38,7 +37,6 @@ from wandb_pipeline import (
     silent,
     synchronize,
     uses,
-    variables,
     versions,
     write,
 )
@@ -208,12 +206,8 @@ def test_a_run_of_which_the_server_lacks_anything_has_not_arrived(refused: World
 def test_killed_at_any_point_it_can_be_repeated(
     points: Sequence[int], kept: Path, server: WandbServer, online: dict[str, Any]
 ) -> None:
-    kills = 0
-    for requests in points:
-        seen = len(server.requests)
-        server.fail("hang", after=requests)
-        kills += killed_when_silent(begin(kept, server, *COMMAND), server, seen)
-    assert kills >= min(len(points), 4)
+    start = partial(begin, kept, server, *COMMAND)
+    assert sum(killed(start, server, after) for after in points) >= min(len(points), 4)
     assert synchronize(kept, server).code == 0
     assert server.state() == online
     effects = Counter(change for request in server.requests for change in request.effect)
@@ -296,13 +290,7 @@ def test_a_refused_link_holds_up_later_links_alone_and_survives_a_clean(refused:
     assert uses(server, "train") == ["team/grocery/dataset:v0"]
     for run in ("register", "register#2", "register#3"):
         assert uses(server, run) == ["team/grocery/classifier:v0"]
-    subprocess.run(
-        [sys.executable, "-m", "wandb", "clean", "--min-hours", "0", "--force"],
-        cwd=folder,
-        env=variables(folder, server),
-        check=True,
-        capture_output=True,
-    )
+    begin(folder, server, "-m", "wandb", "clean", "--min-hours", "0", "--force").communicate()
     assert not list((folder / "wandb").glob("offline-run-*"))
     assert synchronize(folder, server).out == "3 of 3 sent\n"
     assert links(server) == [{"candidate", "latest"}, set()], "the first is the candidate again"

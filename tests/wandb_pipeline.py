@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,7 @@ REGISTRY = "wandb-registry-model/grocery-classifier"
 
 def settings(timeout: float = 120, upload: Any = "metadata") -> TrackingParams:
     return TrackingParams(
-        project="grocery",
-        entity="",
-        timeout=timeout,
-        upload=upload,
-        registry=REGISTRY,
+        project="grocery", entity="", timeout=timeout, upload=upload, registry=REGISTRY
     )
 
 
@@ -238,16 +234,13 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def killed_when_silent(process: subprocess.Popen[str], server: WandbServer, seen: int) -> bool:
-    """Kill a process as soon as one of its requests hangs; whether it came to that.
-
-    `seen` is the number of requests before it began.
-    """
+def killed(start: Callable[[], subprocess.Popen[str]], server: WandbServer, after: int) -> bool:
+    """Begin a process, and kill it when a request hangs `after` so many; whether one did."""
+    seen = len(server.requests)
+    server.fail("hang", after=after)
+    process = start()
     wait_for(
-        lambda: (
-            process.poll() is not None
-            or "hang" in [request.status for request in server.requests[seen:]]
-        )
+        lambda: process.poll() is not None or "hang" in {r.status for r in server.requests[seen:]}
     )
     alive = process.poll() is None
     kill(process)
