@@ -14,23 +14,10 @@ import yaml
 from conftest import ROOT, Project
 from grocery import runner
 from grocery.shards import read_columns
-from grocery.tracking import artifacts
+from grocery.tracking.artifacts import OUTPUTS
 from running import in_one_process
 from wandb_server import WandbServer
 
-# Which output of dvc.yaml each artifact is.
-OUTPUTS = {
-    "data/prepared/shards": artifacts.DATASET,
-    "data/prepared/incoming": artifacts.INCOMING,
-    "data/card": artifacts.CARD,
-    "models/encoder": artifacts.ENCODER,
-    "data/features": artifacts.FEATURES,
-    "models/classifier": artifacts.CLASSIFIER,
-    "models/reference": artifacts.REFERENCE,
-    "metrics/evaluation": artifacts.EVALUATION,
-    "models/release": artifacts.RELEASE,
-    "metrics/monitor": artifacts.MONITORING,
-}
 # What W&B shows without an artifact: as a table, as curves, or as the run's summary.
 SHOWN_IN_RUNS = {"data/prepared/report.json", "metrics/curves"}
 
@@ -102,11 +89,9 @@ def test_a_run_knows_its_commit_parameters_and_inputs(tracked: Tracked) -> None:
     assert run["commit"].startswith(tracked.group)
     assert run["config"]["git"]["dirty"] is False
     assert run["config"]["train"]["labeled_ratio"] == 0.3
-    lock = {d["path"]: d["md5"] for d in tracked.project.lock()["train"]["deps"]}
-    assert run["config"]["inputs"] == {
-        "dataset": lock["data/prepared/shards"],
-        "features": lock["data/features"],
-    }
+    hashes = tracked.project.hashes()
+    inputs = {"dataset": hashes["data/prepared/shards"], "features": hashes["data/features"]}
+    assert run["config"]["inputs"] == inputs
     assert run["tags"] == ["label_spreading", "synthetic"]
     assert {"val_accuracy", "residual"} <= run["history"][0].keys()
 

@@ -191,7 +191,6 @@ class Agent(Node):
     """A process that runs what the sweep hands out."""
 
     sweep: Sweep
-    runs: list[Run] = field(default_factory=list)
 
 
 @dataclass(eq=False)

@@ -163,17 +163,14 @@ class Store:
 
     @staticmethod
     def _commands(agent: Agent, alive: Mapping[str, bool]) -> list[dict[str, Any]]:
-        sweep = agent.sweep
+        sweep, runs = agent.sweep, agent.sweep.project.runs_by_name
         if alive and sweep.state != "CANCELED":
-            stopped = [run.name for run in agent.runs if run.stopped and run.name in alive]
-            return [{"type": "stop", "run_id": name} for name in stopped]
+            return [{"type": "stop", "run_id": name} for name in alive if runs[name].stopped]
         if sweep.state != "RUNNING" or not sweep.grid:
             return [{"type": "exit"}]
         arguments = {name: {"value": value} for name, value in sweep.grid.pop(0).items()}
         name = token_hex(4)
-        run = Run(sweep.project, name, state="pending", config=arguments, sweep=sweep)
-        sweep.project.runs_by_name[name] = run
-        agent.runs.append(run)
+        runs[name] = Run(sweep.project, name, state="pending", config=arguments, sweep=sweep)
         return [{"type": "run", "run_id": name, "program": None, "args": arguments}]
 
     # Artifacts
