@@ -238,7 +238,7 @@ def four_versions(built: Project, factory: pytest.TempPathFactory) -> Forge:
         git(forge.project, "reset", "--quiet", "--hard", forge.commit(forge.grown()))
         forge.done("register", "--push", GIT_COMMITTER_DATE="1700000020 +0000")
         git(forge.project, "reset", "--quiet", "--hard", forge.commit(forge.rejected()))
-        by_hand = ("git", "tag", "--annotate", f"{ARTIFACT}@{REJECTED}", "--message", "By hand")
-        forge.project.run(*by_hand, env={"GIT_COMMITTER_DATE": "1700000030 +0000"})
+        by_hand = ("tag", "-a", f"{ARTIFACT}@{REJECTED}", "-m", "By hand")
+        git(forge.project, *by_hand, GIT_COMMITTER_DATE="1700000030 +0000")
 
     return copied(factory, "registry-four", make)

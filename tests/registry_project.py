@@ -171,15 +171,23 @@ def grocery(project: Project, *arguments: str, **changes: str) -> Said:
     return said
 
 
-def git(project: Project, *arguments: str) -> str:
-    """What a git command prints."""
-    return project.run("git", *arguments).stdout.strip()
+def git(project: Project, *arguments: str, **changes: str) -> str:
+    """What a git command prints, with changes of the environment."""
+    return project.run("git", *arguments, env=changes).stdout.strip()
 
 
 def tags(project: Project) -> dict[str, str]:
     """Id of the object of every tag."""
     rows = git(project, "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/tags")
     return dict(line.split() for line in rows.splitlines())
+
+
+def gto_stages(project: Project) -> dict[str, str | None]:
+    """The version that GTO says each stage has."""
+    import gto.api  # not all who use this module need it
+
+    with inside(project.path):
+        return gto.api.show(str(project.path))[ARTIFACT]["stage"]
 
 
 def json_at(project: Project, commit: str, path: str) -> Any:
@@ -191,8 +199,7 @@ def output_at(project: Project, commit: str, path: str) -> str:
     """DVC's hash of an output, from a commit's dvc.lock."""
     lock = yaml.safe_load(git(project, "show", f"{commit}:dvc.lock"))
     outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
-    md5: str = outs[path]
-    return md5
+    return outs[path]
 
 
 def object_of(folder: Path, md5: str) -> Path:

@@ -143,9 +143,8 @@ def test_the_learner_sees_kept_labels_only(tmp_path: Path, monkeypatch: pytest.M
     changed = (ROWS, untested, relabelled(ROWS, of("test")), hidden, shown)
     worlds = [World(tmp_path / str(n), rows).featurize() for n, rows in enumerate(changed)]
     for algorithm in ("label_spreading", "self_training"):
-        whole, *same, other = (
-            world.train(algorithm=algorithm).digest("models/classifier") for world in worlds
-        )
+        trained = [world.train(algorithm=algorithm) for world in worlds]
+        whole, *same, other = (world.digest("models/classifier") for world in trained)
         assert same == [whole] * 3
         assert other != whole
 

@@ -56,13 +56,8 @@ def test_the_lineage_graph_is_that_of_dvc_yaml(tracked: Tracked) -> None:
             # W&B's own tables lie deeper.
             own = {path.split("/")[2].split(":")[0] for path in told if path.count("/") == 2}
             assert own == declared, (name, kind)
-    outs = {
-        path
-        for stage in stages.values()
-        for item in stage["outs"]
-        for path, how in item.items()
-        if how.get("cache", True)  # metrics are in git
-    }
+    items = [out for stage in stages.values() for item in stage["outs"] for out in item.items()]
+    outs = {path for path, how in items if how.get("cache", True)}  # metrics are in git
     assert outs == OUTPUTS.keys() | SHOWN_IN_RUNS, "an output is no artifact"
 
 

@@ -142,9 +142,8 @@ class TestRegister:
 
     def test_an_experiment_by_its_name(self, world: Forge) -> None:
         """A name of a version is given once, and the next one may skip some."""
-        assert world.done("register", "--push", "--version", "v2.0.0-rc.1")["tag"] == (
-            f"{ARTIFACT}@v2.0.0-rc.1"
-        )
+        found = world.done("register", "--push", "--version", "v2.0.0-rc.1")
+        assert found["tag"] == f"{ARTIFACT}@v2.0.0-rc.1"
         sentence = world.refused("register", "weak", "--version", "v2.0.0-rc.1")
         assert "v2.0.0-rc.1 is taken; the next one is v2.1.0" in sentence
         found = world.done("register", "weak", "--push", "--bump", "major")
@@ -240,12 +239,8 @@ class TestRegisterAll:
 class TestListAndShow:
     def test_list(self, registered: Forge) -> None:
         rows = registered.done("list")
-        assert [(row["version"], row["stages"]) for row in rows] == [
-            (REJECTED, []),
-            (GROWN, []),
-            (STRONG, ["production"]),
-            (WEAK, []),
-        ]
+        expected = [(REJECTED, []), (GROWN, []), (STRONG, ["production"]), (WEAK, [])]
+        assert [(row["version"], row["stages"]) for row in rows] == expected
         header, _, _, line, weakest = registered.registry("list").out.splitlines()
         assert header.split()[:3] == ["version", "stages", "accuracy"]
         evidence, commit = rows[2]["evidence"], rows[2]["commit"]

@@ -54,8 +54,7 @@ def problems(world: World) -> str:
     """What `status` finds wrong, of tags and of objects."""
     said = ask(world, "registry", "status", "--json")
     assert said.code == 3
-    found = said.document
-    return "\n".join([*found["tags"], *found["objects"]])
+    return "\n".join([*said.document["tags"], *said.document["objects"]])
 
 
 def check_refused(world: World, name: str, expected: str) -> None:
@@ -339,8 +338,7 @@ class TestRecords:
 def test_objects_that_are_lost(apart: Forge) -> None:
     """Neither in the cache nor in the remote; what git holds is shown all the same."""
     apart.version(apart.another_release())
-    force = ("--force", "--reason", "A test")
-    apart.done("promote", VERSION, "--stage", "production", *force)
+    apart.done("promote", VERSION, "--stage", "production", "--force", "--reason", "A test")
     genuine = output_at(apart.project, "HEAD", RELEASE)
     apart.place(genuine).unlink()
     apart.place(genuine, cache=True).unlink()

@@ -85,6 +85,7 @@ def registered(three: Forge, tmp_path_factory: pytest.TempPathFactory) -> Forge:
     world.done("register-all", "HEAD", "--push", **DATED)
     for version in ("v1.0.0", "v1.1.0"):
         world.done("promote", version, "--stage", "production", *FORCE, **DATED)
+    git(world.second, "fetch", "--quiet", "origin", ALL_TAGS)
     return world
 
 
@@ -207,8 +208,7 @@ class Meeting(World):
 
     def bob_registers(self, version: str) -> None:
         """Bob makes his HEAD a version, and nobody hears of it yet."""
-        tag = ("git", "tag", "--annotate", f"{ARTIFACT}@{version}", "--message", "By hand")
-        self.second.run(*tag, env=BY_BOB)
+        git(self.second, "tag", "-a", f"{ARTIFACT}@{version}", "-m", "By hand", **BY_BOB)
 
     def ada_does(self, *arguments: str, **wrap: str) -> Said:
         """Ada's command, which another meets at a point, or whose git fails at one."""
@@ -237,16 +237,10 @@ class Meeting(World):
 class TestMeeting:
     """Two people, each in a clone of one remote, or two commands in one clone."""
 
-    @pytest.fixture(scope="class")
-    def place(self, registered: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-        """Where they meet; what they do there is put back."""
-        world = registered.copy(tmp_path_factory.mktemp("meeting") / "world")
-        git(world.second, "fetch", "--quiet", "origin", ALL_TAGS)
-        return world
-
     @pytest.fixture
-    def met(self, place: World, path: str) -> Iterator[Meeting]:
-        met = Meeting(place.folder, path)
+    def met(self, registered: World, path: str) -> Iterator[Meeting]:
+        """What they do is put back."""
+        met = Meeting(registered.folder, path)
         with put_back(met.project, met.second, met.origin):
             yield met
 
@@ -264,8 +258,8 @@ class TestMeeting:
     def test_a_version_that_is_withdrawn_while_it_is_judged(self, met: Meeting) -> None:
         before = tags(met.origin)
         gone = f"{ARTIFACT}@v1.2.0"
-        withdraw = ("git", "tag", "--annotate", f"{gone}!", f"{gone}^{{}}", "--message", "Gone")
-        met.second.run(*withdraw, env={"GIT_COMMITTER_DATE": "1800000010 +0000"})
+        later = {"GIT_COMMITTER_DATE": "1800000010 +0000"}
+        git(met.second, "tag", "-a", f"{gone}!", f"{gone}^{{}}", "-m", "Gone", **later)
         said = met.ada_meets_bob(*PROMOTE, when="before cat-file")
         met.check_refused(said, "v1.2.0 was withdrawn or moved meanwhile")
         assert {*tags(met.origin)} - {*before} == {f"{gone}!"}

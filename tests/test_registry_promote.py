@@ -24,7 +24,7 @@ from grocery.registry.store import open_store
 from grocery.settings import RegistryParams
 from grocery.shards import read_columns, shard_paths
 from registry_forged import GROWN, REJECTED, STRONG, VERSION, WEAK, Forge, four_versions
-from registry_project import ARTIFACT, Said, git, inside, output_at, put_back, tags
+from registry_project import ARTIFACT, Said, git, gto_stages, inside, output_at, put_back, tags
 from wandb_pipeline import REGISTRY, asking
 from wandb_server import WandbServer
 
@@ -51,19 +51,10 @@ def apart(versions: Forge, tmp_path: Path) -> Forge:
 EARLIER = {"GIT_COMMITTER_DATE": "1700000100 +0000"}  # than anything that GTO does later
 
 
-def production(world: Forge, *names: str) -> None:
-    """Promote one after another, whatever they are."""
-    for name in names:
-        promote = ("promote", name, "--stage", "production", "--force", "--reason", "a test")
-        assert world.done(*promote, **EARLIER)["new"]
-
-
-def stages(project: Project) -> dict[str, str | None]:
-    """What GTO says each stage has."""
-    with inside(project.path):
-        shown = gto.api.show(str(project.path))
-    found: dict[str, str | None] = shown[ARTIFACT]["stage"]
-    return found
+def production(world: Forge, name: str) -> None:
+    """Promote a version, whatever it is."""
+    promote = ("promote", name, "--stage", "production", "--force", "--reason", "a test")
+    assert world.done(*promote, **EARLIER)["new"]
 
 
 def between(world: Forge, old: str, new: str) -> Difference:
@@ -74,8 +65,7 @@ def between(world: Forge, old: str, new: str) -> Difference:
 
 
 def as_json(difference: Difference) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(asdict(difference)))
-    return document
+    return json.loads(json.dumps(asdict(difference)))
 
 
 class TestCompare:
@@ -217,13 +207,11 @@ class TestPromote:
         ]
         again = world.registry("promote", WEAK, "--stage", "production")
         assert again.out == f"production has already {WEAK} (tag {ARTIFACT}#production#1)\n"
-        assert stages(world.project) == {"staging": WEAK, "production": WEAK}
+        assert gto_stages(world.project) == {"staging": WEAK, "production": WEAK}
 
     def test_by_the_rule_of_params_or_by_force_and_back(self, world: Forge) -> None:
-        promote, back = (
-            ("promote", WEAK, "--stage", "production"),
-            ("rollback", "--stage", "production"),
-        )
+        promote = ("promote", WEAK, "--stage", "production")
+        back = ("rollback", "--stage", "production")
         assert "'canary' is no stage" in world.refused("promote", WEAK, "--stage", "canary")
         assert "no version is in production, so nothing can be rolled back" in world.refused(*back)
         production(world, STRONG)
@@ -243,11 +231,11 @@ class TestPromote:
         assert (forced["forced"], forced["reason"]) == (True, "knows milk")
         shown = world.registry("show", WEAK).out
         assert "promoted to production by force: knows milk, by Test" in shown
-        assert stages(world.project)["production"] == WEAK
+        assert gto_stages(world.project)["production"] == WEAK
 
         said = world.registry(*back, "--reason", "takes lemons for milk")
         assert said.out == f"production is rolled back to {STRONG} (tag {ARTIFACT}#production#3)\n"
-        assert stages(world.project)["production"] == STRONG
+        assert gto_stages(world.project)["production"] == STRONG
         event = world.done("show", "production")["history"][-1]["evidence"]
         assert event["rollback"] == {"undoes": f"{ARTIFACT}#production#2", "from": WEAK}
         text = world.registry("show", STRONG).out
@@ -284,7 +272,7 @@ class TestPromote:
             world.done("promote", name, "--stage", "staging", **EARLIER)
         by_gto(gto.api.assign, version=STRONG, stage="staging")
         assert world.done("show", "staging")["version"] == STRONG
-        assert world.done(*back)["version"] == GROWN == stages(world.project)["staging"]
+        assert world.done(*back)["version"] == GROWN == gto_stages(world.project)["staging"]
         get = f"artifacts get . {ARTIFACT} --force --out {world.folder}"
         world.project.dvc(f"{get}/staged --stage staging", f"{get}/weak --rev {WEAK}")
         for name, out in ((GROWN, "staged"), (WEAK, "weak")):
@@ -294,7 +282,7 @@ class TestPromote:
         by_gto(gto.api.deregister, version=GROWN)
         gone = f"(tag {ARTIFACT}#staging#4), which is no version"
         assert gone in world.refused("show", "staging")
-        assert world.done(*back)["version"] == WEAK == stages(world.project)["staging"]
+        assert world.done(*back)["version"] == WEAK == gto_stages(world.project)["staging"]
         world.done("promote", STRONG, "--stage", "staging")
         by_gto(gto.api.deregister, version=WEAK)
         sentence = world.refused(*back)
@@ -368,7 +356,7 @@ class TestShared:
         world.done("promote", STRONG, "--stage", "staging", at=world.second)
         assert world.done("show", "staging", at=world.second)["version"] == STRONG
         assert tags(world.origin) == tags(world.second)
-        assert stages(world.second)["staging"] == STRONG
+        assert gto_stages(world.second)["staging"] == STRONG
 
     def test_local_tags_are_named_and_sent_with_what_comes_after(self, world: Forge) -> None:
         """A tag goes to the remote of all without being asked to; not with --local."""

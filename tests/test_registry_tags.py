@@ -18,7 +18,7 @@ from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.state import State, Version, precedence, read_state
 from grocery.registry.tags import STAGES, message, read_tags
-from registry_project import ARTIFACT, git, inside
+from registry_project import ARTIFACT, git, gto_stages, inside, tags
 
 READ = [
     *("@v1.2.3", "@v0.0.0", "@v1.2.3#4", "@v1.2.3!", "@v1.2.3!#4", "@v1.2.3-rc.1"),
@@ -45,17 +45,11 @@ class Model:
     def state(self) -> State:
         return read_state(Git(self.project.path))
 
-    @property
-    def tags(self) -> list[str]:
-        return git(self.project, "tag").splitlines()
-
     def tag(self, name: str, commit: str, text: str = "by hand") -> None:
         """A tag after all others: they are read in the order of their seconds."""
         self.clock += 10
-        self.project.run(
-            *("git", "tag", "--annotate", name, commit, "--message", text),
-            env={"GIT_COMMITTER_DATE": f"{self.clock} +0000"},
-        )
+        when = f"{self.clock} +0000"
+        git(self.project, "tag", "-a", name, commit, "-m", text, GIT_COMMITTER_DATE=when)
 
     def promote(self, version: str, stage: str, *, undoes: str | None = None) -> None:
         """The tag of our promote or rollback."""
@@ -77,21 +71,17 @@ class Model:
 
     def by_gto(self, change: Callable[..., object], **what: Any) -> None:
         """A change of GTO's own; its tag, whose time is now, is made again with a time of ours."""
-        before = set(self.tags)
+        before = tags(self.project).keys()
         with inside(self.project.path):
             change(str(self.project.path), ARTIFACT, **what)
-        (name,) = set(self.tags) - before
+        (name,) = tags(self.project).keys() - before
         commit = git(self.project, "rev-parse", f"{name}^{{commit}}")
         text = git(self.project, "tag", "--list", "--format=%(contents)", name)
         git(self.project, "tag", "--delete", name)
         self.tag(name, commit, text)
 
     def gto_stage(self, stage: str) -> str | None:
-        """The version that GTO says a stage has."""
-        with inside(self.project.path):
-            shown = gto.api.show(str(self.project.path))
-        version: str | None = shown[ARTIFACT]["stage"].get(stage)
-        return version
+        return gto_stages(self.project).get(stage)
 
     def gto_versions(self) -> set[str]:
         with inside(self.project.path):
@@ -117,10 +107,11 @@ def test_the_grammar_is_gtos(model: Model) -> None:
     names = [ARTIFACT + suffix for suffix in (*READ, *NOT_READ, "")]
     for name in names:
         checked = model.project.run("git", "check-ref-format", f"refs/tags/{name}", check=False)
-        if checked.returncode == 0 and name not in model.tags:  # else nobody can make such a tag
+        # else nobody can make such a tag
+        if checked.returncode == 0 and name not in tags(model.project):
             model.tag(name, model.commits["v1.0.0"])
     read = {tag.name: tag for tag in read_tags(Git(model.project.path))[0]}
-    theirs = {name: gto.tag.parse_name(name, raise_on_fail=False) for name in model.tags}
+    theirs = {name: gto.tag.parse_name(name, raise_on_fail=False) for name in tags(model.project)}
     known = [name for name in names if name in read]
     assert known == [name for name in names if theirs.get(name)]
     assert known == [ARTIFACT + suffix for suffix in READ]
@@ -218,9 +209,8 @@ def _agree(model: Model) -> None:
             continue
         found = state.current(stage)
         assert (found.name if found else None) == model.gto_stage(stage)
-        assert [v for v in state.versions.values() if stage in state.stages_of(v)] == (
-            [found] if found else []
-        )
+        having = [v for v in state.versions.values() if stage in state.stages_of(v)]
+        assert having == ([found] if found else [])
         before = state.previous(stage)
         assert before is None or (now and before.commit != now.commit)
 

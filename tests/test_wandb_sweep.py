@@ -22,7 +22,7 @@ from grocery.registry import revisions
 from grocery.registry.git import Git
 from grocery.tracking.sync import waiting_runs
 from laboratory import make_laboratory
-from registry_project import grocery
+from registry_project import git, grocery
 from running import processes, wait_for
 from wandb_pipeline import begin, pipeline, synchronize
 from wandb_server import WandbServer
@@ -129,8 +129,8 @@ def trial(world: World, search: str) -> tuple[str, Any]:
 
 def shown(world: World, experiment: str, path: str) -> Any:
     """A file of an experiment."""
-    text = world.project.run("git", "show", f"{experiments(world.project)[experiment]}:{path}")
-    return yaml.safe_load(text.stdout)
+    commit = experiments(world.project)[experiment]
+    return yaml.safe_load(git(world.project, "show", f"{commit}:{path}"))
 
 
 @pytest.mark.parametrize(
@@ -260,11 +260,8 @@ def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) ->
     parameters.write_text("wandb_version: 1\ntrain.alpha:\n  value: 0.5\n")
     with WandbServer() as server:
         sweep = hand_out(server)
-        handed_out = {
-            "WANDB_SWEEP_ID": sweep,
-            "WANDB_RUN_ID": "fromsweep",
-            "WANDB_SWEEP_PARAM_PATH": str(parameters),
-        }
+        handed_out = {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": "fromsweep"}
+        handed_out["WANDB_SWEEP_PARAM_PATH"] = str(parameters)
         server.fail("refuse")
         done = pipeline(tmp_path, server, "train", **handed_out)
         assert (done.code, done.err.count("the run is kept offline")) == (0, 1)

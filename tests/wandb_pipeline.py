@@ -145,14 +145,12 @@ class World:
 
 def uses(server: WandbServer, run: str) -> list[str]:
     """The artifacts that a run has used."""
-    found: list[str] = server.state()["runs"][RUN + run]["uses"]
-    return found
+    return server.state()["runs"][RUN + run]["uses"]
 
 
 def versions(server: WandbServer, name: str) -> dict[str, Any]:
     """The versions of an artifact."""
-    found: dict[str, Any] = server.state()["artifacts"][f"team/grocery/{name}"]["versions"]
-    return found
+    return server.state()["artifacts"][f"team/grocery/{name}"]["versions"]
 
 
 def links(server: WandbServer) -> list[set[str]]:

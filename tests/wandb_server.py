@@ -64,12 +64,7 @@ class WandbServer:
             return Painter(self.store).picture()
 
     def fail(
-        self,
-        mode: str,
-        *,
-        only: str | Collection[str] = (),
-        after: int = 0,
-        times: int | None = None,
+        self, mode: str, *, only: Collection[str] = (), after: int = 0, times: int | None = None
     ) -> None:
         """Fail from now on, until `heal`: `times` requests, or all, `after` others have succeeded.
 

@@ -43,9 +43,8 @@ def execute(store: Store, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]
 def operation_name(body: Mapping[str, Any]) -> str:
     """Name of the operation that a request asks for; "" where it has none."""
     document, _ = _parsed(body["query"])
-    (operation,) = (
-        item for item in document.definitions if isinstance(item, graphql.OperationDefinitionNode)
-    )
+    kind = graphql.OperationDefinitionNode
+    (operation,) = (each for each in document.definitions if isinstance(each, kind))
     return operation.name.value if operation.name else ""
 
 

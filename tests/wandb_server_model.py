@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -43,7 +43,7 @@ class Node:
     No two servers of a process give the same one to artifacts, which the SDK caches by it.
     """
 
-    number: int = field(default_factory=itertools.count(1).__next__)
+    number: int = field(default_factory=count(1).__next__)
     created_at: str = field(default_factory=now)
 
     @property
@@ -181,9 +181,7 @@ class Sweep(Node):
     def __post_init__(self) -> None:
         parameters = yaml.safe_load(self.config)["parameters"]
         values = [spec.get("values") or [spec["value"]] for spec in parameters.values()]
-        self.grid = [
-            dict(zip(parameters, point, strict=True)) for point in itertools.product(*values)
-        ]
+        self.grid = [dict(zip(parameters, point, strict=True)) for point in product(*values)]
 
 
 @dataclass(eq=False)
@@ -277,11 +275,8 @@ class ArtifactCollectionMembership(Node):
     @property
     def aliases(self) -> list[ArtifactAlias]:
         collection = self.artifact_collection
-        return [
-            ArtifactAlias(collection, alias)
-            for alias, owner in collection.alias_owners.items()
-            if owner is self
-        ]
+        names = [name for name, owner in collection.alias_owners.items() if owner is self]
+        return [ArtifactAlias(collection, name) for name in names]
 
     @property
     def files(self) -> list[File]:

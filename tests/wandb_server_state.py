@@ -52,22 +52,16 @@ class Painter:
         self._store = store
         projects = store.all_projects.values()
         self._runs = [run for project in projects for run in project.runs_by_name.values()]
-        self._collections = [item for project in projects for item in project.collections.values()]
+        found = [item for project in projects for item in project.collections.values()]
+        self._sequences = [item for item in found if isinstance(item, ArtifactSequence)]
+        self._portfolios = [item for item in found if isinstance(item, ArtifactPortfolio)]
         self._keys = self._run_keys()
 
     def picture(self) -> dict[str, Any]:
         return {
             "runs": {self._keys[run.id]: self._run(run) for run in self._runs},
-            "artifacts": {
-                self._path(item): self._sequence(item)
-                for item in self._collections
-                if isinstance(item, ArtifactSequence)
-            },
-            "links": {
-                item.path: self._portfolio(item)
-                for item in self._collections
-                if isinstance(item, ArtifactPortfolio)
-            },
+            "artifacts": {self._path(item): self._sequence(item) for item in self._sequences},
+            "links": {item.path: self._portfolio(item) for item in self._portfolios},
         }
 
     # Names that are not random

@@ -248,9 +248,7 @@ class Store:
         membership = portfolio.membership_of(artifact)
         if membership is None:
             membership = self._join(portfolio, artifact)
-            self.changes.append(
-                f"link {portfolio.path}: v{membership.version_index} is {artifact.label}"
-            )
+            self.changes.append(f"link {portfolio.path}: {artifact.label}")
         aliases = [item["alias"] for item in input.get("aliases") or ()]
         self._assign(membership, ["latest", *aliases])
         return {"version_index": membership.version_index, "artifact_membership": membership}
