@@ -1,5 +1,6 @@
 """Accuracy without labels: right where it was tried out, honest about how sure it is, else none."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from grocery.monitoring import accuracy
-from grocery.monitoring.accuracy import Estimate, error_of_map, estimate_accuracy, expected_loss
+from grocery.monitoring.accuracy import (
+    Estimate,
+    error_of_map,
+    estimate_accuracy,
+    expected_loss,
+    of_another_mix,
+)
 from grocery.reference.image_statistics import NAMES
 from grocery.reference.reference import Reference
 from grocery.reference.typical import class_means, leads
@@ -121,6 +128,68 @@ def test_one_class_alone_is_no_fall() -> None:
     assert np.mean(pears) < np.mean([one for one in apples if one is not None]) - 0.003
     signals = [one.signal for one, _ in found if one.signal and one.signal.p_value <= 0.01]
     assert sum(signal.effect >= signal.threshold for signal in signals) <= 2
+
+
+def test_another_mix_by_hand() -> None:
+    """Of two classes, four images each, one is farther ahead than the other."""
+    logits = np.repeat(np.array([[3, 0, 0], [0, 3, 1], [0, 3, 2]], np.float32), (4, 2, 2), axis=0)
+    seen = {"features": logits, "image_statistics": np.zeros((8, len(NAMES)), np.float32)}
+    made = Reference.from_predictions(logits, None, CLASSES, "x", logits=logits, **seen)
+    first, second = leads(logits)[:4].mean(), leads(logits)[4:].mean()
+    apart = (first - second) ** 2 / 4 / made.typical["leads"].spread[0] ** 2
+    assert of_another_mix(made, np.array([0, 0, 1, 1])) == 0
+    alone = of_another_mix(made, np.array([0, 0, 0, 0]))
+    assert alone == pytest.approx((1 / 2 - (1 / 4 + 1 / 8) / 2) * apart, rel=1e-5)
+
+
+def of_thirty(draw: Callable[[np.random.Generator], NDArray[np.intp]]) -> tuple[int, int]:
+    """Of 200 batches of 30 classes, some easy and some hard: that fell, and whose interval held."""
+    rng = np.random.default_rng(0)
+    levels = rng.normal(3, 1, 30)
+
+    def seen(truth: NDArray[np.intp]) -> tuple[Floats, Floats, Floats]:
+        logits = rng.normal(size=(len(truth), 30))
+        logits[np.arange(len(truth)), truth] += levels[truth]
+        others = rng.normal(size=(len(truth), len(NAMES))).astype(np.float32)
+        return logits.astype(np.float32), others, others
+
+    truth = rng.integers(30, size=600)
+    logits, features, statistics = seen(truth)
+    names = [f"{number:02}" for number in range(30)]
+    arrays = {"features": features, "logits": logits, "image_statistics": statistics}
+    labels = [names[number] for number in truth]
+    made = Reference.from_predictions(logits, labels, names, "x", **arrays)
+    # As if tried out under anything.
+    made = replace(made, trials=YARDSTICK.trials * np.float32([1, 1, 1, 99, 99, 99, 99]))
+    fell = held = 0
+    for _ in range(200):
+        truth = draw(rng)
+        batch = seen(truth)
+        right = float((batch[0].argmax(axis=1) == truth).mean())
+        found = estimate_accuracy(made, *batch, PARAMS)
+        low, high = found.interval or (0, 1)
+        fell += found.signal is not None and found.signal.p_value <= PARAMS.significance
+        held += low <= right <= high
+    return fell, held
+
+
+def test_classes_that_are_hard_are_no_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three classes of 30: those that are hard are taken for others, which are not here.
+
+    If the predicted classes explained the mix, 30 would fall and 158 hold.
+    """
+    monkeypatch.setattr(accuracy, "WIDEST", 1.0)
+    fell, held = of_thirty(lambda rng: rng.choice(30, 3, replace=False)[np.arange(60) % 3])
+    assert fell <= 15
+    assert held >= 175
+
+
+def test_chance_is_no_fall_however_few_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the normal distribution 20 of these batches of five images would fall."""
+    monkeypatch.setattr(accuracy, "WIDEST", 1.0)
+    fell, held = of_thirty(lambda rng: rng.integers(30, size=5))
+    assert fell <= 10
+    assert held >= 170
 
 
 def test_nothing_is_estimated_where_nothing_was_tried() -> None:

@@ -5,9 +5,10 @@ map: by how much accuracy falls where the model's lead (`grocery.reference.typic
 fallen by so much. It never rises again (isotonic regression), and it starts from what is usual for
 the classes that the batch is taken for, so that an uncommon mix of classes is no loss.
 
-The interval allows for three errors: that hits are drawn at random on both sides, that the fall is
-measured on n images, and that shifts of one kind cost more than those of another. The last is what
-the map is off by, nine times in ten, for kinds that are left out of it.
+The interval allows for four errors: that hits are drawn at random on both sides, that the fall is
+measured on n images, that another mix of classes is easier or harder than it looks, and that shifts
+of one kind cost more than those of another. The last is what the map is off by, nine times in ten,
+for kinds that are left out of it.
 
 Where a batch lies farther from the held-out images than any trial, or where the interval is too
 wide to be of use, there is no estimate but the reason why.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from scipy.special import ndtr
+from scipy.special import stdtr
 
 from grocery.core.params import MonitorParams
 from grocery.monitoring.signals import Signal
@@ -63,14 +64,16 @@ def estimate_accuracy(
     usual, predicted = reference.typical["leads"], logits.argmax(axis=1)
     off = leads(logits) - usual.means[predicted, 0]
     fall = -float(off.mean())
-    error = float(np.sqrt(off.var() / n + usual.spread[0] ** 2 / usual.images))
+    mix = of_another_mix(reference, predicted)
+    doubt = usual.spread[0] ** 2 * (1 / usual.images + mix)
+    error = float(np.sqrt(off.var() / (n - 1) + doubt))
     falls, losses = reference.trials[:, 1], reference.trials[:, 2]
     loss = max(0.0, float(expected_loss(falls, losses, fall)))
     either = expected_loss(falls, losses, np.array([fall - error, fall + error]))
     accuracy = float(reference.class_accuracies[predicted].mean(dtype=np.float64)) - loss
     accuracy = min(1.0, max(0.0, accuracy))
 
-    chance = min(0.25, max(0.02, accuracy * (1 - accuracy))) * (1 / n + 1 / reference.images)
+    chance = min(0.25, max(0.02, accuracy * (1 - accuracy))) * (1 / n + 1 / reference.images + mix)
     sampling = _QUANTILE**2 * (chance + float(either[1] - either[0]) ** 2 / 4)
     half = (sampling + (error_of_map(reference.trials) * (loss + _FLOOR)) ** 2) ** 0.5
     interval = (max(0.0, accuracy - half), min(1.0, accuracy + half))
@@ -79,7 +82,8 @@ def estimate_accuracy(
     away = reference.distances(features, statistics, predicted)
     lost = fall > float(falls.max()) + _QUANTILE * error
     outside = bool(lost or (np.array(away) > farthest).any())
-    p_value = float(ndtr(-fall / error)) if error else 1.0
+    # Student's t: of 20 images the normal distribution makes twice the false alarms.
+    p_value = float(stdtr(n - 1, -fall / error)) if error else 1.0
     why = None
     if outside:
         why = "the images lie farther from those before than any that the model was tried out on"
@@ -96,6 +100,26 @@ def estimate_accuracy(
     if why:
         return Estimate(None, None, why, signal, outside)
     return Estimate(accuracy, interval, None, signal)
+
+
+def of_another_mix(reference: Reference, predicted: NDArray[np.intp]) -> float:
+    """Variance of a batch's mean that its mix of classes adds, in units of that of one image.
+
+    An image that is taken for a class need not be of it, least of all where most classes are
+    missing, so what is usual for the predicted classes does not explain all of another mix. Classes
+    therefore count as drawn by chance: they are as far apart as the leads of the reference's are.
+    That is weighed with the squared differences of the shares of classes, less what the numbers of
+    images explain: on average it is nothing where the mix is the same.
+    """
+    values, before = leads(reference.logits), reference.logits.argmax(axis=1)
+    sizes, n = np.bincount(before, minlength=len(reference.classes)), len(predicted)
+    shares = sizes / len(before)
+    own = np.bincount(before, values, minlength=len(sizes)) / np.maximum(sizes, 1)
+    apart = float(shares @ (own - values.mean(dtype=np.float64)) ** 2)
+    moved = ((np.bincount(predicted, minlength=len(sizes)) / n - shares) ** 2).sum()
+    by_chance = (1 / n + 1 / len(before)) * (1 - (shares**2).sum())
+    one = max(float(reference.typical["leads"].spread[0]) ** 2, 1e-12)
+    return max(0.0, float(moved - by_chance)) * apart / one
 
 
 def expected_loss(falls: Floats, losses: Floats, fall: float | Doubles) -> Doubles:
