@@ -8,7 +8,7 @@ classes     the predicted classes                    permutation, Jensen-Shannon
 features    features                                 permutation, kernel
 images      brightness, sharpness and the like       Kolmogorov-Smirnov, corrected for the number
 unknown     the head's logits, and features          permutation, neighbours and tail
-estimate    how far the best class is ahead          normal
+estimate    how far the best class is ahead          Student's t
 accuracy    right predictions, where labels are here Fisher's exact test
 labels      how unlikely the labels are to the model permutation
 unreadable  nothing: a limit is given                exact binomial
