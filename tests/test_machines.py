@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from conftest import ROOT, Project, environment
+from conftest import ROOT, Project, environment, refusal
 from grocery import runner
 from grocery.cluster import dask, opened
 from grocery.cluster.sameness import CODE, digest_of_code, traits
@@ -81,9 +81,7 @@ def on(address: str) -> AbstractContextManager[None]:
 
 def refused(address: str) -> str:
     """Why no work begins at this address."""
-    with pytest.raises(GroceryError) as caught, on(address):
-        pass
-    return str(caught.value)
+    return refusal(GroceryError, on(address).__enter__)
 
 
 def test_the_bytes_are_those_of_this_machine(project: Project, cluster: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageEnhance
 
-from conftest import call_stage
+from conftest import call_stage, refusal
 from grocery.core.errors import DataError
 from grocery.core.files import digest
 from grocery.core.params import PrepareParams
@@ -205,9 +205,7 @@ class TestBadFiles:
         source = dataset(tmp_path / "raw")
         for i in range(14):
             put(source, f"a/bad{i:02}.jpg", f"no image {i}".encode())
-        with pytest.raises(DataError) as error:
-            prepare(source, tmp_path)
-        sentence = str(error.value)
+        sentence = refusal(DataError, prepare, source, tmp_path)
         assert sentence.startswith("14 of 56 files cannot be read, more than prepare.max_bad_ratio")
         assert sentence.endswith("a/bad09.jpg (not an image of a known format); and 4 more")
         assert prepare(source, tmp_path, max_bad_ratio=0.25)["quarantined"] == 14
