@@ -1,7 +1,5 @@
 """What somebody who may write to git and to the DVC remote could put there: consistent, hostile."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A built project with a DVC remote beside it, and the `grocery registry` commands run in it."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

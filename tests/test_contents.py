@@ -1,7 +1,5 @@
 """The hash of a content is DVC's own."""
 
-from __future__ import annotations
-
 import hashlib
 
 import pytest

@@ -4,8 +4,6 @@ The stages run on a small dataset of coloured squares, of which some rows are th
 must not depend on them must keep its bytes; what must depend on them must not.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -79,11 +77,11 @@ class World:
         batch = pa.Table.from_pylist(incoming or [], BATCH_SCHEMA)
         write_table(folder / "data/prepared/incoming/batch.parquet", batch)
 
-    def featurize(self) -> World:
+    def featurize(self) -> "World":
         call_stage("featurize", FEATURIZE, root=self.folder)
         return self
 
-    def train(self, heard: Heard | None = None, **changes: Any) -> World:
+    def train(self, heard: Heard | None = None, **changes: Any) -> "World":
         params = TRAIN.model_copy(update=changes)
         call_stage("train", params, root=self.folder, heard=heard)
         return self

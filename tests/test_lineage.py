@@ -1,7 +1,5 @@
 """The whole pipeline, run by DVC and tracked at a W&B server on loopback."""
 
-from __future__ import annotations
-
 import importlib
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The W&B registry is what git says: at once when W&B can be reached, else after `grocery sync`."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

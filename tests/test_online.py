@@ -4,8 +4,6 @@ It fails in every way and at every point: the stages do not notice, and nothing 
 `grocery sync` the server holds exactly what it would have held without the outage.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from itertools import pairwise

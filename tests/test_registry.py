@@ -1,7 +1,5 @@
 """Register, list, show and fetch: real git, DVC and remotes."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Tags, records and commits that somebody made by hand, damaged or deleted: a sentence, always."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator

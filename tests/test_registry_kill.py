@@ -6,8 +6,6 @@ killing at every point that matters, and acting there forces the order of events
 likely.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

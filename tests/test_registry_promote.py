@@ -1,7 +1,5 @@
 """Compare, promote and roll back, alone and with others: real git, GTO, DVC and remotes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

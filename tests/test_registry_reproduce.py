@@ -4,8 +4,6 @@ The pipeline is a small one. The project's own is built again by docs/registry.s
 (tests/test_registry_story.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

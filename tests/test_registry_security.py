@@ -4,8 +4,6 @@ The attacks are what somebody with write access to the DVC remote and to git cou
 objects, commits and tags, see `registry_forged`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """docs/registry.sh, the life of three models: it runs, and W&B's mirror is right at its end."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The registry's state against GTO's own: the same tags, read by both."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """`grocery sync`: what was kept offline arrives, each thing once, whatever interrupts it."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

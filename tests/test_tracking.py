@@ -1,7 +1,5 @@
 """Tracking: how a run is named, and that nothing W&B does reaches the stage."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -3,8 +3,6 @@
 That W&B's own SDK works against it, and that faults strike, is seen in the tests of tracking.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 from collections.abc import Iterator

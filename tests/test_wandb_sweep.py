@@ -1,7 +1,5 @@
 """W&B sweeps: the real `wandb sweep` and `wandb agent`, and trials that are DVC experiments."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

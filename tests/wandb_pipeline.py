@@ -3,8 +3,6 @@
 They run in this process, which has imported W&B already, except where the process is the point.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import pty
@@ -136,7 +134,7 @@ class World:
     server: WandbServer
 
     @contextmanager
-    def copy(self, folder: Path) -> Iterator[World]:
+    def copy(self, folder: Path) -> Iterator["World"]:
         """Both as they are, free to change."""
         shutil.copytree(self.folder, folder, symlinks=True)
         with self.server.copy() as server:

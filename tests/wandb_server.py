@@ -3,8 +3,6 @@
 Use it as a context manager; `WandbServer.environment` is what the SDK needs to find it.
 """
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -36,7 +34,7 @@ class WandbServer:
         self._fault: Fault | None = None
         self._listener: Listener | None = None
 
-    def copy(self) -> WandbServer:
+    def copy(self) -> "WandbServer":
         """Another server, which holds the same; it does not listen yet."""
         with self._lock:
             return WandbServer(deepcopy(self.store))

@@ -1,7 +1,5 @@
 """GraphQL for the store: requests are parsed, validated and executed by graphql-core."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

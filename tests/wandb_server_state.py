@@ -5,8 +5,6 @@ such place says so. All else is there, so that two equal pictures mean the same 
 lineage and links, whichever way they came.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

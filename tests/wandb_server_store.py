@@ -4,8 +4,6 @@
 artifact, a use, a link, an alias) is appended to `Store.changes` as one line.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
