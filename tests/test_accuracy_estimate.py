@@ -208,7 +208,9 @@ def test_nothing_is_estimated_where_nothing_was_tried() -> None:
     untried = replace(YARDSTICK, trials=YARDSTICK.trials[:0])
     found = estimate_accuracy(untried, logits, features, statistics, PARAMS)
     assert found.refusal == "the release was not tried out under shifts"
-    assert estimate_accuracy(YARDSTICK, logits[:0], features, statistics, PARAMS).accuracy is None
+    for n in (0, 1):
+        found = estimate_accuracy(YARDSTICK, logits[:n], features[:n], statistics[:n], PARAMS)
+        assert (found.accuracy, found.refusal) == (None, "it has too few images")
 
 
 def test_an_interval_that_is_of_no_use_is_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:

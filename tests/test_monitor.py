@@ -48,6 +48,7 @@ def incoming(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jpegs, truth = pictures(2, 100)
     write_batch(folder / "clean.parquet", jpegs, [CLASSES[one] for one in truth])
     write_batch(folder / "shares.parquet", pictures(3, 100, shares=(0.8, 0.1, 0.1))[0])
+    write_batch(folder / "others.parquet", pictures(5, 100, shares=(0.1, 0.1, 0.8))[0])
     write_batch(folder / "camera.parquet", [*pictures(4, 70)[0], *[None] * 30])
     return folder
 
@@ -63,7 +64,7 @@ def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: P
     result = monitor(release, incoming, tmp_path, heard)
     batches = result["batches"]
     verdicts = {name: batch["verdict"] for name, batch in batches.items()}
-    assert verdicts == {"camera": "alert", "clean": "ok", "shares": "watch"}
+    assert verdicts == {"camera": "alert", "clean": "ok", "others": "watch", "shares": "watch"}
     assert (batches["camera"]["images"], batches["camera"]["unreadable"]) == (70, 30)
     clean = batches["clean"]
     assert clean["accuracy"] > 0.6
@@ -90,7 +91,7 @@ def test_every_batch_gets_its_verdict(release: Path, incoming: Path, tmp_path: P
     assert names["clean"][-3:] == ["accuracy", "labels", "unreadable"]  # it has labels
     page = (tmp_path / "monitor/index.html").read_text()
     assert "Its accuracy cannot be estimated: the release was not" in page
-    assert page.count("<img") == 3 * PARAMS.sample_images
+    assert page.count("<img") == len(batches) * PARAMS.sample_images
 
 
 def test_copies_are_judged_once(release: Path, tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ TARGET = "evaluate"  # the stage that it ends with; those after it judge a relea
 # What begins waits in a stash, and at an experiment's end DVC goes on with whatever waits there: in
 # the stash of all perhaps with one that is just beginning, which would then run twice.
 _DVC = """
-import os, sys
+import sys, uuid
 from dvc.cli import main
 from dvc.repo import experiments
-experiments.WORKSPACE_STASH = f"refs/exps/temp/stash-{os.getpid()}"
+experiments.WORKSPACE_STASH = f"refs/exps/temp/stash-{uuid.uuid4()}"
 sys.exit(main())
 """
 

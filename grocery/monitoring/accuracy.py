@@ -57,8 +57,8 @@ def estimate_accuracy(
 ) -> Estimate:
     """Estimate the accuracy on a batch from its logits (n, c), features and image statistics."""
     n = len(logits)
-    if not n:
-        return Estimate(None, None, "there are no images", None)
+    if n < 2:
+        return Estimate(None, None, "it has too few images", None)
     if not len(reference.trials):
         return Estimate(None, None, "the release was not tried out under shifts", None)
     usual, predicted = reference.typical["leads"], logits.argmax(axis=1)
@@ -66,7 +66,7 @@ def estimate_accuracy(
     fall = -float(off.mean())
     mix = of_another_mix(reference, predicted)
     doubt = usual.spread[0] ** 2 * (1 / usual.images + mix)
-    error = float(np.sqrt(off.var() / (n - 1) + doubt))
+    error = float(np.sqrt(off.var(ddof=1) / n + doubt))
     falls, losses = reference.trials[:, 1], reference.trials[:, 2]
     loss = max(0.0, float(expected_loss(falls, losses, fall)))
     either = expected_loss(falls, losses, np.array([fall - error, fall + error]))
