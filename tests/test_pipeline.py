@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import grocery
 from conftest import Project
-from grocery.data.sources import open_source
 from grocery.runner import STAGES
-from grocery.shards import read_table
 from running import SCRATCH, in_one_process
 
 
@@ -53,15 +50,6 @@ def test_more_dimensions_than_images_keep_a_geometry(project: Project) -> None:
     project.run(*in_one_process("featurize", "train", "evaluate"))
     measured = json.loads((project.path / "metrics/evaluate.json").read_text())
     assert measured["accuracy"] > 0.75
-
-
-def test_the_release_predicts_raw_files_as_was_evaluated(built: Project) -> None:
-    model = grocery.load_model(built.path / "models/release")
-    recorded = read_table(built.path / "metrics/evaluation/predictions.parquet").to_pylist()
-    raw = {i.path: i for i in open_source(built.path / "data/raw/synthetic").images()}
-    predicted = model.predict(raw[row["path"]].read() for row in recorded)
-    for row, said in zip(recorded, predicted, strict=True):
-        assert (said.label, said.confidence) == (row["predicted"], row["confidence"])
 
 
 def test_a_full_disk(project: Project) -> None:
