@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grocery.core.errors import DataError, printable
+from grocery.settings import load
 
 MEASURED, VERDICT = Path("metrics/evaluate.json"), Path("models/release/verdict.json")
 PAGES = {
@@ -17,10 +18,11 @@ PAGES = {
     "models/release/README.md": "the model's card",
     "metrics/monitor/index.html": "the monitor, on incoming batches or drills",
 }
+ALL_LABELS = "dvc exp run --name all-labels $(cat params/full-labels)"
 NEXT = {
     "source .venv/bin/activate": "the commands below are there",
     "dvc plots show --open": "confusions, calibration, and how training went",
-    "dvc exp run --name all-labels $(cat params/full-labels)": "the same with all labels",
+    ALL_LABELS: "the same with all labels",
     "dvc exp diff": "what that changed",
     "grocery data samples shelf/ && grocery predict shelf/": "the model on some test images",
 }
@@ -44,7 +46,10 @@ def summary(root: Path = Path()) -> str:
     if advice:
         lines += ["", "To do:", *(f"  {sentence}" for sentence in advice)]
     lines += _listed("Look at:", {os.path.relpath(root / page): why for page, why in PAGES.items()})
-    lines += _listed("Next:", NEXT)
+    following = dict(NEXT)
+    if load(root / "params.yaml").train.labeled_ratio == 1:
+        del following[ALL_LABELS]
+    lines += _listed("Next:", following)
     return "\n".join(map(printable, lines))
 
 
@@ -106,8 +111,8 @@ def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
     times = {"onnx": len([*paths.encoder.glob("backbone*.onnx")])}
     asked = sum(params[name]["dimensions"] * times.get(name, 1) for name in names)
     fewer = (
-        f", fewer than the `dimensions` of featurize ({asked:,}): at most half as many as images "
-        "that the encoder is fitted on, and only those that vary between these"
+        f"; `dimensions` of featurize allows {asked:,}, and the images that the encoder is fitted "
+        "on give no more: at most one number for two of them"
     )
     return f"{given:,} numbers per image{fewer if given < asked else ''}"
 

@@ -51,7 +51,7 @@ def run(params: RegisterParams, paths: Paths, report: Report) -> dict[str, Any]:
     dataset = json.loads((paths.card / "card.json").read_bytes())
     trained, measured = (json.loads(p.read_bytes()) for p in (paths.trained, paths.measured))
     verdict = decide(params, measured, dataset, paths.evaluation / "per_class.csv")
-    verdict["advice"] = advice(trained, measured, dataset, paths.evaluation)
+    verdict["advice"] = advice(trained, measured, dataset, paths.evaluation, verdict["checks"])
 
     encoder_arrays, encoder = load_arrays(paths.encoder, ENCODER_KIND)
     head_arrays, classifier = load_arrays(paths.classifier, CLASSIFIER_KIND)

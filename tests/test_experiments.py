@@ -45,8 +45,7 @@ def explored(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     """A project in which experiments ran two at a time, tracked offline."""
     folder = tmp_path_factory.mktemp("explored")
     project = built.copy(folder / "project")
-    project.dvc(f"remote add --force --default storage {folder / 'storage'}")
-    project.commit("A place for experiments")
+    project.dvc(f"remote modify --local storage url {folder}/storage")  # as the docs say
     project.run("bash", "-c", "dvc exp run --queue --name few $(cat params/few-labels)")
     project.dvc(
         "exp run --queue evaluate --name neighbors -S train.n_neighbors=3,4",

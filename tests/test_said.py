@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,7 @@ MEASURED: dict[str, Any] = {
 }
 RECALLS = {"apple": 0.9, "leek": 0.8, "pear": 0.95}
 POOR = RECALLS | {"leek": 0.5}
+CALIBRATION = "expected calibration error"
 GUESSES = {"accuracy": 0.4, "accuracy_interval": [0.32, 0.5]}
 
 
@@ -42,6 +44,7 @@ def advised(
     confused: int = 0,
     suspects: int = 0,
     kept_of: int = 72,
+    failed: str = "",
     **changes: Any,
 ) -> list[str]:
     """Advice where all is well but for this; `confused` of 20 apples are taken for pears."""
@@ -54,7 +57,8 @@ def advised(
     trained = TRAINED | {k: v for k, v in changes.items() if k in TRAINED}
     measured = MEASURED | {k: v for k, v in changes.items() if k in MEASURED}
     dataset = {"splits": {"train": {"labeled": kept_of}}, "suspected_labels": [{}] * suspects}
-    return advice(trained, measured, dataset, folder)
+    checks = [{"name": name, "passed": name != failed} for name in ("test accuracy", CALIBRATION)]
+    return advice(trained, measured, dataset, folder, checks)
 
 
 def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
@@ -92,6 +96,14 @@ def test_what_is_poor_is_said_with_what_to_do(
     (sentence,) = advised(tmp_path, **changes)
     assert sentence.startswith(start)
     assert sentence.endswith(end)
+
+
+def test_a_rejection_says_what_to_do(tmp_path: Path) -> None:
+    limits = "What a release must reach is set by the section register of params.yaml."
+    assert advised(tmp_path, failed="test accuracy") == [limits]
+    calibrated, last = advised(tmp_path, failed=CALIBRATION)
+    assert "calibrated on the 100 validation images. Add labelled images, or raise" in calibrated
+    assert last == limits
 
 
 def test_few_images_are_not_told_to_be_shared_out_otherwise(tmp_path: Path) -> None:
@@ -160,9 +172,15 @@ def test_the_readme_shows_what_is_said_today(built: Project, here: Path) -> None
     paths = SimpleNamespace(release=here / "models/release", monitor="metrics/monitor")
     write_json(paths.release / "verdict.json", verdict)
     write_json(here / "metrics/evaluate.json", found["evaluate"])
+    params = (ROOT / "params.yaml").read_text()
+    (here / "params.yaml").write_text(params)
     assert shown.endswith(f"\n\n{said.summary()}")
     for stage in ("evaluate", "register", "monitor"):
         assert said.line(stage, paths, found[stage]) in shown.splitlines()
+    assert said.ALL_LABELS in shown
+    every = re.sub("labeled_ratio: .*", "labeled_ratio: 1.0", params)
+    (here / "params.yaml").write_text(every)
+    assert said.ALL_LABELS not in said.summary(), "it is done"
 
 
 def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
@@ -180,8 +198,7 @@ def test_fewer_dimensions_than_are_asked_for_are_explained(built: Project) -> No
     paths = SimpleNamespace(encoder=built.path / "models/encoder")
     assert said.line("featurize", paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
     fewer = said.line("featurize", paths, {"dimensions": 12})
-    asked = "fewer than the `dimensions` of featurize (32): at most half"
-    assert f"12 numbers per image, {asked}" in fewer
+    assert "12 numbers per image; `dimensions` of featurize allows 32, and the images" in fewer
 
 
 def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:

@@ -309,6 +309,10 @@ def test_a_bad_assignment_is_one_sentence(built: Project, name: str, value: str)
 
 
 def test_what_is_no_assignment_is_a_wrong_command_line(built: Project) -> None:
-    done = grocery(built, "trial", "-v")
-    assert (done.code, done.out) == (2, "")
-    assert done.err.endswith("error: '-v' is no assignment; write --PARAMETER=VALUE\n")
+    for words, said in (
+        (["-v"], "'-v' is no assignment; write --PARAMETER=VALUE"),
+        ([], "the following arguments are required: --PARAMETER=VALUE"),
+    ):
+        done = grocery(built, "trial", *words)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.endswith(f"error: {said}\n")

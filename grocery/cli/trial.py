@@ -46,7 +46,7 @@ def add_parser(parsers: Any) -> None:
     )
     parser.add_argument(
         "assignments",
-        nargs="*",
+        nargs="+",
         metavar="--PARAMETER=VALUE",
         help="a parameter by its dotted name in params.yaml, and its value",
     )

@@ -155,8 +155,9 @@ def too_few(judgement: Judgement, params: MonitorParams) -> list[str]:
     """A sentence about a batch that is too small, or none."""
     if judgement.images >= params.min_batch:
         return []
+    images = "image is" if judgement.images == 1 else "images are"
     return [
-        f"{judgement.images} readable images are too few to judge predictions by; "
+        f"{judgement.images} readable {images} too few to judge predictions by; "
         f"{params.min_batch} are needed."
     ]
 
@@ -175,4 +176,6 @@ def left_out(batch: BatchReport) -> list[str]:
     """A sentence about near duplicates, or none."""
     if not batch.copies:
         return []
+    if batch.copies == 1:
+        return ["1 image is a near duplicate of another, and is not judged."]
     return [f"{batch.copies} images are near duplicates of others, and are not judged."]

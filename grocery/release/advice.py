@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil, log
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def advice(
     measured: Mapping[str, Any],
     dataset: Mapping[str, Any],
     evaluation: Path,
+    checks: Sequence[Mapping[str, Any]],
 ) -> list[str]:
     """Say what to do next, in sentences.
 
@@ -37,6 +38,8 @@ def advice(
         The dataset card.
     evaluation
         The folder with ``per_class.csv`` and ``confusion.csv``.
+    checks
+        Those of the verdict, see `grocery.release.verdict.decide`.
     """
     classes, pairs = (_rows(evaluation / name) for name in ("per_class.csv", "confusion.csv"))
     left = dataset["splits"]["train"]["labeled"] - trained["labeled"]
@@ -45,6 +48,7 @@ def advice(
         *_of_classes(classes, trained["labels_per_class"], kept_back=left > 0),
         *_of_confusions(pairs, classes),
         *_of_labels(dataset),
+        *_of_checks(checks, trained["validation"]),
     ]
 
 
@@ -145,6 +149,17 @@ def _of_labels(dataset: Mapping[str, Any]) -> Iterator[str]:
     if suspects := len(dataset["suspected_labels"]):
         looks = "label looks" if suspects == 1 else "labels look"
         yield f"{suspects} {looks} wrong: see data/card/index.html."
+
+
+def _of_checks(checks: Sequence[Mapping[str, Any]], validation: int) -> Iterator[str]:
+    failed = {check["name"] for check in checks if not check["passed"]}
+    if "expected calibration error" in failed:
+        yield (
+            f"The confidences are far off. They are calibrated on the {validation} validation "
+            f"images. {_add('val')}"
+        )
+    if failed:
+        yield "What a release must reach is set by the section register of params.yaml."
 
 
 def _listed(names: list[str]) -> str:

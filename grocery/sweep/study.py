@@ -62,12 +62,14 @@ class Study:
         ------
         DataError
             When the sweep was begun before, and is not to go on or was another one; or when it was
-            not, and some of its trials' names are `taken` by experiments.
+            not, and is to go on, or some of its trials' names are `taken` by experiments.
         """
         name = self._search.name
         if self._file.is_file():
             if not (data := self._file.read_bytes()).endswith(b"\n"):  # cut off by a kill
                 write_bytes(self._file, data[: data.rfind(b"\n") + 1])
+        elif resume:
+            raise DataError(f"there is no sweep {name} to go on with; begin it without --resume")
         elif older := [each for each in taken if re.fullmatch(rf"{name}-\d+", each)]:
             raise DataError(
                 f"{older[0]} is an experiment of an earlier sweep; give another --name, or remove "
