@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -354,8 +355,8 @@ def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
     (said,) = do(offline_story, server_apart, "now")
     assert said.startswith("warning: W&B: ")
     assert said.endswith(f"; {LATER}")
-    if only == "upload":
-        assert said == f"warning: W&B: no answer within 3 s; {LATER}"
+    if only == "upload":  # W&B itself has three times as long to begin, which a busy machine takes
+        assert re.fullmatch(f"warning: W&B: no answer within [39] s; {LATER}", said)
     assert len(Notes(offline_story).waiting()) == len(STEPS)
     server_apart.heal()
     with in_this_process():
