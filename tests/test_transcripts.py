@@ -77,7 +77,7 @@ def follow(name: str, project: Project, variables: Mapping[str, str]) -> None:
         here = project
         for each in re.split(r"^\$ ", block.replace("\\\n", " "), flags=re.MULTILINE)[1:]:
             line, *shown = each.splitlines()
-            if LEFT_OUT.match(line):
+            if LEFT_OUT.match(line.partition("#")[0]):
                 continue
             if "# in another clone" in line:
                 here = Project(project.path.parent / "other")
