@@ -23,7 +23,7 @@ NEXT = {
     "source .venv/bin/activate": "the commands below are there",
     "dvc plots show --open": "confusions, calibration, and how training went",
     ALL_LABELS: "the same with all labels",
-    "dvc exp diff": "what that changed",
+    "dvc exp diff": "what an experiment changed",
     "grocery data samples shelf/ && grocery predict shelf/": "the model on some test images",
 }
 
