@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -351,12 +350,13 @@ def test_when_w_and_b_fails_there_is_one_warning_and_nothing_is_lost(
     mode: str, only: str, offline_story: Path, server_apart: WandbServer
 ) -> None:
     server_apart.fail(mode, only=only)
-    Project(offline_story).edit_params({"tracking": {"timeout": 3}})
+    seconds = 10 if only == "upload" else 3  # W&B has three times as long to begin
+    Project(offline_story).edit_params({"tracking": {"timeout": seconds}})
     (said,) = do(offline_story, server_apart, "now")
     assert said.startswith("warning: W&B: ")
     assert said.endswith(f"; {LATER}")
-    if only == "upload":  # W&B itself has three times as long to begin, which a busy machine takes
-        assert re.fullmatch(f"warning: W&B: no answer within [39] s; {LATER}", said)
+    if only == "upload":
+        assert said == f"warning: W&B: no answer within 10 s; {LATER}"
     assert len(Notes(offline_story).waiting()) == len(STEPS)
     server_apart.heal()
     with in_this_process():

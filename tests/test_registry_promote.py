@@ -453,6 +453,12 @@ class TestShared:
         found = world.done(*ours)
         assert (found["tag"], found["evidence"]["previous"]) == (f"{ARTIFACT}#staging#2", WEAK)
 
+    def test_a_plain_tag_is_named_once(self, world: Forge) -> None:
+        git(world.project, "tag", f"{ARTIFACT}@v9.0.0")
+        git(world.project, "push", "--quiet", "origin", f"{ARTIFACT}@v9.0.0")
+        (said,) = world.registry("status", "--json").document["tags"]
+        assert f"{ARTIFACT}@v9.0.0 is a plain one" in said
+
     def test_a_remote_of_another_name(self, world: Forge) -> None:
         before = tags(world.origin)
         world.project.edit_params({"registry": {"remote": "upstream"}})

@@ -14,6 +14,7 @@ from grocery import runner, said
 from grocery.core.errors import DataError, ModelError
 from grocery.core.files import write_json
 from grocery.release.advice import advice, on_monitoring
+from grocery.release.verdict import CALIBRATION
 from grocery.settings import load
 from registry_project import grocery, inside
 from thresholds import thresholds
@@ -33,7 +34,6 @@ MEASURED: dict[str, Any] = {
 }
 RECALLS = {"apple": 0.9, "leek": 0.8, "pear": 0.95}
 POOR = RECALLS | {"leek": 0.5}
-CALIBRATION = "expected calibration error"
 GUESSES = {"accuracy": 0.4, "accuracy_interval": [0.32, 0.5]}
 
 

@@ -135,9 +135,9 @@ class TestWholeSweep:
         begun = "error: sweep: the sweep grid was begun"
         assert refusal() == f"{begun} before; go on with --resume, or give another --name"
         other = f"{begun} with another file or seed; give another --name"
+        assert refusal("--resume", "--seed=1") == other
         none = "error: sweep: there is no sweep gird to go on with; begin it without --resume"
         assert refusal("--resume", "--name=gird") == none
-        assert refusal("--resume", "--seed=1") == other
         with held(swept.project.path / ".dvc/tmp/sweep-grid.lock"):
             assert "another command is at work on the sweep grid" in refusal("--resume")
         assert journal.read_bytes() == before

@@ -97,6 +97,7 @@ FOLLOWED = ["adapt", "experiments", "monitoring", "sweeps", "team"]
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}.md" for name in FOLLOWED)])
 def test_a_page_is_followed(name: str, here: Project) -> None:
     follow(name, here, {"COLUMNS": "100"})
+    assert not Path("/grocery-storage").exists(), "DVC took the remote's ../ from the root"
 
 
 @pytest.mark.long

@@ -73,3 +73,25 @@ def test_an_artifact_is_committed_when_it_is_whole(server: WandbServer) -> None:
     assert send(server, "PUT", place, b"red")[0] == 200
     store.commit_artifact({"artifact_id": artifact.id})
     assert only_run(server)["logs"] == ["team/grocery/d:v0"]
+
+
+def test_which_requests_a_fault_hits(server: WandbServer) -> None:
+    def statuses() -> list[int]:
+        queries = [ask(server, f"query {name} {{ viewer {{ id }} }}") for name in "AB"]
+        stream = send(server, "POST", "/files/team/grocery/r1/file_stream", b"{}")
+        return [status for status, _ in (*queries, stream)]
+
+    server.fail("503", only="graphql")
+    assert statuses() == [503, 503, 200]
+    server.fail("503", only=("A", "/files/team"))
+    assert statuses() == [503, 200, 503]
+    server.fail("503", after=4, times=1)
+    assert [statuses(), statuses()] == [[200, 200, 200], [200, 503, 200]]
+
+
+def test_a_cut_upload_leaves_nothing(server: WandbServer) -> None:
+    server.fail("drop", only="upload")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        send(server, "PUT", "/storage/run/team/grocery/r1/weights", b"x" * 1_000_000)
+    assert (server.requests[-1].status, server.requests[-1].size) == ("drop", 500_000)
+    assert only_run(server)["files"] == {}

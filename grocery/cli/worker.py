@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import socket
 import sys
-import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from grocery.cli.command import argument, command
 from grocery.cli.terminal import count
 from grocery.core.errors import GroceryError
 from grocery.core.threads import cores
-
-CONNECT = 10.0  # seconds in which the scheduler has to answer
 
 
 def _number(text: str) -> int:
@@ -63,7 +58,10 @@ def worker(arguments: argparse.Namespace) -> None:
     allowed, example = ADDRESSES["dask"]
     if not re.fullmatch(allowed, arguments.address):
         raise GroceryError(f"the scheduler's address should be {example}")
-    _await_scheduler(arguments.address)
+    from grocery.cluster.dask import connected
+
+    with connected(arguments.address):
+        pass  # Dask's own worker would say in a traceback that nobody answers
     # Workers import this very code, wherever they are started.
     paths = [str(Path(grocery.__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -76,19 +74,3 @@ def worker(arguments: argparse.Namespace) -> None:
     ]
     sys.stdout.flush()
     os.execv(command[0], command)
-
-
-def _await_scheduler(address: str) -> None:
-    """Refuse an address where nobody answers, which Dask would say in a traceback."""
-    parts, end = urlsplit(address), time.monotonic() + CONNECT
-    while True:
-        try:
-            socket.create_connection((parts.hostname, parts.port), timeout=CONNECT).close()
-        except OSError as error:
-            if time.monotonic() >= end:
-                raise GroceryError(
-                    f"no Dask scheduler answers at {address} within {CONNECT:g} seconds ({error})"
-                ) from None
-        else:
-            return
-        time.sleep(0.2)

@@ -180,24 +180,36 @@ def dask_cluster(address: str) -> Iterator[DaskCluster]:
     GroceryError
         When nobody answers, or a worker would compute other bytes.
     """
+    with this_place() as place, connected(address) as client:
+        cluster = DaskCluster(client, address, place)
+        cluster.check()
+        yield cluster
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """A ``distributed.Client`` of a Dask scheduler.
+
+    Raises
+    ------
+    GroceryError
+        When nobody answers.
+    """
     # What it would say in many lines, we say in one.
     for name in ("distributed", "tornado"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    with this_place() as place:
-        try:
-            # Of other versions the check says something, or is content with them.
-            with warnings.catch_warnings(action="ignore"):
-                client: Any = Client(  # type: ignore[no-untyped-call]
-                    address, timeout=CONNECT, set_as_default=False
-                )
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise GroceryError(
-                f"no Dask scheduler answers at compute.address {address} within "
-                f"{CONNECT:.0f} seconds ({type(error).__name__})"
-            ) from None
-        try:
-            cluster = DaskCluster(client, address, place)
-            cluster.check()
-            yield cluster
-        finally:
-            client.close(timeout=2)
+    try:
+        # Of other versions the check says something, or is content with them.
+        with warnings.catch_warnings(action="ignore"):
+            client: Any = Client(  # type: ignore[no-untyped-call]
+                address, timeout=CONNECT, set_as_default=False
+            )
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise GroceryError(
+            f"no Dask scheduler answers at the address {address} within {CONNECT:.0f} seconds "
+            f"({type(error).__name__})"
+        ) from None
+    try:
+        yield client
+    finally:
+        client.close(timeout=2)

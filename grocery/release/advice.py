@@ -12,6 +12,7 @@ from typing import Any
 from grocery.core.documents import Section, read_document
 from grocery.core.errors import ModelError
 from grocery.core.params import MonitorParams
+from grocery.release.verdict import CALIBRATION
 
 # What calls for advice.
 WIDE = 0.2  # an interval of the test accuracy
@@ -153,7 +154,7 @@ def _of_labels(dataset: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_checks(checks: Sequence[Mapping[str, Any]], validation: int) -> Iterator[str]:
     failed = {check["name"] for check in checks if not check["passed"]}
-    if "expected calibration error" in failed:
+    if CALIBRATION in failed:
         yield (
             f"The confidences are far off. They are calibrated on the {validation} validation "
             f"images. {_add('val')}"

@@ -8,6 +8,8 @@ from typing import Any
 
 from grocery.core.params import RegisterParams
 
+CALIBRATION = "expected calibration error"
+
 
 def decide(
     limits: RegisterParams, measured: dict[str, Any], dataset: dict[str, Any], per_class: Path
@@ -35,12 +37,7 @@ def decide(
     checks = [
         _check("test accuracy", measured["accuracy"], "at least", limits.min_accuracy),
         _check("test macro F1", measured["macro_f1"], "at least", limits.min_macro_f1),
-        _check(
-            "expected calibration error",
-            measured["calibration_error"],
-            "at most",
-            limits.max_calibration_error,
-        ),
+        _check(CALIBRATION, measured["calibration_error"], "at most", limits.max_calibration_error),
         _check("near duplicates across splits", leaks, "at most", 0),
     ]
     with per_class.open(encoding="utf-8", newline="") as stream:
