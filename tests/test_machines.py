@@ -33,12 +33,12 @@ from running import SCRATCH, wait_for
 
 
 @contextmanager
-def running(*arguments: str, folder: Path, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that ends, with all that it has started, when the block does."""
+def running(*command: str, folder: Path, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that ends, with all that it has started, when the block does."""
     env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **changes)
     how: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     how |= {"cwd": folder, "env": env, "start_new_session": True}
-    process = subprocess.Popen([sys.executable, "-m", *arguments], **how)
+    process = subprocess.Popen(command, **how)
     try:
         yield process
     finally:
@@ -51,7 +51,15 @@ def running(*arguments: str, folder: Path, **changes: str) -> Iterator[subproces
 def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Dask scheduler on a free port of loopback, which forgives a task one dead worker."""
     file = folder / "scheduler.json"
-    command = ("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0")
+    command = (
+        "python",
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    )
     where = ("--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
     forgiving = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
     with running(*command, *where, folder=folder, **forgiving) as process:
@@ -61,7 +69,7 @@ def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 def workers(address: str, folder: Path, count: int = 2) -> Any:
     """Workers as people start them."""
-    command = ("grocery.cli", "worker", address, "--workers", str(count))
+    command = ("grocery", "worker", address, "--workers", str(count))
     return running(*command, folder=folder, DASK_TEMPORARY_DIRECTORY=str(folder))
 
 
@@ -170,7 +178,15 @@ def test_work_that_kills_workers(here: Path, cluster: str, monkeypatch: pytest.M
 
 def test_a_worker_with_other_kernels_is_refused(here: Path, cluster: str) -> None:
     """numpy was loaded before our code could choose."""
-    command = ("distributed.cli.dask_worker", cluster, "--nthreads", "1", "--no-dashboard")
+    command = (
+        "python",
+        "-m",
+        "distributed.cli.dask_worker",
+        cluster,
+        "--nthreads",
+        "1",
+        "--no-dashboard",
+    )
     late = ("--preload", "numpy", "--local-directory", str(here), "--name", "late")
     kernels = {"NPY_DISABLE_CPU_FEATURES": f"X86_V3 {KERNELS['NPY_DISABLE_CPU_FEATURES']}"}
     with running(*command, *late, folder=here, OPENBLAS_CORETYPE="Nehalem", **kernels):

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,24 +68,30 @@ def only_user(url: str) -> dict[str, str]:
     return {f"AWS_{name}": value for name, value in keys.items()}
 
 
-@pytest.fixture(scope="module")
-def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("s3")
-    project, log = built.copy(folder / "project"), folder / "log"
-    server = [sys.executable, "-m", "moto.server", "--port", "0"]
+@contextmanager
+def endpoint(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A server with a bucket: its address, and the environment of the user who may use it."""
+    log, server = folder / "log", [sys.executable, "-m", "moto.server", "--port", "0"]
     with log.open("wb") as out, subprocess.Popen(server, stdout=out, stderr=out) as process:
         try:
             found = wait_for(lambda: re.search(r"Running on (http://\S+:\d+)", log.read_text()))
-            world = World(project, found[1], only_user(found[1]))
-            add = f"remote add --force --default storage s3://{BUCKET}/storage"
-            project.dvc(add, f"remote modify storage endpointurl {world.url}")
-            project.commit("S3")
-            project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")
-            with inside(project.path, **world.env), Repo() as repo:
-                repo.push()
-            yield world
+            yield found[1], only_user(found[1])
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("s3")
+    project = built.copy(folder / "project")
+    with endpoint(folder) as (url, keys):
+        add = f"remote add --force --default storage s3://{BUCKET}/storage"
+        project.dvc(add, f"remote modify storage endpointurl {url}")
+        project.commit("S3")
+        project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")
+        with inside(project.path, **keys), Repo() as repo:
+            repo.push()
+        yield World(project, url, keys)
 
 
 def test_a_fresh_clone_has_the_bytes_and_no_key(world: World, tmp_path: Path) -> None:
