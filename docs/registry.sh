@@ -40,7 +40,7 @@ agreed() { grocery registry status > "$log" 2>&1 || { cat "$log" >&2; exit 1; };
 
 say "A team: a git remote, a DVC remote beside it, and a clone"
 cd "$place"
-git clone --quiet --bare "$checkout" origin.git
+git clone --quiet --bare --no-tags "$checkout" origin.git
 run git clone --quiet "$place/origin.git" ours
 cd ours
 git config user.name "${GIT_AUTHOR_NAME:-Ada}"

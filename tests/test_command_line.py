@@ -119,6 +119,11 @@ class TestCommands:
             assert (refused.code, refused.out) == (2, "")
             assert refused.err.endswith(f" (did you mean {near}?)\n")
 
+    def test_what_markdown_alone_compares_with(self, said: Callable[..., Said]) -> None:
+        refused = said("report", "--against", "HEAD")
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.endswith("--against goes with --markdown\n")
+
 
 @pytest.mark.parametrize(
     ("ask", "said"),
@@ -155,8 +160,10 @@ def test_samples_and_their_prediction_as_the_readme_says(built: Project, tmp_pat
     assert len(right) == 24
     assert sum(right) > 12
 
-    said = grocery(built, "data", "samples", str(shelf), "--count=3")
-    assert said == Said(0, f"3 test images are in {shelf}\n", "")
+    again, fewer = (grocery(built, "data", "samples", str(shelf), f"--count={n}") for n in (24, 3))
+    assert again == Said(0, f"24 test images are in {shelf}\n", "")
+    assert fewer.sentence.startswith(f"error: data samples: {shelf}/")
+    assert fewer.sentence.endswith("none of these 3 images; name a folder with nothing else in it")
     columns = ["image_id", "label", "split", "image"]
     rows = read_columns(built.path / "data/prepared/shards", columns).to_pylist()
     known = {f"{row['label']}/{row['image_id'][:8]}.jpg": row for row in rows}

@@ -241,6 +241,10 @@ class TestBadInput:
         assert sentence in last
         assert "s3cret" not in last
 
+    def test_an_inbox_may_be_empty(self, odd: Project) -> None:
+        said = grocery(odd, "monitor", "empty", "--each")
+        assert said == Said(0, said.out, "nothing to judge: empty holds no batch\n")
+
     def test_stops_no_other_batch(self, built: Project, raw: Path, tmp_path: Path) -> None:
         """And a page that cannot be written costs no verdict."""
         put(tmp_path, "cut.parquet", (built.path / CLEAN).read_bytes()[:-100])
@@ -293,7 +297,10 @@ class TestHistory:
         hurried = inbox.watch("--settled", "3600")
         assert hurried == Said(0, "", f"not settled: {inbox.folder}/monday {later}")
         assert inbox.watch("--settled", "3600", "--quiet") == Said(0, "", "")
-        for model, why in (("production", "no version is in production"), ("no", "no is not here")):
+        for model, why in (
+            ("production", "no version is in production"),
+            ("no/model", "no/model is not here"),
+        ):
             missing = inbox.watch("--settled", "3600", "--quiet", "--model", model)
             assert (missing.code, missing.out) == (1, "")
             assert missing.err.startswith(f"error: monitor: {why}")

@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_predicted() -> None:
     assert predict("gone.jpg") == Said(1, "", f"{sentences[5]}\n")
     nowhere = predict("0.png", "--model", "nowhere")
     assert (nowhere.out, nowhere.code) == ("", 1)
-    assert nowhere.sentence.startswith(f"{start} nowhere holds no grocery-model")
+    assert nowhere.sentence.startswith(f"{start} nowhere is neither a folder nor a name in")
 
 
 def test_names_that_an_output_cannot_show() -> None:

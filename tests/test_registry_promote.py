@@ -210,7 +210,8 @@ class TestPromote:
     def test_by_the_rule_of_params_or_by_force_and_back(self, world: Forge) -> None:
         promote = ("promote", WEAK, "--stage", "production")
         back = ("rollback", "--stage", "production")
-        assert "'canary' is no stage" in world.refused("promote", WEAK, "--stage", "canary")
+        for unknown in (("promote", WEAK), ("rollback",)):
+            assert "'canary' is no stage" in world.refused(*unknown, "--stage", "canary")
         assert "no version is in production, so nothing can be rolled back" in world.refused(*back)
         production(world, STRONG)
         sentence = world.refused(*promote, "--reason", "knows milk")

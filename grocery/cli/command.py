@@ -89,7 +89,7 @@ def command(
                 group = parser.add_mutually_exclusive_group() if one_of else parser
                 for names, options in item if isinstance(item, list) else [item]:
                     group.add_argument(*names, **options)
-            parser.set_defaults(run=run, command=name)
+            parser.set_defaults(run=run, command=name, parser=parser)
 
         return add_parser
 

@@ -14,7 +14,6 @@ from grocery.cli.terminal import in_project
     argument("--markdown", action="store_true", help="as a comment on a pull request"),
     argument(
         "--against",
-        default="HEAD",
         metavar="REV",
         help="what --markdown compares with: a tag, a branch, a commit (default: HEAD)",
     ),
@@ -32,5 +31,8 @@ def report(arguments: argparse.Namespace) -> None:
     from grocery import said
     from grocery.comment import comment
 
+    if arguments.against is not None and not arguments.markdown:
+        arguments.parser.error("--against goes with --markdown")
     root = in_project(".")
-    print(comment(root, arguments.against) if arguments.markdown else said.summary(root))
+    markdown, against = arguments.markdown, arguments.against or "HEAD"
+    print(comment(root, against) if markdown else said.summary(root))

@@ -13,7 +13,7 @@ from grocery.core.errors import DataError, printable
 @command(
     "data samples",
     "write some test images, to try the other commands on",
-    argument("folder", type=Path, metavar="FOLDER", help="where to; new or not"),
+    argument("folder", type=Path, metavar="FOLDER", help="where to; with nothing else in it"),
     argument(
         "--count", type=count, default=24, metavar="N", help="how many (default: %(default)s)"
     ),
@@ -33,10 +33,16 @@ def samples(arguments: argparse.Namespace) -> None:
     shards = in_project("data/prepared/shards")
     rows = read_columns(shards, ["image_id", "label", "split"]).to_pylist()
     labels = {row["image_id"]: row["label"] for row in rows if row["split"] == "test"}
-    chosen = list(labels)[: arguments.count]
-    for image_id, jpeg in images_of(shard_paths(shards), chosen).items():
+    files: dict[str, Path] = {}
+    for image_id in list(labels)[: arguments.count]:
         label = labels[image_id]
         if Path(label).name != label or label in ("", ".."):
             raise DataError(f"the class {label!r} cannot be the name of a folder")
-        write_bytes(arguments.folder / label / f"{image_id[:8]}.jpg", jpeg)
-    print(printable(f"{len(chosen)} test images are in {arguments.folder}"))
+        files[image_id] = arguments.folder / label / f"{image_id[:8]}.jpg"
+    there = {path for path in arguments.folder.rglob("*") if not path.is_dir()}
+    if others := sorted(there - {*files.values()}):
+        why = f"is none of these {len(files)} images; name a folder with nothing else in it"
+        raise DataError(f"{others[0]} {why}")
+    for image_id, jpeg in images_of(shard_paths(shards), list(files)).items():
+        write_bytes(files[image_id], jpeg)
+    print(printable(f"{len(files)} test images are in {arguments.folder}"))

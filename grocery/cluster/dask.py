@@ -206,9 +206,8 @@ def connected(address: str) -> Iterator[Any]:
             )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise GroceryError(
-            f"no Dask scheduler answers at the address {address} within {CONNECT:.0f} seconds "
-            f"({type(error).__name__})"
-        ) from None
+            f"no Dask scheduler answers at the address {address} within {CONNECT:.0f} seconds"
+        ) from error
     try:
         yield client
     finally:

@@ -181,9 +181,7 @@ class Registry:
         Into production only with the evidence that `registry.rule` of params.yaml asks for, or by
         `force`; `reason` is recorded.
         """
-        if stage not in STAGES:
-            known = f"{meant(stage, STAGES)}; the stages are {', '.join(STAGES)}"
-            raise RegistryError(f"{stage!r} is no stage{known}")
+        _refuse_unknown(stage)
         if force and not (reason and reason.strip()):
             raise RegistryError("--force needs a --reason, which is recorded")
         state = self.ledger.refresh()
@@ -240,6 +238,7 @@ class Registry:
 
     def rollback(self, stage: str, *, reason: str | None = None) -> Outcome:
         """Put the version back that a stage had before; refused when it cannot be had any more."""
+        _refuse_unknown(stage)
         state = self.ledger.refresh()
         now, before = state.assignment(stage), state.previous(stage)
         if now is None:
@@ -350,6 +349,12 @@ def _tried(verb: Callable[[], Outcome]) -> Outcome | RegistryError:
         return verb()
     except RegistryError as reason:
         return reason
+
+
+def _refuse_unknown(stage: str) -> None:
+    if stage not in STAGES:
+        known = f"{meant(stage, STAGES)}; the stages are {', '.join(STAGES)}"
+        raise RegistryError(f"{stage!r} is no stage{known}")
 
 
 def _moved(stage: str, now: Tag | None) -> RegistryError:

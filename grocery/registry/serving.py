@@ -71,8 +71,10 @@ def find(name: str, repo: str | os.PathLike[str] | None = None) -> tuple[Path, s
     if is_registry_name(name):
         fetched = fetch(name, repo)
         return fetched.folder, fetched.version
-    if not os.path.lexists(name) and (near := meant(name, STAGES)):
-        raise ModelError(f"{name} is neither a folder nor a name in the registry{near}")
+    if not os.path.lexists(name) and os.sep not in name:
+        wanted = "a version is such as v1.0.0, and the stages are " + ", ".join(STAGES)
+        found = f"{name} is neither a folder nor a name in the registry{meant(name, STAGES)}"
+        raise ModelError(f"{found}; {wanted}")
     return Path(name), None
 
 

@@ -42,6 +42,8 @@ def once(arguments: argparse.Namespace) -> None:
     # Nothing is printed earlier: it would run into the progress bars.
     _warn([*strays, *(sentence for batch in batches for sentence in batch.not_read)])
     _warn(_unsettled(sorted(set(found) - set(origins)), arguments.settled))
+    if not found:
+        _warn([f"nothing to judge: {' and '.join(arguments.incoming)} holds no batch"])
     if arguments.report is not None and (batches or not troubles):
         reports = [batch.report for batch in batches]
         with judging.kept_apart(troubles, str(arguments.report)):
