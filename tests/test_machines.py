@@ -51,16 +51,8 @@ def running(*command: str, folder: Path, **changes: str) -> Iterator[subprocess.
 def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Dask scheduler on a free port of loopback, which forgives a task one dead worker."""
     file = folder / "scheduler.json"
-    command = (
-        "python",
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "0",
-    )
-    where = ("--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file))
+    command = ("python", "-m", "distributed.cli.dask_scheduler", "--scheduler-file", str(file))
+    where = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
     forgiving = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
     with running(*command, *where, folder=folder, **forgiving) as process:
         wait_for(lambda: file.is_file() and file.stat().st_size)
@@ -178,16 +170,8 @@ def test_work_that_kills_workers(here: Path, cluster: str, monkeypatch: pytest.M
 
 def test_a_worker_with_other_kernels_is_refused(here: Path, cluster: str) -> None:
     """numpy was loaded before our code could choose."""
-    command = (
-        "python",
-        "-m",
-        "distributed.cli.dask_worker",
-        cluster,
-        "--nthreads",
-        "1",
-        "--no-dashboard",
-    )
-    late = ("--preload", "numpy", "--local-directory", str(here), "--name", "late")
+    command = ("python", "-m", "distributed.cli.dask_worker", cluster, "--preload", "numpy")
+    late = ("--nthreads", "1", "--no-dashboard", "--local-directory", str(here), "--name", "late")
     kernels = {"NPY_DISABLE_CPU_FEATURES": f"X86_V3 {KERNELS['NPY_DISABLE_CPU_FEATURES']}"}
     with running(*command, *late, folder=here, OPENBLAS_CORETYPE="Nehalem", **kernels):
         with Client(cluster, set_as_default=False) as client:

@@ -243,7 +243,7 @@ class TestBadInput:
 
     def test_an_inbox_may_be_empty(self, odd: Project) -> None:
         said = grocery(odd, "monitor", "empty", "--each")
-        assert said == Said(0, said.out, "nothing to judge: empty holds no batch\n")
+        assert said == Said(0, "", "nothing to judge: no batch is in empty\n")
 
     def test_stops_no_other_batch(self, built: Project, raw: Path, tmp_path: Path) -> None:
         """And a page that cannot be written costs no verdict."""

@@ -31,8 +31,10 @@ def report(arguments: argparse.Namespace) -> None:
     from grocery import said
     from grocery.comment import comment
 
-    if arguments.against is not None and not arguments.markdown:
+    against = arguments.against
+    if against is None:
+        against = "HEAD"
+    elif not arguments.markdown:
         arguments.parser.error("--against goes with --markdown")
     root = in_project(".")
-    markdown, against = arguments.markdown, arguments.against or "HEAD"
-    print(comment(root, against) if markdown else said.summary(root))
+    print(comment(root, against) if arguments.markdown else said.summary(root))

@@ -28,6 +28,7 @@ def samples(arguments: argparse.Namespace) -> None:
       grocery monitor shelf/ --labelled
     """
     from grocery.core.files import write_bytes
+    from grocery.images.finding import walk
     from grocery.shards import images_of, read_columns, shard_paths
 
     shards = in_project("data/prepared/shards")
@@ -39,10 +40,10 @@ def samples(arguments: argparse.Namespace) -> None:
         if Path(label).name != label or label in ("", ".."):
             raise DataError(f"the class {label!r} cannot be the name of a folder")
         files[image_id] = arguments.folder / label / f"{image_id[:8]}.jpg"
-    there = {path for path in arguments.folder.rglob("*") if not path.is_dir()}
-    if others := sorted(there - {*files.values()}):
-        why = f"is none of these {len(files)} images; name a folder with nothing else in it"
-        raise DataError(f"{others[0]} {why}")
+    for path, passed_over in walk(arguments.folder):
+        if passed_over is None and (file := arguments.folder / path) not in files.values():
+            why = f"is none of these {len(files)} images; name a folder with nothing else in it"
+            raise DataError(f"{file} {why}")
     for image_id, jpeg in images_of(shard_paths(shards), list(files)).items():
         write_bytes(files[image_id], jpeg)
     print(printable(f"{len(files)} test images are in {arguments.folder}"))

@@ -204,10 +204,10 @@ def connected(address: str) -> Iterator[Any]:
             client: Any = Client(  # type: ignore[no-untyped-call]
                 address, timeout=CONNECT, set_as_default=False
             )
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError):
         raise GroceryError(
             f"no Dask scheduler answers at the address {address} within {CONNECT:.0f} seconds"
-        ) from error
+        ) from None
     try:
         yield client
     finally:

@@ -43,7 +43,7 @@ def once(arguments: argparse.Namespace) -> None:
     _warn([*strays, *(sentence for batch in batches for sentence in batch.not_read)])
     _warn(_unsettled(sorted(set(found) - set(origins)), arguments.settled))
     if not found:
-        _warn([f"nothing to judge: {' and '.join(arguments.incoming)} holds no batch"])
+        _warn([f"nothing to judge: no batch is in {', '.join(arguments.incoming)}"])
     if arguments.report is not None and (batches or not troubles):
         reports = [batch.report for batch in batches]
         with judging.kept_apart(troubles, str(arguments.report)):
