@@ -62,6 +62,7 @@ from grocery.synthetic.source import SyntheticSource, draw
 
 PREPARED, RECIPE = Path("data/prepared/shards"), Path("data/raw/synthetic")
 SIZE, IMAGES = 224, 1000
+HOW_PREPARED = {"image_size": SIZE, "jpeg_quality": 92, "max_pixels": 50_000_000}
 SMALL, MEDIUM, LARGE = 8, 100, 500  # images a shard
 FITTED_ON, SIFT_FITTED_ON = 200, 60  # images: enough for a vocabulary, whose fit is not measured
 SIFT_COMPONENTS = 128
@@ -182,6 +183,7 @@ def prepare(folder: Path, params: Params) -> None:
     )
     arrays, description = load_arrays(folder, KIND)
     fitted = Encoder.from_arrays(arrays, description["settings"], folder)
+    assert isinstance(fitted.projection, Projection)  # of one encoder, not of several
     shape = len(fitted.projection.mean), settings.fisher.dimensions
     drawn = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     projection = Projection(fitted.projection.mean, drawn, np.ones(shape[1], np.float32))
@@ -215,9 +217,6 @@ def images(quality: int) -> list[bytes]:
     return [canonical(image, size=SIZE, quality=quality) for image in drawn]
 
 
-PREPARED = {"image_size": 224, "jpeg_quality": 92, "max_pixels": 50_000_000}
-
-
 def write_shards(folder: Path, jpegs: Sequence[bytes], size: int) -> None:
     """Write shards of `size` images, and that none of their raw vectors is known."""
     facts = {"path": "", "split": "train", "phash": ""}
@@ -229,7 +228,7 @@ def write_shards(folder: Path, jpegs: Sequence[bytes], size: int) -> None:
     for index in range(count):
         name = shard_name(index, count)
         some = rows[index * size : (index + 1) * size]
-        write_table(shards / name, pa.Table.from_pylist(some, schema=IMAGE_SCHEMA), PREPARED)
+        write_table(shards / name, pa.Table.from_pylist(some, schema=IMAGE_SCHEMA), HOW_PREPARED)
         np.save(known / name.replace("parquet", "ids"), np.empty(0, "S64"))
         np.save(known / name.replace("parquet", "raw"), np.empty((0, 1), np.float32))
 

@@ -61,7 +61,7 @@ def measured(stage: str, *, force: bool) -> tuple[float, float]:
 def children(process: psutil.Process) -> list[psutil.Process]:
     """All descendants of a process, or none when it has just ended."""
     try:
-        return process.children(recursive=True)
+        return list(process.children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 

@@ -207,7 +207,7 @@ def measured(project: Path, *command: str) -> tuple[float, dict[str, int]]:
 def below(process: psutil.Process) -> list[psutil.Process]:
     """All descendants of a process."""
     try:
-        return process.children(recursive=True)
+        return list(process.children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 
