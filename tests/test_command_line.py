@@ -119,6 +119,13 @@ class TestCommands:
             assert (refused.code, refused.out) == (2, "")
             assert refused.err.endswith(f" (did you mean {near}?)\n")
 
+    @pytest.mark.parametrize("command", ["report", "data samples x", "predict x", "monitor x"])
+    def test_in_no_project(self, said: Callable[..., Said], command: str) -> None:
+        found = said(*command.split())
+        assert (found.code, found.sentence.startswith("error: ")) == (1, True)
+        assert re.search("no project is here, whose .* is needed; go to a clone", found.sentence)
+        assert ("--model" in found.sentence) is command.endswith(("predict x", "monitor x"))
+
     def test_what_markdown_alone_compares_with(self, said: Callable[..., Said]) -> None:
         refused = said("report", "--against", "HEAD")
         assert (refused.code, refused.out) == (2, "")

@@ -53,7 +53,7 @@ class TestRegister:
     def test_head_with_its_evidence(self, world: Forge) -> None:
         head = git(world.project, "rev-parse", "HEAD")
         sentence = world.refused("register")
-        assert f"data/card (and 12 more) of HEAD ({head[:7]})" in sentence
+        assert f"data/card, and 12 more of HEAD ({head[:7]})" in sentence
         assert f"is not in the DVC remote {world.storage}" in sentence
         assert "--push" in sentence
         below = Project(world.project.path / "docs")  # the commands work from any folder
@@ -186,9 +186,16 @@ class TestRegister:
         after = before.replace(was, now, 1)
         assert after != before
         commit = world.commit({path: after.encode()})
-        sentence = world.refused("register", commit, "--push")
+        assert re.search(what, sentence := world.refused("register", commit, "--push")), sentence
         assert f"dvc.lock of commit {commit[:7]} is not what the commit holds" in sentence
-        assert re.search(what, sentence), sentence
+        assert sentence.endswith("; run dvc repro, and commit")
+
+    def test_an_experiment_that_ended_before_register(self, world: Forge) -> None:
+        commit = world.commit({"metrics/evaluate.json": b"{}"})
+        git(world.project, "update-ref", "refs/exps/00/0/early", commit)
+        sentence = world.refused("register", "early")
+        assert f"dvc.lock of early ({commit[:7]}) is not what the commit holds" in sentence
+        assert sentence.endswith("; run dvc exp apply early and dvc repro, and commit")
 
     def test_without_a_dvc_remote_nobody_could_pull_it(self, world: Forge) -> None:
         """The cache of the clone is not taken for one."""

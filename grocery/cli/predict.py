@@ -62,7 +62,7 @@ def predict(arguments: argparse.Namespace) -> None:
     """
     from grocery.registry.serving import load_model
 
-    model = load_model(arguments.model or in_project("models/release"))
+    model = load_model(arguments.model or in_project("models/release", or_name="--model"))
     text = _table(model)
     bar = _progress_bar(arguments.images)
     failed = False

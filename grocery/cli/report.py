@@ -36,5 +36,5 @@ def report(arguments: argparse.Namespace) -> None:
         against = "HEAD"
     elif not arguments.markdown:
         arguments.parser.error("--against goes with --markdown")
-    root = in_project(".")
+    root = in_project("dvc.yaml").parent
     print(comment(root, against) if arguments.markdown else said.summary(root))

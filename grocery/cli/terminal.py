@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grocery.core.errors import printable
+from grocery.core.errors import DataError, printable
 
 # What a command's exit code says: the one table for all of them.
 FOUND = 3
@@ -37,11 +37,23 @@ def count(text: str) -> int:
     return int(text)
 
 
-def in_project(path: str | Path) -> Path:
-    """A path of the project that we are in, as seen from here, such as ``../params.yaml``."""
+def in_project(path: str | Path, *, or_name: str = "") -> Path:
+    """A path of the project that we are in, as seen from here, such as ``../params.yaml``.
+
+    `or_name` is the option that names another.
+
+    Raises
+    ------
+    DataError
+        When we are in no project, and the path is not here.
+    """
     from grocery.tracking.provenance import dvc_root
 
-    return Path(os.path.relpath(dvc_root() / path))
+    root = dvc_root()
+    if not ((root / ".dvc").is_dir() or (root / path).exists()):
+        instead = f", or name another with {or_name}" if or_name else ""
+        raise DataError(f"no project is here, whose {path} is needed; go to a clone of it{instead}")
+    return Path(os.path.relpath(root / path))
 
 
 @contextmanager

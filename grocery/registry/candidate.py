@@ -11,6 +11,7 @@ import pyarrow as pa
 from grocery.comparison.difference import data_digest, read_predictions
 from grocery.core.errors import RegistryError
 from grocery.registry.records import RELEASE, json_at, params_at, recorded_hashes
+from grocery.registry.revisions import Revision
 from grocery.registry.state import State, Version
 from grocery.registry.store import Store, first
 
@@ -45,12 +46,13 @@ class Candidate:
         """Whether it passed the checks of `register`."""
         return self._verdict.get("accepted") is True
 
-    def check_fresh(self, name: str) -> None:
+    def check_fresh(self, found: Revision) -> None:
         """Refuse what the commit does not hold as it was when its release was made."""
         if problems := self.pipeline.problems:
+            apply = f"dvc exp apply {found.experiment} and " if found.experiment else ""
             raise RegistryError(
-                f"dvc.lock of {name} is not what the commit holds: {first(problems)}; run "
-                "dvc repro and commit"
+                f"dvc.lock of {found} is not what the commit holds: {first(problems)}; run "
+                f"{apply}dvc repro, and commit"
             )
 
     def check(self, name: str, *, push: bool) -> Sequence[str]:

@@ -141,7 +141,7 @@ class Registry:
         if known := state.at(found.commit):
             return self._registered(known, found, version)
         candidate = Candidate(store, found.commit)
-        candidate.check_fresh(str(found))  # before its release is taken for its own
+        candidate.check_fresh(found)  # before its release is taken for its own
         if known := candidate.twin(state):
             return self._registered(known, found, version)
         for name, gone in state.withdrawn.items():

@@ -169,8 +169,8 @@ def _run(arguments: argparse.Namespace) -> None:
             arguments.parser.error(
                 "--notify should be an address that begins with http:// or https://"
             )
-    arguments.model = arguments.model or str(in_project("models/release"))
-    arguments.params = arguments.params or in_project("params.yaml")
+    arguments.model = arguments.model or str(in_project("models/release", or_name="--model"))
+    arguments.params = arguments.params or in_project("params.yaml", or_name="--params")
     if arguments.settled is None:
         arguments.settled = SETTLED if arguments.each else 0.0
     from grocery.cli.monitor.run import once, watch

@@ -301,7 +301,7 @@ def dvc_errors(what: str) -> Iterator[None]:
 
 def first(found: Sequence[str]) -> str:
     """The first of some phrases, and how many more there are."""
-    return f"{found[0]} (and {len(found) - 1} more)" if len(found) > 1 else found[0]
+    return f"{found[0]}, and {len(found) - 1} more" if len(found) > 1 else found[0]
 
 
 def some(found: Sequence[str]) -> str:
