@@ -132,7 +132,7 @@ def put_back(*projects: Project) -> Iterator[None]:
 @contextmanager
 def standing_in(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
     """In another folder, with this environment."""
-    wanted = variables | KERNELS  # numpy is loaded
+    wanted = {**variables, **KERNELS}  # numpy is loaded
     with pytest.MonkeyPatch.context() as patch:
         for name in os.environ.keys() - wanted.keys():
             patch.delenv(name)
@@ -185,7 +185,7 @@ def gto_stages(project: Project) -> dict[str, str | None]:
     import gto.api  # not all who use this module need it
 
     with inside(project.path):
-        return gto.api.show(str(project.path))[ARTIFACT]["stage"]
+        return dict(gto.api.show(str(project.path))[ARTIFACT]["stage"])
 
 
 def json_at(project: Project, commit: str, path: str) -> Any:
@@ -197,7 +197,7 @@ def output_at(project: Project, commit: str, path: str) -> str:
     """DVC's hash of an output, from a commit's dvc.lock."""
     lock = yaml.safe_load(git(project, "show", f"{commit}:dvc.lock"))
     outs = {out["path"]: out["md5"] for stage in lock["stages"].values() for out in stage["outs"]}
-    return outs[path]
+    return str(outs[path])
 
 
 def object_of(folder: Path, md5: str) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,21 +24,21 @@ from thresholds import thresholds
 CLASSES = ["apple", "leek", "pear"]
 PARAMS = thresholds()
 Floats = NDArray[np.float32]
+Batch = tuple[Floats, Floats, Floats, NDArray[np.intp]]
 
 
-def world(seed: int, n: int, *, noise: float = 1.0, shares: tuple[float, ...] = (1, 1, 1)) -> tuple:
+def world(seed: int, n: int, *, noise: float = 1.0, shares: tuple[float, ...] = (1, 1, 1)) -> Batch:
     """Logits (n, 3), features, image statistics and truth: the more noise, the more mistakes.
 
     Pears are the hardest. Where an image is noisy, its features are too.
     """
     rng = np.random.default_rng(seed)
     truth = rng.choice(3, n, p=np.array(shares) / sum(shares))
-    signal = np.array([4.0, 4.0, 3.2])[truth]
     logits = rng.normal(size=(n, 3)) * noise
-    logits[np.arange(n), truth] += signal
+    logits[np.arange(n), truth] += np.array([4.0, 4.0, 3.2])[truth]
     features = np.eye(3)[truth] + rng.normal(0, 0.1, (n, 3)) + 0.1 * (noise - 1)
-    statistics = rng.normal(0, 1, (n, len(NAMES))) + 0.3 * (noise - 1)
-    return (*(x.astype(np.float32) for x in (logits, features, statistics)), truth)
+    statistics = (rng.normal(0, 1, (n, len(NAMES))) + 0.3 * (noise - 1)).astype(np.float32)
+    return logits.astype(np.float32), features.astype(np.float32), statistics, truth
 
 
 def tried_out() -> Reference:
@@ -61,8 +62,8 @@ def tried_out() -> Reference:
 YARDSTICK = tried_out()
 
 
-def estimate(seed: int, n: int = 100, **how: object) -> tuple[Estimate, float]:
-    logits, features, statistics, truth = world(seed, n, **how)  # type: ignore[arg-type]
+def estimate(seed: int, n: int = 100, **how: Any) -> tuple[Estimate, float]:
+    logits, features, statistics, truth = world(seed, n, **how)
     found = estimate_accuracy(YARDSTICK, logits, features, statistics, PARAMS)
     return found, float((logits.argmax(axis=1) == truth).mean())
 
@@ -160,7 +161,7 @@ def of_thirty(draw: Callable[[np.random.Generator], NDArray[np.intp]]) -> tuple[
     labels = [names[number] for number in truth]
     made = Reference.from_predictions(logits, labels, names, "x", **arrays)
     # As if tried out under anything.
-    made = replace(made, trials=YARDSTICK.trials * np.float32([1, 1, 1, 99, 99, 99, 99]))
+    made = replace(made, trials=YARDSTICK.trials * np.array([1, 1, 1, 99, 99, 99, 99], np.float32))
     fell = held = 0
     for _ in range(200):
         truth = draw(rng)
@@ -195,14 +196,14 @@ def test_chance_is_no_fall_however_few_the_images(monkeypatch: pytest.MonkeyPatc
 def test_nothing_is_estimated_where_nothing_was_tried() -> None:
     logits, features, statistics, _ = world(1, 100)
     same = YARDSTICK.typical["features"].means[logits.argmax(axis=1)].astype(np.float32)
-    for seen in (
+    for one, two, three in (
         (logits, features + 2, statistics),
         (logits, features, statistics - 9),
         (logits * 0, features, statistics),
         (logits, features, statistics * 0),  # all alike
         (logits, same, statistics),
     ):
-        found = estimate_accuracy(YARDSTICK, *seen, PARAMS)
+        found = estimate_accuracy(YARDSTICK, one, two, three, PARAMS)
         assert (found.outside, found.accuracy, found.interval) == (True, None, None)
         assert "farther from those before" in (found.refusal or "")
     untried = replace(YARDSTICK, trials=YARDSTICK.trials[:0])

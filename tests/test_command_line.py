@@ -57,12 +57,8 @@ def test_what_the_model_predicts(here: Path) -> None:
     data = Path("photo.png").read_bytes()
     for one in ("photo.png", Path("photo.png"), data, picture(), PIXELS, bottom_up):
         assert model.predict(one) == model.predict([one]) == expected
-    for many in (
-        ["photo.png", PIXELS],
-        iter([picture(), "photo.png"]),
-        np.stack([PIXELS, PIXELS]),
-        np.array(["photo.png", "photo.png"]),
-    ):
+    several: list[Any] = [["photo.png", PIXELS], iter([picture(), "photo.png"])]
+    for many in (*several, np.stack([PIXELS, PIXELS]), np.array(["photo.png", "photo.png"])):
         assert model.predict(many) == expected * 2
     assert model.predict(np.array([])) == model.predict(()) == []
 

@@ -4,15 +4,17 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import drill  # type: ignore[import-not-found]
+import drill
 import numpy as np
 import pytest
+from drill_shifts import copied
 from scipy import stats
 
 from coloured import write_shards
 from conftest import ROOT
 from grocery.core.intervals import clopper_pearson
 from grocery.images.decoding import canonical, decode
+from grocery.monitoring.batches import of_their_own
 from grocery.reference.reference import Reference
 from grocery.release.model import Model
 from grocery.settings import load
@@ -72,11 +74,11 @@ def test_several_pictures_of_one_thing_are_one(embedded: SyntheticSource) -> Non
     images = embedded.images()
     things = [decode(image.read(), max_pixels=10**6) for image in images[:200:20]]
     shelf = [
-        canonical(drill.copied(thing, place, number), size=224, quality=92)
+        canonical(copied(thing, place, number), size=224, quality=92)
         for number, thing in enumerate(things)
         for place in range(5)
     ]
-    assert drill.of_their_own(shelf) == list(range(0, 50, 5))
+    assert of_their_own(shelf) == list(range(0, 50, 5))
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 20), (3, 20), (20, 20)])

@@ -92,7 +92,7 @@ def all_pairs(table: NDArray[np.uint8], max_bits: int) -> NDArray[np.bool_]:
     """Which of n are near duplicates, by comparing all pairs; shape (n, n)."""
     bits = np.unpackbits(table[:, :16], axis=1).astype(np.int16)
     colours = table[:, 16:].astype(np.int16)
-    near = np.abs(bits[:, None] - bits).sum(axis=2) <= max_bits
+    near: NDArray[np.bool_] = np.abs(bits[:, None] - bits).sum(axis=2) <= max_bits
     near &= np.abs(colours[:, None] - colours).max(axis=2) <= COLOUR_TOLERANCE
     np.fill_diagonal(near, False)
     return near

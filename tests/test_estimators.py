@@ -35,16 +35,16 @@ NOT_MET = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 # The checks fit as few as ten points, so ten neighbours would be too many.
-@parametrize_with_checks(
-    [
-        LabelPropagation(n_neighbors=5, affinity="rbf"),
-        LabelSpreading(n_neighbors=5),
-        SelfTraining(),
-    ],
+ON_GRAPHS = [LabelPropagation(n_neighbors=5, affinity="rbf"), LabelSpreading(n_neighbors=5)]
+conventions: pytest.MarkDecorator = parametrize_with_checks(
+    [*ON_GRAPHS, SelfTraining()],
     expected_failed_checks=lambda made: NOT_MET if isinstance(made, SelfTraining) else {},
 )
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@conventions
 def test_conventions(
     estimator: SemiSupervisedClassifier, check: Callable[[SemiSupervisedClassifier], None]
 ) -> None:
@@ -66,11 +66,12 @@ class TestAsScikitLearn:
         known = np.full(60, -1)
         known[[0, 7]], known[[25, 40, 41]], known[50] = 0, 1, 2
         both: dict[str, Any] = {"max_iter": 10_000, "tol": 1e-12}
-        own, other = {"affinity": "uniform", "n_neighbors": 4}, {"kernel": "knn", "n_neighbors": 5}
-        spreading = LabelSpreading(alpha=0.8, class_balance=False, **both, **own)
-        peer = semi_supervised.LabelSpreading(alpha=0.8, **both, **other)
-        propagation = semi_supervised.LabelPropagation(**both, **other)
-        for ours, theirs in ((spreading, peer), (LabelPropagation(**both, **own), propagation)):
+        own = both | {"affinity": "uniform", "n_neighbors": 4}
+        other = both | {"kernel": "knn", "n_neighbors": 5}
+        spreading = LabelSpreading(alpha=0.8, class_balance=False, **own)
+        peer = semi_supervised.LabelSpreading(alpha=0.8, **other)
+        propagation = semi_supervised.LabelPropagation(**other)
+        for ours, theirs in ((spreading, peer), (LabelPropagation(**own), propagation)):
             found = ours.fit(points, known).label_distributions_
             expected = theirs.fit(points, known).label_distributions_
             np.testing.assert_allclose(found, expected, atol=1e-6)

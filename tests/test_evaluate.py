@@ -58,8 +58,8 @@ BROKEN = [
 def test_a_candidate_is_rejected_for_the_limit_that_it_breaks(
     change: dict[str, Any], worst: str, failed: str | None, tmp_path: Path
 ) -> None:
-    case = {"images": (20, 20, 2), "recalls": (0.9, 0.5, 0.0), "leaks": 0, "min_accuracy": 0.8}
-    case |= {"min_macro_f1": 0.7, "max_calibration_error": 0.05}
+    case: dict[str, Any] = {"images": (20, 20, 2), "recalls": (0.9, 0.5, 0.0), "leaks": 0}
+    case |= {"min_accuracy": 0.8, "min_macro_f1": 0.7, "max_calibration_error": 0.05}
     case |= {"min_class_recall": 0.05, "min_class_images": 10} | change
     rows = zip("abc", case.pop("recalls"), case.pop("images"), strict=True)
     table = tmp_path / "per_class.csv"

@@ -160,8 +160,8 @@ class TestMixture:
 class TestProjection:
     @pytest.mark.parametrize("shape", [(200, 30), (30, 200)])
     def test_as_scikit_learns_pca(self, shape: tuple[int, int]) -> None:
-        points = RNG.normal(size=shape).astype(np.float32) * np.linspace(1, 5, shape[1])
-        points = points.astype(np.float32)
+        spread = np.linspace(1, 5, shape[1])
+        points = (RNG.normal(size=shape).astype(np.float32) * spread).astype(np.float32)
         ours = fit_projection(points, dimensions=10, whitening=1)(points)
         theirs = PCA(10, whiten=True, svd_solver="full").fit_transform(points)
         theirs *= np.sqrt(len(points) / (len(points) - 1))  # they divide by n - 1
@@ -188,7 +188,7 @@ class TestProjection:
 
     def test_unit_length_keeps_a_zero_row(self) -> None:
         found = unit_length(np.array([[3, 4], [0, 0]], np.float32))
-        np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)
+        np.testing.assert_allclose(found, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
 
 
 def test_the_seed_decides_what_the_encoder_is_fitted_on(project: Project) -> None:
@@ -223,7 +223,7 @@ def test_the_colour_descriptor_is_a_unit_vector(pixels: np.ndarray) -> None:
     padded = np.pad(pixels, ((5, 5), (5, 5), (0, 0)))
     descriptor = colour_descriptor(padded[5:-5, 5:-5])
     assert np.array_equal(descriptor, colour_descriptor(pixels))
-    assert (descriptor.shape, descriptor.dtype) == ((DIMENSIONS,), np.float32)
+    assert (descriptor.shape, descriptor.dtype) == ((DIMENSIONS,), np.dtype(np.float32))
     assert (descriptor >= 0).all()
     assert np.linalg.norm(descriptor) == pytest.approx(1, abs=1e-6)
 

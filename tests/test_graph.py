@@ -67,7 +67,7 @@ def spreading(*, tol: float = 0, **options: Any) -> LabelSpreading:
 
 class TestWalk:
     graph = SimilarityGraph(n_neighbors=8).graph(POINTS.astype(np.float64))
-    seeds = np.eye(3)[np.arange(600) % 3] * (np.arange(600) < 30)[:, None]
+    seeds: NDArray[Any] = np.eye(3)[np.arange(600) % 3] * (np.arange(600) < 30)[:, None]
 
     @pytest.mark.parametrize(("precision", "atol"), [(np.float64, 1e-10), (np.float32, 1e-4)])
     def test_it_ends_in_the_solution_of_the_equations(self, precision: Any, atol: float) -> None:

@@ -7,7 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -281,12 +281,12 @@ class TestPreprocessing:
         params = load(ROOT / "params.yaml").prepare.model_dump()
         for value in (least, most):
             PrepareParams(**params | {name: value})
-            replace(HOW, **{name: value})
+            Preprocessing(**asdict(HOW) | {name: value})
         for value in (least - 1, most + 1):
             with pytest.raises(ValidationError):
                 PrepareParams(**params | {name: value})
             with pytest.raises(ValueError, match=f"{name} is {value}, but it should be a whole"):
-                replace(HOW, **{name: value})
+                Preprocessing(**asdict(HOW) | {name: value})
 
     def test_it_is_found_among_other_settings(self) -> None:
         assert Preprocessing.of(asdict(HOW) | {"digest": "0"}, "v1") == HOW

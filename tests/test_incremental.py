@@ -135,7 +135,7 @@ def test_a_new_image_costs_a_shard_and_rarely_the_encoder(world: World, work: Co
         own = world.folder / CACHED[0] / shard_name(shard_of(image_id, SHARDS), SHARDS)
         encoded = SHARDS if work["fitted"] else 1
         once = {"hashed": 61 + number, "decoded": len(read_table(own)), "encoded": encoded}
-        assert work == Counter(once, fitted=work["fitted"])
+        assert work == Counter(once | {"fitted": work["fitted"]})
         now = inodes(world)
         changed = [name for name in were if now[name] != were[name] and "shards" in name]
         assert changed == [f"shards/{own.name}"]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -149,8 +150,7 @@ def test_the_learner_sees_kept_labels_only(tmp_path: Path, monkeypatch: pytest.M
 
 def test_validation_labels_only_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the choice of a scale, which is given them too, and held still here."""
-    given: list[Any] = []
-    monkeypatch.setattr(train, "most_right", lambda _, *them: int(bool(given.append(them))))
+    monkeypatch.setattr(train, "most_right", chooses := Mock(return_value=0))
     one = World(tmp_path / "one", ROWS).featurize().train()
     two = World(tmp_path / "two", relabelled(ROWS, of("val"))).featurize().train().arrays()
     for name, array in one.arrays().items():
@@ -158,7 +158,7 @@ def test_validation_labels_only_calibrate(tmp_path: Path, monkeypatch: pytest.Mo
         assert changed == name.endswith("calibration"), name
     features, names = one.features(), sorted(CLASSES)
     held = sorted((row for row in ROWS if row["split"] == "val"), key=lambda r: r["image_id"])
-    for points, labels in given[:2]:
+    for _, points, labels in [call.args for call in chooses.call_args_list[:2]]:
         assert points.tolist() == [features[row["image_id"]] for row in held]
         assert labels.tolist() == [names.index(row["label"]) for row in held]
 

@@ -16,8 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
-from distributed import Client
 
 from conftest import ROOT, Project, environment, refusal
 from grocery import runner
@@ -30,6 +30,8 @@ from grocery.parallel import parallel_map
 from grocery.settings import ComputeParams, load
 from registry_project import Said, grocery, inside
 from running import SCRATCH, wait_for
+
+Client: Any = distributed.Client  # whose methods have no types
 
 
 @contextmanager

@@ -80,8 +80,8 @@ def act(*steps: str) -> None:
     for step in steps:
         try:
             match step.split(":"):
-                case ["register", version, word]:
-                    change(f"register {version}", f"{ARTIFACT}@{version}", git.commit_of(word))
+                case ["register", name, word]:
+                    change(f"register {name}", f"{ARTIFACT}@{name}", git.ask("rev-parse", word))
                 case ["assign" | "unassign" as verb, stage, version]:
                     state, mark = read_state(git), "!" if verb == "unassign" else ""
                     tag = f"{ARTIFACT}#{stage}{mark}#{len(state.history(stage)) + 1}"
@@ -421,8 +421,8 @@ def test_two_in_one_clone_wait_for_each_other(offline_story: Path, server: Wandb
     assert "another command is telling W&B" in said
     Project(offline_story).edit_params({"tracking": {"timeout": 30}})
     both = [start(offline_story, server, "now") for _ in range(2)]
-    said = sorted(process.communicate(timeout=120)[0] for process in both)
-    assert said == ["W&B: 0 changes\n", "W&B: 3 changes\n"]
+    told = sorted(process.communicate(timeout=120)[0] for process in both)
+    assert told == ["W&B: 0 changes\n", "W&B: 3 changes\n"]
     assert links(server) == STORY[-1][1]
 
 

@@ -20,7 +20,7 @@ from grocery.images.preprocessing import Preprocessing
 from grocery.release.model import KIND, Model, Prediction
 from samples import jpeg, picture
 
-PREPARED = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
+PREPARED: dict[str, Any] = {"image_size": 128, "jpeg_quality": 92, "max_pixels": 1_000_000}
 
 
 def small_model() -> Model:
@@ -83,7 +83,7 @@ def test_the_best_classes_come_in_order(folder: Path) -> None:
     best = [first for (first,) in model.rank(jpegs)]
     # More images than are held at once, or none.
     assert model.predict(picture(number % 3) for number in range(129)) == best * 43
-    assert model.predict([]) == model.rank([], top=2) == []
+    assert (model.predict([]), model.rank([], top=2)) == ([], [])
 
     # Of equal classes the first is predicted.
     for name in ("head_coefficients", "head_intercept"):

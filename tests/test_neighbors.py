@@ -18,7 +18,7 @@ Singles = NDArray[np.float32]
 
 
 def unit(points: NDArray[Any]) -> Singles:
-    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), np.float32)
 
 
 def clustered(n: int, *, dimensions: int = 32, clusters: int = 60, seed: int = 0) -> Singles:

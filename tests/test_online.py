@@ -30,7 +30,8 @@ from wandb_pipeline import (
     uses,
     versions,
 )
-from wandb_server import KEY, WandbServer
+from wandb_server import WandbServer
+from wandb_server_http import KEY
 
 
 @pytest.fixture(scope="module")

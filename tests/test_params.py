@@ -37,7 +37,7 @@ def changed(tmp_path: Path, **changes: Any) -> Path:
         ({"data__source": "../secrets"}, "data.source is '../secrets'"),
         *(
             ({"featurize__encoder": encoder}, "one of fisher, colour, onnx, or several in a list")
-            for encoder in ("vit", [], ["colour", "colour"], 3, [[]])
+            for encoder in list[Any](["vit", [], ["colour", "colour"], 3, [[]]])
         ),
         ({"featurize__fisher__scales": []}, "featurize.fisher.scales"),
         ({"featurize__onnx__mean": [124, 116, 104]}, "mean.0 is 124, but it should be less than"),

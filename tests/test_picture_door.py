@@ -64,9 +64,8 @@ def tagged(icc: bytes, colour: Any, mode: str = "RGB", kind: str = "PNG") -> byt
 
 
 def lab() -> bytes:
-    spaces = [ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")]
-    transform = ImageCms.buildTransform(*spaces, "RGB", "LAB")
-    return encoded(ImageCms.applyTransform(plain(RED), transform), "TIFF")
+    one, other = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return encoded(ImageCms.buildTransform(one, other, "RGB", "LAB").apply(plain(RED)), "TIFF")
 
 
 def heic(image: Image.Image, **options: Any) -> bytes:
@@ -90,7 +89,7 @@ DAMAGED_KEY = with_chunk(PNG, damaged(chunk(b"tRNS", bytes(6))))
 KEY = b"\x10\0\x20\0\x30\0"
 
 # What is read, and the colour of its first pixel.
-READ = {
+READ: dict[str, tuple[Any, tuple[int, ...]]] = {
     **{
         f"plain.{kind.lower()}": (encoded(plain(RED), kind), RED)
         for kind in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -248,7 +247,7 @@ class TestProfiles:
     def test_one_of_srgb_changes_no_pixel(self) -> None:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
         data = encoded(picture(), "PNG", icc_profile=srgb)
-        assert np.array_equal(decode(data, max_pixels=MAX), np.asarray(picture()))
+        assert np.array_equal(np.asarray(decode(data, max_pixels=MAX)), np.asarray(picture()))
 
     def test_an_older_release_goes_on_as_it_was_trained(self) -> None:
         """It knows no colours: profiles are ignored, and its digest, of its settings, stays."""
@@ -322,7 +321,7 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "shelf/shut").mkdir(mode=0, parents=True)
     powers = "-dac_override,-dac_read_search"  # by which root reads all
     without = ["setpriv", "--bounding-set", powers, "--inh-caps", powers] if not os.getuid() else []
-    command = [*without, sys.executable, "-c", DENIED, tmp_path]
+    command = [*without, sys.executable, "-c", DENIED, str(tmp_path)]
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=env)
     unreadable = "cannot be read as an image:"
@@ -387,9 +386,9 @@ class TestBounds:
         video = tmp_path / "video.mp4"
         with video.open("wb") as stream:
             stream.truncate(10**12)  # takes no room, and would take hours to hash
-        for read in (RawImage("v", file=video).read, lambda: small_model().prepare(video)):
-            with pytest.raises(DataError, match="too large a file: 1,000,000,000,000 bytes"):
-                read()
+        sentence = "too large a file: 1,000,000,000,000 bytes"
+        assert sentence in refusal(DataError, RawImage("v", file=video).read)
+        assert sentence in refusal(DataError, small_model().prepare, video)
         with video.open("wb") as stream:
             stream.truncate(FILE_BYTES + 1)
         for limit in (10**6, 10**9):  # the history knows a batch whatever the model allows

@@ -57,9 +57,9 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
     return Project(ROOT).run(*command, check=False, env=environment)
 
 
-def predict(folder: Path, first: str = "", calls: int = 1, **environment: str) -> dict[str, Any]:
+def predict(folder: Path, first: str = "", calls: str = "1", **environment: str) -> dict[str, Any]:
     """What a program sees that does `first` and then predicts, `calls` times at once."""
-    done = python(f"{first}\n{PREDICT}", str(folder), str(calls), **environment)
+    done = python(f"{first}\n{PREDICT}", str(folder), calls, **environment)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -77,7 +77,7 @@ def pipeline(folder: Path) -> list[str]:
 
 class TestSomebodyElsesProgram:
     def test_has_our_numbers_and_its_own_threads(self, folder: Path, pipeline: list[str]) -> None:
-        seen = predict(folder, calls=6)
+        seen = predict(folder, calls="6")
         assert seen["features"] == pipeline
         assert seen["said"] == []
         assert seen["environment"]["OPENBLAS_CORETYPE"] == "Haswell"

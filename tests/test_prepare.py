@@ -50,7 +50,7 @@ PARAMS = PrepareParams(
 )
 
 
-HOW = {"image_size": 64, "jpeg_quality": 90, "max_pixels": 10**6}
+HOW: dict[str, Any] = {"image_size": 64, "jpeg_quality": 90, "max_pixels": 10**6}
 
 
 def prepare(source: Path, output: Path, **changes: Any) -> dict[str, int]:

@@ -98,7 +98,7 @@ ONE = ("a.weight", np.arange(3, dtype=np.float32))
 
 
 def test_numbers_are_found_by_their_names() -> None:
-    counter, two = ("a.num_batches_tracked", np.array([7])), ("b.weight", np.float32([9]))
+    counter, two = ("a.num_batches_tracked", np.array([7])), ("b.weight", np.array([9], np.float32))
     found = read_weights(weights(ONE, counter, two), "it")
     named = {name: values.tolist() for name, values in found.items()}
     assert named == {"a.weight": [0, 1, 2], "b.weight": [9]}

@@ -95,7 +95,7 @@ def test_predictions_that_make_no_reference() -> None:
     with pytest.raises(ModelError, match="at least one held-out image"):
         Reference.from_predictions(np.empty((0, 3), np.float32), [], CLASSES, "x")
     with pytest.raises(ModelError, match="3 classes"):
-        Reference.from_predictions(np.ones((2, 4), np.float32) / 4, None, CLASSES, "x")
+        Reference.from_predictions(np.full((2, 4), 0.25, np.float32), None, CLASSES, "x")
 
 
 @pytest.mark.parametrize("name", ["reference.json", "reference.safetensors"])
@@ -156,7 +156,7 @@ def test_a_reference_of_another_time(folder: Path, version: object) -> None:
 def test_a_larger_sample_than_is_kept(folder: Path) -> None:
     """Comparing a batch with it would take memory by the square."""
     sides = {"features": 5, "logits": len(CLASSES), "image_statistics": len(NAMES)}
-    sample = {name: np.zeros((MAX_SAMPLE + 1, k), np.float32) for name, k in sides.items()}
+    sample: dict[str, Any] = {n: np.zeros((MAX_SAMPLE + 1, k), "f") for n, k in sides.items()}
     replace(make(), **sample).save(folder)
     assert "sample of images does not fit" in refused(folder)
 

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ from registry_project import ARTIFACT, Said, World, git, inside, put_back, tags
 
 GIT = shutil.which("git")
 NOW = "1800000000 +0000"  # tags made at one time by one person are the same, byte for byte
-DATED = {"GIT_COMMITTER_DATE": NOW}
-BY_BOB = {"GIT_COMMITTER_NAME": "Bob", **DATED}
+DATED: dict[str, Any] = {"GIT_COMMITTER_DATE": NOW}
+BY_BOB = DATED | {"GIT_COMMITTER_NAME": "Bob"}
 ALL_TAGS = "refs/tags/*:refs/tags/*"
 FORCE = ["--force", "--reason", "A test"]
 
@@ -208,9 +209,9 @@ class Meeting(World):
         """Bob makes his HEAD a version, and nobody hears of it yet."""
         git(self.second, "tag", "-a", f"{ARTIFACT}@{version}", "-m", "By hand", **BY_BOB)
 
-    def ada_does(self, *arguments: str, **wrap: str) -> Said:
+    def ada_does(self, *arguments: str, **wrap: Any) -> Said:
         """Ada's command, which another meets at a point, or whose git fails at one."""
-        by_ada = {"GIT_COMMITTER_NAME": "Ada", "GIT_COMMITTER_DATE": NOW, "PATH": self.path}
+        by_ada = DATED | {"GIT_COMMITTER_NAME": "Ada", "PATH": self.path}
         return self.registry(*arguments, **by_ada, **wrap)
 
     def ada_meets_bob(self, *arguments: str, when: str = "before push") -> Said:

@@ -46,7 +46,7 @@ def apart(versions: Forge, tmp_path: Path) -> Forge:
     return versions.copy(tmp_path / "world")
 
 
-EARLIER = {"GIT_COMMITTER_DATE": "1700000100 +0000"}  # than anything that GTO does later
+EARLIER: dict[str, Any] = {"GIT_COMMITTER_DATE": "1700000100 +0000"}  # than all that GTO does
 
 
 def production(world: Forge, name: str) -> None:
@@ -63,7 +63,7 @@ def between(world: Forge, old: str, new: str) -> Difference:
 
 
 def as_json(difference: Difference) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(difference)))
+    return dict(json.loads(json.dumps(asdict(difference))))
 
 
 class TestCompare:
@@ -120,7 +120,7 @@ class TestDecide:
 
     @pytest.fixture
     def decided(self, versions: Forge) -> Callable[..., Decision]:
-        def ask(name: str, present: str | None, rule: str, tolerance: float = 0) -> Decision:
+        def ask(name: str, present: str | None, rule: Any, tolerance: float = 0) -> Decision:
             wanted = RegistryParams(rule=rule, tolerance=tolerance, remote="")
             with inside(versions.project.path), open_store(versions.project.path) as store:
                 known = read_state(store.git).versions
@@ -294,7 +294,7 @@ def test_what_was_moved_on_the_page_of_wandb_is_promoted_by_the_same_rule(apart:
         apart.done("promote", name, "--stage", stage)
     before = tags(apart.project)
     with WandbServer() as server:
-        online = server.environment() | {"WANDB_MODE": "online"}
+        online: dict[str, Any] = server.environment() | {"WANDB_MODE": "online"}
 
         def status(*options: str, **moved: str) -> Said:
             with asking(server, apart.folder / "page") as api:
@@ -362,7 +362,7 @@ class TestShared:
         before = tags(world.origin)
         local = (("register", "HEAD~1"), ("promote", GROWN, "--stage", "staging"))
         with WandbServer() as server:
-            online = server.environment() | {"WANDB_MODE": "online"}
+            online: dict[str, Any] = server.environment() | {"WANDB_MODE": "online"}
             for command in local:
                 said = world.registry(*command, "--local", **online)
                 assert said.code == 0

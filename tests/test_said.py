@@ -108,7 +108,7 @@ def test_a_rejection_says_what_to_do(tmp_path: Path) -> None:
 
 def test_few_images_are_not_told_to_be_shared_out_otherwise(tmp_path: Path) -> None:
     """A larger test split would make validation smaller; and of chance nothing more is said."""
-    few = {"accuracy": 0.5, "images": 4, "accuracy_interval": [0.07, 0.93], "gain": -0.25}
+    few = dict[str, Any](accuracy=0.5, images=4, accuracy_interval=[0.07, 0.93], gain=-0.25)
     test, validation = advised(tmp_path, **few, validation=3)
     assert test.startswith("Too few test images to judge")
     assert validation.startswith("Only 3 validation images")

@@ -24,7 +24,7 @@ def ids(count: int, salt: str = "") -> list[str]:
 
 
 def split(image_ids: Sequence[str], labels: Sequence[str | None], **how: Any) -> list[str]:
-    usual = {"given": [None] * len(labels), "groups": (), "val_ratio": 0.15, "test_ratio": 0.25}
+    usual = dict[str, Any](given=[None] * len(labels), groups=(), val_ratio=0.15, test_ratio=0.25)
     return assign(image_ids, labels, **(usual | how))
 
 

@@ -11,6 +11,7 @@ from grocery.action_cache import remembering
 from grocery.card import suspects as module
 from grocery.card.numbers import Suspect
 from grocery.card.suspects import MOST, find_suspects, parts_of
+from grocery.features.colour import colour_descriptor
 from grocery.images.decoding import canonical
 from grocery.parallel import sharing
 from grocery.shards import shard_of
@@ -63,11 +64,10 @@ def test_each_part_is_looked_at_by_itself_however_many_shards_there_are(tmp_path
 def test_only_changed_parts_are_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, (new, *_) = images(200, 0), images(1, 1)
     described: list[np.ndarray] = []
-    describe = module.colour_descriptor
 
     def noting(picture: np.ndarray) -> np.ndarray:
         described.append(picture)
-        return describe(picture)
+        return colour_descriptor(picture)
 
     monkeypatch.setattr(module, "colour_descriptor", noting)
     paths = shard_files(tmp_path / "shards", rows, 16)

@@ -17,9 +17,10 @@ from optuna.samplers import RandomSampler
 
 from conftest import ROOT, Project, environment, refusal
 from grocery.core.errors import DataError, ParamsError
+from grocery.core.stage import Stopped
 from grocery.experiment.process import Experiment
 from grocery.experiment.results import in_workspace, recorded
-from grocery.experiment.steering import ADDRESS, TRIAL, Steering, Stopped, listening
+from grocery.experiment.steering import ADDRESS, TRIAL, Steering, listening
 from grocery.journal import held
 from grocery.registry.git import Git
 from grocery.registry.revisions import experiments

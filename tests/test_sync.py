@@ -38,7 +38,8 @@ from wandb_pipeline import (
     versions,
     write,
 )
-from wandb_server import KEY, WandbServer
+from wandb_server import WandbServer
+from wandb_server_http import KEY
 
 COMMAND = ("-m", "grocery.cli", "sync")
 

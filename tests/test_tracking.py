@@ -19,7 +19,8 @@ from grocery.tracking.provenance import project_root
 from grocery.tracking.run import stage_run
 from grocery.tracking.sdk import supported
 from wandb_pipeline import RUN, inside, on_a_terminal, settings, write
-from wandb_server import KEY, WandbServer
+from wandb_server import WandbServer
+from wandb_server_http import KEY
 
 # Nothing listens on the discard port; and W&B's process is somebody else's.
 OTHER = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -115,7 +116,7 @@ def test_mode(variables: dict[str, str], netrc: str, saved: str, expected: tuple
         (Path.home() / ".netrc").write_text(netrc)
     if saved:
         write("wandb", settings=f"[default]\n{saved}\n")
-    with inside(Path.cwd(), **variables):
+    with inside(Path.cwd(), None, **variables):
         wandb.setup(wandb.Settings(silent=True))
         try:
             mode, reason = choose_mode()

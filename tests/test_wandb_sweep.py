@@ -258,7 +258,7 @@ def test_a_sweeps_run_that_is_kept_offline_comes_to_the_sweep(tmp_path: Path) ->
     parameters.write_text("wandb_version: 1\ntrain.alpha:\n  value: 0.5\n")
     with WandbServer() as server:
         sweep = hand_out(server)
-        handed_out = {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": "fromsweep"}
+        handed_out: dict[str, Any] = {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": "fromsweep"}
         handed_out["WANDB_SWEEP_PARAM_PATH"] = str(parameters)
         server.fail("refuse")
         done = pipeline(tmp_path, server, "train", **handed_out)

@@ -72,7 +72,7 @@ def run_stages(tracking: TrackingParams, word: str, stages: Sequence[str]) -> No
     """Run stages in the working directory; what their data holds depends on a word."""
     shards, model, release = Path("shards"), Path("classifier"), Path("release")
     if "prepare" in stages:
-        config = {"prepare": {"shards": 2}}
+        config: dict[str, Any] = {"prepare": {"shards": 2}}
         with stage_run("prepare", settings=tracking, config=config, tags=["synthetic"]) as run:
             write("shards", one="the same " * 1000, two=word * 1000)
             run.summary({"images": 3})
@@ -80,7 +80,7 @@ def run_stages(tracking: TrackingParams, word: str, stages: Sequence[str]) -> No
             run.artifact(artifacts.DATASET, shards, {"images": 3})
     if "train" in stages:
         config = {"train": {"alpha": 0.95, "scales": [1.5, 0.5]}}
-        inputs = {artifacts.DATASET: shards}
+        inputs: dict[Any, Path] = {artifacts.DATASET: shards}
         with stage_run("train", settings=tracking, config=config, inputs=inputs) as run:
             show(run)
             write("classifier", weights=word)
@@ -143,12 +143,12 @@ class World:
 
 def uses(server: WandbServer, run: str) -> list[str]:
     """The artifacts that a run has used."""
-    return server.state()["runs"][RUN + run]["uses"]
+    return list(server.state()["runs"][RUN + run]["uses"])
 
 
 def versions(server: WandbServer, name: str) -> dict[str, Any]:
     """The versions of an artifact."""
-    return server.state()["artifacts"][f"team/grocery/{name}"]["versions"]
+    return dict(server.state()["artifacts"][f"team/grocery/{name}"]["versions"])
 
 
 def links(server: WandbServer) -> list[set[str]]:
@@ -172,7 +172,7 @@ def pipeline(
     return said
 
 
-def offline(folder: Path, *stages: str, **options: str) -> None:
+def offline(folder: Path, *stages: str, **options: Any) -> None:
     """Run stages that keep their runs."""
     silent(pipeline(folder, None, *stages, **{"WANDB_MODE": "offline", **options}))
 

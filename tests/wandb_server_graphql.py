@@ -16,7 +16,7 @@ from wandb_server_store import Store
 SCHEMA = Path(__file__).with_name("wandb_server.graphql")
 
 
-def execute(store: Store, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+def execute(store: Store, body: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
     """Answer a request from the store; HTTP status and answer.
 
     What the schema does not know is refused as W&B's server refuses it: status 400 and an error
@@ -63,7 +63,7 @@ def _parsed(query: str) -> tuple[graphql.DocumentNode, list[graphql.GraphQLError
     return document, graphql.validate(_schema(), document)
 
 
-def _resolve(source: Any, info: graphql.GraphQLResolveInfo, **arguments: Any) -> Any:
+def _resolve(source: Any, info: graphql.GraphQLResolveInfo[Any], **arguments: Any) -> Any:
     """A field; one that the store does not keep is null, which the schema may forbid.
 
     A connection is the store's list, all of it on one page: no list is as long as the SDK asks for.

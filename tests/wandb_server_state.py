@@ -118,7 +118,7 @@ class Painter:
 
     def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
         known = {key: value for key, value in row.items() if key not in CLOCK}
-        return json.loads(CLIENT_REFERENCE.sub(self._resolved, json.dumps(known)))
+        return dict(json.loads(CLIENT_REFERENCE.sub(self._resolved, json.dumps(known))))
 
     def _resolved(self, match: re.Match[str]) -> str:
         target = self._store.by_client_id[match["id"]]

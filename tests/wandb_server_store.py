@@ -280,6 +280,7 @@ class Store:
             project = self.all_projects[item["entity_name"], item["project_name"]]
             name = item["artifact_collection_name"]
             membership = project.collections[name].membership_of(artifact)
+            assert membership
             yield membership, item["alias"]
 
     # Files of artifacts
@@ -315,9 +316,8 @@ class Store:
 
     @staticmethod
     def _collection(kind: type[C], project: Project, name: str, type_name: str) -> C:
-        collection = project.collections.get(name)
-        if collection is None:
-            collection = project.collections[name] = kind(project, name, type_name)
+        collection = project.collections.setdefault(name, kind(project, name, type_name))
+        assert isinstance(collection, kind)
         return collection
 
     @staticmethod
