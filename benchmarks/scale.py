@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where to work; by default a temporary folder")
     arguments = parser.parse_args()
     only = arguments.only or ["dvc", "nothing", "change"]
+    if arguments.folder is not None:
+        Path(arguments.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         project = Path(folder) / "project"
         make_project(project, arguments)
