@@ -2,6 +2,7 @@
 
     python benchmarks/drill.py                       # the release and dataset of this workspace
     python benchmarks/drill.py --batches 10 --json outcomes.json
+    python benchmarks/drill.py --only unknown --left-out 9      # other products
 
 Batches are drawn from the held-out images that the release was not tried out on. For each the rest
 is divided again, near duplicates together: the reference is made of one half, the batch is drawn
@@ -51,7 +52,6 @@ from grocery.reference.trials import IMAGES as TRIED_OUT
 from grocery.release.model import Model
 from grocery.shards import images_of, read_columns, shard_paths
 
-LEFT_OUT = 3  # classes that are unknown products in turn, those of the most held-out images
 MAX_TRAINING = 3_000  # images that a head is fitted on which lacks a class
 PICTURES, COPIES = 20, 5  # of a shelf, and of each
 
@@ -121,10 +121,10 @@ class Stage:
             image = SHIFTS[name][0](image, strength, generator_of(f"drill {name}", image_id))
             yield self.model.preprocessing.prepare(image)
 
-    def leave_out(self) -> None:
-        """Fit heads that have never seen one class; see `fit_without`."""
+    def leave_out(self, classes: int) -> None:
+        """Fit heads that have never seen one class, of so many; see `fit_without`."""
         counts = Counter(self.labels.tolist())
-        for name in sorted(counts, key=lambda one: (-counts[one], one))[:LEFT_OUT]:
+        for name in sorted(counts, key=lambda one: (-counts[one], one))[:classes]:
             self.heads[name] = fit_without(name, self.model, self.shards)
             self.classes[name] = [one for one in self.model.classes if one != name]
 
@@ -147,7 +147,8 @@ class Stage:
         generator = generator_of("drill batch", shift, f"{strength:g}", size, number)
         key = (shift, strength) if shift in SHIFTS else None
         seen = self.shift(key) if key else self.seen[None]
-        left_out = sorted(set(self.heads) - {""})[number % LEFT_OUT] if shift == "unknown" else ""
+        unknown = sorted(set(self.heads) - {""}) if shift == "unknown" else [""]
+        left_out = unknown[number % len(unknown)]
         before, pool = self.divided(generator, size, len(seen.features))
         before, pool = (rows[self.labels[rows] != left_out] for rows in (before, pool))
         if shift == "unknown":
@@ -343,6 +344,15 @@ def opened(arguments: argparse.Namespace) -> tuple[Stage, MonitorParams]:
 def main() -> None:
     """Read the command line."""
     parser = options(__doc__, batches=40)
+    parser.add_argument(
+        "--left-out",
+        type=int,
+        default=3,
+        metavar="N",
+        help="classes that are unknown products in turn: those of the most held-out images",
+    )
+    kinds = sorted({kind for kind, *_ in conditions((), 0)} | {"clean"})
+    parser.add_argument("--only", choices=kinds, help="batches of one kind")
     parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
     with one_sentence("drill"):
         run(parser.parse_args())
@@ -351,10 +361,12 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Draw, judge, print."""
     stage, params = opened(arguments)
-    stage.leave_out()
+    wanted = conditions((50, 100, 500), arguments.size)
+    wanted = [one for one in wanted if arguments.only in (None, one[0])]
+    if any(shift == "unknown" for shift, *_ in wanted):
+        stage.leave_out(arguments.left_out)
     results: dict[str, list[dict[str, Any]]] = {}
     seconds, count = 0.0, 0
-    wanted = conditions((50, 100, 500), arguments.size)
     for shift, strength, size in progress(wanted, title="conditions"):
         outcomes = []
         many = 4 if shift in ("clean", "copies") else 1
@@ -367,7 +379,7 @@ def run(arguments: argparse.Namespace) -> None:
         if outcomes:
             results[f"{shift} {size if shift == 'clean' else f'{strength:g}'}"] = outcomes
     if not count:
-        raise DataError(f"{arguments.shards} holds too few test images for any batch")
+        raise DataError(f"{arguments.shards} holds too few test images for any such batch")
     print(HEAD)
     print("\n".join([row(name, found) for name, found in results.items()] + by_harm(results)))
     print(f"\n{seconds / count:.2f} CPU s a batch")

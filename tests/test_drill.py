@@ -32,7 +32,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage(release: Path, shards: Path) -> Any:
     tried = Reference.load(release / "reference")
     stage = drill.Stage(Model.load(release), shards, tried, images=60)
-    stage.leave_out()
+    stage.leave_out(3)
     return stage
 
 
@@ -104,6 +104,7 @@ def test_the_command(
     release: Path, shards: Path, all_shifts: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = {"params": ROOT / "params.yaml", "batches": 1, "images": 30, "size": 20, "json": None}
+    how |= {"only": None, "left_out": 3}
     with pytest.MonkeyPatch.context() as patch:
         if not all_shifts:
             few = [("clean", 0.0, 50), ("gamma", 2.0, 20), ("coarse", 40, 20)]
