@@ -24,7 +24,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,9 @@ class Stage:
     def leave_out(self, classes: int) -> None:
         """Fit heads that have never seen one class, of so many; see `fit_without`."""
         counts = Counter(self.labels.tolist())
+        known = {split: features_of(self.model, self.shards, split) for split in ("train", "val")}
         for name in sorted(counts, key=lambda one: (-counts[one], one))[:classes]:
-            self.heads[name] = fit_without(name, self.model, self.shards)
+            self.heads[name] = fit_without(name, self.model, known)
             self.classes[name] = [one for one in self.model.classes if one != name]
 
     def divided(self, generator: np.random.Generator, size: int, pool: int) -> tuple[Rows, Rows]:
@@ -221,7 +222,17 @@ def labelled_images(shards: Path, split: str) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: str(row["image_id"]))
 
 
-def fit_without(left_out: str, model: Model, shards: Path) -> Head:
+def features_of(model: Model, shards: Path, split: str) -> tuple[Floats, NDArray[np.str_]]:
+    """Features (n, d) and labels (n,) of the labelled images of a split, `MAX_TRAINING` at most."""
+    rows = labelled_images(shards, split)[:MAX_TRAINING]
+    jpegs = images_of(shard_paths(shards), [row["image_id"] for row in rows])
+    features = model.features([jpegs[row["image_id"]] for row in rows])
+    return features, np.array([row["label"] for row in rows])
+
+
+def fit_without(
+    left_out: str, model: Model, known: Mapping[str, tuple[Floats, NDArray[np.str_]]]
+) -> Head:
     """A logistic regression that learns from the model, without images of one class.
 
     No image that is of the class, or taken for it, is in the training or the calibration.
@@ -229,11 +240,7 @@ def fit_without(left_out: str, model: Model, shards: Path) -> Head:
     parts = {}
     classes = np.array([name for name in model.classes if name != left_out])
     order = np.argsort(classes)
-    for split in ("train", "val"):
-        rows = labelled_images(shards, split)[:MAX_TRAINING]
-        jpegs = images_of(shard_paths(shards), [row["image_id"] for row in rows])
-        features = model.features([jpegs[row["image_id"]] for row in rows])
-        labels = np.array([row["label"] for row in rows])
+    for split, (features, labels) in known.items():
         said = np.array(model.classes)[model.head.logits(features).argmax(axis=1)]
         taught = labels if split == "val" else np.where(np.isin(labels, said), said, labels)
         kept = (labels != left_out) & (taught != left_out)
