@@ -18,7 +18,7 @@ LOOKING = [
     *("status", "status -c", "diff", "data status", "repro --dry", "exp show", "exp diff"),
     *("metrics diff", "params diff", "plots diff", "dag", "list . -R"),
 ]
-PUT_BACK = "git reset --hard && dvc checkout"  # as README and docs/experiments.md say
+PUT_BACK = "git checkout HEAD . && dvc checkout"  # as README and docs/experiments.md say
 NOWHERE = '[url "file:///nowhere/"]\n\tinsteadOf = https://\n\tinsteadOf = ssh://\n'
 
 
@@ -94,8 +94,11 @@ def test_a_rebuild_stages_nothing_and_can_be_put_back(clone: Clone) -> None:
     assert lab.changed() == {"dvc.lock", "params.yaml"} | metrics
     assert lab.changed("--cached") == set()
     lab.run("git", "add", "dvc.lock")  # as a person's own `core.autostage` would
-    lab.run("bash", "-c", PUT_BACK)
-    assert (lab.changed("HEAD"), lab.stale()) == (set(), set())
+    (image := lab.path / "data/raw/mine/1.jpg").parent.mkdir()
+    image.write_bytes(b"one")
+    lab.run("bash", "-c", f"dvc add data/raw/mine && git add data/raw/mine.dvc && {PUT_BACK}")
+    assert (lab.changed("HEAD"), lab.stale()) == ({"data/raw/mine.dvc"}, set())
+    assert image.read_bytes() == b"one"  # what is not committed is not lost
     for page in ("README.md", "docs/experiments.md"):
         assert f"`{PUT_BACK}`" in (ROOT / page).read_text()
 
