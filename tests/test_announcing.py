@@ -171,7 +171,8 @@ class TestReceiver:
         model = json.loads(history.read_text().splitlines()[0])["model"]
         expected = {"alert": "Drift in batch dim", "batches": ["dim"], "page": str(page)}
         assert (expected | {"model": model}).items() <= document.items()
-        assert all(f"dim: {sentence}" in failed.stdout for sentence in document["sentences"])
+        printed = [line for line in failed.stdout.splitlines() if line.startswith("dim: ")]
+        assert printed == [f"dim: {sentence}" for sentence in document["sentences"]]
         assert grocery(built, *words) == Said(0, "", "")
         assert receiver.asked == 2
         for secret in ("s3cret", "t0ken", "pa%40ss", "pa@ss"):

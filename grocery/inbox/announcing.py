@@ -17,7 +17,9 @@ from grocery.core.errors import TrackingError
 from grocery.core.params import MonitorParams
 from grocery.inbox.entries import Entry
 from grocery.inbox.judging import Judged
+from grocery.inbox.record import recalled
 from grocery.monitoring.batches import told
+from grocery.monitoring.report import cannot_be_said
 from grocery.settings import TrackingParams
 from grocery.tracking.run import stage_run
 from grocery.tracking.shown import batch
@@ -27,6 +29,7 @@ ANSWER = 10.0  # seconds in which a receiver has to answer
 
 def said(entry: Entry) -> tuple[str, list[str], list[str]]:
     """What is an alert in an entry: in words, the names of the batches, and the sentences."""
+    unsaid: list[str] = []
     if entry.kind == "labels":
         title, names, found = f"Labels of batch {entry.batch}", [entry.batch], entry.by_labels
     elif entry.sequence and entry.sequence.verdict == "alert":
@@ -34,7 +37,8 @@ def said(entry: Entry) -> tuple[str, list[str], list[str]]:
         title = f"Drift in the batches {names[0]} to {names[-1]}"
     else:
         title, names, found = f"Drift in batch {entry.batch}", [entry.batch], entry.signals
-    return title, names, [signal.sentence for signal in found if signal.verdict != "ok"]
+        unsaid = cannot_be_said(recalled(entry))
+    return title, names, [*(one.sentence for one in found if one.verdict != "ok"), *unsaid]
 
 
 class Receiver:
