@@ -53,8 +53,8 @@ class TestRegister:
     def test_head_with_its_evidence(self, world: Forge) -> None:
         head = git(world.project, "rev-parse", "HEAD")
         sentence = world.refused("register")
-        assert f"data/card, and 12 more of HEAD ({head[:7]})" in sentence
-        assert f"is not in the DVC remote {world.storage}" in sentence
+        lacks = f"the DVC remote {world.storage} lacks data/card, and 12 more, so nobody could pull"
+        assert f"of HEAD ({head[:7]}) {lacks}" in sentence
         assert "--push" in sentence
         below = Project(world.project.path / "docs")  # the commands work from any folder
         found = world.done("register", "--push", at=below)

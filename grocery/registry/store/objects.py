@@ -147,8 +147,8 @@ class Store:
         lacking = sorted(stored[md5] for md5 in self.not_in_remote(stored))
         if lacking:
             raise RegistryError(
-                f"{first(lacking)} of {what} is not in the DVC remote {self.address}, so nobody "
-                "could pull it; dvc push, or register with --push"
+                f"of {what} the DVC remote {self.address} lacks {first(lacking)}, so nobody could "
+                "pull it; dvc push, or register with --push"
             )
 
     def push(self, md5s: Collection[str]) -> None:
