@@ -36,6 +36,7 @@ from PIL import Image
 
 from grocery.classifier.fit_head import calibrate, fit_head
 from grocery.classifier.head import Head
+from grocery.cli.terminal import count
 from grocery.core.draws import generator_of
 from grocery.core.errors import DataError, one_sentence
 from grocery.core.intervals import clopper_pearson
@@ -57,6 +58,7 @@ PICTURES, COPIES = 20, 5  # of a shelf, and of each
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.intp]
+Labelled = tuple[Floats, NDArray[np.str_]]  # features (n, d) and labels (n,)
 Key = tuple[str, float] | None
 
 
@@ -122,7 +124,7 @@ class Stage:
             yield self.model.preprocessing.prepare(image)
 
     def leave_out(self, classes: int) -> None:
-        """Fit heads that have never seen one class, of so many; see `fit_without`."""
+        """Fit a head without each of so many classes, those of the most images: `fit_without`."""
         counts = Counter(self.labels.tolist())
         known = {split: features_of(self.model, self.shards, split) for split in ("train", "val")}
         for name in sorted(counts, key=lambda one: (-counts[one], one))[:classes]:
@@ -222,17 +224,15 @@ def labelled_images(shards: Path, split: str) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: str(row["image_id"]))
 
 
-def features_of(model: Model, shards: Path, split: str) -> tuple[Floats, NDArray[np.str_]]:
-    """Features (n, d) and labels (n,) of the labelled images of a split, `MAX_TRAINING` at most."""
+def features_of(model: Model, shards: Path, split: str) -> Labelled:
+    """What a head may be fitted on: the labelled images of a split, `MAX_TRAINING` at most."""
     rows = labelled_images(shards, split)[:MAX_TRAINING]
     jpegs = images_of(shard_paths(shards), [row["image_id"] for row in rows])
     features = model.features([jpegs[row["image_id"]] for row in rows])
     return features, np.array([row["label"] for row in rows])
 
 
-def fit_without(
-    left_out: str, model: Model, known: Mapping[str, tuple[Floats, NDArray[np.str_]]]
-) -> Head:
+def fit_without(left_out: str, model: Model, known: Mapping[str, Labelled]) -> Head:
     """A logistic regression that learns from the model, without images of one class.
 
     No image that is of the class, or taken for it, is in the training or the calibration.
@@ -353,12 +353,12 @@ def main() -> None:
     parser = options(__doc__, batches=40)
     parser.add_argument(
         "--left-out",
-        type=int,
+        type=count,
         default=3,
         metavar="N",
         help="classes that are unknown products in turn: those of the most held-out images",
     )
-    kinds = sorted({kind for kind, *_ in conditions((), 0)} | {"clean"})
+    kinds = sorted({kind for kind, *_ in conditions((100,), 100)})
     parser.add_argument("--only", choices=kinds, help="batches of one kind")
     parser.add_argument("--json", type=Path, help="also write the outcomes to this file")
     with one_sentence("drill"):
@@ -373,7 +373,7 @@ def run(arguments: argparse.Namespace) -> None:
     if any(shift == "unknown" for shift, *_ in wanted):
         stage.leave_out(arguments.left_out)
     results: dict[str, list[dict[str, Any]]] = {}
-    seconds, count = 0.0, 0
+    seconds, drawn_so_far = 0.0, 0
     for shift, strength, size in progress(wanted, title="conditions"):
         outcomes = []
         many = 4 if shift in ("clean", "copies") else 1
@@ -382,14 +382,14 @@ def run(arguments: argparse.Namespace) -> None:
                 break
             start = time.process_time()
             outcomes.append(outcome(drawn, judged(drawn, params)))
-            seconds, count = seconds + time.process_time() - start, count + 1
+            seconds, drawn_so_far = seconds + time.process_time() - start, drawn_so_far + 1
         if outcomes:
             results[f"{shift} {size if shift == 'clean' else f'{strength:g}'}"] = outcomes
-    if not count:
+    if not drawn_so_far:
         raise DataError(f"{arguments.shards} holds too few test images for any such batch")
     print(HEAD)
     print("\n".join([row(name, found) for name, found in results.items()] + by_harm(results)))
-    print(f"\n{seconds / count:.2f} CPU s a batch")
+    print(f"\n{seconds / drawn_so_far:.2f} CPU s a batch")
     if arguments.json:
         arguments.json.write_text(json.dumps(results))
 

@@ -29,6 +29,7 @@ import psutil
 import yaml
 from joblib import Parallel, delayed
 from PIL import Image
+from pipeline import children
 
 CLASSES = 20
 ROOT = Path(__file__).parent.parent
@@ -193,7 +194,7 @@ def measured(project: Path, *command: str) -> tuple[float, dict[str, int]]:
     process = psutil.Popen(command, cwd=project, stdout=subprocess.DEVNULL)
     peaks = {"a stage": 0, "a worker": 0}
     while process.poll() is None:
-        for child in below(process):
+        for child in children(process):
             try:
                 line = child.cmdline()
                 who = "a worker" if any("loky" in word for word in line) else "a stage"
@@ -204,14 +205,6 @@ def measured(project: Path, *command: str) -> tuple[float, dict[str, int]]:
     if process.returncode:
         sys.exit(f"{' '.join(command)} exited {process.returncode}")
     return time.perf_counter() - begun, peaks
-
-
-def below(process: psutil.Process) -> list[psutil.Process]:
-    """All descendants of a process."""
-    try:
-        return list(process.children(recursive=True))
-    except psutil.NoSuchProcess:
-        return []
 
 
 def timed(folder: Path, *command: str, reuse: str = "") -> float:

@@ -118,7 +118,7 @@ class TestCommands:
     @pytest.mark.parametrize("command", ["report", "data samples x", "predict x", "monitor x"])
     def test_in_no_project(self, said: Callable[..., Said], command: str) -> None:
         found = said(*command.split())
-        assert (found.code, found.sentence.startswith("error: ")) == (1, True)
+        assert found.code == 1
         assert re.search("no project is here, whose .* is needed; go to a clone", found.sentence)
         assert ("--model" in found.sentence) is command.endswith(("predict x", "monitor x"))
 

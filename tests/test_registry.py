@@ -53,8 +53,8 @@ class TestRegister:
     def test_head_with_its_evidence(self, world: Forge) -> None:
         head = git(world.project, "rev-parse", "HEAD")
         sentence = world.refused("register")
-        lacks = f"the DVC remote {world.storage} lacks data/card, and 12 more, so nobody could pull"
-        assert f"of HEAD ({head[:7]}) {lacks}" in sentence
+        lacks = f"the DVC remote {world.storage} lacks data/card, and 12 more of HEAD ({head[:7]}),"
+        assert f"{lacks} so nobody could pull it" in sentence
         assert "--push" in sentence
         below = Project(world.project.path / "docs")  # the commands work from any folder
         found = world.done("register", "--push", at=below)
@@ -102,10 +102,10 @@ class TestRegister:
         git(world.project, "tag", "--delete", FIRST)
         lost, half = map(world.place, (release.files["model.safetensors"], release.md5))
         lost.unlink()
-        assert "lacks models/release, so" in world.refused("register")
+        assert "lacks models/release of HEAD" in world.refused("register")
         half.unlink()
         half.touch()  # as a kill leaves it: so DVC tries whether the disk can clone a file
-        assert "lacks models/release, so" in world.refused("register")
+        assert "lacks models/release of HEAD" in world.refused("register")
         half.parent.mkdir(exist_ok=True)
         half.touch()
         world.done("register", "--push")

@@ -147,7 +147,7 @@ class Store:
         lacking = sorted(stored[md5] for md5 in self.not_in_remote(stored))
         if lacking:
             raise RegistryError(
-                f"of {what} the DVC remote {self.address} lacks {first(lacking)}, so nobody could "
+                f"the DVC remote {self.address} lacks {first(lacking)} of {what}, so nobody could "
                 "pull it; dvc push, or register with --push"
             )
 
