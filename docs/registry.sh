@@ -69,7 +69,7 @@ refused grocery registry register poor --push
 agreed
 
 say "A better one, straight from its experiment"
-quietly git reset --quiet --hard
+quietly git checkout --quiet HEAD .
 quietly dvc checkout
 quietly dvc exp run --name better "${better[@]}"
 run grocery registry register better --push
