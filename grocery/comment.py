@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -43,8 +44,25 @@ def comment(root: Path, revision: str) -> str:
     return "\n".join(lines)
 
 
+def outdated(root: Path) -> str:
+    """A sentence when the workspace is not what was built last; else empty."""
+    changed = ", ".join(json.loads(_dvc(root, "status", "--json")))
+    return (
+        f"These are the numbers of the last build. Changed since then: {changed} (dvc status tells "
+        "more). Run: dvc repro"
+        if changed
+        else ""
+    )
+
+
 def _table(root: Path, *arguments: str) -> str:
-    """What a command of DVC's prints, its rows in order; its public form is the command line."""
+    """The table that a command of DVC's prints, its rows in order."""
+    head, rows = (lines := _dvc(root, *arguments).splitlines())[:2], sorted(lines[2:])
+    return "\n".join([*head, *rows]) if rows else "No change."
+
+
+def _dvc(root: Path, *arguments: str) -> str:
+    """What a command of DVC's prints; its public form is the command line."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,
@@ -55,8 +73,7 @@ def _table(root: Path, *arguments: str) -> str:
     )
     if done.returncode:
         raise DataError(done.stderr.strip().removeprefix("ERROR: "))
-    head, rows = (lines := done.stdout.strip().splitlines())[:2], sorted(lines[2:])
-    return "\n".join([*head, *rows]) if rows else "No change."
+    return done.stdout.strip()
 
 
 def _images(root: Path, revision: str) -> str:

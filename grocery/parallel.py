@@ -118,7 +118,7 @@ def _alone(function: Callable[[Item], Result], item: Item) -> Result:
 
 def progress(items: Iterable[Item], *, title: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on a terminal, and in silence anywhere else."""
-    shown = sys.stderr.isatty()
+    shown = sys.stderr.isatty() and total != 0
     # One that does not know its size says 0, and tqdm would draw nothing.
     width, height = os.get_terminal_size(sys.stderr.fileno()) if shown else (0, 0)
     columns, rows = width or 80, height or 24

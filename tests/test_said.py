@@ -11,6 +11,7 @@ import pytest
 
 from conftest import ROOT, Project
 from grocery import runner, said
+from grocery.comment import outdated
 from grocery.core.errors import DataError, ModelError
 from grocery.core.files import write_json
 from grocery.release.advice import advice, on_monitoring
@@ -142,7 +143,8 @@ def test_every_stage_says_a_line_and_the_last_one_says_it_all(
     drills = "monitor: of 2 drills, made to show that it works: clean "
     assert lines["monitor"].startswith(drills)
     assert "The release is REJECTED: test accuracy 0." in said_by_stages
-    summary = grocery(project, "report").out
+    older, _, summary = grocery(project, "report").out.partition("\n\n")
+    assert "the last build. Changed since then: register, monitor " in older, "by dvc.lock"
     assert summary.strip() in said_by_stages
     card = (project.path / "models/release/README.md").read_text()
     verdict = json.loads((project.path / "models/release/verdict.json").read_bytes())
@@ -198,7 +200,11 @@ def test_fewer_dimensions_than_are_asked_for_are_explained(built: Project) -> No
     paths = SimpleNamespace(encoder=built.path / "models/encoder")
     assert said.line("featurize", paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
     fewer = said.line("featurize", paths, {"dimensions": 12})
-    assert "12 numbers per image; `dimensions` of featurize allows 32, and the images" in fewer
+    assert "12 numbers per image; `dimensions` of featurize allows 32, but the encoder" in fewer
+
+
+def test_a_fresh_build_is_not_called_an_old_one(built: Project) -> None:
+    assert outdated(built.path) == ""
 
 
 def test_a_pipeline_that_was_not_built(tmp_path: Path) -> None:
@@ -216,6 +222,8 @@ def test_a_comment_says_what_a_change_did(project: Project) -> None:
     )
     docs = Project(project.path / "docs")
     text = grocery(docs, "report", "--markdown").out
+    older, text = text.split("\n\n", 1)
+    assert "Changed since then: train, evaluate, register (dvc status tells more)" in older
     assert text.startswith("### The release is accepted: ")
     assert " 0.988 " in rows(text, "Metrics")["macro_f1"]
     assert "accuracy" not in rows(text, "Metrics"), "it did not change"

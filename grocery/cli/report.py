@@ -20,7 +20,8 @@ from grocery.cli.terminal import in_project
 )
 def report(arguments: argparse.Namespace) -> None:
     """Say how good the model in the workspace is, whether it is accepted, what to do about
-    poor numbers, and which pages to look at. `dvc repro` ends with the same.
+    poor numbers, and which pages to look at. `dvc repro` ends with the same. What has changed
+    since the last build is named first.
 
     With --markdown: verdict, advice, changed metrics, parameters and images, and calibration.
 
@@ -29,7 +30,7 @@ def report(arguments: argparse.Namespace) -> None:
       grocery report --markdown --against origin/main > comment.md
     """
     from grocery import said
-    from grocery.comment import comment
+    from grocery.comment import comment, outdated
 
     against = arguments.against
     if against is None:
@@ -37,4 +38,5 @@ def report(arguments: argparse.Namespace) -> None:
     elif not arguments.markdown:
         arguments.parser.error("--against goes with --markdown")
     root = in_project("dvc.yaml").parent
-    print(comment(root, against) if arguments.markdown else said.summary(root))
+    report = comment(root, against) if arguments.markdown else said.summary(root)
+    print("\n\n".join(filter(None, [outdated(root), report])))

@@ -50,7 +50,7 @@ def open_client(timeout: float, entity: str = "") -> Client:
     except TrackingError as error:
         raise NotNow(str(error)) from error
     except Exception as error:
-        raise NotNow(f"W&B cannot be reached: {one_line(error)}") from error
+        raise NotNow(f"W&B cannot be asked: {one_line(error)}") from error
     return Client(api, url, known)
 
 

@@ -148,7 +148,7 @@ class Store:
         if lacking:
             raise RegistryError(
                 f"the DVC remote {self.address} lacks {first(lacking)} of {what}, so nobody could "
-                "pull it; dvc push, or register with --push"
+                "pull it; run dvc push, or the same again with --push"
             )
 
     def push(self, md5s: Collection[str]) -> None:
