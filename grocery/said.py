@@ -111,8 +111,8 @@ def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
     times = {"onnx": len([*paths.encoder.glob("backbone*.onnx")])}
     asked = sum(params[name]["dimensions"] * times.get(name, 1) for name in names)
     fewer = (
-        f"; `dimensions` of featurize allows {asked:,}, but the encoder was fitted on too few images "
-        "for more: two images give at most one number"
+        f"; `dimensions` of featurize allows {asked:,}, but the encoder was fitted on too few "
+        "images for more: two images give at most one number"
     )
     return f"{given:,} numbers per image{fewer if given < asked else ''}"
 
