@@ -9,7 +9,7 @@ is divided again, near duplicates together: the reference is made of one half, t
 from the other without replacement. The shifts are of kinds that the release was *not* tried out
 under (`grocery.reference.shifts.TRIED`): the rule has never seen them. For an unknown product a
 class is left out of the head, which is fitted again from the release's own predictions; the encoder
-has seen it. `benchmarks/drill_peers.py` asks Evidently about the same batches.
+has seen it. `benchmarks/drill_peers.py` asks other libraries about the same batches.
 """
 
 # ruff: noqa: E402

@@ -1,13 +1,17 @@
-"""The drill's batches through Evidently, side by side with the monitor.
+"""The drill's batches through Evidently and NannyML, side by side with the monitor.
 
-    python -m venv peers && peers/bin/pip install evidently 'pandas<3' pyarrow jinja2 safetensors \\
-        pillow scipy scikit-learn pydantic ruamel.yaml joblib tqdm threadpoolctl onnxruntime
+    python -m venv peers && peers/bin/pip install evidently nannyml 'pandas<3' pyarrow jinja2 \\
+        safetensors pillow scipy scikit-learn pydantic ruamel.yaml joblib tqdm threadpoolctl \\
+        onnxruntime
     PYTHONPATH=. peers/bin/python benchmarks/drill_peers.py --batches 20
 
-Evidently is no dependency of this project. It gets what a table of predictions holds: confidence,
-predicted class, and the image statistics. Its default preset says that a dataset has drifted when
-half of its columns have. (alibi-detect 0.13 needs numpy below 2, in which this project does not
-run.)
+Neither is a dependency of this project. Evidently gets what a table of predictions holds:
+confidence, predicted class, and the image statistics. Its default preset says that a dataset has
+drifted when half of its columns have. NannyML gets the confidences, and whether each prediction of
+the reference is right: its CBPE estimates the accuracy of a batch, and is in alert where that lies
+more than three standard deviations from the reference's, by chunks of a batch's size. It cannot be
+fitted where a reference holds fewer than two mistakes; then it is not in alert.
+(alibi-detect 0.13 needs numpy below 2, in which this project does not run.)
 """
 
 # ruff: noqa: E402
@@ -19,6 +23,7 @@ from grocery.core.pin import pin
 pin()  # before anything loads numpy: the pipeline's own numbers
 
 import argparse
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -44,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     asked: dict[str, Callable[[Drawn], bool]] = {
         "monitor": lambda drawn: judged(drawn, params).verdict == "alert",
         "Evidently": evidently_says,
+        "NannyML": nannyml_says,
     }
     found: dict[str, dict[str, list[bool]]] = {}
     seconds = dict.fromkeys(asked, 0.0)
@@ -85,6 +91,38 @@ def evidently_says(drawn: Drawn) -> bool:
         )
     counts = [m for m in result.dict()["metrics"] if m["metric_name"].startswith("DriftedColumns")]
     return float(counts[0]["value"]["share"]) >= 0.5
+
+
+def nannyml_says(drawn: Drawn) -> bool:
+    """Whether the accuracy of a batch has changed, according to NannyML's estimate."""
+    os.environ["NML_DISABLE_USAGE_LOGGING"] = "1"  # it would tell its makers
+    import nannyml as nml  # type: ignore[import-not-found]
+    import pandas as pd
+
+    if (~drawn.reference.hits.astype(bool)).sum() < 2:
+        return False  # it cannot be fitted
+    # The confidences are in order; its chunks are to be like batches.
+    mixed = np.random.default_rng(0).permutation(len(drawn.reference.confidences))
+    before = pd.DataFrame(
+        {
+            "confidence": drawn.reference.confidences[mixed],
+            "right": drawn.reference.hits[mixed],
+            "predicted": 1,
+        }
+    )
+    now = pd.DataFrame({"confidence": drawn.probabilities.max(axis=1), "predicted": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = nml.CBPE(
+            metrics=["accuracy"],
+            y_pred_proba="confidence",
+            y_pred="predicted",
+            y_true="right",
+            problem_type="classification_binary",
+            chunk_size=len(now),
+        ).fit(before)
+        found = estimator.estimate(now).filter(period="analysis").to_df()
+    return bool(found[("accuracy", "alert")].any())
 
 
 def tables(drawn: Drawn) -> tuple[Any, Any]:
