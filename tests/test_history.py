@@ -202,6 +202,18 @@ class TestDamage:
         again = [name for name in ("wednesday", "tuesday") if name not in whole]
         assert (names(history), reread(history).damaged) == ([*whole, *again], [2])
 
+    def test_labels_do_not_stand_for_a_batch_whose_own_line_is_lost(self, history: History) -> None:
+        add(history, "monday")
+        add(history, "monday", labels="1" * 64)
+        _, labels = history.path.read_bytes().splitlines(keepends=True)
+        history.path.write_bytes(b"lost\n" + labels)
+        (left,) = reread(history).entries
+        assert left.files is not None
+        assert not reread(history).knows_files(left.files)
+        add(History(history.path), "monday", labels="1" * 64)
+        assert [one.kind for one in reread(history).entries] == ["labels", "batch"]
+        assert reread(history).knows_files(left.files)
+
     def test_a_line_without_its_end_is_whole(self, history: History) -> None:
         add(history, "monday")
         history.path.write_bytes(history.path.read_bytes().rstrip(b"\n"))

@@ -49,18 +49,20 @@ class Recorded:
         self.damaged: list[int] = []  # numbers of lines
         self.batches: Counter[tuple[str, str]] = Counter()  # of each model and reference
         self._seen: dict[str, set[str | None]] = {}  # the labels with which each content was judged
-        self._files: set[str] = set()
+        self._judged: set[str] = set()  # contents whose own line is here, not only that of labels
+        self._files: dict[str, str] = {}  # the content of a batch whose files were these
         self._pending: dict[tuple[str, str | None], Entry] = {}
+        self._count = 0  # of all entries
         self._lines = 0  # that have an end
         self._ours = False
 
     def knows(self, digest: str, labels: str | None) -> bool:
         """Whether a batch of this content was judged, with these labels if it has any."""
-        return labels in self._seen.get(digest, ()) or (labels is None and digest in self._seen)
+        return digest in self._judged and (labels is None or labels in self._seen[digest])
 
     def knows_files(self, files: str) -> bool:
         """Whether a batch was judged whose files are these, see `Entry.files`."""
-        return files in self._files
+        return self._files.get(files) in self._judged
 
     @property
     def pending(self) -> list[Entry]:
@@ -71,7 +73,7 @@ class Recorded:
     def state(self) -> str:
         """Names how far it goes; a page says of which state it is."""
         last = self.entries[-1].digest if self.entries else "none"
-        return f"{sum(map(len, self._seen.values()))} judged, the last {last}"
+        return f"{self._count} judged, the last {last}"
 
     def of(self, model: str, reference: str) -> list[Entry]:
         """The entries of a model and a reference: no others can be compared with each other."""
@@ -105,17 +107,23 @@ class Recorded:
             except ValueError:
                 self.damaged.append(number)
         if self.damaged and not self._ours:
-            raise DataError(f"{name} is no history of grocery monitor; nothing is written")
+            raise DataError(
+                f"{name} is no history of grocery monitor; nothing is written; move it away, or "
+                "name another file"
+            )
 
     def _add(self, line: Entry | Announced) -> None:
         if isinstance(line, Announced):
             self._pending.pop((line.digest, line.labels), None)
             return
         self.entries.append(line)
+        self._count += 1
         self.batches[line.model, line.reference] += line.kind == "batch"
         self._seen.setdefault(line.digest, set()).add(line.labels)
+        if line.kind == "batch":
+            self._judged.add(line.digest)
         if line.files is not None:
-            self._files.add(line.files)
+            self._files[line.files] = line.digest
         if line.to_announce:
             self._pending[line.digest, line.labels] = line
 
