@@ -131,6 +131,17 @@ class TestFoldersOfImages:
                 assert expected.items() <= one.items()
         assert page.read_text().count("<img") == 2 * 8
 
+    def test_a_folder_that_is_no_class_is_told(
+        self, built: Project, raw: Path, tmp_path: Path
+    ) -> None:
+        """Its images are mistakes; a misspelt name would look like a worse model."""
+        batch = Path(shutil.copytree(raw / "by-class/usual", tmp_path / "usual"))
+        lemons = (batch / "Lemon").rename(batch / "Lemno")
+        said = grocery(built, "monitor", str(batch), "--labelled")
+        many = f"{len([*lemons.iterdir()])} of its images count as mistakes"
+        what = "Lemno is no class of the model (did you mean Lemon?)"
+        assert said.err == f"noted: {batch}: {what}; {many}\n"
+
     def test_unreadable_ones_are_counted(self, built: Project, flat: Path, tmp_path: Path) -> None:
         """In a folder that may be a link; sidecars of systems are left out."""
         first, second, *_ = (file.name for file in sorted(flat.iterdir()))

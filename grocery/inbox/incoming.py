@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -104,11 +105,18 @@ def read(origin: Path, model: Model, *, labelled: bool, flat: bool) -> tuple[Bat
     """
     refuse_foreign(str(origin), origin.parent)
     if origin.is_dir():
-        return _read_folder(origin, model, labelled, flat)
-    batch = read_batch(origin, model.preprocessing)
-    missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
-    made = "it was so when the batch was made"
-    return batch, [f"unreadable: {path} in {origin}: {made}" for path in missing]
+        batch, said = _read_folder(origin, model, labelled, flat)
+    else:
+        batch = read_batch(origin, model.preprocessing)
+        missing = [p for p, jpeg in zip(batch.paths, batch.jpegs, strict=True) if jpeg is None]
+        made = "it was so when the batch was made"
+        said = [f"unreadable: {path} in {origin}: {made}" for path in missing]
+    unknown = Counter(label for label in batch.labels if label and label not in model.classes)
+    return batch, said + [
+        f"noted: {origin}: {label} is no class of the model{meant(label, model.classes)}; "
+        f"{images} of its images count as mistakes"
+        for label, images in sorted(unknown.items())
+    ]
 
 
 def _inbox(folder: Path, left_out: list[str]) -> list[Path]:
