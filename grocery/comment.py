@@ -33,7 +33,8 @@ def comment(root: Path, revision: str) -> str:
     accuracy, verdict, advice = said.found(root)
     lines = [f"### {verdict}", "", accuracy, *(f"- {sentence}" for sentence in advice)]
     metrics = _table(root, "metrics", "diff", "--md", "--no-path", "--precision", "3", revision)
-    params = _table(root, "params", "diff", "--md", "--targets", "params.yaml", revision)
+    # Whatever follows --targets is one.
+    params = _table(root, "params", "diff", "--md", revision, "--targets", "params.yaml")
     for title, body in (
         ("Metrics", metrics),
         ("Parameters", params),

@@ -21,7 +21,7 @@ PAGES = {
 ALL_LABELS = "dvc exp run --name all-labels $(cat params/full-labels)"
 NEXT = {
     "source .venv/bin/activate": "the commands below are there",
-    "dvc plots show --open": "confusions, calibration, and how training went",
+    "dvc plots show --open": "confusions, calibration, training (needs the internet)",
     ALL_LABELS: "the same with all labels",
     "dvc exp diff": "what an experiment changed",
     "grocery data samples shelf/ && grocery predict shelf/": "the model on some test images",
@@ -94,7 +94,7 @@ def _prepare(paths: Any, found: Mapping[str, Any]) -> str:
     }
     if found["noted"]:
         said += f", {found['noted']:,} of them read though something in the file is damaged"
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    reasons = "; ".join(f"{reason}: {count:,}" for reason, count in left_out.items() if count)
     return f"{said}; left out: {reasons} ({paths.report})" if reasons else said
 
 
@@ -111,8 +111,8 @@ def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
     times = {"onnx": len([*paths.encoder.glob("backbone*.onnx")])}
     asked = sum(params[name]["dimensions"] * times.get(name, 1) for name in names)
     fewer = (
-        f"; `dimensions` of featurize allows {asked:,}, but the encoder was fitted on too few "
-        "images for more: two images give at most one number"
+        f"; `dimensions` of featurize allows {asked:,}, but these are at most half as many as the "
+        "images that the encoder was fitted on"
     )
     return f"{given:,} numbers per image{fewer if given < asked else ''}"
 

@@ -134,6 +134,8 @@ class TestRegister:
             gto.api.deregister(str(world.project.path), ARTIFACT, version="v1.0.0")
         sentence = world.refused("register")
         assert "is v1.0.0, which was withdrawn" in sentence
+        assert world.registry("list").out == "no version is left; withdrawn: v1.0.0\n"
+        assert "versions: none (withdrawn: v1.0.0); make one" in world.refused("show", "staging")
         assert f"delete the tag {FIRST}!" in sentence
         git(world.project, "tag", "--delete", f"{FIRST}!")
         assert world.done("register")["version"] == "v1.0.0"

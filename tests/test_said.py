@@ -191,7 +191,7 @@ def test_what_prepare_left_out_is_said_by_reason(built: Project) -> None:
     counts = found["counts"]
     sentence = said.line("prepare", paths, counts)
     assert f"{counts['images']} images of {counts['classes']} classes" in sentence
-    assert "exact copies" in sentence
+    assert f"exact copies: {counts['duplicates']}" in sentence
     for entry in found["quarantined"]:
         assert entry["reason"].partition(":")[0] in sentence
 
@@ -232,6 +232,9 @@ def test_a_comment_says_what_a_change_did(project: Project) -> None:
     assert "images: no change." in text
     assert "[0.51]\n" in text, "the one bin with images"
     assert "bar [0.75]" in text
+    project.commit("As on a pull request")
+    text = grocery(docs, "report", "--markdown", "--against", "HEAD~1").out
+    assert "0.123" in rows(text, "Parameters")["params.yaml"]
     unknown = grocery(docs, "report", "--markdown", "--against", "v7")
     assert (unknown.code, unknown.sentence) == (1, "error: report: unknown Git revision 'v7'")
 

@@ -54,7 +54,7 @@ def worker(arguments: argparse.Namespace) -> None:
     from grocery.settings import ADDRESSES
 
     if find_spec("distributed") is None:
-        raise GroceryError("dask is not installed; see docs/machines.md")
+        raise GroceryError("dask is not installed: make extras")
     allowed, example = ADDRESSES["dask"]
     if not re.fullmatch(allowed, arguments.address):
         raise GroceryError(f"the scheduler's address should be {example}")

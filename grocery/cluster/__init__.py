@@ -29,8 +29,6 @@ def opened(compute: ComputeParams) -> Iterator[None]:
     try:
         from grocery.cluster.dask import dask_cluster
     except ModuleNotFoundError:
-        raise GroceryError(
-            "compute.backend is dask, which is not installed; see docs/machines.md"
-        ) from None
+        raise GroceryError("compute.backend is dask, which is not installed: make extras") from None
     with dask_cluster(compute.address) as cluster, sharing(compute.workers, cluster):
         yield

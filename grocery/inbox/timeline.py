@@ -144,7 +144,12 @@ def _signal(name: str, shown: Sequence[Entry]) -> Chart:
     threshold = found[-1][1].threshold
     sizes = [one.effect for _, one in found]
     axis = Axis.numbers("size of the difference", [0.0, 0.1, threshold, *sizes])
-    key = [("", f"dashed: the size from which it counts, {threshold:.2f}")]
+    key = [
+        (
+            "",
+            f"dashed: the size from which it counts if chance does not explain it, {threshold:.2f}",
+        )
+    ]
     chart = Chart(f"Signal, batch by batch: {title(name)}", _batches(shown), axis, key)
     chart.line("limit", (chart.x.low, threshold), (chart.x.high, threshold))
     for index, one in found:

@@ -21,14 +21,11 @@ from grocery.reference.reference import Reference
 UNCERTAIN, TYPICAL, ANY = "Most uncertain", "Most typical", "Chosen by chance"
 
 _TITLES = {
-    "classes": "Predicted classes",
-    "images": "Photographs",
+    "classes": "Classes that are predicted",
+    "images": "Images: light, colours, sharpness",
     "unknown": "Unknown products",
-    "estimate": "Accuracy without labels",
-    "accuracy": "Accuracy",
-    "labels": "Labels",
-    "speed": "Speed",
-    "unreadable": "Files",
+    "estimate": "Estimate: accuracy without labels",
+    "unreadable": "Unreadable files",
 }
 
 
@@ -139,7 +136,7 @@ def _headline(batches: Sequence[BatchReport], over_time: OverTime | None) -> str
 
 
 def title(name: str) -> str:
-    """What the page calls a signal."""
+    """What the page calls a signal: by its name, and what that leaves open."""
     return _TITLES.get(name, name[:1].upper() + name[1:])
 
 

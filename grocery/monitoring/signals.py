@@ -196,7 +196,7 @@ def unknown_signal(
     p_value = least_of([test.p_value for test in tests])
     sentence = f"About {found.effect * 100:.0f} % of the images are like none before."
     if p_value > params.significance:
-        sentence = "To the model none of the images is like none before."
+        sentence = "No image is clearly unlike all those before."
     threshold = params.min_unknown_share
     return Signal("unknown", found.statistic, p_value, found.effect, threshold, sentence)
 

@@ -146,9 +146,12 @@ class State:
         if found:
             return found
         if name in STAGES:
+            what, how = "make one", "register"
+            if self.versions:
+                what, how = "put one there", f"promote VERSION --stage {name}"
             raise RegistryError(
-                f"no version is in {name}; versions: {self._names()}; "
-                f"put one there with: grocery registry promote VERSION --stage {name}"
+                f"no version is in {name}; versions: {self._names()}; {what} with: "
+                f"grocery registry {how}"
             )
         near = meant(name, STAGES)
         raise RegistryError(f"{name!r} is no version or stage{near}; versions: {self._names()}")
@@ -175,7 +178,8 @@ class State:
         return name
 
     def _names(self) -> str:
-        return ", ".join(self.versions) or "none"
+        withdrawn = f" (withdrawn: {', '.join(self.withdrawn)})" if self.withdrawn else ""
+        return (", ".join(self.versions) or "none") + withdrawn
 
 
 def read_state(git: Git) -> State:

@@ -61,7 +61,12 @@ def list_all(arguments: argparse.Namespace) -> None:
         )
         for version in versions
     ]
-    nothing = ["no version is registered yet: grocery registry register"]
+    withdrawn = ", ".join(state.withdrawn)
+    nothing = [
+        f"no version is left; withdrawn: {withdrawn}"
+        if withdrawn
+        else "no version is registered yet: grocery registry register"
+    ]
     answer(arguments, [_document(state, v) for v in versions], table(rows) if versions else nothing)
 
 

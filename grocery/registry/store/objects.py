@@ -216,9 +216,11 @@ class Store:
         with dvc_errors("the DVC remote cannot be read"):
             path = self._remote.oid_to_path(md5)
             if not self._remote.fs.exists(path):
+                beside = "; a folder is found from the clone beside it only (docs/remote.md)"
                 raise Missing(
                     f"object {md5} is neither in the cache nor in the remote {self.address}; "
                     "push it from where it was made, with: dvc push"
+                    f"{beside if self._remote.fs.protocol == 'local' else ''}"
                 )
             self._remote.fs.get_file(path, str(target))
         if md5_of_file(target) != expected:
