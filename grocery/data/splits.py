@@ -83,8 +83,8 @@ def check_labels(labels: Sequence[str | None], given: Sequence[str | None]) -> N
         raise DataError("no image has a label; put images into folders named after their classes")
     if len(counts) == 1:
         raise DataError(
-            f"there is one class only, {min(counts)!r}; a classifier needs two or more, each a folder "
-            "directly in the dataset"
+            f"there is one class only, {min(counts)!r}; a classifier needs two or more, each a "
+            "folder directly in the dataset"
         )
     splits = [split or "train" for split in given]
     if "test" in splits:
