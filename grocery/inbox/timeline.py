@@ -83,6 +83,67 @@ def over_time(entries: Sequence[Entry], new: Sequence[Entry], total: int) -> Ove
     accuracies = realised(entries)
     part_of = _in_sequences(shown)
     present = {entry.verdict for entry in shown}
+    key = [(name.split()[-1], str(name)) for name in VERDICTS[::-1] if name in present]
+    key += [("part", "part of a sequence in alert")] if part_of else []
+    names = dict.fromkeys(found.name for entry in shown for found in entry.signals)
+    html = pages.render(
+        __file__,
+        shown=shown,
+        total=total,
+        part_of=part_of,
+        kinds=key,
+        charts=[_accuracy(shown, accuracies), *(_signal(name, shown) for name in names)],
+        about=partial(_about, accuracies=accuracies),
+        said=_said,
+    )
+    return OverTime(alerts, html)
+
+
+def realised(entries: Sequence[Entry]) -> dict[str, float]:
+    """Realised accuracy by the digest of the batch, from its latest entry that has labels."""
+    return {entry.digest: entry.accuracy for entry in entries if entry.accuracy is not None}
+
+
+def _in_sequences(shown: Sequence[Entry]) -> set[int]:
+    """Places of the batches that are part of a sequence in alert."""
+    found: set[int] = set()
+    for index, entry in enumerate(shown):
+        if entry.sequence is not None and entry.sequence.verdict == "alert":
+            found |= set(range(index + 1 - len(entry.sequence.batches), index + 1))
+    return found
+
+
+def _batches(shown: Sequence[Entry]) -> Axis:
+    days = {index: shown[index].time[:10] for index in (0, len(shown) - 1)}
+    return Axis.places("batches, in the order in which they were judged", len(shown), days)
+
+
+def _accuracy(shown: Sequence[Entry], accuracies: dict[str, float]) -> Chart:
+    """Estimated accuracy with its interval, and the realised accuracy where it is known."""
+    true = [accuracies.get(entry.digest) for entry in shown]
+    ends = [end for entry in shown for end in entry.estimate_interval or ()]
+    known = [v for v in (*(e.estimated_accuracy for e in shown), *true, *ends) if v is not None]
+    key = [("batch", "estimated without labels; the line is its 90 % interval")]
+    if any(value is not None for value in true):
+        key.append(("truth", "realised, from labels"))
+    axis = Axis.numbers("accuracy: share of the images named right", [0.9, 1.0, *known])
+    chart = Chart("Accuracy, batch by batch", _batches(shown), axis, key)
+    for index, (entry, truth) in enumerate(zip(shown, true, strict=True)):
+        if entry.estimate_interval is not None:
+            chart.line("interval", *((index, end) for end in entry.estimate_interval))
+        if (value := entry.estimated_accuracy) is not None:
+            chart.dot("batch", index, value, f"{entry.batch}: {value:.3f}")
+        if truth is not None:
+            chart.square("truth", index, truth, f"{entry.batch}: {truth:.3f}")
+    return chart
+
+
+def _signal(name: str, shown: Sequence[Entry]) -> Chart:
+    """The size of a signal, batch by batch, and the size from which it counts."""
+    found = [(i, one) for i, entry in enumerate(shown) for one in entry.signals if one.name == name]
+    threshold = found[-1][1].threshold
+    sizes = [one.effect for _, one in found]
+    axis = Axis.numbers("size of the difference", [0.0, 0.1, threshold, *sizes])
     key = [("", f"dashed: {threshold:.2f}, from where it counts if chance does not explain it")]
     chart = Chart(f"Signal, batch by batch: {title(name)}", _batches(shown), axis, key)
     chart.line("limit", (chart.x.low, threshold), (chart.x.high, threshold))
