@@ -42,6 +42,6 @@ def backbone(arguments: argparse.Namespace) -> None:
     if done.returncode:
         raise GroceryError(f"{whole} is made, but `dvc add` failed: {done.stderr.strip()[-500:]}")
     print(
-        f"{whole} is made and in DVC. Commit {whole}.dvc, and try it beside the Fisher vector:\n"
+        f"{whole} is made and in DVC. Commit {whole.parent}, and try it beside the Fisher vector:\n"
         f"dvc exp run -S 'featurize.encoder=[fisher,onnx]' -S featurize.onnx.path={whole}"
     )
