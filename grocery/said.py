@@ -111,7 +111,7 @@ def _featurize(paths: Any, found: Mapping[str, Any]) -> str:
     times = {"onnx": len([*paths.encoder.glob("backbone*.onnx")])}
     asked = sum(params[name]["dimensions"] * times.get(name, 1) for name in names)
     fewer = (
-        f"; `dimensions` of featurize allows {asked:,}, but these are at most half as many as the "
+        f"; `dimensions` of featurize allows {asked:,}, but there are at most half as many as "
         "images that the encoder was fitted on"
     )
     return f"{given:,} numbers per image{fewer if given < asked else ''}"

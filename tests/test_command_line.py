@@ -167,6 +167,8 @@ def test_samples_and_their_prediction_as_the_readme_says(built: Project, tmp_pat
     assert again == Said(0, f"24 test images are in {shelf}\n", "")
     assert fewer.sentence.startswith(f"error: data samples: {shelf}/")
     assert fewer.sentence.endswith("none of these 3 images; name a folder with nothing else in it")
+    refused = grocery(built, "data", "samples", str(ROOT / "README.md"))
+    assert refused.sentence == f"error: data samples: {ROOT}/README.md is a file; name a folder"
     columns = ["image_id", "label", "split", "image"]
     rows = read_columns(built.path / "data/prepared/shards", columns).to_pylist()
     known = {f"{row['label']}/{row['image_id'][:8]}.jpg": row for row in rows}

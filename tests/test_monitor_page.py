@@ -1,6 +1,7 @@
 """The page over time, and what a browser makes of it: no script, no network, no overflow."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from grocery.inbox.entries import Entry, SequenceFinding
 from grocery.inbox.timeline import SHOWN, over_time, realised
-from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render
+from grocery.monitoring.report import UNCERTAIN, BatchReport, Sample, render, title
 from grocery.monitoring.signals import Signal
 from samples import jpeg, picture
 from test_history import entry as judged
@@ -95,6 +97,18 @@ def test_it_is_well_formed_and_safe_and_the_same_each_time() -> None:
         assert said in TEXT
     assert "Estimated accuracy, 90 % interval0.800 0.741 to 0.857" in TEXT
     assert page() == HTML
+
+
+def test_a_signal_has_one_name_in_docs_and_json_and_on_the_page() -> None:
+    table = (
+        (ROOT / "docs/monitoring.md").read_text().partition("| signal |")[2].partition("\n\n")[0]
+    )
+    names = re.findall(r"^\| \**([a-z]+)\** \|", table, flags=re.MULTILINE)
+    recorded = json.loads((ROOT / "metrics/monitor.json").read_bytes())["batches"]["clean"]
+    sizes = {key.removesuffix("_shift") for key in recorded if key.endswith("_shift")}
+    assert sizes < {*names}
+    for name in names:
+        assert title(name).lower().startswith(name)
 
 
 def test_a_new_sequence_is_said_first() -> None:

@@ -255,7 +255,9 @@ class TestPromote:
         for cache in (True, False):
             apart.place(md5, cache=cache).unlink()
         promote = ("promote", STRONG, "--stage", "production")
-        assert f"object {md5} is neither in the cache nor in the remote" in apart.refused(*promote)
+        refused = apart.refused(*promote)
+        assert f"object {md5} is neither in the cache nor in the remote" in refused
+        assert "dvc push; a folder is found from the clone beside it only" in refused
         found = apart.done(*promote, "--force", "--reason", "the bucket is gone")
         assert "could not be judged" in found["evidence"]["judgement"]["sentence"]
 

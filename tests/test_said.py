@@ -200,7 +200,7 @@ def test_fewer_dimensions_than_are_asked_for_are_explained(built: Project) -> No
     paths = SimpleNamespace(encoder=built.path / "models/encoder")
     assert said.line("featurize", paths, {"dimensions": 32}) == "featurize: 32 numbers per image"
     fewer = said.line("featurize", paths, {"dimensions": 12})
-    assert "12 numbers per image; `dimensions` of featurize allows 32, but these are" in fewer
+    assert "12 numbers per image; `dimensions` of featurize allows 32, but there are" in fewer
 
 
 def test_a_fresh_build_is_not_called_an_old_one(built: Project) -> None:

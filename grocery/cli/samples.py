@@ -40,6 +40,8 @@ def samples(arguments: argparse.Namespace) -> None:
         if Path(label).name != label or label in ("", ".."):
             raise DataError(f"the class {label!r} cannot be the name of a folder")
         files[image_id] = arguments.folder / label / f"{image_id[:8]}.jpg"
+    if arguments.folder.is_file():
+        raise DataError(f"{arguments.folder} is a file; name a folder")
     for path, passed_over in walk(arguments.folder):
         if passed_over is None and (file := arguments.folder / path) not in files.values():
             why = f"is none of these {len(files)} images; name a folder with nothing else in it"
