@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Literal
 
@@ -7,7 +8,7 @@ import pytest
 
 from grocery.core.errors import GroceryError, one_sentence
 from grocery.core.threads import cores
-from grocery.parallel import Item, Result, parallel_map, sharing
+from grocery.parallel import Item, Result, parallel_map, progress, sharing
 
 
 def square(number: int) -> tuple[int, int]:
@@ -48,6 +49,21 @@ def test_errors_are_one_line_and_an_exit_code(
 def test_a_defect_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), one_sentence("test"):
         1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("items", "terminal", "shown"), [(3, True, True), (3, False, False), (0, True, False)]
+)
+def test_a_bar_is_shown_on_a_terminal_where_there_is_work(
+    items: int, terminal: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.openpty() if terminal else os.pipe()
+    os.set_blocking(reader, False)
+    with os.fdopen(reader, "rb", buffering=0) as said, os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert [*progress(iter(range(items)), title="work", total=items)] == [*range(items)]
+        stream.flush()
+        assert (b"work" in (said.read() or b"")) == shown
 
 
 def processes(count: int) -> set[int]:
