@@ -41,6 +41,7 @@ atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 SMALL = {"dimensions": 32}
 WORDS = {"scales": [1.0, 0.5], "descriptor_dimensions": 16, "components": 8}
 TINY_PARAMS: dict[str, dict[str, Any]] = {
+    "data": {"source": "synthetic"},
     "prepare": {"shards": 4, "image_size": 64},
     "featurize": {"fit_images": 60, "colour": SMALL, "onnx": SMALL, "fisher": SMALL | WORDS},
     "train": {"labeled_ratio": 0.3, "n_neighbors": 5},

@@ -88,7 +88,8 @@ def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         add = f"remote add --force --default storage s3://{BUCKET}/storage"
         project.dvc(add, f"remote modify storage endpointurl {url}")
         project.commit("S3")
-        project.run("git", "tag", "--annotate", f"{MODEL}@v1.0.0", "-m", "A version")
+        for version, commit in (("v0.9.0", "HEAD~1"), ("v1.0.0", "HEAD")):
+            project.run("git", "tag", f"{MODEL}@{version}", commit, "-m", "A version")
         with inside(project.path, **keys), Repo() as repo:
             repo.push()
         yield World(project, url, keys)
@@ -109,17 +110,20 @@ def test_a_fresh_clone_has_the_bytes_and_no_key(world: World, tmp_path: Path) ->
         assert world.env["AWS_SECRET_ACCESS_KEY"].encode() not in data
 
 
-def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path) -> None:
-    env = world.env
+@pytest.mark.parametrize("version", ["v1.0.0", "v0.9.0"])
+def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path, version: str) -> None:
+    """Also one from before the move, whose commit names a folder."""
+    env, new = world.env, (f"url=s3://{BUCKET}/storage", f"endpointurl={world.url}")
     address, wanted = str(world.project.path), read_content(world.project.path / RELEASE).md5
     elsewhere = Project(tmp_path / "elsewhere")
     elsewhere.path.mkdir()
     # Nothing but the bucket has the bytes.
     world.project.path.joinpath(".dvc/cache").rename(tmp_path / "hidden")
     try:
-        get = ("dvc", "artifacts", "get", address, MODEL, "--out", "got")
+        get = ["dvc", "artifacts", "get", address, MODEL, "--out", "got"]  # the latest version
+        get += ["--rev", version, "--remote-config", *new] if version == "v0.9.0" else []
         elsewhere.run(*get, env={**env, "XDG_CACHE_HOME": str(tmp_path / "another cache")})
-        fetch = ("registry", "fetch", "v1.0.0", "--from", address, "--out", "fetched")
+        fetch = ("registry", "fetch", version, "--from", address, "--out", "fetched")
         assert grocery(elsewhere, *fetch, **env).code == 0
     finally:
         (tmp_path / "hidden").rename(world.project.path / ".dvc/cache")

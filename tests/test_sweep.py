@@ -313,6 +313,11 @@ def test_the_next_trial_is_the_same_for_the_same_journal(search: Search, tmp_pat
     assert first not in draws("three", 100)
 
 
+def test_another_seed_draws_nothing_of_the_first(search: Search, tmp_path: Path) -> None:
+    one, two = (explore(Study(tmp_path / str(seed), search, seed), 10) for seed in (0, 1))
+    assert not [each for each in one if each in two]
+
+
 def test_the_search_counts_models_and_not_steps(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
