@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py -S data.source=grocery-store
 
 Runs `dvc repro evaluate` on this checkout for each way to draw, share and draw; what is in DVC's
-cache is not built again. Parameters are put back at the end (`dvc checkout` then restores the
-outputs). With all labels every draw is the same, so there is one.
+cache is not built again. What this checkout holds is put back at the end. With all labels every
+draw is the same, so there is one.
 
 The labels used in all are those of training and of validation, on which the model is calibrated. A
 stratified draw needs to know the classes beforehand; one by chance is what a team can do.

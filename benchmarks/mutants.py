@@ -134,6 +134,8 @@ def main() -> None:
         for mutant in read_table()
         if not wanted or any(Path(mutant.file).is_relative_to(path) for path in wanted)
     ]
+    if not mutants:
+        sys.exit(f"error: {TABLE.name} has no change of {', '.join(arguments.path)}")
     with copies(arguments.jobs) as free, ThreadPoolExecutor(arguments.jobs) as pool:
         sets = sorted({mutant.tests for mutant in mutants})
         for tests, why in zip(

@@ -4,10 +4,8 @@
     python benchmarks/pipeline.py -S data.source=grocery-store -S train.labeled_ratio=1.0
     python benchmarks/pipeline.py --changed -S train.n_neighbors=20
 
-Stages are pure, so building them again leaves dvc.lock as it is, unless parameters are set here;
-those are put back at the end (`dvc checkout` then restores the outputs). Memory is the resident set
-of the stage's whole process tree, sampled twenty times a second; what its processes share is
-counted once for each.
+What this checkout holds is put back at the end. Memory is the resident set of the stage's whole
+process tree, sampled twenty times a second; what its processes share is counted once for each.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 The search is that of sweep.yaml, without early termination, so that every trial is whole. First the
 sweep runs, then the two stages run once more by themselves, with the parameters of each trial. The
-ratio says what choosing, starting DVC, recording and gathering cost beside the work. Parameters are
-put back at the end (`dvc checkout` then restores the outputs), experiments are removed.
+ratio says what choosing, starting DVC, recording and gathering cost beside the work. What this
+checkout holds is put back at the end, and the experiments are removed.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path("sweeps") / NAME
     shutil.rmtree(folder, ignore_errors=True)
-    try:
-        sweep = timed(*sweep_command(folder, arguments.count, arguments.jobs))
-        trials = finished(folder)
-    finally:
-        remove_experiments()
-        shutil.rmtree(folder, ignore_errors=True)
-    if len(trials) < arguments.count:
-        raise SystemExit(f"only {len(trials)} of {arguments.count} trials have finished")
-    stages = 0.0
-    for assignments in trials:
-        with restored():
+    with restored():
+        try:
+            sweep = timed(*sweep_command(folder, arguments.count, arguments.jobs))
+            trials = finished(folder)
+        finally:
+            remove_experiments()
+            shutil.rmtree(folder, ignore_errors=True)
+        if len(trials) < arguments.count:
+            raise SystemExit(f"only {len(trials)} of {arguments.count} trials have finished")
+        stages = 0.0
+        for assignments in trials:
             set_parameters([f"{name}={json.dumps(v)}" for name, v in assignments.items()])
             stages += sum(timed("python", "-m", "grocery.runner", s) for s in ("train", "evaluate"))
     print(f"| {arguments.count} trials, {arguments.jobs} at a time | seconds | a trial |")

@@ -1,7 +1,10 @@
-"""Parameters of this checkout, set for a while."""
+"""This checkout with other parameters, for a while."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +16,20 @@ PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put params.yaml and dvc.lock back at the end."""
-    files = [path for path in (PARAMS, LOCK) if path.exists()]
-    before = [path.read_bytes() for path in files]
-    try:
-        yield
-    finally:
-        for path, content in zip(files, before, strict=True):
-            path.write_bytes(content)
+    """Put parameters, metrics and outputs back at the end; runs are kept until then alone."""
+    listed = subprocess.run(
+        ["git", "ls-files", "metrics"], capture_output=True, text=True, check=True
+    )
+    files = [PARAMS, LOCK, *map(Path, listed.stdout.split())]
+    before = {path: path.read_bytes() for path in files if path.exists()}
+    with tempfile.TemporaryDirectory() as runs:
+        os.environ["WANDB_DIR"] = runs
+        try:
+            yield
+        finally:
+            for path, content in before.items():
+                path.write_bytes(content)
+            subprocess.run(["dvc", "checkout", "--quiet", "--force", "dvc.yaml"], check=False)
 
 
 def set_parameters(changes: Sequence[str]) -> None:

@@ -45,6 +45,8 @@ run git clone --quiet "$place/origin.git" ours
 cd ours
 git config user.name "${GIT_AUTHOR_NAME:-Ada}"
 git config user.email "${GIT_AUTHOR_EMAIL:-ada@example.org}"
+# Wherever the checkout's own remote is, these models do not go there.
+dvc remote add --quiet --force --default storage ../grocery-storage
 if [ "$source" != synthetic ]; then
     quietly dvc get https://github.com/marcusklasson/GroceryStoreDataset dataset \
         --rev fc80ba90f803d79d0383df52c5a4ac5de99ff6fc -o "data/raw/$source"

@@ -19,14 +19,15 @@ from grocery.core.errors import DataError, printable
 FOUND = 3
 EXIT_CODES = f"""\
 exit codes:
-  0    done, and nothing was found that needs a look
+  0    done, and nothing was found that needs a look; `registry register-all` has said of
+       each candidate whether it is registered, or why not
   1    refused, or something is wrong: one sentence on standard error says what
   2    the command line is wrong; nothing was done
-  {FOUND}    done, and something needs a look: an alert of the monitor, a trial of a sweep that has
+  {FOUND}    done, and something needs a look: an alert of `monitor`, a trial of `sweep` that has
        failed, a difference that `registry reproduce` or a disagreement that `registry status`
        has found
   130  interrupted; earlier outputs are as they were
-  141  whoever read the output went away
+  141  whoever read the output went away, as `head` does
 """
 
 

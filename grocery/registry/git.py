@@ -46,8 +46,7 @@ class Git:
             self.ask("rev-parse", "--git-dir")
         except GitFailed:
             raise RegistryError(
-                f"{folder.absolute()} is in no git repository; run this in a clone of the project, "
-                "or name its address"
+                f"{folder.absolute()} is in no git repository; run this in a clone of the project"
             ) from None
 
     def ask(self, *arguments: str, stdin: str = "", seconds: float | None = None) -> str:
