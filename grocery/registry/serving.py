@@ -93,8 +93,7 @@ def fetch(name: str, repo: str | os.PathLike[str] | None = None) -> Fetched:
     if repo is None and not (Path(where) / ".dvc").is_dir():
         raise RegistryError(
             f"{Path(where).absolute()} is in no clone of the project, so the registry is unknown; "
-            "run this in one, or name the address of its repository (registry fetch --from, or repo "
-            "of load_model)"
+            "run this in one, or name the address of its repository (--from, or repo in Python)"
         )
     with open_store(where) as store:
         return verified(store, read_state(store.git).find(name))
