@@ -20,7 +20,9 @@ def test_the_story(tmp_path: Path) -> None:
 
     What docs/registry.md shows is what it prints, but for the lines about W&B.
     """
-    project = checkout(tmp_path / "project")
+    project, team = checkout(tmp_path / "project"), tmp_path / "team"
+    project.dvc(f"remote add --force --default storage {team}")
+    project.commit("A remote that others use")
     place = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "WANDB_MODE": "online"}
     for who in ("AUTHOR", "COMMITTER"):
         place |= {f"GIT_{who}_NAME": "Ada", f"GIT_{who}_EMAIL": "ada@example.org"}
@@ -32,6 +34,7 @@ def test_the_story(tmp_path: Path) -> None:
     assert stable(printed) == stable(shown.splitlines())
     assert "production" in str(aliases)
     assert list(tmp_path.glob("tmp.*")) == []
+    assert not team.exists()
 
 
 def test_the_docs_tell_what_the_script_does() -> None:
