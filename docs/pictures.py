@@ -8,8 +8,8 @@ DVC's own plots are rendered, so a picture shows exactly what ``dvc plots show``
 
 from __future__ import annotations
 
+import argparse
 import subprocess
-import sys
 from pathlib import Path
 
 import vl_convert
@@ -27,8 +27,11 @@ SHEETS = {
 WIDEST = 1200
 
 
-def main(target: Path) -> None:
-    """Write all pictures to `target`."""
+def main() -> None:
+    """Write all pictures to a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    target = parser.parse_args().folder
     target.mkdir(parents=True, exist_ok=True)
     for plot, name in PLOTS.items():
         command = ["dvc", "plots", "show", plot, "--show-vega"]
@@ -41,4 +44,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -20,8 +20,8 @@ def test_the_story(tmp_path: Path) -> None:
 
     What docs/registry.md shows is what it prints, but for the lines about W&B.
     """
-    project, team = checkout(tmp_path / "project"), tmp_path / "team"
-    project.dvc(f"remote add --force --default storage {team}")
+    project, others = checkout(tmp_path / "project"), tmp_path / "objects of others"
+    project.dvc(f"remote add --force --default storage '{others}'")
     project.commit("A remote that others use")
     place = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "WANDB_MODE": "online"}
     for who in ("AUTHOR", "COMMITTER"):
@@ -34,7 +34,7 @@ def test_the_story(tmp_path: Path) -> None:
     assert stable(printed) == stable(shown.splitlines())
     assert "production" in str(aliases)
     assert list(tmp_path.glob("tmp.*")) == []
-    assert not team.exists()
+    assert not others.exists()
 
 
 def test_the_docs_tell_what_the_script_does() -> None:
