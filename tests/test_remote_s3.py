@@ -113,20 +113,18 @@ def test_a_fresh_clone_has_the_bytes_and_no_key(world: World, tmp_path: Path) ->
 @pytest.mark.parametrize("version", ["v1.0.0", "v0.9.0"])
 def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path, version: str) -> None:
     """Also one from before the move, whose commit names a folder."""
-    env, new = world.env, (f"url=s3://{BUCKET}/storage", f"endpointurl={world.url}")
-    address, wanted = str(world.project.path), read_content(world.project.path / RELEASE).md5
-    elsewhere = Project(tmp_path / "elsewhere")
+    origin, elsewhere = tmp_path / "origin.git", Project(tmp_path / "elsewhere")
+    world.project.run("git", "clone", "--quiet", "--bare", ".", str(origin))
     elsewhere.path.mkdir()
-    # Nothing but the bucket has the bytes.
-    world.project.path.joinpath(".dvc/cache").rename(tmp_path / "hidden")
-    try:
-        get = ["dvc", "artifacts", "get", address, MODEL, "--out", "got"]  # the latest version
-        get += ["--rev", version, "--remote-config", *new] if version == "v0.9.0" else []
-        elsewhere.run(*get, env={**env, "XDG_CACHE_HOME": str(tmp_path / "another cache")})
-        fetch = ("registry", "fetch", version, "--from", address, "--out", "fetched")
-        assert grocery(elsewhere, *fetch, **env).code == 0
-    finally:
-        (tmp_path / "hidden").rename(world.project.path / ".dvc/cache")
+    env = {**world.env, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    get = ["dvc", "artifacts", "get", str(origin), MODEL, "--out", "got"]  # the latest version
+    if version == "v0.9.0":
+        address = (f"url=s3://{BUCKET}/storage", f"endpointurl={world.url}")
+        get += ["--rev", version, "--remote", "moved", "--remote-config", *address]
+    elsewhere.run(*get, env=env)
+    fetch = ("registry", "fetch", version, "--from", str(origin), "--out", "fetched")
+    assert grocery(elsewhere, *fetch, **env).code == 0
+    wanted = read_content(world.project.path / RELEASE).md5
     assert read_content(elsewhere.path / "got").md5 == wanted
     assert read_content(elsewhere.path / "fetched").md5 == wanted
 
