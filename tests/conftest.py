@@ -47,6 +47,7 @@ TINY_PARAMS: dict[str, dict[str, Any]] = {
     "train": {"labeled_ratio": 0.3, "n_neighbors": 5},
     "register": {"min_accuracy": 0.3, "min_macro_f1": 0.2, "max_calibration_error": 0.5},
     "compute": {"workers": 1},
+    "tracking": {"project": "grocery", "registry": "wandb-registry-model/grocery-classifier"},
 }
 
 

@@ -18,9 +18,10 @@ from conftest import Project, environment, once
 from grocery.core.arrays import sealed
 from grocery.registry.candidate import EVALUATION, PREDICTIONS_FILE, SHARDS
 from grocery.registry.records import RELEASE
+from grocery.registry.tags import ARTIFACT
 from grocery.release.model import KIND
 from grocery.shards import read_table, shard_paths, write_table
-from registry_project import ARTIFACT, World, create_world, git, object_of, output_at
+from registry_project import World, create_world, git, object_of, output_at
 from samples import picture
 
 JUDGED = "metrics/register.json"

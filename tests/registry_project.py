@@ -16,8 +16,7 @@ import yaml
 from conftest import Project, environment
 from grocery.cli import main
 from grocery.core.pin import KERNELS
-
-ARTIFACT = "grocery-classifier"
+from grocery.registry.tags import ARTIFACT
 
 
 @dataclass

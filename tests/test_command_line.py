@@ -22,6 +22,7 @@ from grocery.core.errors import DataError, GroceryError
 from grocery.data.sources import open_source
 from grocery.inbox.history import History
 from grocery.registry.state import State
+from grocery.registry.tags import ARTIFACT
 from grocery.settings import load, with_values
 from grocery.shards import read_columns, write_table
 from registry_project import Said, grocery
@@ -221,7 +222,7 @@ def test_the_line_for_cron_runs_and_asks_the_git_remote(project: Project) -> Non
     project.run("git", "clone", "--quiet", "--bare", ".", "../origin.git")
     project.run("git", "remote", "add", "origin", "../origin.git")
     origin = project.path.parent / "origin.git"
-    for tag in ("grocery-classifier@v1.0.0", "grocery-classifier#production#1"):
+    for tag in (f"{ARTIFACT}@v1.0.0", f"{ARTIFACT}#production#1"):
         project.run("git", "-C", str(origin), "tag", "--annotate", tag, "-m", tag)
     shutil.rmtree(project.path / "models")  # the release is fetched
     inbox, batches = project.path / "inbox", project.path / "data/prepared/incoming"

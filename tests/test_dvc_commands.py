@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from conftest import ROOT, Project
+from grocery.registry.tags import ARTIFACT
 
 # Each leaves a clone as it is, those that may write and those that only look.
 WRITING = [
     *("pull", "fetch", "push", "checkout", "commit", "repro", "repro -P", "repro --pull"),
-    *("exp run", "gc -w -f", "artifacts get . grocery-classifier --out ../served"),
+    *("exp run", "gc -w -f", f"artifacts get . {ARTIFACT} --out ../served"),
 ]
 LOOKING = [
     *("status", "status -c", "diff", "data status", "repro --dry", "exp show", "exp diff"),
@@ -60,7 +61,7 @@ def clone(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     folder = tmp_path_factory.mktemp("team")
     project = built.copy(folder / "project")
     project.run("dvc", "push")
-    project.run("git", "tag", "--annotate", "grocery-classifier@v1.0.0", "-m", "A version")
+    project.run("git", "tag", "--annotate", f"{ARTIFACT}@v1.0.0", "-m", "A version")
     project.run("git", "clone", "--quiet", str(project.path), str(folder / "clone"))
     clone = Clone(folder / "clone")
     clone.clean("pull")

@@ -180,7 +180,10 @@ REFUSED = {
     "three axes": (same("float[n,3,h]"), "is tensor(float) of shape ('n', 3, 'h'); a"),
     "whole numbers": (same("uint8[n,3,h,w]"), "is tensor(uint8) of shape ('n', 3, 'h', 'w'); a"),
     "a large batch": (network(POOL, "65,3,32,32"), "is a batch of 65 images, and 64 are"),
-    "another size": (network(POOL, "1,3,48,64"), "of 64 x 48 pixels, but featurize.onnx."),
+    "another size": (
+        network(POOL, "1,3,48,64"),
+        "of 64 x 48 pixels, but featurize.onnx.input_size, or",
+    ),
     "a class": (network(CLASS, out="int64[] features"), "is int64 of shape (1, 1, 14, 14); a"),
     "a number": (network(NUMBER), "is no array; a description"),
     "one number": (network(ONE), "is float32 of shape (1, 1, 1, 1); a description is two or more"),

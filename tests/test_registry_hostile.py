@@ -13,8 +13,9 @@ from conftest import Project
 from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.records import RELEASE, json_at, params_at
+from grocery.registry.tags import ARTIFACT
 from registry_forged import JUDGED, VERSION, Forge, md5_of, message_of, one_version
-from registry_project import ARTIFACT, Said, World, git, grocery, output_at, put_back
+from registry_project import Said, World, git, grocery, output_at, put_back
 
 
 @pytest.fixture(scope="module")
@@ -345,5 +346,6 @@ def test_objects_that_are_lost(apart: Forge) -> None:
     back = ("rollback", "--stage", "production")
     for command in (back, ("promote", "v1.0.0", "--stage", "staging")):
         assert "lacks models/release" in apart.refused(*command)
-    assert "lacks models/release of v1.0.0, so" in problems(apart)
+    push = f"git checkout {ARTIFACT}@v1.0.0 && dvc checkout && dvc push"
+    assert f"so nobody could pull it; in a clone that has it: {push}" in problems(apart)
     assert apart.done("show", "v1.0.0")["version"] == "v1.0.0"

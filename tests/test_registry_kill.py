@@ -26,8 +26,9 @@ from grocery.contents import read_content
 from grocery.registry.git import Git
 from grocery.registry.serving import keep
 from grocery.registry.state import State, read_state
+from grocery.registry.tags import ARTIFACT
 from registry_forged import Forge, candidates, md5_of
-from registry_project import ARTIFACT, Said, World, git, inside, put_back, tags
+from registry_project import Said, World, git, inside, put_back, tags
 
 GIT = shutil.which("git")
 NOW = "1800000000 +0000"  # tags made at one time by one person are the same, byte for byte

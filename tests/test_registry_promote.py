@@ -19,10 +19,11 @@ from grocery.registry.notes import Notes
 from grocery.registry.registry import Registry
 from grocery.registry.state import read_state
 from grocery.registry.store import open_store
+from grocery.registry.tags import ARTIFACT
 from grocery.settings import RegistryParams
 from grocery.shards import read_columns, shard_paths
 from registry_forged import GROWN, REJECTED, STRONG, VERSION, WEAK, Forge, four_versions
-from registry_project import ARTIFACT, Said, git, gto_stages, inside, output_at, put_back, tags
+from registry_project import Said, git, gto_stages, inside, output_at, put_back, tags
 from wandb_pipeline import REGISTRY, asking
 from wandb_server import WandbServer
 

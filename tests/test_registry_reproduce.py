@@ -14,7 +14,8 @@ from grocery.core.errors import RegistryError
 from grocery.registry.reproduce import Reproduction, other_packages, reproduce
 from grocery.registry.state import read_state
 from grocery.registry.store import open_store
-from registry_project import ARTIFACT, git, inside
+from grocery.registry.tags import ARTIFACT
+from registry_project import git, inside
 
 PIPELINE = """
 stages:

@@ -15,8 +15,8 @@ from conftest import Project
 from grocery.core.errors import RegistryError
 from grocery.registry.git import Git
 from grocery.registry.state import State, Version, precedence, read_state
-from grocery.registry.tags import STAGES, message, read_tags
-from registry_project import ARTIFACT, git, gto_stages, inside, tags
+from grocery.registry.tags import ARTIFACT, STAGES, message, read_tags
+from registry_project import git, gto_stages, inside, tags
 
 READ = [
     *("@v1.2.3", "@v0.0.0", "@v1.2.3#4", "@v1.2.3!", "@v1.2.3!#4", "@v1.2.3-rc.1"),

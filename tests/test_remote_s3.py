@@ -21,10 +21,10 @@ from dvc.repo import Repo
 
 from conftest import Project
 from grocery.contents import read_content
+from grocery.registry.tags import ARTIFACT
 from registry_project import grocery, inside
 from running import wait_for
 
-MODEL = "grocery-classifier"
 RELEASE = Path("models/release")
 BUCKET = "groceries"
 MAY_ALL = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
@@ -89,7 +89,7 @@ def world(built: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         project.dvc(add, f"remote modify storage endpointurl {url}")
         project.commit("S3")
         for version, commit in (("v0.9.0", "HEAD~1"), ("v1.0.0", "HEAD")):
-            project.run("git", "tag", f"{MODEL}@{version}", commit, "-m", "A version")
+            project.run("git", "tag", f"{ARTIFACT}@{version}", commit, "-m", "A version")
         with inside(project.path, **keys), Repo() as repo:
             repo.push()
         yield World(project, url, keys)
@@ -117,7 +117,7 @@ def test_a_release_is_fetched_without_a_clone(world: World, tmp_path: Path, vers
     world.project.run("git", "clone", "--quiet", "--bare", ".", str(origin))
     elsewhere.path.mkdir()
     env = {**world.env, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    get = ["dvc", "artifacts", "get", str(origin), MODEL, "--out", "got"]  # the latest version
+    get = ["dvc", "artifacts", "get", str(origin), ARTIFACT, "--out", "got"]  # the latest version
     if version == "v0.9.0":
         address = (f"url=s3://{BUCKET}/storage", f"endpointurl={world.url}")
         get += ["--rev", version, "--remote", "moved", "--remote-config", *address]

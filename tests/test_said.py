@@ -105,6 +105,9 @@ def test_a_rejection_says_what_to_do(tmp_path: Path) -> None:
     calibrated, last = advised(tmp_path, failed=CALIBRATION)
     assert "calibrated on the 100 validation images. Add labelled images, or raise" in calibrated
     assert last == limits
+    few, last = advised(tmp_path, failed=CALIBRATION, validation=8)  # the same advice, once
+    assert few.startswith("Only 8 validation images")
+    assert last == limits
 
 
 def test_few_images_are_not_told_to_be_shared_out_otherwise(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def create_sweep(server: WandbServer, project: Project, parameters: Mapping[str,
     """Name of a new sweep over a grid, as `wandb sweep` prints it for `wandb agent`."""
     config = yaml.safe_load((ROOT / "sweep.yaml").read_text())
     file = project.path.parent / "sweep.yaml"
-    file.write_text(yaml.safe_dump(config | {"method": "grid", "parameters": dict(parameters)}))
+    config |= {"project": "grocery", "method": "grid", "parameters": dict(parameters)}
+    file.write_text(yaml.safe_dump(config))
     done = project.run("wandb", "sweep", str(file), env=known(server))
     found = re.search(r"wandb agent team/grocery/(\w+)", done.stderr)
     assert found, done.stderr

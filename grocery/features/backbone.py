@@ -366,7 +366,7 @@ def _network_input(path: Path, session: Any, size: int) -> NetworkInput:
     if any(side not in (size, None) for side in sides):
         raise ModelError(
             f"{name} of {sides[1] or 'any'} x {sides[0] or 'any'} "
-            f"pixels, but featurize.onnx.input_size is {size}"
+            f"pixels, but featurize.onnx.input_size, or the file's own, is {size}"
         )
     batch = shape[0] or 1
     if batch > MOST_BATCH:

@@ -64,7 +64,7 @@ class Candidate:
         lacking = self._store.not_in_remote(stored) if push else ()
         if lacking:
             self._store.push(lacking)
-        self._store.require(stored, name)
+        self._store.require(stored, name, advice="--push sends what it lacks")
         return sorted(stored[md5] for md5 in lacking)
 
     def twin(self, state: State) -> Version | None:

@@ -9,7 +9,7 @@ the tags, so every verb can simply be repeated.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -191,7 +191,7 @@ class Registry:
             return Outcome(version, now, new=False, sent=self.ledger.share(version.tag, now))
         decision = None
         with open_store(self.root) as store:
-            store.require({release_of(self.git, version): RELEASE}, version.name)
+            _require(store, version, {release_of(self.git, version): RELEASE})
             if stage == "production":
                 decision = self._decide(store, version, state, force=force)
                 if not decision.passed and not force:
@@ -252,7 +252,7 @@ class Registry:
                 "no version any more; promote another one"
             )
         with open_store(self.root) as store:
-            store.require({release_of(self.git, version): RELEASE}, version.name)
+            _require(store, version, {release_of(self.git, version): RELEASE})
         facts = {"rollback": {"undoes": now.name, "from": state.name_of(now)}, "reason": reason}
         return self._assign(state, stage, version, "Roll back", facts=facts)
 
@@ -336,7 +336,7 @@ class Registry:
                 try:
                     pipeline = store.pipeline(version.commit)
                     release_of(self.git, version)
-                    store.require(pipeline.stored, version.name)
+                    _require(store, version, pipeline.stored)
                     found += [f"{version.name}: {problem}" for problem in pipeline.problems[:1]]
                 except RegistryError as error:
                     said = str(error)
@@ -349,6 +349,12 @@ def _tried(verb: Callable[[], Outcome]) -> Outcome | RegistryError:
         return verb()
     except RegistryError as reason:
         return reason
+
+
+def _require(store: Store, version: Version, stored: Mapping[str, str]) -> None:
+    """Refuse a version whose objects the DVC remote does not hold: paths by their hashes."""
+    push = f"git checkout {version.tag.name} && dvc checkout && dvc push"
+    store.require(stored, version.name, advice=f"in a clone that has it: {push}")
 
 
 def _refuse_unknown(stage: str) -> None:

@@ -142,13 +142,13 @@ class Store:
             there = set(self._remote.oids_exist(sorted(set().union(*parts.values()))))
         return {md5 for md5, objects in parts.items() if not objects <= there}
 
-    def require(self, stored: Mapping[str, str], what: str) -> None:
+    def require(self, stored: Mapping[str, str], what: str, *, advice: str) -> None:
         """Refuse what the remote does not hold whole: paths by their hashes, of `what`."""
         lacking = sorted(stored[md5] for md5 in self.not_in_remote(stored))
         if lacking:
             raise RegistryError(
                 f"the DVC remote {self.address} lacks {first(lacking)} of {what}, so nobody could "
-                "pull it; run dvc push, or the same again with --push"
+                f"pull it; {advice}"
             )
 
     def push(self, md5s: Collection[str]) -> None:
