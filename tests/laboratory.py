@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from conftest import ROOT, Project
+from conftest import ROOT, TINY_PARAMS, Project
 
 STAGES = {
     "train": {
@@ -30,6 +30,7 @@ def make_laboratory(folder: Path, train: str) -> Project:
     project.dvc("init --quiet")
     for name in ("params.yaml", ".gitignore"):
         shutil.copy2(ROOT / name, folder / name)
+    project.edit_params({"tracking": TINY_PARAMS["tracking"]})
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
     (folder / "train.py").write_text(train)
     (folder / "metrics").mkdir()
