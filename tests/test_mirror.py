@@ -15,7 +15,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from conftest import ROOT, Project
+from conftest import ROOT, TINY_PARAMS, Project
 from grocery.contents import read_content
 from grocery.core.errors import GroceryError, TrackingError
 from grocery.journal import held
@@ -144,6 +144,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = Project(folder)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     shutil.copy2(ROOT / "params.yaml", folder)
+    Project(folder).edit_params({"tracking": TINY_PARAMS["tracking"]})
     (folder / ".gitignore").write_text("/release\n/wandb\n/shards\n/classifier\n/*.html\n")
     (folder / "made").mkdir()
     made = {  # as the stages of wandb_pipeline make it
