@@ -22,6 +22,7 @@ from thresholds import thresholds
 
 TRAINED: dict[str, Any] = {
     "labeled": 72,
+    "unlabeled": 300,
     "converged": True,
     "iterations": 47,
     "validation": 100,
@@ -79,6 +80,11 @@ def test_there_is_nothing_to_say_when_all_is_well(tmp_path: Path) -> None:
         ({"converged": False}, "Training stopped after 47 iterations", "Raise train.max_iter."),
         ({"validation": 8}, "Only 8 validation images", "no splits of its own."),
         ({"gain": -0.01}, "The unlabelled images cost 0.010 of accuracy.", "leaves them out."),
+        (
+            {"gain": -0.01, "unlabeled": 0},
+            "With no unlabelled image the algorithm costs 0.010",
+            "to supervised.",
+        ),
         ({"recalls": POOR, "kept_of": 400}, "Few labels, and often not", "(train.labeled_ratio)."),
         ({"recalls": POOR}, "Few labels, and often not recognised: leek (2).", "more of these."),
         (

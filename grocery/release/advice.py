@@ -102,7 +102,12 @@ def _of_the_whole(
             f"This may be no better than guessing one of {classes} classes. Look at "
             "data/card/index.html: are the labels right, and do the images show the products?"
         )
-    if measured["gain"] < 0:
+    if measured["gain"] < 0 and not trained["unlabeled"]:
+        yield (
+            f"With no unlabelled image the algorithm costs {-measured['gain']:.3f} of accuracy. "
+            "Set train.algorithm to supervised."
+        )
+    elif measured["gain"] < 0:
         yield (
             f"The unlabelled images cost {-measured['gain']:.3f} of accuracy. Try another "
             "train.algorithm, or supervised, which leaves them out."
