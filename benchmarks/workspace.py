@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import yaml
 
@@ -16,14 +17,16 @@ PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Put parameters, metrics and outputs back at the end; runs are kept until then alone."""
+    """Put parameters, metrics and outputs back at the end; W&B's runs are in a folder of their own.
+
+    Outputs come back from DVC's cache, so the pipeline was built before.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "metrics"], capture_output=True, text=True, check=True
     )
     files = [PARAMS, LOCK, *map(Path, listed.stdout.split())]
     before = {path: path.read_bytes() for path in files if path.exists()}
-    with tempfile.TemporaryDirectory() as runs:
-        os.environ["WANDB_DIR"] = runs
+    with tempfile.TemporaryDirectory() as runs, patch.dict(os.environ, WANDB_DIR=runs):
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -14,8 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from workspace import restored, set_parameters
 
-from conftest import ROOT, Project, call_stage
+from conftest import ROOT, Project, call_stage, environment
 from grocery.contents import read_content
 from grocery.core.files import digest
 from grocery.data import build
@@ -263,3 +265,22 @@ def test_another_head_is_tried_out_on_what_the_encoder_has_seen(
     call_stage("train", params.train)
     evaluated(tmp_path / "memory")
     assert work["seen"], "another encoder sees otherwise"
+
+
+def test_a_benchmark_puts_the_checkout_back(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters, metrics and outputs; and no run of it waits to be sent."""
+    monkeypatch.chdir(project.path)
+    monkeypatch.setenv("PATH", environment()["PATH"])
+    monkeypatch.setenv("WANDB_DIR", str(project.path))
+    before = project.found()
+    with restored():
+        assert os.environ["WANDB_DIR"] != str(project.path)
+        set_parameters(["train.alpha=0.5"])
+        project.dvc("repro train")
+        assert project.found() != before
+    assert project.found() == before
+    assert project.stale() == set()
+    assert project.run("git", "status", "--porcelain").stdout == ""
+    assert os.environ["WANDB_DIR"] == str(project.path)

@@ -144,7 +144,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = Project(folder)
     project.run("git", "init", "--quiet", "--initial-branch=main")
     shutil.copy2(ROOT / "params.yaml", folder)
-    Project(folder).edit_params({"tracking": TINY_PARAMS["tracking"]})
+    project.edit_params({"tracking": TINY_PARAMS["tracking"]})
     (folder / ".gitignore").write_text("/release\n/wandb\n/shards\n/classifier\n/*.html\n")
     (folder / "made").mkdir()
     made = {  # as the stages of wandb_pipeline make it
